@@ -1,0 +1,1 @@
+"""qdet: train query-based object detectors on a Ray cluster, one Python file per run."""

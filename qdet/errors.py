@@ -1,0 +1,30 @@
+"""The errors qdet raises for what a user can cause, each naming the file, flag or value and what to do.
+
+    QdetError
+    ├── ConfigError        a flag or setting that cannot work             (also a ValueError)
+    ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
+    ├── CheckpointError    a checkpoint that is torn, foreign or missing  (also a ValueError)
+    └── ClusterError       a Ray cluster, port or address that does not answer
+
+Programming mistakes raise the usual built-in exceptions.
+"""
+
+
+class QdetError(Exception):
+    """Something the user can mend; the command line prints its message without a traceback."""
+
+
+class ConfigError(QdetError, ValueError):
+    """A setting cannot work, said in the words of its flag."""
+
+
+class DataError(QdetError, ValueError):
+    """A dataset cannot be read as it is; the message names the file and, where there is one, the image."""
+
+
+class CheckpointError(QdetError, ValueError):
+    """A checkpoint is torn, of another model, or not there."""
+
+
+class ClusterError(QdetError):
+    """A Ray cluster cannot be reached or brought up."""
