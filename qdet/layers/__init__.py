@@ -1,0 +1,1 @@
+"""Layers that detectors are assembled from, one idea per file."""

@@ -1,0 +1,114 @@
+"""Shifted-window self-attention: tokens attend within small windows whose grid shifts every other block.
+
+Swin Transformer (Liu et al., ICCV 2021, https://arxiv.org/abs/2103.14030), section 3.2.
+
+    B images   H, W map   C channels   M window side   L = M*M tokens of a window   n windows of a map   h heads
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+_APART = -100.0  # added to the logit of two tokens that the shift made neighbours; the authors' value
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside M x M windows, with a learned bias per relative position.
+
+        Attention(Q, K, V) = softmax(Q K^T / sqrt(d) + B) V        (equation 4 of the paper)
+
+    With `shift` above 0 the map is rolled by that many pixels first, so that windows straddle the
+    borders of the unshifted ones, and pixels of opposite edges that meet in a window are masked.
+    A map that is no multiple of the window is padded at the right and bottom with zeros, which do take
+    part in attention, as in the authors' detection code.
+    """
+
+    def __init__(self, channels: int, heads: int, *, window: int, shift: int = 0) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"channels must split evenly into heads, got {channels} and {heads}")
+        if not 0 <= shift < window:
+            raise ValueError(f"shift must be at least 0 and below the window {window}, got {shift}")
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Return what every pixel gathers from its window."""
+        height, width = x.shape[1:3]
+        bottom, right = -height % self.window, -width % self.window
+        if bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        padded = (height + bottom, width + right)
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        x = self._attend(partition(x, self.window), padded)
+        x = merge(x, self.window, padded)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width] if bottom or right else x
+
+    def _attend(self, tokens: Float[Tensor, "Bn L C"], map_hw: tuple[int, int]) -> Float[Tensor, "Bn L C"]:
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)  # [B*n, h, L, C/h] each
+        bias = self.position_bias()
+        if self.shift:
+            apart = window_mask(map_hw, self.window, self.shift, tokens.device)  # [n, L, L]
+            bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, h, L, L]
+            bias = bias.repeat(tokens.shape[0] // apart.shape[0], 1, 1, 1)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def position_bias(self) -> Float[Tensor, "1 h L L"]:
+        """Look every pair of tokens' relative position up in the learned table."""
+        index = relative_positions(self.window, self.relative_position_bias_table.device)
+        tokens = self.window**2
+        bias = self.relative_position_bias_table[index]  # [L * L, h]
+        return bias.transpose(0, 1).reshape(1, self.heads, tokens, tokens)
+
+
+def partition(x: Float[Tensor, "B H W C"], window: int) -> Float[Tensor, "Bn L C"]:
+    """Cut a map into windows, image by image in row-major order."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(-1, window * window, channels)
+
+
+def merge(tokens: Float[Tensor, "Bn L C"], window: int, map_hw: tuple[int, int]) -> Float[Tensor, "B H W C"]:
+    """Undo `partition`."""
+    height, width = map_hw
+    x = tokens.view(-1, height // window, width // window, window, window, tokens.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, tokens.shape[-1])
+
+
+@lru_cache(maxsize=16)
+def relative_positions(window: int, device: torch.device) -> Int[Tensor, " LL"]:
+    """Row of the bias table of every (query, key) pair: (dy + M - 1) (2 M - 1) + (dx + M - 1)."""
+    with torch.inference_mode(False):
+        side = torch.arange(window, device=device)
+        offset = side[:, None] - side + window - 1  # query minus key, from 0
+        rows = offset[:, None, :, None] * (2 * window - 1)  # [y query, -, y key, -]
+        return (rows + offset[None, :, None, :]).flatten()
+
+
+@lru_cache(maxsize=16)
+def window_mask(
+    map_hw: tuple[int, int], window: int, shift: int, device: torch.device
+) -> Bool[Tensor, "n L L"]:
+    """Tell which tokens of a shifted window come from opposite edges of the map (figure 4 of the paper)."""
+    with torch.inference_mode(False):
+        height, width = (_bands(length, window, shift, device) for length in map_hw)
+        region = (3 * height[:, None] + width)[None, :, :, None].float()  # nine of them
+        region = partition(region, window).squeeze(-1)  # [n, L]
+        return region[:, :, None] != region[:, None, :]
+
+
+def _bands(length: int, window: int, shift: int, device: torch.device) -> Int[Tensor, " length"]:
+    """Number a rolled axis: 0 whole windows, 1 the rest of the last window, 2 what came round the edge."""
+    position = torch.arange(length, device=device)
+    return (position >= length - window).long() + (position >= length - shift).long()
