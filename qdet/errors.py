@@ -4,6 +4,7 @@
     ├── ConfigError        a flag or setting that cannot work             (also a ValueError)
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
     ├── CheckpointError    a checkpoint that is torn, foreign or missing  (also a ValueError)
+    ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
     └── ClusterError       a Ray cluster, port or address that does not answer
 
 Programming mistakes raise the usual built-in exceptions.
@@ -24,6 +25,10 @@ class DataError(QdetError, ValueError):
 
 class CheckpointError(QdetError, ValueError):
     """A checkpoint is torn, of another model, or not there."""
+
+
+class EvaluationError(QdetError, ValueError):
+    """Detections are not finite or not of the planned images; the message names the image."""
 
 
 class ClusterError(QdetError):
