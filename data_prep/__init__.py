@@ -1,0 +1,1 @@
+"""Datasets: rendered, converted, checked."""
