@@ -1,0 +1,41 @@
+"""Files that appear under their name only when they are whole."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from qdet.errors import DataError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for writing, and give it that name once it is safely on disk.
+
+    After any failure nothing is left behind; a full disk is a DataError that names the file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the name that says what happens
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"no space left for {path} ({error.strerror}); nothing of it was kept, files finished before "
+                "it were: free some space and run the same command again"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole small file."""
+    with atomic_file(path) as file:
+        file.write(data)
