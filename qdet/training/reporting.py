@@ -4,10 +4,13 @@
 and torchrun, `qdet.launch.ray_train` has the one for Ray.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from qdet.training.checkpoint import is_complete
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Progress:
     """Share of the time since the last progress that was spent waiting for data, in [0, 1]."""
     eta_seconds: float
 
+    def line(self) -> str:
+        """Say it in one line."""
+        minutes, seconds = divmod(round(self.eta_seconds), 60)
+        return (
+            f"step {self.step}/{self.steps}  loss {self.loss:.3f}  {self.images_per_second:.1f} images/s  "
+            f"waiting for data {self.data_wait:.0%}  ETA {minutes}:{seconds:02d}"
+        )
+
 
 class Reporter(Protocol):
     """What `train()` needs of its surroundings. Every rank has one; all methods but `progress` are collective."""
@@ -55,3 +66,36 @@ class Reporter(Protocol):
         The folder belongs to the reporter afterwards. `metrics` are those of the last evaluation, or empty.
         """
         ...
+
+
+class LocalReporter:
+    """Keeps checkpoints as `<store>/<run>/step_000300` and prints progress: one process, or torchrun."""
+
+    def __init__(self, run: Run, *, keep: int) -> None:
+        self.folder = Path(run.store) / run.name
+        self.keep = keep
+
+    def progress(self, progress: Progress) -> None:
+        """Print one line."""
+        print(progress.line(), flush=True)
+
+    def latest_checkpoint(self) -> Path | None:
+        """Return the newest undamaged checkpoint of the run."""
+        return next((folder for folder in reversed(self._checkpoints()) if is_complete(folder)), None)
+
+    def checkpoint(self, folder: Path | None, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Move the checkpoint to its place in one rename, then drop those that are too old."""
+        if folder is None:
+            return
+        place = self.folder / f"step_{step:06d}"
+        arriving = self.folder / f".arriving_{step:06d}"
+        for leftover in (arriving, place):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, arriving)
+        arriving.rename(place)
+        for old in self._checkpoints()[: -self.keep - 1]:
+            shutil.rmtree(old)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("step_*"))

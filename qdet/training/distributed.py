@@ -1,0 +1,108 @@
+"""The world a training process lives in: its rank, its device and the few collectives that training needs.
+
+`join()` takes the process group that it finds (Ray makes one), makes one from torchrun's environment, or
+makes a world of one. Nothing here knows Ray or DeepSpeed.
+"""
+
+import atexit
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from qdet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all workers of a run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """True on the one rank that logs and writes."""
+        return self.rank == 0
+
+    def sum(self, value: float) -> float:
+        """Add `value` up over all ranks (collective)."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's `value`, in order of rank, on rank 0, and an empty list elsewhere (collective)."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size if self.main else []
+        dist.gather_object(value, gathered or None)
+        return gathered
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's `value` on every rank (collective)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks (collective)."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
+    """Enter the process group, which stays for the life of the process if it is made here.
+
+    DeepSpeed remembers the groups it derives from it, so a second run in one process needs the same one.
+
+    Args:
+        accelerator: What to train on; `auto` takes the GPU of this process where there is one.
+        timeout: Seconds after which a collective without an answer fails.
+
+    Raises:
+        ConfigError: `gpu` was asked for and this process sees none.
+    """
+    device = _device(accelerator)
+    if not dist.is_initialized():
+        _make_group("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout))
+        atexit.register(_leave)
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+
+
+def set_timeout_of_all_groups(seconds: int) -> None:
+    """Give every process group this timeout: groups that a library makes start with torch's 30 minutes."""
+    from torch.distributed import distributed_c10d as c10d
+
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("--train.accelerator gpu: this machine shows no CUDA device; use cpu or auto")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _make_group(backend: str, timeout: timedelta) -> None:
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,61 @@
+"""An exponential moving average of the weights, kept on whatever share of each a rank holds."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averaged weights: average <- decay * average + (1 - decay) * weights after every step.
+
+    Under ZeRO-3 a rank holds (and averages) only its own share of each parameter; otherwise the whole one.
+    Buffers are not averaged. With `decay` 0 nothing is kept and `swapped()` changes nothing.
+
+    The decay warms up as (1 + n) / (10 + n) over the first updates n, so that random initial weights are soon
+    forgotten (as in the moving averages of TensorFlow and timm).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad] if decay else []
+        self._average = [_share(p).detach().clone() for _, p in self._named]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights by one step."""
+        if not self._named:
+            return
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self._average, [_share(p) for _, p in self._named], 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Put the average in the place of the weights inside a `with`, and the weights back after it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def load(self, average: Mapping[str, Tensor], *, updates: int, share: Callable[[Tensor], Tensor]) -> None:
+        """Go on from full tensors by name; `share` cuts out what this rank holds of each."""
+        for (name, _), held in zip(self._named, self._average, strict=True):
+            held.copy_(share(average[name].to(held.device)).view_as(held))
+        self.updates = updates
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for (_, parameter), average in zip(self._named, self._average, strict=True):
+            weights = _share(parameter)
+            held = weights.clone()
+            weights.copy_(average)
+            average.copy_(held)
+
+
+def _share(parameter: nn.Parameter) -> Tensor:
+    """Return the part of `parameter` that lives on this rank."""
+    return getattr(parameter, "ds_tensor", parameter).detach()

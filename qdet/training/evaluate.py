@@ -1,0 +1,52 @@
+"""COCO AP of a detector over validation shards, each image counted once whatever the number of ranks."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from qdet.data.shards import ShardSet
+from qdet.data.stream import EvalStream
+from qdet.detectors.detector import Detector
+from qdet.evaluation import CocoMetrics, DetectionRows, evaluate
+from qdet.job import Job
+from qdet.training.distributed import World
+from qdet.types import Predictions
+
+Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
+
+
+def evaluate_shards(
+    detector: Detector, forward: Forward, shards: ShardSet, job: Job, world: World
+) -> tuple[CocoMetrics, DetectionRows] | None:
+    """Detect in every image of `shards` and measure AP on rank 0 (None elsewhere). Collective.
+
+    `forward` runs `detector` in the precision and on the ranks it lives on; every rank calls it equally often.
+    """
+    rows = []
+    for batch in _stream(shards, job, world):
+        here = batch.to(world.device, non_blocking=True)
+        with torch.no_grad():
+            last = forward(here.images, here.sizes_hw)[-1]
+            detections = detector.detect(last, here.sizes_hw, here.original_hw)
+        rows.append(
+            DetectionRows.from_detections(detections, batch.image_ids, batch.valid, shards.categories.ids)
+        )
+    gathered = world.gather(DetectionRows.merge(rows))
+    if not world.main:
+        return None
+    everything = DetectionRows.merge(gathered)
+    return evaluate(shards.ground_truth(), everything, strict=job.eval.strict), everything
+
+
+def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
+    return EvalStream(
+        shards,
+        job.data.augment,
+        batch_size=job.eval.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        readers=job.data.readers,
+        prefetch=job.data.prefetch,
+    )

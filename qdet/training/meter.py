@@ -1,0 +1,96 @@
+"""Counting while training: losses, images per second, time spent waiting for data, time to go."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from torch import Tensor
+
+from qdet.job import Job
+from qdet.training.distributed import World
+from qdet.training.reporting import Progress
+from qdet.training.schedule import lr_factor
+
+Item = TypeVar("Item")
+
+
+class Meter:
+    """Gathers what happens between two readings.
+
+    Losses stay on the device until they are read, so that no step waits for them. Time that passes between
+    `pause()` and the next item (evaluation, checkpoints) is not counted.
+    """
+
+    def __init__(self, job: Job, steps: int, steps_per_epoch: int) -> None:
+        self.job, self.steps, self.steps_per_epoch = job, steps, steps_per_epoch
+        self._clear()
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass `items` on, adding up how long each was waited for."""
+        source = iter(items)
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            now = time.perf_counter()
+            if self._started is None:  # the first wait after a pause fills the pipeline: not typical
+                self._started = now
+            else:
+                self._waited += now - asked
+            yield item
+
+    def add(self, terms: dict[str, Tensor], norm: float) -> None:
+        """Count one step."""
+        for name, value in terms.items():
+            self._terms[name] = self._terms[name] + value if name in self._terms else value
+        self._norm += norm
+        self._count += 1
+        self._ended = time.perf_counter()
+
+    def pause(self) -> None:
+        """Do not count the time until the next item."""
+        if self._started is not None:
+            self._elapsed += self._ended - self._started
+        self._started = None
+
+    def read(self, step: int, world: World) -> tuple[Progress, dict[str, float]]:
+        """Return progress and metrics since the last reading, averaged over ranks, and start anew. Collective."""
+        now = time.perf_counter()
+        running = self._started is not None
+        self.pause()
+        count = max(self._count, 1)
+        means = {name: world.sum(float(total)) / world.size / count for name, total in self._terms.items()}
+        seconds = max(self._elapsed, 1e-9)
+        lr = self.job.optim.lr * lr_factor(
+            step - 1, steps=self.steps, steps_per_epoch=self.steps_per_epoch, optim=self.job.optim
+        )
+        progress = Progress(
+            step=step,
+            steps=self.steps,
+            epoch=step / self.steps_per_epoch,
+            loss=means.get("loss", float("nan")),
+            lr=lr,
+            grad_norm=self._norm / count,
+            images_per_second=self.job.train.batch_size * count / seconds,
+            data_wait=min(self._waited / seconds, 1.0),
+            eta_seconds=(self.steps - step) * seconds / count,
+        )
+        metrics = {f"train/{name}": value for name, value in means.items()} | {
+            "train/lr": lr,
+            "train/grad_norm": progress.grad_norm,
+            "train/epoch": progress.epoch,
+            "perf/images_per_second": progress.images_per_second,
+            "perf/data_wait": progress.data_wait,
+            "perf/seconds_per_step": seconds / count,
+        }
+        self._clear()
+        self._started = now if running else None
+        return progress, metrics
+
+    def _clear(self) -> None:
+        self._terms: dict[str, Tensor] = {}
+        self._norm, self._waited, self._elapsed, self._count = 0.0, 0.0, 0.0, 0
+        self._started: float | None = None
+        self._ended = 0.0

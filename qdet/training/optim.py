@@ -1,0 +1,49 @@
+"""AdamW over parameter groups that a job describes by regular expressions on parameter names."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from qdet.errors import ConfigError
+from qdet.job import OptimConfig
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig
+) -> list[dict[str, object]]:
+    """Sort the trainable parameters into groups of equal learning rate and weight decay.
+
+    The first expression of `lr_multipliers` that finds a name wins. Each group carries `base_lr`, from which
+    the schedule computes `lr`, and the `names` of its parameters in order.
+
+    Raises:
+        ConfigError: An expression finds no trainable parameter; it would silently do nothing.
+    """
+    groups: dict[tuple[float, float], dict[str, list]] = {}
+    unused = {pattern for pattern, _ in optim.lr_multipliers} | set(optim.no_decay)
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        found = [(p, factor) for p, factor in optim.lr_multipliers if re.search(p, name)]
+        exempt = [p for p in optim.no_decay if re.search(p, name)]
+        unused -= {p for p, _ in found} | set(exempt)
+        key = (optim.lr * (found[0][1] if found else 1.0), 0.0 if exempt else optim.weight_decay)
+        group = groups.setdefault(key, {"params": [], "names": []})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if unused:
+        raise ConfigError(
+            "--optim.lr-multipliers and --optim.no-decay: no trainable parameter is named like "
+            + ", ".join(repr(p) for p in sorted(unused))
+        )
+    return [
+        {"params": g["params"], "names": g["names"], "lr": lr, "base_lr": lr, "weight_decay": decay}
+        for (lr, decay), g in groups.items()
+    ]
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW for the trainable parameters of `module`."""
+    return torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), betas=optim.betas)

@@ -1,0 +1,209 @@
+"""DeepSpeed's ZeRO engine around one detector: forward, backward, step, and full tensors in and out of it.
+
+What a job says becomes a DeepSpeed configuration here and nowhere else. Three traps of DeepSpeed 0.19 are
+avoided: on a CPU it compiles a C++ op at start-up that only inference uses (and hangs for ever on the lock of
+a killed build), its process groups start with a timeout of 30 minutes, and ZeRO-3 leaves small parameters
+whole, where an average kept on shares would miss them.
+"""
+
+import os
+import warnings
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdet.job import OptimConfig, TrainConfig
+from qdet.training.distributed import World, set_timeout_of_all_groups
+from qdet.training.optim import build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> dict[str, Any]:
+    """Return the DeepSpeed configuration of a job on `world_size` ranks."""
+    micro_batch = train.batch_size // (world_size * train.accumulation)
+    return {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": train.accumulation,
+        "gradient_clipping": optim.clip_norm,
+        "zero_optimization": {"stage": train.zero, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        # fp32 weights with bf16 arithmetic inside linear layers and convolutions, not bf16 weights: updates of
+        # 2.5e-5 are lost below bf16's resolution, and geometry, norms and biases stay exact.
+        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+
+
+class ZeroEngine:
+    """One detector, its optimizer and the ranks they are sharded over.
+
+    All methods are collective. `module` is the detector itself; call the engine, not the module, to get the
+    job's precision.
+    """
+
+    def __init__(self, module: nn.Module, train: TrainConfig, optim: OptimConfig, world: World) -> None:
+        self.module, self.world, self.stage = module, world, train.zero
+        os.environ.setdefault("LOCAL_RANK", "0")
+        if world.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        # torch 2.13 announces renamed collectives at every call that DeepSpeed makes of the old names.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
+        deepspeed = _deepspeed()
+        optimizer = build_optimizer(module, optim)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module.to(world.device),
+            optimizer=optimizer,
+            config=zero_config(train, optim, world_size=world.size),
+            dist_init_required=False,
+        )
+        set_timeout_of_all_groups(train.timeout)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Run the detector in the job's precision."""
+        return self._engine(*inputs)
+
+    def train(self) -> None:
+        """Switch to training mode."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Switch to evaluation mode."""
+        self._engine.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch; the mean over ranks and micro-batches is what `step` takes."""
+        self._engine.backward(loss)
+
+    def step(self, lr_factor: float) -> float:
+        """End a micro-batch; after the last of a step, update the weights and return the gradient's L2 norm.
+
+        The norm is that before clipping. Between micro-batches nothing happens and NaN comes back.
+        """
+        last = self._engine.is_gradient_accumulation_boundary()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor
+        norm = self._norm_of_whole_gradients() if last and self.stage == 0 else None
+        self._engine.step()
+        if not last:
+            return float("nan")
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        return float("nan") if norm is None else float(norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return parameters and buffers in full, on the CPU of rank 0 (empty on other ranks)."""
+        full: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            with self._gathered(parameter):
+                if self.world.main:
+                    full[name] = parameter.detach().cpu().clone()
+        if self.world.main:
+            kept = self.module.state_dict().keys()
+            full |= {n: b.detach().cpu().clone() for n, b in self.module.named_buffers() if n in kept}
+        return full
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return AdamW's moments as `exp_avg/NAME`, in full, on the CPU of rank 0 (empty on other ranks)."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link_optimizer_state()
+        full: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            for key in MOMENTS:
+                if self.stage == 0:
+                    value = self._state()[parameter][key]
+                else:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                if self.world.main:
+                    full[f"{key}/{name}"] = value.detach().float().cpu().clone()
+        return full
+
+    def load_moments(self, tensors: dict[str, Tensor], *, step: int) -> None:
+        """Put AdamW where it was after `step` steps; every rank passes the same full `tensors`."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self._make_optimizer_state(step)
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            for key in MOMENTS:
+                value = tensors[f"{key}/{name}"].to(self.world.device)
+                if self.stage == 0:
+                    self._state()[parameter][key].copy_(value)
+                elif self.stage == 3:
+                    self._share_of_moment(parameter, key).copy_(self.share(value))
+                else:
+                    safe_set_full_optimizer_state(parameter, value, key)
+
+    def _state(self) -> dict[Any, dict[str, Tensor]]:
+        """Return the state of the torch optimizer inside DeepSpeed's."""
+        inner = self._optimizer if self.stage == 0 else self._optimizer.optimizer
+        return inner.state
+
+    def _make_optimizer_state(self, step: int) -> None:
+        """Create the state that AdamW would only make in its first step."""
+        if self.stage == 3:
+            held = self._optimizer.fp32_partitioned_groups_flat
+        elif self.stage == 0:
+            held = [p for group in self._optimizer.param_groups for p in group["params"]]
+        else:
+            held = self._optimizer.single_partition_of_fp32_groups
+        for tensor in held:
+            self._state()[tensor] = {
+                # One tensor each: a shared one would advance once for every tensor.
+                "step": torch.tensor(float(step)),
+                **{key: torch.zeros_like(tensor.detach()) for key in MOMENTS},
+            }
+        self._link_optimizer_state()
+
+    def _link_optimizer_state(self) -> None:
+        """Tie each parameter to its slice of the flat state; DeepSpeed itself ties only the first group's."""
+        if self.stage in (1, 2):
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _norm_of_whole_gradients(self) -> Tensor:
+        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(grads)
+
+    def _gathered(self, parameter: nn.Parameter) -> Any:
+        if self.stage != 3:
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter])
+
+    def _share_of_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """Return this rank's slice of a moment under ZeRO-3; DeepSpeed's setter refuses sizes that need padding."""
+        share, _ = self._optimizer._get_fp32_opt_state_partition(
+            parameter, release_swap_buffers=False, optim_state_key=key
+        )
+        return share
+
+    def share(self, value: Tensor) -> Tensor:
+        """Return what this rank holds of a full parameter: all of it, or under ZeRO-3 its padded slice."""
+        if self.stage != 3:
+            return value
+        flat = value.flatten()
+        return F.pad(flat, (0, -flat.numel() % self.world.size)).chunk(self.world.size)[self.world.rank]
+
+
+def _deepspeed() -> Any:
+    """Import DeepSpeed without the C++ op that it would compile on a CPU."""
+    import logging
+
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_init_required=False, verbose=False)
+    return deepspeed

@@ -1,0 +1,59 @@
+"""The moving average against its definition, and that swapping changes nothing for good."""
+
+import torch
+from torch import nn
+
+from qdet.training.ema import Ema
+
+
+def test_average_is_the_recurrence():
+    module = nn.Linear(2, 1, bias=False)
+    ema = Ema(module, decay=0.9)
+    expected = module.weight.detach().clone()
+    for n in range(100):
+        with torch.no_grad():
+            module.weight.add_(torch.randn_like(module.weight))
+        ema.update()
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * module.weight.detach()
+    with ema.swapped():
+        torch.testing.assert_close(module.weight.detach(), expected)
+
+
+def test_swapping_gives_the_weights_back():
+    module = nn.Linear(3, 3)
+    ema = Ema(module, decay=0.5)
+    with torch.no_grad():
+        module.weight.fill_(7)
+    with ema.swapped():
+        assert not (module.weight == 7).any()
+    assert (module.weight == 7).all()
+
+
+def test_without_decay_nothing_is_kept():
+    module = nn.Linear(3, 3)
+    ema = Ema(module, decay=0.0)
+    ema.update()
+    before = module.weight.detach().clone()
+    with ema.swapped():
+        assert torch.equal(module.weight, before)
+
+
+def test_a_loaded_average_goes_on():
+    module = nn.Linear(3, 3)
+    first, second = Ema(module, decay=0.9), Ema(module, decay=0.9)
+    first.update()
+    with torch.no_grad():
+        module.weight.add_(1)
+    first.update()
+    with first.swapped():
+        saved = {n: p.detach().clone() for n, p in module.named_parameters()}
+    second.load(saved, updates=first.updates, share=lambda t: t)
+    with torch.no_grad():
+        module.bias.sub_(2)
+    first.update()
+    second.update()
+    with first.swapped():
+        one = module.bias.detach().clone()
+    with second.swapped():
+        assert torch.equal(module.bias, one)
