@@ -32,3 +32,19 @@ def _seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with shards `train` (48 images) and `val` (16) of 64-pixel renderings."""
+    from rich.console import Console
+
+    from data_prep.coco_to_shards import Conversion, convert
+    from data_prep.synthetic import SyntheticConfig, prepare
+
+    root = tmp_path_factory.mktemp("demo")
+    prepare(SyntheticConfig(out=root / "coco", train=48, val=16, size=64, workers=1))
+    for split in ("train", "val"):
+        conversion = Conversion(coco=root / "coco", split=split, out=root / split, processes=1)
+        convert(conversion, console=Console(quiet=True))
+    return root

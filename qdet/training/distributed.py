@@ -38,7 +38,7 @@ class World:
         return float(total)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's `value`, in order of rank, on rank 0, and an empty list elsewhere (collective)."""
+        """Return all ranks' values in order on rank 0, and an empty list elsewhere (collective)."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size if self.main else []

@@ -22,7 +22,7 @@ def evaluate_shards(
 ) -> tuple[CocoMetrics, DetectionRows] | None:
     """Detect in every image of `shards` and measure AP on rank 0 (None elsewhere). Collective.
 
-    `forward` runs `detector` in the precision and on the ranks it lives on; every rank calls it equally often.
+    `forward` runs `detector` in the precision and on the ranks it lives on; all ranks call it equally often.
     """
     rows = []
     for batch in _stream(shards, job, world):

@@ -277,6 +277,6 @@ def check_unchanged(state: TrainState, job: Job, digest: str, folder: Path) -> N
     ]
     if changed:
         raise CheckpointError(
-            f"cannot go on from {folder}: {'; '.join(changed)}. Change it back, or start a new run from those "
-            "weights with --store.init-from"
+            f"cannot go on from {folder}: {'; '.join(changed)}. Change it back, or start a new run from "
+            "those weights with --store.init-from"
         )

@@ -56,7 +56,7 @@ class Meter:
         self._started = None
 
     def read(self, step: int, world: World) -> tuple[Progress, dict[str, float]]:
-        """Return progress and metrics since the last reading, averaged over ranks, and start anew. Collective."""
+        """Return progress and metrics since the last reading, and start anew. Collective."""
         now = time.perf_counter()
         running = self._started is not None
         self.pause()

@@ -50,14 +50,14 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """What `train()` needs of its surroundings. Every rank has one; all methods but `progress` are collective."""
+    """What `train()` needs of its surroundings; every rank has one, and calls all but `progress` together."""
 
     def progress(self, progress: Progress) -> None:
         """Show where training stands (rank 0 only)."""
         ...
 
     def latest_checkpoint(self) -> Path | None:
-        """Return a local folder with the last complete checkpoint of this run, or None; same on every rank."""
+        """Return a local folder with the last complete checkpoint of this run, or None on every rank."""
         ...
 
     def checkpoint(self, folder: Path | None, *, step: int, metrics: Mapping[str, float]) -> None:

@@ -33,8 +33,8 @@ def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> d
         "zero_optimization": {"stage": train.zero, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # fp32 weights with bf16 arithmetic inside linear layers and convolutions, not bf16 weights: updates of
-        # 2.5e-5 are lost below bf16's resolution, and geometry, norms and biases stay exact.
+        # fp32 weights with bf16 arithmetic inside linear layers and convolutions, not bf16 weights, in whose
+        # resolution updates of 2.5e-5 are lost.
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
@@ -77,7 +77,7 @@ class ZeroEngine:
         self._engine.eval()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch; the mean over ranks and micro-batches is what `step` takes."""
+        """Add the gradients of one micro-batch; `step` takes the mean over ranks and micro-batches."""
         self._engine.backward(loss)
 
     def step(self, lr_factor: float) -> float:
@@ -181,7 +181,7 @@ class ZeroEngine:
         return deepspeed.zero.GatheredParameters([parameter])
 
     def _share_of_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
-        """Return this rank's slice of a moment under ZeRO-3; DeepSpeed's setter refuses sizes that need padding."""
+        """Return this rank's slice of a moment (ZeRO-3); DeepSpeed's setter refuses padded sizes."""
         share, _ = self._optimizer._get_fp32_opt_state_partition(
             parameter, release_swap_buffers=False, optim_state_key=key
         )
