@@ -1,7 +1,14 @@
-"""Backbones: images to feature maps of known channels and strides."""
+"""Backbones: images to feature maps of known channels and strides.
 
+A backbone's `forward(images)` returns its maps from fine to coarse; `.channels` and `.strides` say what they
+are. A configuration's `build()` makes one with fresh weights, and `load_pretrained` loads what it names.
+"""
+
+from qdet.backbones.resnet import ResNetConfig
+from qdet.backbones.resnext_dcn import ResNeXtDCNConfig
 from qdet.backbones.swin import SwinConfig
+from qdet.backbones.weights import load_pretrained
 
-BackboneConfig = SwinConfig
+BackboneConfig = ResNetConfig | ResNeXtDCNConfig | SwinConfig
 
-__all__ = ["BackboneConfig", "SwinConfig"]
+__all__ = ["BackboneConfig", "ResNeXtDCNConfig", "ResNetConfig", "SwinConfig", "load_pretrained"]

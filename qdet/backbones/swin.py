@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones.weights import Source, check_weights
 from qdet.errors import ConfigError
 from qdet.layers.drop_path import DropPath
 from qdet.layers.window_attention import WindowAttention
@@ -29,7 +30,7 @@ class SwinConfig:
     drop_path: float = 0.2
     """Stochastic depth of the last block; earlier blocks get less, linearly."""
     weights: str | None = "imagenet"
-    """Starting weights: `imagenet` (the authors' file), a URL, a file, `package:NAME`, or None."""
+    """Starting weights: `imagenet` (the authors' file), a URL, a file, `package:NAME`, or none."""
     weights_sha256: str | None = None
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
@@ -39,6 +40,13 @@ class SwinConfig:
             raise ConfigError(
                 f"--detector.backbone.drop-path must be at least 0 and below 1, got {self.drop_path}"
             )
+        check_weights(self.weights, self.weights_sha256)
+
+    @property
+    def imagenet(self) -> Source | None:
+        """The file that `weights="imagenet"` stands for; its authors published no digest."""
+        name = _PUBLISHED.get(self.size)
+        return Source(f"{_RELEASE}/swin_{name}_patch4_window7_224.pth") if name else None
 
     def build(self) -> "Swin":
         """Make the backbone with fresh weights."""
@@ -57,6 +65,9 @@ _SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
     "b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
     "demo": (32, (2, 2, 2, 2), (2, 4, 8, 8), 4),
 }
+
+_RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+_PUBLISHED = {"t": "tiny", "s": "small", "b": "base"}
 
 
 class Swin(nn.Module):

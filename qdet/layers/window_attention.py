@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Attend with two products: on a CPU a fifth faster than the fused call, whose fast path needs no bias."""
+    """Attend with two products: on a CPU faster than the fused call, which has no fast path with a bias."""
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     logits = logits.unflatten(0, (-1, bias.shape[0])) + bias  # [B, n, h, L, L]
     return logits.softmax(-1).flatten(0, 1).to(value.dtype) @ value

@@ -1,0 +1,197 @@
+"""Pretrained weights: find the file a configuration names, check its digest, load it strictly.
+
+Files are downloaded once to `$QDET_CACHE` (default `~/.cache/qdet`), under a lock, so that the workers of
+one machine share a download, and appear there only when they are whole.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from qdet.backbones.layouts import FRESH, to_qdet
+from qdet.errors import CheckpointError, ConfigError
+
+_FLAG = "--detector.backbone.weights"
+_TIMEOUT = 60  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to download and the SHA-256 it must have, whole or its first digits; None where unknown."""
+
+    url: str
+    sha256: str | None = None
+
+
+@runtime_checkable
+class PretrainedConfig(Protocol):
+    """What a backbone's configuration says of its starting weights."""
+
+    @property
+    def weights(self) -> str | None:
+        """`imagenet`, a URL, a file, `package:NAME` for a file that qdet ships, or None."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the file, or its first digits."""
+        ...
+
+    @property
+    def imagenet(self) -> Source | None:
+        """What `imagenet` stands for at this size, if anything."""
+        ...
+
+
+def check_weights(weights: str | None, sha256: str | None) -> None:
+    """Reject settings that name no file, in the words of the command line."""
+    if weights == "":
+        raise ConfigError(f"{_FLAG} is empty; give a file, a URL or none")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
+        raise ConfigError(f"{_FLAG}-sha256 must be 8 to 64 lower-case hex digits, got {sha256!r}")
+
+
+def load_pretrained(module: nn.Module, config: PretrainedConfig) -> None:
+    """Load what `config.weights` names into `module`, a backbone; None or "none" leaves it as it is.
+
+    Raises:
+        CheckpointError: the file is not there, damaged, or of another model.
+        ConfigError: `imagenet` is asked of a size that nobody published weights of.
+    """
+    if config.weights is None or config.weights.lower() == "none":
+        return
+    path = find(config)
+    load_state(module, to_qdet(read_weights(path)), name=str(path))
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], *, name: str) -> None:
+    """Copy `state`, in qdet's own layout, into `module`; `name` says in errors where it came from.
+
+    Missing are allowed only the parameters that no classifier has: Swin's norms of the levels, and the
+    offsets of deformable convolutions.
+    """
+    have = module.state_dict()
+    problems = {
+        "missing": [key for key in have if key not in state and not FRESH.search(key)],
+        "unexpected": [key for key in state if key not in have],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)}, not {tuple(have[key].shape)}"
+            for key in have
+            if key in state and state[key].shape != have[key].shape
+        ],
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        raise CheckpointError(f"{name} does not fit this backbone. {said}")
+    module.load_state_dict(state, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file or a PyTorch one, without running code from it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+    for top in ("model", "state_dict"):  # the authors of Swin and DETR; mmdetection
+        if isinstance(held, dict) and isinstance(held.get(top), dict):
+            held = held[top]
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected names and tensors, or a `model` of them")
+    return dict(held)
+
+
+def find(config: PretrainedConfig) -> Path:
+    """Return the local file of `config.weights`, downloaded if it must be, with its digest checked."""
+    source = _source(config)
+    if "://" in source.url:
+        return _download(source)
+    if source.url.startswith("package:"):
+        path = Path(str(files("qdet.backbones") / source.url.removeprefix("package:")))
+    else:
+        path = Path(source.url).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"{_FLAG} {source.url}: there is no file {path}")
+    _check_digest(path, source)
+    return path
+
+
+def _source(config: PretrainedConfig) -> Source:
+    if config.weights != "imagenet":
+        return Source(config.weights or "", config.weights_sha256)
+    if config.imagenet is None:
+        raise ConfigError(
+            f"{_FLAG} imagenet: there is no such file for a {type(config).__name__} of this size; "
+            f"give {_FLAG} PATH, or {_FLAG} none to start at random"
+        )
+    return Source(config.imagenet.url, config.weights_sha256 or config.imagenet.sha256)
+
+
+def _download(source: Source) -> Path:
+    folder = Path(os.environ.get("QDET_CACHE", "~/.cache/qdet")).expanduser() / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    # The same file name may come from two addresses.
+    path = folder / f"{hashlib.sha256(source.url.encode()).hexdigest()[:8]}-{Path(source.url).name}"
+    with _locked(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            _fetch(source, path)
+    _check_digest(path, source)
+    return path
+
+
+def _fetch(source: Source, path: Path) -> None:
+    """Download beside `path`, check, then rename: nobody ever sees half a file."""
+    print(f"downloading {source.url} to {path}", file=sys.stderr)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as partial:
+        part = Path(partial.name)
+        try:
+            with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
+                shutil.copyfileobj(response, partial)
+            partial.flush()
+            digest = _check_digest(part, source)
+            part.replace(path)
+        except (OSError, ValueError) as error:
+            part.unlink(missing_ok=True)
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"cannot download {source.url}: {error}. Where this machine has no network, copy the file "
+                f"here and give {_FLAG} PATH, or start at random with {_FLAG} none"
+            ) from error
+    if source.sha256 is None:
+        print(f"its SHA-256 is {digest}; pin it with {_FLAG}-sha256 {digest}", file=sys.stderr)
+
+
+def _check_digest(path: Path, source: Source) -> str | None:
+    """Return the file's SHA-256; raise if another was expected."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if source.sha256 is not None and not digest.startswith(source.sha256):
+        raise CheckpointError(
+            f"{path} (from {source.url}) has SHA-256 {digest}, expected {source.sha256}: "
+            f"it is damaged or another file; delete it, or give its own {_FLAG}-sha256"
+        )
+    return digest
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
