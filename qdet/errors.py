@@ -5,7 +5,10 @@
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
     ├── CheckpointError    a checkpoint that is torn, foreign or missing  (also a ValueError)
     ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
-    └── ClusterError       a Ray cluster, port or address that does not answer
+    ├── TrackingError      an MLflow server that does not answer or refuses
+    ├── DivergedError      predictions that are no numbers any more        (also an ArithmeticError)
+    ├── ClusterError       a Ray cluster, port or address that does not answer
+    └── TrainingError      a run whose workers failed, with the cause
 
 Programming mistakes raise the usual built-in exceptions.
 """
@@ -31,5 +34,17 @@ class EvaluationError(QdetError, ValueError):
     """Detections are not finite or not of the planned images; the message names the image."""
 
 
+class TrackingError(QdetError):
+    """An MLflow server does not answer, or does not take what it is given."""
+
+
+class DivergedError(QdetError, ArithmeticError):
+    """Training produced NaN or infinity; the message names the stage, the image and what to change."""
+
+
 class ClusterError(QdetError):
     """A Ray cluster cannot be reached or brought up."""
+
+
+class TrainingError(QdetError):
+    """The workers of a run failed more often than the job allows."""

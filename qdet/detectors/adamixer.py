@@ -1,0 +1,238 @@
+"""AdaMixer: queries that sample features in space and scale, and decode them with weights of their own.
+
+Gao, Wang, Han, Zhang: AdaMixer, A Fast-Converging Query-Based Object Detector, CVPR 2022,
+https://arxiv.org/abs/2203.16507. Where the paper and the authors' code (MCG-NJU/AdaMixer) differ, this is
+the code.
+
+    B images   N queries   K classes   D query width
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Real, UInt8
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, resize_factors, top_by_sigmoid
+from qdet.errors import ConfigError
+from qdet.layers.adaptive_mixing import AdaptiveMixing
+from qdet.layers.attention import OverlapAttention
+from qdet.layers.channel_mapping import ChannelMapping
+from qdet.layers.mlp import FeedForward, tower
+from qdet.layers.pixels import normalize
+from qdet.layers.position import embed_xyzr
+from qdet.layers.precision import fp32_island
+from qdet.layers.sampling_3d import AdaptiveSampling
+from qdet.layers.xyzr import decode_xyzr, grid_boxes, log_iof, refine_xyzr, scale_to_images, whole_boxes
+from qdet.types import Detections, Predictions
+
+PRIOR = 0.01
+"""Probability that a fresh class head gives every class of every query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaMixerConfig:
+    """AdaMixer; the defaults are the paper's ResNet-50 with 100 queries."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 100
+    """Objects that an image can have at most; the paper's larger models use 300."""
+    stages: int = 6
+    """Decoder stages, each with weights of its own."""
+    width: int = 256
+    """Features of a query's content vector."""
+    feature_width: int = 256
+    """Channels of the feature maps that queries sample."""
+    heads: int = 8
+    """Heads of the attention between queries."""
+    groups: int = 4
+    """Groups that the channels split into; each is sampled and mixed on its own."""
+    points_in: int = 32
+    """Points that a query samples per group: P_in in the paper."""
+    points_out: int = 128
+    """Points that spatial mixing turns them into: P_out in the paper."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    class_layers: int = 1
+    """Linear layers before the class head's last."""
+    box_layers: int = 1
+    """Linear layers before the box head's last."""
+    start: Literal["image", "grid"] = "image"
+    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
+    position_scale: float = 1e-3
+    """Positions in pixels are multiplied by this before they are embedded."""
+    detections: int | None = None
+    """Detections per image; by default as many as queries."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        for name in ("queries", "stages", "heads", "groups", "points_in", "points_out", "ffn"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--detector.{flag} must be at least 1, got {getattr(self, name)}")
+        for flag, whole, part, parts in (
+            ("width", self.width, self.heads, "--detector.heads"),
+            ("width", self.width, 8, "sine and cosine of four coordinates"),
+            ("feature-width", self.feature_width, self.groups, "--detector.groups"),
+            ("feature-width", self.feature_width, 32, "the groups of its normalisation"),
+        ):
+            if whole % part:
+                raise ConfigError(f"--detector.{flag} {whole} must split evenly into {part} ({parts})")
+
+    def build(self, classes: int) -> "AdaMixer":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return AdaMixer(self, self.backbone.build(), classes)
+
+    def demo(self) -> "AdaMixerConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores in minutes."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            stages=3,
+            width=64,
+            feature_width=64,
+            heads=4,
+            points_in=16,
+            points_out=16,
+            ffn=256,
+            start="grid",
+            position_scale=1 / 128,
+        )
+
+
+class AdaMixer(Detector):
+    """A backbone, a neck without a pyramid, and a decoder whose stages refine one set of queries."""
+
+    def __init__(self, config: AdaMixerConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.neck = ChannelMapping(backbone.channels, config.feature_width)  # type: ignore[arg-type]
+        self.decoder = Decoder(config, backbone.strides, classes)  # type: ignore[arg-type]
+
+    def forward(
+        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
+    ) -> tuple[Predictions, ...]:
+        """Predict boxes and classes at every stage."""
+        return self.decode(self.backbone(normalize(images, sizes_hw)), sizes_hw)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes_hw: Int[Tensor, "B 2"]
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's feature maps, finest first."""
+        return self.decoder(self.neck(features), sizes_hw, recompute=self.recompute and self.training)
+
+    def detect(
+        self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
+    ) -> Detections:
+        """Take the best pairs of query and class; boxes may reach over the border, as the authors' do."""
+        scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
+        count = self.config.detections or self.config.queries
+        return top_by_sigmoid(prediction.logits, prediction.boxes_xyxy, scale, count)
+
+
+class Decoder(nn.Module):
+    """Learned content vectors and fixed first boxes, refined stage by stage.
+
+    A stage's boxes are detached before the next reads them: gradients pass between stages by content alone.
+    """
+
+    def __init__(self, config: AdaMixerConfig, strides: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.empty(config.queries, config.width))
+        # The authors keep these as a parameter that never gets a gradient; a buffer says so.
+        first = grid_boxes(config.queries) if config.start == "grid" else whole_boxes(config.queries)
+        self.register_buffer("first_boxes_cxcywh", first)
+        self.first_boxes_cxcywh: Tensor
+        self.stages = nn.ModuleList(Stage(config, strides, classes) for _ in range(config.stages))
+        nn.init.normal_(self.content)
+
+    def forward(
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes_hw: Int[Tensor, "B 2"],
+        *,
+        recompute: bool = False,
+    ) -> tuple[Predictions, ...]:
+        """Return what each stage predicts; `recompute` trades its activations for a second forward pass."""
+        content = F.layer_norm(self.content, self.content.shape[-1:]).expand(len(sizes_hw), -1, -1)
+        xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
+        predictions = []
+        for stage in self.stages:
+            if recompute:
+                content, logits, xyzr = checkpoint(
+                    stage, content, xyzr.detach(), features, use_reentrant=False
+                )
+            else:
+                content, logits, xyzr = stage(content, xyzr.detach(), features)
+            predictions.append(Predictions(logits, decode_xyzr(xyzr)))
+        return tuple(predictions)
+
+
+class Stage(nn.Module):
+    """Attend to the other queries, sample, mix, and predict: one refinement of every query."""
+
+    def __init__(self, config: AdaMixerConfig, strides: Sequence[int], classes: int) -> None:
+        super().__init__()
+        width, groups = config.width, config.groups
+        self.position_scale = config.position_scale
+        self.attention = OverlapAttention(width, heads=config.heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.sampling = AdaptiveSampling(width, strides, groups=groups, points=config.points_in)
+        self.mixing = AdaptiveMixing(
+            width,
+            config.feature_width,
+            groups=groups,
+            points_in=config.points_in,
+            points_out=config.points_out,
+        )
+        self.mixing_norm = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, config.ffn)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.class_tower = tower(width, config.class_layers)
+        self.box_tower = tower(width, config.box_layers)
+        self.class_head = nn.Linear(width, classes)
+        self.box_head = nn.Linear(width, 4)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the authors' code does: the first forward pass leaves every box where it is.
+
+        Their weights are Xavier's and their biases torch's defaults, not zero. Then come the exceptions.
+        """
+        for linear in (m for m in self.modules() if isinstance(m, nn.Linear)):
+            linear.reset_parameters()
+            nn.init.xavier_uniform_(linear.weight)
+        for part in (self.attention, self.sampling, self.mixing):
+            part.reset_parameters()
+        nn.init.constant_(self.class_head.bias, math.log(PRIOR / (1 - PRIOR)))
+        nn.init.zeros_(self.box_head.weight)
+        nn.init.zeros_(self.box_head.bias)
+
+    def forward(
+        self,
+        content: Float[Tensor, "B N D"],
+        xyzr: Float[Tensor, "B N 4"],
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
+        """Return the new content, its class logits and the refined boxes."""
+        position = embed_xyzr(xyzr, content.shape[-1], scale=self.position_scale)
+        overlap = log_iof(decode_xyzr(xyzr))
+        content = self.attention_norm(self.attention(content + position, overlap))
+        content = self.mixing_norm(self.mixing(content, self.sampling(content, xyzr, features)))
+        content = self.ffn_norm(self.ffn(content))
+        logits = _head(self.class_head, self.class_tower(content))
+        delta = _head(self.box_head, self.box_tower(content))
+        return content, logits, refine_xyzr(xyzr, delta)
+
+
+@fp32_island("head")
+def _head(linear: nn.Linear, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N _"]:
+    return linear(x)

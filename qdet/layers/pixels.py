@@ -1,0 +1,34 @@
+"""From bytes to what a backbone expects: ImageNet statistics, and padding that is exactly zero.
+
+B images   H, W padded height and width
+"""
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+MEAN_RGB = (123.675, 116.28, 103.53)
+"""Mean of ImageNet's red, green and blue, on the scale of bytes."""
+STD_RGB = (58.395, 57.12, 57.375)
+"""Their standard deviation."""
+
+
+def normalize(
+    images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Normalise RGB bytes, then set everything outside each image's own height and width to zero.
+
+    The order matters: a byte of 0 is far from the mean, and the published weights have only seen padding
+    of 0 after normalisation. Floats are taken as normalised already; only their padding is set.
+    """
+    if not images.is_floating_point():
+        planes = zip(images.float().unbind(1), MEAN_RGB, STD_RGB, strict=True)
+        images = torch.stack([(plane - mean) / std for plane, mean, std in planes], dim=1)
+    return images * inside(sizes_hw, images.shape[-2], images.shape[-1]).unsqueeze(1)
+
+
+def inside(sizes_hw: Int[Tensor, "B 2"], height: int, width: int) -> Tensor:
+    """Return True [B, H, W] where a pixel belongs to the image, False where it is padding."""
+    rows = torch.arange(height, device=sizes_hw.device) < sizes_hw[:, :1]
+    columns = torch.arange(width, device=sizes_hw.device) < sizes_hw[:, 1:]
+    return rows.unsqueeze(2) & columns.unsqueeze(1)

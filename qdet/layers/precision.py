@@ -1,0 +1,78 @@
+"""Islands of full precision inside a network that runs in bfloat16 under autocast.
+
+`torch.autocast` picks a dtype per operation, and not always a safe one: products of pixel coordinates follow
+their bfloat16 inputs (spacing 4 at 1000 pixels), and on a CPU so do softmax, norms and powers. A function
+that holds such arithmetic is marked:
+
+    @fp32_island("geometry")
+    def decode(xyzr): ...
+
+It then runs with autocast off and its half-precision inputs widened to float32. float32 and float64 inputs
+stay what they are, so a float64 model is float64 throughout.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+Island = Literal["geometry", "overlap", "position", "sampling", "norm", "head", "loss"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def fp32_island(name: Island) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Mark a function whose arithmetic stays in float32 or wider, whatever precision surrounds it."""
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def on_island(*args: P.args, **kwargs: P.kwargs) -> R:
+            return _run(name, function, args, kwargs)
+
+        return on_island
+
+    return mark
+
+
+def _run(name: Island, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Run `function` on widened inputs outside autocast; `name` tells islands apart where tests sink one."""
+    args, kwargs = widen(args), widen(kwargs)
+    device = next((t.device.type for t in _tensors((args, kwargs))), None)
+    if device is None or not _autocasts(device):
+        return function(*args, **kwargs)
+    with torch.autocast(device, enabled=False):
+        return function(*args, **kwargs)
+
+
+def widen(value: Any) -> Any:
+    """Return `value` with every half-precision tensor in it (through tuples, lists, dicts) as float32."""
+    return _mapped(value, lambda t: t.float() if t.dtype in _NARROW else t)
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (tuple, list):
+        return type(value)(_mapped(v, change) for v in value)
+    if type(value) is dict:
+        return {k: _mapped(v, change) for k, v in value.items()}
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for v in value:
+            yield from _tensors(v)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -1,0 +1,62 @@
+"""AdaMixer's boxes: where they start, decoding, refining, and how far one lies inside another.
+
+AdaMixer (Gao et al., CVPR 2022, https://arxiv.org/abs/2203.16507), section 3.1. A box is (x, y, z, r): its
+centre in pixels, z = log2 sqrt(w h), r = log2(h / w). The authors' code and the paper write r
+differently; this is the code's, which the published weights need.
+
+    B images   N queries
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qdet.boxes import area, cxcywh_to_xyxy, cxcywh_to_xyzr, intersection, xyzr_to_cxcywh
+from qdet.layers.precision import fp32_island
+
+
+@fp32_island("geometry")
+def decode_xyzr(xyzr: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
+    """Corners in pixels."""
+    return cxcywh_to_xyxy(xyzr_to_cxcywh(xyzr))
+
+
+@fp32_island("geometry")
+def refine_xyzr(xyzr: Float[Tensor, "B N 4"], delta: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
+    """Move the centre by shares of the box's scale 2^z, add to scale and aspect. Nothing is clamped."""
+    centre = xyzr[..., :2] + delta[..., :2] * torch.exp2(xyzr[..., 2:3])
+    return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
+
+
+@fp32_island("overlap")
+def log_iof(boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N N"]:
+    """Log of the share of box i (rows) that box j (columns) covers, floored at log(1e-7) = -16.1.
+
+    IoF_ij = |i and j| / |i|: a small box inside a large one is wholly covered, and not the other way round.
+    """
+    covered = intersection(boxes_xyxy.unsqueeze(2), boxes_xyxy.unsqueeze(1))
+    return torch.log(covered / area(boxes_xyxy).clamp(min=1e-6).unsqueeze(2) + 1e-7)
+
+
+def whole_boxes(queries: int) -> Float[Tensor, "N 4"]:
+    """First boxes (cxcywh, shares of the image) of the paper: the whole image for every query."""
+    return torch.tensor((0.5, 0.5, 1.0, 1.0)).repeat(queries, 1)
+
+
+def grid_boxes(queries: int) -> Float[Tensor, "N 4"]:
+    """First boxes (cxcywh, shares of the image) on a grid, each 2^-1.5 of the image wide and high."""
+    columns = math.ceil(math.sqrt(queries))
+    rows = math.ceil(queries / columns)
+    cell = torch.arange(queries)
+    centres = torch.stack(((cell % columns + 0.5) / columns, (cell // columns + 0.5) / rows), dim=-1)
+    return torch.cat((centres, torch.full_like(centres, 2**-1.5)), dim=-1)
+
+
+@fp32_island("geometry")
+def scale_to_images(
+    boxes_cxcywh: Float[Tensor, "N 4"], sizes_hw: Int[Tensor, "B 2"]
+) -> Float[Tensor, "B N 4"]:
+    """Turn shares into each image's own pixels (padding does not count) and the boxes into xyzr."""
+    return cxcywh_to_xyzr(boxes_cxcywh * sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1))
