@@ -1,0 +1,25 @@
+"""Logging of runs to MLflow, never on the training path."""
+
+from qdet.tracking.mlflow_tracker import MLflowTracker
+from qdet.tracking.sender import send_spool
+from qdet.tracking.server import (
+    COMMIT_VARIABLE,
+    git_commit,
+    mlflow_ui_command,
+    tracking_environment,
+    tracking_uri,
+)
+from qdet.tracking.tracker import NullTracker, Status, Tracker
+
+__all__ = [
+    "COMMIT_VARIABLE",
+    "MLflowTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "git_commit",
+    "mlflow_ui_command",
+    "send_spool",
+    "tracking_environment",
+    "tracking_uri",
+]

@@ -1,0 +1,114 @@
+"""Two threads that take logging off the training path: one writes the spool, one sends it.
+
+They are two so that points reach the disk while the network hangs.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from qdet.tracking.sender import Sender, reason
+from qdet.tracking.spool import Record, Spool
+
+_log = logging.getLogger(__name__)
+
+Task = Callable[[], Record]
+SEND_EVERY = 2.0  # seconds; a request costs about as much for one point as for hundreds
+FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0  # seconds
+LAST_TRIES = 4  # once training has ended
+
+
+class Background:
+    """Takes records at once, and gets them to disk and to the server when it can."""
+
+    def __init__(self, spool: Spool, sender: Sender) -> None:
+        self._spool, self._sender = spool, sender
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._closing, self._written, self._given_up = threading.Event(), threading.Event(), threading.Event()
+        self.connected = threading.Event()
+        self.done = False
+        self._threads = [
+            threading.Thread(target=self._write, daemon=True, name="qdet-tracking-write"),
+            threading.Thread(target=self._send, daemon=True, name="qdet-tracking-send"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, task: Task) -> None:
+        """Have `task` make a record in the background and log it."""
+        self._queue.put(task)
+
+    def close(self, wait: float | int) -> bool:
+        """Write and send what is left, for at most `wait` seconds; whether the server has all of it."""
+        until = time.monotonic() + wait
+        self._queue.put(None)
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._given_up.set()
+        return self.done
+
+    def _write(self) -> None:
+        waiting: list[Record] = []
+        told, open_ = False, True
+        while open_ or (waiting and not self._given_up.is_set()):
+            open_ = self._take(waiting, block=open_ and not waiting) and open_
+            try:
+                self._spool.append(waiting)
+                waiting.clear()
+                told = False
+            except OSError as error:
+                if not told:
+                    _log.warning("cannot write %s, keeping points in memory: %s", self._spool.folder, error)
+                told = True
+                self._closing.wait(1.0)
+                if self._closing.is_set():
+                    break
+        self._written.set()
+
+    def _take(self, waiting: list[Record], *, block: bool) -> bool:
+        """Move all queued records to `waiting`; False once there will be no more."""
+        while True:
+            try:
+                task = self._queue.get(block=block)
+            except queue.Empty:
+                return True
+            if task is None:
+                return False
+            try:
+                waiting.append(task())
+            except Exception as error:
+                _log.warning("cannot log: %s", reason(error))
+            block = False
+
+    def _send(self) -> None:
+        delay, down, tries = FIRST_RETRY, False, 0
+        while not self._given_up.is_set():
+            last = self._written.is_set()  # asked before sending: then nothing can come after it
+            try:
+                self._sender.send()
+                self.connected.set()
+                if down:
+                    _log.warning("MLflow answers again; the points kept meanwhile are sent")
+                if last:
+                    self.done = True
+                    return
+                delay, down, tries = FIRST_RETRY, False, 0
+                self._pause(SEND_EVERY)
+            except Exception as error:
+                if not down:
+                    said = "MLflow takes no points now; training goes on and they are kept in %s (%s)"
+                    _log.warning(said, self._spool.folder, reason(error))
+                down = True
+                tries += self._closing.is_set()
+                if tries >= LAST_TRIES:
+                    return
+                self._pause(delay)
+                delay = min(2 * delay, LONGEST_RETRY)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; once training has ended, only a moment after its last points are written."""
+        if self._closing.wait(seconds) and self._written.wait(seconds):
+            time.sleep(0.2)

@@ -1,0 +1,133 @@
+"""Give records to an MLflow run. Giving one twice changes nothing.
+
+MLflow drops a metric point that it has, files are overwritten, tags set again. So a process may die between
+sending a record and noting that it did.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qdet.tracking.spool import Record
+
+PARAMS_PER_REQUEST = 100  # MLflow's limit
+DIGEST_LENGTH = 36  # MLflow's limit; the source carries the whole digest
+THUMBNAIL = 256  # MLflow's page shows small copies of pictures beside the full ones
+
+
+class Delivery:
+    """An open MLflow run. Every method raises whatever the network does."""
+
+    def __init__(self, client: Any, run: Any, folder: Path) -> None:
+        """Speak to `run`; `folder` is the spool's, in which records name their files."""
+        self._client, self._run, self._folder = client, run, folder
+        self._id: str = run.info.run_id
+        self._by_kind: dict[str, Callable[[Record], None]] = {
+            "begin": self._begin,
+            "params": self._params,
+            "tags": self._tags,
+            "dataset": self._dataset,
+            "artifact": self._artifact,
+            "table": self._table,
+            "picture": self._picture,
+            "end": self._end,
+        }
+
+    def metrics(self, records: Sequence[Record]) -> None:
+        """Log the points of several records at once."""
+        from mlflow.entities import Metric
+
+        points = [
+            # System metrics have no step of training; theirs is the age of the run in seconds.
+            Metric(
+                key,
+                value,
+                record["at"],
+                self._age(record["at"]) if record["step"] is None else record["step"],
+            )
+            for record in records
+            for key, value in record["values"].items()
+        ]
+        self._client.log_batch(self._id, metrics=points)
+
+    def other(self, record: Record) -> None:
+        """Log one record of any other kind."""
+        self._by_kind[record["kind"]](record)
+
+    def answers(self) -> bool:
+        """Whether the server still knows the run."""
+        try:
+            self._client.get_run(self._id)
+        except Exception:  # any failure of the network or of the server means no
+            return False
+        return True
+
+    def _age(self, at: int) -> int:
+        return max(0, (at - self._run.info.start_time) // 1000)
+
+    def _begin(self, record: Record) -> None:
+        """Mark a resumed run as running again, unless it has ended since."""
+        info = self._client.get_run(self._id).info
+        if info.status != "RUNNING" and (info.end_time or 0) <= record["at"]:
+            self._client.update_run(self._id, status="RUNNING")
+
+    def _end(self, record: Record) -> None:
+        self._client.set_terminated(self._id, status=record["status"], end_time=record["at"])
+
+    def _params(self, record: Record) -> None:
+        """Log what is new. MLflow cannot change a parameter, so what a resumed run changed becomes a tag."""
+        from mlflow.entities import Param, RunTag
+
+        known = self._client.get_run(self._id).data.params
+        new = iter([Param(k, v) for k, v in record["values"].items() if k not in known])
+        while chunk := list(islice(new, PARAMS_PER_REQUEST)):
+            self._client.log_batch(self._id, params=chunk)
+        changed = [(k, v) for k, v in record["values"].items() if k in known and known[k] != v]
+        if changed:
+            self._client.log_batch(self._id, tags=[RunTag(f"changed.{k}"[:250], v) for k, v in changed])
+
+    def _tags(self, record: Record) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._id, tags=[RunTag(k, v) for k, v in record["values"].items()])
+
+    def _dataset(self, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=record["name"],
+            digest=record["digest"][:DIGEST_LENGTH],
+            source_type="shards",
+            source=json.dumps({"uri": record["source"], "digest": record["digest"]}),
+        )
+        tags = [InputTag("mlflow.data.context", record["context"])]
+        self._client.log_inputs(self._id, datasets=[DatasetInput(dataset, tags)])
+
+    def _artifact(self, record: Record) -> None:
+        self._client.log_artifact(self._id, str(self._folder / record["file"]), record["to"] or None)
+
+    def _table(self, record: Record) -> None:
+        """Log a table that MLflow's page shows as one, like `MlflowClient.log_table`, but never append."""
+        self._artifact(record)
+        tags = self._client.get_run(self._id).data.tags
+        shown = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        name = Path(record["file"]).name
+        entry = {"path": f"{record['to']}/{name}" if record["to"] else name, "type": "table"}
+        if entry not in shown:
+            self._client.set_tag(self._id, "mlflow.loggedArtifacts", json.dumps([*shown, entry]))
+
+    def _picture(self, record: Record) -> None:
+        """Log a picture to the page that shows it over steps, as `MlflowClient.log_image` does."""
+        from PIL import Image
+
+        full = self._folder / record["file"]
+        small = full.with_name(f"{full.stem}+compressed.webp")
+        with Image.open(full) as image:
+            copy = image.convert("RGB")
+        copy.thumbnail((THUMBNAIL, THUMBNAIL))
+        copy.save(small)
+        for file in (full, small):
+            self._client.log_artifact(self._id, str(file), "images")
+        self._client.set_tag(self._id, "mlflow.loggedImages", "True")

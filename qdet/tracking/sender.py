@@ -1,0 +1,152 @@
+"""Send a spool's records to MLflow, in order, each at least once."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from qdet.errors import TrackingError
+from qdet.tracking.delivery import Delivery
+from qdet.tracking.masking import MASK, mask
+from qdet.tracking.mlflow_run import find_or_create_run
+from qdet.tracking.server import quiet_environment, tracking_uri
+from qdet.tracking.spool import Record, Spool
+
+METRICS_PER_REQUEST = 1000  # MLflow's limit
+TRIES = 3
+"""Attempts at one record while the server answers other questions, before the record is put aside."""
+_NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+
+_log = logging.getLogger(__name__)
+
+Positioned = tuple[Record, int]
+
+
+class Sender:
+    """Speaks to MLflow for one spool. Its methods raise whatever the network does; what is not sent stays."""
+
+    def __init__(self, spool: Spool, uri: str) -> None:
+        self.spool, self._uri = spool, uri
+        self.run_id: str | None = spool.about().get("run_id")
+        self._delivery: Delivery | None = None
+        self._failures = 0
+
+    def connect(self) -> Delivery:
+        """Find or create the run; free once that is done."""
+        if self._delivery is None:
+            quiet_environment()
+            from mlflow import MlflowClient
+
+            about = self.spool.about()
+            client = MlflowClient(tracking_uri=self._uri)
+            run = find_or_create_run(client, about, self._uri)
+            self.spool.describe(about | {"run_id": run.info.run_id})
+            self.run_id = run.info.run_id
+            self._delivery = Delivery(client, run, self.spool.folder)
+        return self._delivery
+
+    def send(self) -> int:
+        """Send everything that is in the spool and return how many records that were."""
+        delivery, count = self.connect(), 0
+        while waiting := self.spool.unsent():
+            for group in _groups(waiting):
+                self._send(group, delivery)
+                count += len(group)
+        return count
+
+    def _send(self, group: Sequence[Positioned], delivery: Delivery) -> None:
+        record, end = group[-1]
+        try:
+            if record["kind"] == "metrics":
+                delivery.metrics([point for point, _ in group])
+            else:
+                delivery.other(record)
+        except Exception as error:
+            if len(group) > 1 and (self._is_final(error, record) or delivery.answers()):
+                for one in group:  # one bad point must not take the others with it
+                    self._send([one], delivery)
+            elif len(group) == 1 and self._is_hopeless(error, record, delivery):
+                self._put_aside(record, end, error)
+            else:
+                raise
+        else:
+            self.spool.advance(record, end)
+            self._failures = 0
+
+    def _is_hopeless(self, error: Exception, record: Record, delivery: Delivery) -> bool:
+        """Whether to go on without this record: refused for good, or failing while all else works."""
+        if self._is_final(error, record):
+            return True
+        self._failures += delivery.answers()
+        return self._failures >= TRIES
+
+    def _is_final(self, error: Exception, record: Record) -> bool:
+        """Whether trying again cannot help: the server understood and said no, or the file is gone."""
+        gone = "file" in record and not (self.spool.folder / record["file"]).exists()
+        return gone or getattr(error, "error_code", None) in _NEVER
+
+    def _put_aside(self, record: Record, end: int, error: Exception) -> None:
+        self.spool.refuse(record, reason(error))
+        self.spool.advance(record, end, refused=True)
+        self._failures = 0
+        _log.warning("MLflow refuses %s, kept in %s: %s", record["kind"], self.spool.folder, reason(error))
+
+
+def send_spool(folder: Path, tracking_uri_override: str | None = None) -> int:
+    """Send what the runs under `folder` could not send while they ran; returns the number of records.
+
+    It goes to the server each run was to log to, unless another is named.
+    """
+    spools = sorted(
+        file.parent for file in folder.rglob("run.json") if (file.parent / "points.jsonl").exists()
+    )
+    if not spools:
+        raise TrackingError(f"{folder} holds no spool of MLflow points")
+    count = 0
+    for one in spools:
+        try:
+            spool = Spool(one)
+        except BlockingIOError:
+            raise TrackingError(
+                f"{one} belongs to a run that is still going; it sends its points itself"
+            ) from None
+        try:
+            spool.retry_refused()
+            count += _send_one(spool, tracking_uri_override)
+        finally:
+            spool.close()
+    return count
+
+
+def _send_one(spool: Spool, override: str | None) -> int:
+    kept = spool.about()["tracking_uri"]
+    uri = override or (tracking_uri() if MASK in kept else kept)  # passwords are not kept
+    try:
+        return Sender(spool, uri).send()
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(
+            f"{mask(uri)} did not take the points in {spool.folder}: {reason(error)}"
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what went wrong, at most, without secrets."""
+    lines = str(error).strip().splitlines()
+    return mask(f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
+
+
+def _groups(waiting: Sequence[Positioned]) -> Iterator[list[Positioned]]:
+    """Metrics that follow one another go together, up to MLflow's limit; everything else goes alone."""
+    group: list[Positioned] = []
+    size = 0
+    for item in waiting:
+        record = item[0]
+        together = record["kind"] == "metrics" and size + len(record["values"]) <= METRICS_PER_REQUEST
+        if group and not (together and group[0][0]["kind"] == "metrics"):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(record.get("values", ()))
+    if group:
+        yield group

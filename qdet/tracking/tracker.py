@@ -1,0 +1,101 @@
+"""What a run logs: to MLflow, or nowhere."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Picture = Path | UInt8[np.ndarray, "H W 3"]
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Takes what a run logs. No method waits for a server, and none raises because of one."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, once it is known."""
+        ...
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log the flat settings of the run."""
+        ...
+
+    def metrics(self, values: Mapping[str, SupportsFloat], step: int) -> None:
+        """Log numbers at an optimizer step."""
+        ...
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, replacing those of the same name."""
+        ...
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log which data was read; `context` is its role, such as "training"."""
+        ...
+
+    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """Log a table by columns as `file`, which ends in .json."""
+        ...
+
+    def picture(self, image: Picture, name: str, step: int) -> None:
+        """Log an RGB picture."""
+        ...
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file, or every file in a folder, into `folder` of the run."""
+        ...
+
+    def text(self, text: str, file: str) -> None:
+        """Log text as `file`, without secrets."""
+        ...
+
+    def model(self, folder: Path) -> None:
+        """Log the exported model."""
+        ...
+
+    def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
+        """Send what is left within `wait` seconds and say whether all is. No status: the run goes on."""
+        ...
+
+
+class NullTracker:
+    """Logs nothing, as ranks other than 0 do."""
+
+    @property
+    def run_id(self) -> str | None:
+        """No run."""
+        return None
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Drop them."""
+
+    def metrics(self, values: Mapping[str, SupportsFloat], step: int) -> None:
+        """Drop them."""
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Drop them."""
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Drop it."""
+
+    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """Drop it."""
+
+    def picture(self, image: Picture, name: str, step: int) -> None:
+        """Drop it."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Drop it."""
+
+    def text(self, text: str, file: str) -> None:
+        """Drop it."""
+
+    def model(self, folder: Path) -> None:
+        """Drop it."""
+
+    def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
+        """Do nothing."""
+        return True
