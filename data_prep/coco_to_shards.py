@@ -195,7 +195,7 @@ def _pack_all(
     if len(left) < len(tasks):
         console.print(f"{len(tasks) - len(left)} of {len(tasks)} shards are already there")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("writing shards", total=len(tasks), completed=len(tasks) - len(left))
         if processes <= 1:
             for i in left:

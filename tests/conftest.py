@@ -48,3 +48,42 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         conversion = Conversion(coco=root / "coco", split=split, out=root / split, processes=1)
         convert(conversion, console=Console(quiet=True))
     return root
+
+
+@pytest.fixture
+def make_coco(tmp_path: Path):  # noqa: ANN201
+    """Write a COCO-format folder of random JPEGs `train`; returns it with its annotation dictionary."""
+    import json
+
+    import numpy as np
+    import simplejpeg
+
+    def make(images: int = 12, *, sizes=((40, 60), (50, 32), (32, 32)), name: str = "coco"):
+        rng = np.random.default_rng(0)
+        root = tmp_path / name
+        (root / "train").mkdir(parents=True)
+        (root / "annotations").mkdir()
+        content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}]}
+        for i in range(images):
+            h, w = sizes[i % len(sizes)]
+            pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((h // 8 + 1, w // 8 + 1, 1)))[:h, :w]
+            file_name = f"image {i}.v1.jpg"
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels, dtype=np.uint8), quality=90)
+            (root / "train" / file_name).write_bytes(data)
+            content["images"].append({"id": 10 + i, "file_name": file_name, "height": h, "width": w})
+            for k in range(i % 4):
+                box = [2.5 + 3 * k, 4.0, 12.25, 9.0 + k]
+                content["annotations"].append(
+                    {
+                        "id": 1 + len(content["annotations"]),
+                        "image_id": 10 + i,
+                        "bbox": box,
+                        "area": box[2] * box[3] / 2,
+                        "category_id": (3, 7)[k % 2],
+                        "iscrowd": int(k == 2),
+                    }
+                )
+        (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+        return root, content
+
+    return make

@@ -56,7 +56,8 @@ def plan_epoch(
 
     Shuffled shards are taken in blocks and mixed within them; then, in windows of 64 batches, samples are
     sorted by final shape and size, cut into batches, and the batches shuffled. An image's own augmentation is
-    not touched by this, and padding shrinks: to 1.06 times the pixels instead of 1.88 for 64 COCO images.
+    not touched by this. Padding shrinks: a batch of 16 COCO images holds 1.14 times its images' pixels,
+    without sorting 2.25 times.
     """
     steps = steps_per_epoch(len(sizes_hw), global_batch)
     views = draw_views(sizes_hw, augment, seed=seed, epoch=epoch)
@@ -67,7 +68,7 @@ def plan_epoch(
     batches = []
     for first in range(0, steps, WINDOW):
         window = order[first * global_batch : (first + WINDOW) * global_batch]
-        alike = _by_shape(window, views.final_hw).reshape(-1, global_batch)
+        alike = _by_shape(window, views.final_hw, len(window) // global_batch).reshape(-1, global_batch)
         batches.append(alike[chance.permutation(len(alike))])
     rows = np.concatenate(batches)
     return Plan(
@@ -101,10 +102,12 @@ def _mixed(shard: Integer[np.ndarray, " n"], chance: np.random.Generator) -> Int
     return np.lexsort((chance.random(len(shard)), block))
 
 
-def _by_shape(rows: Int64[np.ndarray, " m"], final_hw: Int64[np.ndarray, "n 2"]) -> Int64[np.ndarray, " m"]:
+def _by_shape(
+    rows: Int64[np.ndarray, " m"], final_hw: Int64[np.ndarray, "n 2"], batches: int
+) -> Int64[np.ndarray, " m"]:
     """Strips of like aspect, each walked by area in alternating direction, so that neighbours are alike."""
     h, w = final_hw[rows].T
-    strips = max(1, round(np.sqrt(len(rows) / 64)))
+    strips = max(1, round(np.sqrt(batches)))  # as many strips as batches in a strip
     strip = np.empty(len(rows), dtype=np.int64)
     strip[np.argsort(w / h, kind="stable")] = np.arange(len(rows)) * strips // len(rows)
     area = np.where(strip % 2, -(h * w), h * w)
