@@ -1,7 +1,8 @@
 """Checkpoint layouts: the names that others give the tensors of the same backbones.
 
 qdet keeps torchvision's names for ResNets and the authors' names for Swin. This file turns the others into
-those: transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's mmdetection fork.
+those: detectron2's ResNet, transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's
+mmdetection fork.
 """
 
 import re
@@ -22,8 +23,8 @@ _DROPPED = re.compile(
     r"^(fc|head|norm|classifier(\.\d+)?|layernorm|hidden_states_norms\.stem)\.(weight|bias)$"
     r"|num_batches_tracked$|relative_position_index$|attn_mask$"
 )
-# The backbone of a whole detector: the DETR family, Anchor DETR, mmdetection; then what else wraps names.
-_DETECTORS = ("backbone.0.body.", "backbone.body.", "backbone.")
+# Where whole detectors keep their backbone (DETR family, Anchor DETR, detectron2, mmdetection); other wraps.
+_DETECTORS = ("backbone.0.body.", "backbone.body.", "backbone.bottom_up.", "backbone.")
 _WRAPPERS = ("module.", *_DETECTORS, "swin.", "resnet.")
 
 
@@ -90,6 +91,15 @@ def _merging_order(value: Tensor) -> Tensor:
     return value.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-2, -1).flatten(-2)
 
 
+_from_detectron2_resnet = _renamed(
+    (r"^stem\.", ""),
+    (r"(?<=\.)shortcut\.norm\.", "downsample.1."),
+    (r"(?<=\.)shortcut\.", "downsample.0."),
+    (r"conv(\d)\.norm\.", r"bn\1."),
+    *((rf"^res{stage + 1}\.", f"layer{stage}.") for stage in range(1, 5)),
+)
+
+
 def _stage(match: re.Match[str]) -> str:
     return f"layer{int(match[1]) + 1}.{match[2]}."
 
@@ -151,6 +161,7 @@ def _as_it_is(state: State) -> State:
 # A name that tells the layout, and what turns it into ours.
 _LAYOUTS: tuple[tuple[str, Callable[[State], State]], ...] = (
     ("conv1.weight", _as_it_is),
+    ("stem.conv1.weight", _from_detectron2_resnet),
     ("patch_embed.proj.weight", _as_it_is),
     ("patch_embed.projection.weight", _from_mmdet_swin),
     ("embedder.embedder.convolution.weight", _from_transformers_resnet),

@@ -108,7 +108,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+        why = str(error).split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as weights: {why}") from error
     for top in ("model", "state_dict"):  # the authors of Swin and DETR; mmdetection
         if isinstance(held, dict) and isinstance(held.get(top), dict):
             held = held[top]

@@ -140,6 +140,6 @@ def gather_taps(
     x = x.reshape(batch * groups, channels // groups, height, width)
     sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if mask is not None:
-        mask = mask.view(batch * groups, taps, rows, columns).transpose(1, 2)
+        mask = mask.reshape(batch * groups, taps, rows, columns).transpose(1, 2)
         sampled = sampled * mask.reshape(batch * groups, 1, rows * taps, columns)
     return sampled.view(batch, channels, rows * taps, columns)

@@ -1,0 +1,250 @@
+"""Pretrained weights: found, checked and loaded strictly, or refused in words that help."""
+
+import functools
+import hashlib
+import http.server
+import pickle
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig, load_pretrained
+from qdet.backbones.layouts import to_qdet
+from qdet.backbones.weights import find, load_state
+from qdet.errors import CheckpointError, ConfigError
+
+SMALL = ResNetConfig(depth=14, width=16, weights=None)
+
+
+def classifier_file(path: Path, config=SMALL) -> dict[str, torch.Tensor]:
+    """Save what torchvision would: the backbone with a classifier and batch norm's counters."""
+    state = {name: torch.randn_like(t) for name, t in config.build().state_dict().items()}
+    counters = {f"{k[:-12]}num_batches_tracked": torch.tensor(1) for k in state if k.endswith("running_mean")}
+    torch.save(state | counters | {"fc.weight": torch.zeros(2, 3), "fc.bias": torch.zeros(2)}, path)
+    return state
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def holds(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder and the address of a web server that serves it and counts its answers."""
+    folder, asked = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    serve = functools.partial(Handler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QDET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "weights"
+
+
+def test_torchvision_layout_loads_from_pth(tmp_path):
+    state = classifier_file(tmp_path / "w.pth")
+    module = SMALL.build()
+    load_pretrained(module, replace(SMALL, weights=str(tmp_path / "w.pth")))
+    assert holds(module, state)
+
+
+def test_safetensors_load_with_their_digest_or_its_first_digits(tmp_path):
+    path = tmp_path / "w.safetensors"
+    config = SwinConfig(size="demo")
+    state = config.build().state_dict()
+    save_file(state, path)
+    for pinned in (digest(path), digest(path)[:8]):
+        module = config.build()
+        load_pretrained(module, replace(config, weights=str(path), weights_sha256=pinned))
+        assert holds(module, state)
+
+
+def test_a_wrong_digest_is_refused_before_loading(tmp_path):
+    classifier_file(tmp_path / "w.pth")
+    module, fresh = SMALL.build(), SMALL.build()
+    fresh.load_state_dict(module.state_dict())
+    config = replace(SMALL, weights=str(tmp_path / "w.pth"), weights_sha256="deadbeef")
+    with pytest.raises(CheckpointError, match="expected deadbeef"):
+        load_pretrained(module, config)
+    assert holds(module, fresh.state_dict())
+
+
+def test_every_missing_unexpected_or_misshapen_name_is_listed():
+    module = SMALL.build()
+    state = dict(module.state_dict())
+    del state["layer2.0.conv1.weight"]
+    state["layer9.weight"] = torch.zeros(1)
+    state["conv1.weight"] = torch.zeros(1, 3, 7, 7)
+    with pytest.raises(CheckpointError) as told:
+        load_state(module, state, name="w.pth")
+    assert "missing: layer2.0.conv1.weight" in str(told.value)
+    assert "unexpected: layer9.weight" in str(told.value)
+    assert "conv1.weight (1, 3, 7, 7), not (16, 3, 7, 7)" in str(told.value)
+
+
+def test_a_classifier_lacks_only_norms_of_levels_and_offsets():
+    swin = SwinConfig(size="demo")
+    state = {k: torch.randn_like(t) for k, t in swin.build().state_dict().items()}
+    official = {k: t for k, t in state.items() if not re.match(r"norm\d", k)}
+    official |= {
+        "norm.weight": torch.zeros(256),
+        "head.weight": torch.zeros(9, 256),
+        "head.bias": torch.zeros(9),
+    }
+    official |= {"layers.0.blocks.1.attn_mask": torch.zeros(1)}
+    module = swin.build()
+    load_state(module, to_qdet(official), name="swin")
+    assert torch.equal(module.get_parameter("patch_embed.norm.bias"), state["patch_embed.norm.bias"])
+    assert (module.get_parameter("norm3.weight") == 1).all()
+
+    dcn = ResNeXtDCNConfig(depth=14, width=16, weights=None)
+    plain = {k: t for k, t in dcn.build().state_dict().items() if "conv_offset" not in k}
+    load_state(dcn.build(), to_qdet(plain), name="resnext")
+
+
+def test_a_whole_detector_gives_its_backbone(tmp_path):
+    state = SMALL.build().state_dict()
+    for prefix in ("backbone.0.body.", "backbone.body.", "backbone.", "module.backbone."):
+        whole = {prefix + k: t for k, t in state.items()} | {"neck.weight": torch.zeros(2)}
+        assert to_qdet(whole).keys() == state.keys(), prefix
+
+
+def test_older_names_of_transformers_are_known_too():
+    state = SwinConfig(size="demo").build().state_dict()
+    renames = (
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        ("patch_embed.norm", "embeddings.norm"),
+        ("attn.proj", "attention.output.dense"),
+        ("attn.relative", "attention.self.relative"),
+        ("mlp.fc1", "intermediate.dense"),
+        ("mlp.fc2", "output.dense"),
+        (".norm1", ".layernorm_before"),
+        (".norm2", ".layernorm_after"),
+    )
+    theirs = {}
+    for key, t in state.items():
+        for ours, new in renames:
+            key = key.replace(ours, new) if not re.match(r"norm\d", key) else key
+        key = key.replace("layers.", "swin.encoder.layers.", 1) if key.startswith("layers") else f"swin.{key}"
+        if ".attn.qkv." in key:
+            for part, rows in zip(("query", "key", "value"), t.chunk(3), strict=True):
+                theirs[key.replace("attn.qkv", f"attention.self.{part}")] = rows
+        else:
+            theirs[key] = t
+    back = to_qdet(theirs)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+def test_an_unknown_layout_says_what_it_saw():
+    with pytest.raises(CheckpointError, match="such as bert"):
+        to_qdet({"bert.embeddings": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", pickle.dumps(print, protocol=2)], ids=["empty", "text", "code"]
+)
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"w\.pth"):
+        load_pretrained(SMALL.build(), replace(SMALL, weights=str(tmp_path / "w.pth")))
+
+
+@pytest.mark.parametrize("weights", ["nowhere/w.pth", "package:nothing.safetensors"])
+def test_a_file_that_is_not_there_is_named(weights):
+    with pytest.raises(CheckpointError, match=re.escape(weights)):
+        load_pretrained(SMALL.build(), replace(SMALL, weights=weights))
+
+
+def test_a_url_is_downloaded_once_and_told_how_to_pin(served, cache, capsys):
+    folder, address, asked = served
+    state = classifier_file(folder / "w.pth")
+    config = replace(SMALL, weights=f"{address}/w.pth")
+    for _ in range(2):
+        module = SMALL.build()
+        load_pretrained(module, config)
+        assert holds(module, state)
+    assert len(asked) == 1
+    assert f"--detector.backbone.weights-sha256 {digest(folder / 'w.pth')}" in capsys.readouterr().err
+
+
+def test_those_who_ask_at_once_share_a_download(served, cache):
+    folder, address, asked = served
+    classifier_file(folder / "w.pth")
+    config = replace(SMALL, weights=f"{address}/w.pth")
+    with ThreadPoolExecutor(4) as workers:
+        paths = list(workers.map(find, [config] * 4))
+    assert len(set(paths)) == len(asked) == 1
+
+
+def test_a_download_that_is_not_what_was_pinned_leaves_nothing(served, cache):
+    folder, address, _ = served
+    classifier_file(folder / "w.pth")
+    config = replace(SMALL, weights=f"{address}/w.pth", weights_sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="expected 0000"):
+        load_pretrained(SMALL.build(), config)
+    assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
+
+
+def test_a_failed_download_says_which_and_what_else_to_do(served, cache):
+    _, address, _ = served
+    for url in (f"{address}/gone.pth", "http://127.0.0.1:9/w.pth"):
+        with pytest.raises(CheckpointError) as told:
+            load_pretrained(SMALL.build(), replace(SMALL, weights=url))
+        for part in (url, "--detector.backbone.weights PATH", "--detector.backbone.weights none"):
+            assert part in str(told.value)
+    assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(),
+        ResNetConfig(depth=101),
+        ResNeXtDCNConfig(),
+        *(SwinConfig(size=s) for s in ("t", "s", "b")),
+    ],
+    ids=str,
+)
+def test_published_sizes_have_imagenet_weights_named_by_their_digest(config):
+    source = config.imagenet
+    assert source.url.startswith("https://")
+    assert source.sha256 is None or source.url.endswith(f"-{source.sha256}.pth")
+
+
+def test_imagenet_is_refused_where_nobody_published_it():
+    for config in (replace(SMALL, weights="imagenet"), SwinConfig(size="demo"), ResNeXtDCNConfig(depth=50)):
+        with pytest.raises(ConfigError, match=r"--detector\.backbone\.weights none"):
+            load_pretrained(config.build(), config)
+
+
+def test_impossible_settings_are_refused_by_their_flag():
+    with pytest.raises(ConfigError, match=r"weights-sha256 must be 8 to 64"):
+        ResNetConfig(weights_sha256="0676")
+    with pytest.raises(ConfigError, match=r"--detector.backbone.weights is empty"):
+        SwinConfig(weights="")
+    with pytest.raises(ConfigError, match=r"--detector.backbone.drop-path"):
+        SwinConfig(drop_path=1.0)
+    with pytest.raises(ConfigError, match=r"--width-per-group 2"):
+        ResNetConfig(width=16, groups=4, width_per_group=2)
