@@ -43,8 +43,8 @@ class AdaptiveMixing(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Return `query` updated with what its sampled features say."""
         channel_mix, spatial_mix = self.mixing_weights(query)
-        x = F.relu(_norm_last_two(sampled @ channel_mix))  # [B, N, G, P, C]
-        x = F.relu(_norm_last_two(spatial_mix @ x))  # [B, N, G, O, C]
+        x = _norm_relu(sampled @ channel_mix)  # [B, N, G, P, C]
+        x = _norm_relu(spatial_mix @ x)  # [B, N, G, O, C]
         return query + self.out(x.flatten(2))
 
     def mixing_weights(
@@ -57,6 +57,10 @@ class AdaptiveMixing(nn.Module):
             channel.unflatten(-1, (self.channels, self.channels)),
             spatial.unflatten(-1, (self.points_out, self.points_in)),
         )
+
+
+def _norm_relu(x: Float[Tensor, "... rows C"]) -> Float[Tensor, "... rows C"]:
+    return F.relu(_norm_last_two(x).to(x.dtype))  # in bfloat16 runs the next product would round it anyway
 
 
 @fp32_island("norm")
