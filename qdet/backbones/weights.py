@@ -165,7 +165,8 @@ def _fetch(source: Source, path: Path) -> None:
             with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
                 shutil.copyfileobj(response, partial)
             partial.flush()
-            digest = _check_digest(part, source)
+            _check_digest(part, source)
+            part.chmod(0o644)  # a cache may be shared; temporary files are private
             part.replace(path)
         except (OSError, ValueError) as error:
             part.unlink(missing_ok=True)
@@ -176,19 +177,24 @@ def _fetch(source: Source, path: Path) -> None:
                 f"here and give {_FLAG} PATH, or start at random with {_FLAG} none"
             ) from error
     if source.sha256 is None:
+        digest = _sha256(path)
         print(f"its SHA-256 is {digest}; pin it with {_FLAG}-sha256 {digest}", file=sys.stderr)
 
 
-def _check_digest(path: Path, source: Source) -> str | None:
-    """Return the file's SHA-256; raise if another was expected."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if source.sha256 is not None and not digest.startswith(source.sha256):
+def _check_digest(path: Path, source: Source) -> None:
+    if source.sha256 is None:
+        return
+    digest = _sha256(path)
+    if not digest.startswith(source.sha256):
         raise CheckpointError(
             f"{path} (from {source.url}) has SHA-256 {digest}, expected {source.sha256}: "
             f"it is damaged or another file; delete it, or give its own {_FLAG}-sha256"
         )
-    return digest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
