@@ -17,7 +17,7 @@ from qdet.data.categories import Categories
 from qdet.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """One annotated object; `xywh` in pixels of the image file as annotated."""
 
@@ -28,7 +28,7 @@ class Box:
     iscrowd: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One listed image and the objects in it."""
 
@@ -67,10 +67,11 @@ def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
             raise DataError(
                 f"{file}: annotation {_shown(entry, number)} is of image {image_id}, which is not listed"
             )
-        if entry.get("category_id") not in known:
+        category = _field(entry, "category_id", file, f"annotation {_shown(entry, number)}")
+        if category not in known:
             raise DataError(
                 f"{file}: annotation {_shown(entry, number)} of image {image_id} has the unknown category "
-                f"{entry.get('category_id')!r}; add it to `categories` or remove the annotation"
+                f"{category}; add it to `categories` or remove the annotation"
             )
         _, width, height = sizes[image_id]
         box = _box(entry, number if renumber else entry["id"], (width, height), report)
@@ -179,7 +180,7 @@ def _box(entry: Mapping[str, Any], box_id: int, size: tuple[int, int], report: C
         category_id=int(entry["category_id"]),
         xywh=(x, y, w, h),
         area=float(area),
-        iscrowd=int(bool(entry.get("iscrowd", 0))),
+        iscrowd=int(entry.get("iscrowd") in (1, "1")),
     )
 
 

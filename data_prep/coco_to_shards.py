@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,7 +155,7 @@ def _plan_hash(conversion: Conversion, content: Annotations, tasks: Sequence[Sha
     plan = {
         "split": conversion.split,
         "categories": content.categories.to_coco(),
-        "shards": [task.plan() for task in tasks],
+        "shards": [task.plan for task in tasks],
         "report": content.report,
     }
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
@@ -195,7 +196,8 @@ def _pack_all(
     if len(left) < len(tasks):
         console.print(f"{len(tasks) - len(left)} of {len(tasks)} shards are already there")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown as progress:
         bar = progress.add_task("writing shards", total=len(tasks), completed=len(tasks) - len(left))
         if processes <= 1:
             for i in left:
@@ -208,6 +210,11 @@ def _pack_all(
                     for future in as_completed(futures):
                         shards[futures[future]] = future.result()
                         progress.advance(bar)
+                except BrokenProcessPool as error:
+                    raise DataError(
+                        "a process that wrote shards was killed, out of memory perhaps; finished shards are kept, "
+                        "run the command again with fewer --processes"
+                    ) from error
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise

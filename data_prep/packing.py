@@ -9,7 +9,8 @@ import io
 import json
 import tarfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,10 +35,13 @@ class ShardTask:
     max_pixels: int
     decode: bool
 
+    @cached_property
     def plan(self) -> str:
         """Hash of what decides the shard's content: a marker with this hash means it is done."""
-        plan = {"images": [asdict(image) for image in self.images], "lengths": self.lengths}
-        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+        plan = hashlib.sha256(repr(self.lengths).encode())
+        for image in self.images:
+            plan.update(_annotation(image))
+        return plan.hexdigest()
 
 
 def pack(task: ShardTask, marker: Path) -> dict[str, Any]:
@@ -51,11 +55,15 @@ def pack(task: ShardTask, marker: Path) -> dict[str, Any]:
         rows, listing = _write_samples(task, hashing, problems)
         if problems:
             more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise DataError("images that cannot be taken:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+            raise DataError(
+                "images that cannot be taken; mend them, or remove them from the annotation file:\n  "
+                + "\n  ".join(problems[:_SHOWN])
+                + more
+            )
     index = f"v1.2 {len(rows)}\n" + "".join(line + "\n" for line in listing)
     write_atomically(task.tar.with_suffix(".idx"), index.encode())
     done = {
-        "plan": task.plan(),
+        "plan": task.plan,
         "url": task.tar.name,
         "nsamples": len(rows),
         "filesize": hashing.size,
@@ -73,7 +81,7 @@ def finished(task: ShardTask, marker: Path) -> dict[str, Any] | None:
         size = task.tar.stat().st_size
     except (OSError, ValueError):
         return None
-    whole = done.get("plan") == task.plan() and done.get("filesize") == size
+    whole = done.get("plan") == task.plan and done.get("filesize") == size
     return done if whole and task.tar.with_suffix(".idx").is_file() else None
 
 

@@ -71,6 +71,10 @@ def _objects(
 def _place(image: UInt8[np.ndarray, "h w 3"], planes: UInt8[np.ndarray, "3 H W"]) -> None:
     """Write the image into the top left corner of three planes and zeros around it."""
     h, w = image.shape[:2]
+    if h > planes.shape[1] or w > planes.shape[2]:
+        raise ValueError(
+            f"an image of {h}x{w} does not fit into a batch of {planes.shape[1]}x{planes.shape[2]}"
+        )
     for channel in range(3):
         cv2.extractChannel(image, channel, planes[channel, :h, :w])
     planes[:, h:] = 0

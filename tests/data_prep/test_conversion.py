@@ -66,6 +66,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(conversion, monkeypa
         convert(conversion)
     with pytest.raises(DataError, match="holds no shards"):
         ShardSet.open(conversion.out)
+    (conversion.out / ".train-000002.tar.tmp-0").write_text("left by a process that was killed")
     first = list(packed)
     packed.clear()
     monkeypatch.setattr(
