@@ -212,8 +212,8 @@ def _pack_all(
                         progress.advance(bar)
                 except BrokenProcessPool as error:
                     raise DataError(
-                        "a process that wrote shards was killed, out of memory perhaps; finished shards are kept, "
-                        "run the command again with fewer --processes"
+                        "a process that wrote shards was killed, out of memory perhaps; finished shards are "
+                        "kept, run the command again with fewer --processes"
                     ) from error
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
