@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +22,7 @@ from qdet.errors import ConfigError
 from qdet.layers.adaptive_mixing import AdaptiveMixing
 from qdet.layers.attention import OverlapAttention
 from qdet.layers.channel_mapping import ChannelMapping
+from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.pixels import normalize
 from qdet.layers.position import embed_xyzr
@@ -40,7 +39,7 @@ PRIOR = 0.01
 class AdaMixerConfig:
     """AdaMixer; the defaults are the paper's ResNet-50 with 100 queries."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    backbone: BackboneConfig = field(default_factory=lambda: ResNetConfig(norm="eval"))
     queries: int = 100
     """Objects that an image can have at most; the paper's larger models use 300."""
     stages: int = 6
@@ -146,13 +145,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AdaMixerConfig, strides: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.content = nn.Parameter(torch.empty(config.queries, config.width))
+        self.content = LearnedQueries(config.queries, config.width)
         # The authors keep these as a parameter that never gets a gradient; a buffer says so.
         first = grid_boxes(config.queries) if config.start == "grid" else whole_boxes(config.queries)
         self.register_buffer("first_boxes_cxcywh", first)
         self.first_boxes_cxcywh: Tensor
         self.stages = nn.ModuleList(Stage(config, strides, classes) for _ in range(config.stages))
-        nn.init.normal_(self.content)
 
     def forward(
         self,
@@ -162,7 +160,7 @@ class Decoder(nn.Module):
         recompute: bool = False,
     ) -> tuple[Predictions, ...]:
         """Return what each stage predicts; `recompute` trades its activations for a second forward pass."""
-        content = F.layer_norm(self.content, self.content.shape[-1:]).expand(len(sizes_hw), -1, -1)
+        content = self.content(len(sizes_hw))
         xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
         predictions = []
         for stage in self.stages:

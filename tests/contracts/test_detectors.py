@@ -1,0 +1,198 @@
+"""What every detector promises: a new one in `DetectorConfig` is tested by existing."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from qdet.detectors import Detector, DetectorConfig
+from qdet.losses import SetLossConfig
+from qdet.types import Predictions, Targets
+
+CLASSES = 5
+CONFIGS = get_args(DetectorConfig) or (DetectorConfig,)
+SIZES = torch.tensor([[128, 96], [100, 128]])
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda c: c.__name__)
+def config(request):
+    return request.param().demo()
+
+
+@pytest.fixture
+def detector(config) -> Detector:
+    return config.build(CLASSES)
+
+
+def shaken(detector: Detector) -> Detector:
+    """Move every weight, so that heads that start at zero hide nothing."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in detector.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=generator)
+    return detector
+
+
+def images(sizes: torch.Tensor = SIZES, height: int = 128, width: int = 128) -> torch.Tensor:
+    batch = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
+    for i, (h, w) in enumerate(sizes.tolist()):
+        torch.manual_seed(10 + i)
+        batch[i, :, :h, :w] = torch.randint(0, 256, (3, h, w), dtype=torch.uint8)
+    return batch
+
+
+def objects(*counts: int) -> Targets:
+    corners = 60 * torch.rand(sum(counts), 2)
+    boxes = torch.cat((corners, corners + 5 + 30 * torch.rand(sum(counts), 2)), dim=1)
+    return Targets(boxes, torch.randint(0, CLASSES, (sum(counts),)), counts)
+
+
+def loss(stages: tuple[Predictions, ...], targets: Targets) -> torch.Tensor:
+    return SetLossConfig().build(CLASSES)(stages, targets, SIZES, normalizer=1).total
+
+
+def test_is_a_detector_that_says_what_it_is(detector, config):
+    assert isinstance(detector, Detector)
+    assert isinstance(detector.backbone, torch.nn.Module)
+    assert type(config.demo()) is type(config)
+
+
+def test_every_stage_predicts_every_query(detector):
+    stages = detector(images(), SIZES)
+    assert isinstance(stages, tuple)
+    assert stages
+    queries = stages[0].logits.shape[1]
+    for stage in stages:
+        assert stage.logits.shape == (2, queries, CLASSES)
+        assert stage.boxes_xyxy.shape == (2, queries, 4)
+        assert stage.boxes_xyxy.dtype == torch.float32
+        assert (stage.boxes_xyxy[..., 2:] >= stage.boxes_xyxy[..., :2]).all()
+
+
+@pytest.mark.parametrize("counts", [(3, 2), (4, 0), (0, 0)], ids=["objects", "mixed", "no objects"])
+def test_every_trainable_parameter_gets_a_gradient(detector, counts):
+    loss(shaken(detector)(images(), SIZES), objects(*counts)).backward()
+    trainable = {name: p for name, p in detector.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trainable.items() if p.grad is None or not p.grad.isfinite().all()]
+    if sum(counts):
+        assert not [name for name, p in trainable.items() if not p.grad.any()]
+    assert not [name for name, p in detector.named_parameters() if not p.requires_grad and p.grad is not None]
+
+
+def test_fresh_weights_give_a_gradient_too(detector):
+    loss(detector(images(), SIZES), objects(3, 2)).backward()
+    assert not [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_more_objects_than_queries(detector):
+    stages = detector(images(), SIZES)
+    assert loss(stages, objects(stages[0].logits.shape[1] + 5, 1)).isfinite()
+
+
+def test_pixels_under_the_padding_do_not_matter(detector):
+    detector.eval()
+    batch = images()
+    dirty = batch.clone()
+    dirty[0, :, :, 96:] = 255
+    dirty[1, :, 100:] = 7
+    with torch.no_grad():
+        for a, b in zip(detector(batch, SIZES), detector(dirty, SIZES), strict=True):
+            assert a.logits.equal(b.logits)
+            assert a.boxes_xyxy.equal(b.boxes_xyxy)
+
+
+def test_images_of_a_batch_do_not_see_each_other(detector):
+    """Padded to the same size, an image predicts the same alone, first or last.
+
+    How much padding there is may matter: AdaMixer's GroupNorm takes its statistics over the padded map, as in
+    the authors' code, which knows no masks.
+    """
+    shaken(detector).eval()
+    batch = images()
+    with torch.no_grad():
+        together = detector(batch, SIZES)[-1]
+        swapped = detector(batch.flip(0), SIZES.flip(0))[-1]
+        alone = detector(batch[1:], SIZES[1:])[-1]
+    for a, b in (
+        (swapped.boxes_xyxy.flip(0), together.boxes_xyxy),
+        (alone.boxes_xyxy, together.boxes_xyxy[1:]),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(alone.logits, together.logits[1:], rtol=1e-3, atol=1e-3)
+
+
+def test_padding_does_not_move_fresh_boxes(detector):
+    """First boxes are shares of each image itself, wherever the batch ends."""
+    detector.eval()
+    with torch.no_grad():
+        tight = detector(images(), SIZES)[-1]
+        loose = detector(images(height=160, width=192), SIZES)[-1]
+    torch.testing.assert_close(loose.boxes_xyxy, tight.boxes_xyxy, rtol=1e-4, atol=1e-3)
+
+
+def test_evaluation_is_deterministic(detector):
+    detector.eval()
+    with torch.no_grad():
+        first, second = detector(images(), SIZES)[-1], detector(images(), SIZES)[-1]
+    assert first.logits.equal(second.logits)
+    assert first.boxes_xyxy.equal(second.boxes_xyxy)
+
+
+def test_state_dict_carries_everything(detector, config):
+    shaken(detector).eval()
+    other = config.build(CLASSES).eval()
+    other.load_state_dict(detector.state_dict(), strict=True)
+    with torch.no_grad():
+        assert detector(images(), SIZES)[-1].logits.equal(other(images(), SIZES)[-1].logits)
+
+
+def test_bf16_is_finite(detector):
+    with torch.autocast("cpu", torch.bfloat16):
+        stages = shaken(detector)(images(), SIZES)
+        total = loss(stages, objects(2, 3))
+    total.backward()
+    assert total.dtype == torch.float32
+    assert all(s.boxes_xyxy.dtype == torch.float32 and s.boxes_xyxy.isfinite().all() for s in stages)
+    assert all(p.grad.isfinite().all() for p in detector.parameters() if p.grad is not None)
+
+
+def test_recomputing_stages_changes_nothing(detector, config):
+    shaken(detector).train()
+    targets = objects(2, 3)
+    loss(detector(images(), SIZES), targets).backward()
+    kept = {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
+    detector.zero_grad()
+    detector.recompute = True
+    loss(detector(images(), SIZES), targets).backward()
+    for name, p in detector.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, kept[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_builds_on_the_meta_device(config):
+    with torch.device("meta"):
+        detector = config.build(CLASSES)
+    assert all(t.is_meta for t in (*detector.parameters(), *detector.buffers()))
+    real = config.build(CLASSES)
+    assert {k: v.shape for k, v in detector.state_dict().items()} == {
+        k: v.shape for k, v in real.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("config_type", CONFIGS, ids=lambda c: c.__name__)
+def test_full_size_builds_on_the_meta_device(config_type):
+    with torch.device("meta"):
+        detector = config_type().build(80)
+    assert all(p.is_meta for p in detector.parameters())
+
+
+def test_detections_are_in_original_pixels(detector):
+    stage = detector.eval()(images(), SIZES)[-1]
+    here = detector.detect(stage, SIZES, SIZES)
+    twice = detector.detect(stage, SIZES, SIZES * torch.tensor([2, 3]))
+    assert here.boxes_xyxy.shape[-1] == 4
+    assert here.boxes_xyxy.shape[:2] == here.scores.shape == here.labels.shape
+    assert ((here.labels >= 0) & (here.labels < CLASSES)).all()
+    assert ((here.scores >= 0) & (here.scores <= 1)).all()
+    torch.testing.assert_close(twice.boxes_xyxy, here.boxes_xyxy * torch.tensor([3, 2, 3, 2]))
+    assert twice.scores.equal(here.scores)

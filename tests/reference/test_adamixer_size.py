@@ -1,0 +1,69 @@
+"""Parameters and multiply-accumulates of the published AdaMixers, on the meta device."""
+
+import json
+
+import pytest
+import torch
+
+from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
+from qdet.complexity import count_macs, count_parameters
+from qdet.detectors import AdaMixer, AdaMixerConfig
+
+MODELS = {
+    "adamixer_r50_100q": (AdaMixerConfig(backbone=ResNetConfig(depth=50, norm="eval")), 134_790_904),
+    "adamixer_r50_300q": (
+        AdaMixerConfig(backbone=ResNetConfig(depth=50, norm="eval"), queries=300),
+        134_842_904,
+    ),
+    "adamixer_r101_300q": (
+        AdaMixerConfig(backbone=ResNetConfig(depth=101, norm="eval"), queries=300),
+        153_835_032,
+    ),
+    "adamixer_dx101_300q": (AdaMixerConfig(backbone=ResNeXtDCNConfig(), queries=300), 156_035_380),
+    "adamixer_swin_s_300q": (AdaMixerConfig(backbone=SwinConfig(size="s"), queries=300), 159_559_074),
+    "adamixer_swin_t_300q": (AdaMixerConfig(backbone=SwinConfig(size="t"), queries=300), 138_241_170),
+}
+
+
+def build(config: AdaMixerConfig) -> AdaMixer:
+    with torch.device("meta"):
+        return config.build(80)
+
+
+def first_boxes(detector: AdaMixer) -> int:
+    """Numbers that the authors count as parameters, though no gradient reaches them; a buffer here."""
+    return detector.decoder.first_boxes_cxcywh.numel()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_the_authors(name):
+    config, published = MODELS[name]
+    detector = build(config)
+    assert count_parameters(detector) + first_boxes(detector) == published
+
+
+def test_parts_are_the_authors(parity_dir):
+    counts = json.loads((parity_dir / "param_counts.json").read_text())["models"]
+    for name in MODELS.keys() & counts.keys():
+        detector, theirs = build(MODELS[name][0]), counts[name]["by_top_module"]
+        assert count_parameters(detector.backbone) == theirs["backbone"]
+        assert count_parameters(detector.neck) == theirs["neck"]
+        assert sum(count_parameters(s) for s in detector.decoder.stages) == theirs["roi_head"]
+        assert detector.decoder.content.weight.numel() + first_boxes(detector) == theirs["rpn_head"]
+        trainable = counts[name]["params_trainable_flag"] - first_boxes(detector)
+        assert count_parameters(detector, trainable=True) == trainable
+
+
+@pytest.mark.parametrize(
+    ("queries", "size", "billions"),
+    [
+        (100, (800, 1280), 103.3),
+        (300, (800, 1280), 127.4),
+        (100, (800, 1333), 107.5),
+        (300, (800, 1333), 131.7),
+    ],
+)
+def test_multiply_accumulates(queries, size, billions):
+    detector = AdaMixerConfig(queries=queries).build(80)
+    macs = count_macs(detector, torch.empty(1, 3, *size), torch.tensor([size]))
+    assert macs / 1e9 == pytest.approx(billions, rel=0.02)
