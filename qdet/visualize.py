@@ -133,6 +133,25 @@ def side_by_side(
     return np.asarray(page)
 
 
+def comparison_sheet(
+    images: Mapping[int, UInt8[np.ndarray, "_h _w 3"]],
+    rows: DetectionRows,
+    ground_truth: Mapping[str, Any],
+    *,
+    threshold: float = 0.3,
+    size: int = 384,
+    title: str = "",
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Lay out what was detected in every image (by id) beside what a COCO dict says is there."""
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    pairs = []
+    for image_id, image in images.items():
+        found, truth = DrawnBoxes.of_rows(rows, image_id), DrawnBoxes.of_truth(ground_truth, image_id)
+        label = f"image {image_id}"
+        pairs.append(side_by_side(image, found, truth, names, threshold=threshold, size=size, title=label))
+    return contact_sheet(pairs, title=title)
+
+
 def contact_sheet(
     pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]], *, columns: int | None = None, title: str = ""
 ) -> UInt8[np.ndarray, "h w 3"]:

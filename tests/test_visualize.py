@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qdet.evaluation import DetectionRows
-from qdet.visualize import DrawnBoxes, colour, contact_sheet, draw, png, side_by_side
+from qdet.visualize import DrawnBoxes, colour, comparison_sheet, contact_sheet, draw, png, side_by_side
 
 NAMES = {3: "cat", 90: "dog"}
 
@@ -118,3 +118,16 @@ def test_real_images(coco_root):
         found = DrawnBoxes(objects.boxes_xyxy, objects.labels, np.linspace(0.2, 1, len(objects)))
         pairs.append(side_by_side(pixels, found, objects, names, title=f"image {image['id']}"))
     assert len(png(contact_sheet(pairs, title="val2017"))) > 100_000
+
+
+def test_comparison_sheet_draws_every_image():
+    truth = {
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [{"image_id": 2, "category_id": 90, "bbox": [8, 8, 30, 30]}],
+    }
+    rows = DetectionRows(
+        np.array([1]), np.array([3]), np.array([[8, 8, 30, 30.0]]), np.array([0.9]), np.array([1, 2])
+    )
+    sheet = comparison_sheet({1: grey(), 2: grey(48, 64)}, rows, truth, title="both")
+    assert has(sheet, colour(0)).any()  # the cat that was found
+    assert has(sheet, colour(1)).any()  # the dog that is there

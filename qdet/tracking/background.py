@@ -27,7 +27,8 @@ class Background:
         self._spool, self._sender = spool, sender
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._closing, self._written, self._given_up = threading.Event(), threading.Event(), threading.Event()
-        self.connected = threading.Event()
+        self.tried = threading.Event()
+        """Set once the server has answered, or failed to, for the first time."""
         self.done = False
         self._threads = [
             threading.Thread(target=self._write, daemon=True, name="qdet-tracking-write"),
@@ -89,7 +90,7 @@ class Background:
             last = self._written.is_set()  # asked before sending: then nothing can come after it
             try:
                 self._sender.send()
-                self.connected.set()
+                self.tried.set()
                 if down:
                     _log.warning("MLflow answers again; the points kept meanwhile are sent")
                 if last:
@@ -98,6 +99,7 @@ class Background:
                 delay, down, tries = FIRST_RETRY, False, 0
                 self._pause(SEND_EVERY)
             except Exception as error:
+                self.tried.set()
                 if not down:
                     said = "MLflow takes no points now; training goes on and they are kept in %s (%s)"
                     _log.warning(said, self._spool.folder, reason(error))

@@ -1,6 +1,8 @@
 """The run in MLflow that a spool belongs to: found by its name, or created."""
 
 import contextlib
+import time
+import uuid
 from typing import Any
 
 from qdet.errors import TrackingError
@@ -9,6 +11,9 @@ from qdet.tracking.server import artifact_location
 
 NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
+
+CLAIM_TAG = "qdet.claim"
+"""Tag that says when a run was created, to the nanosecond."""
 
 
 def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
@@ -23,16 +28,22 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
                 raise TrackingError(f"MLflow run {about['run_id']} is not at {mask(uri)}") from error
             raise
     experiment = _experiment(client, about["experiment"], uri)
-    quoted = about["run_name"].replace("'", "")
-    found = client.search_runs([experiment], filter_string=f"tags.`{NAME_TAG}` = '{quoted}'", max_results=1)
-    if found:
-        return found[0]
-    return client.create_run(
-        experiment,
-        start_time=about["created"],
-        run_name=about["run_name"],
-        tags=about["tags"] | {NAME_TAG: quoted},
-    )
+    name = about["run_name"].replace("'", "")
+    found = _first_of_name(client, experiment, name)
+    if found is not None:
+        return found
+    tags = about["tags"] | {NAME_TAG: name, CLAIM_TAG: f"{time.time_ns():020d}-{uuid.uuid4().hex}"}
+    mine = client.create_run(experiment, start_time=about["created"], run_name=about["run_name"], tags=tags)
+    # A driver and its worker may both have found none, when a server comes back: the first one counts.
+    first = _first_of_name(client, experiment, name) or mine
+    if first.info.run_id != mine.info.run_id:
+        client.delete_run(mine.info.run_id)
+    return first
+
+
+def _first_of_name(client: Any, experiment: str, name: str) -> Any:
+    found = client.search_runs([experiment], filter_string=f"tags.`{NAME_TAG}` = '{name}'")
+    return min(found, key=lambda run: run.data.tags.get(CLAIM_TAG, ""), default=None)
 
 
 def _experiment(client: Any, name: str, uri: str) -> str:

@@ -94,11 +94,13 @@ class MLflowTracker:
         return self._sender.run_id
 
     def wait_for_run(self, seconds: float | int) -> str | None:
-        """Wait until the run exists on the server, for at most `seconds`, and return its id if it does.
+        """Wait for the server's first answer and return the run's id; None if there is none within `seconds`.
+
+        A server that is known to be down is not waited for: later processes find the run by its name.
 
         The first use of a database creates its tables, which takes seconds: do this before workers start.
         """
-        self._background.connected.wait(seconds)
+        self._background.tried.wait(seconds)
         return self.run_id
 
     def params(self, values: Mapping[str, Any]) -> None:

@@ -101,33 +101,35 @@ def send_spool(folder: Path, tracking_uri_override: str | None = None) -> int:
     )
     if not spools:
         raise TrackingError(f"{folder} holds no spool of MLflow points")
-    count = 0
+    count, problems = 0, []
     for one in spools:
         try:
-            spool = Spool(one)
-        except BlockingIOError:
-            raise TrackingError(
-                f"{one} belongs to a run that is still going; it sends its points itself"
-            ) from None
-        try:
-            spool.retry_refused()
-            count += _send_one(spool, tracking_uri_override)
-        finally:
-            spool.close()
+            count += _send_one(one, tracking_uri_override)
+        except TrackingError as error:
+            problems.append(str(error))
+    if problems:
+        raise TrackingError(f"sent {count} records, but: " + "; ".join(problems))
     return count
 
 
-def _send_one(spool: Spool, override: str | None) -> int:
+def _send_one(folder: Path, override: str | None) -> int:
+    try:
+        spool = Spool(folder)
+    except BlockingIOError:
+        raise TrackingError(
+            f"{folder} belongs to a run that is still going and sends its own points"
+        ) from None
     kept = spool.about()["tracking_uri"]
     uri = override or (tracking_uri() if MASK in kept else kept)  # passwords are not kept
     try:
-        return Sender(spool, uri).send()
+        spool.retry_refused()
+        return Sender(spool, uri).send() if spool.unsent(1) else 0
     except TrackingError:
         raise
     except Exception as error:
-        raise TrackingError(
-            f"{mask(uri)} did not take the points in {spool.folder}: {reason(error)}"
-        ) from error
+        raise TrackingError(f"{mask(uri)} did not take the points in {folder}: {reason(error)}") from error
+    finally:
+        spool.close()
 
 
 def reason(error: BaseException) -> str:

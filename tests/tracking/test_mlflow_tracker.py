@@ -184,3 +184,27 @@ def test_large_files_are_linked_not_copied(tmp_path):
     assert (spool.folder / spool.hold("a", large)).stat().st_nlink == 2
     assert (spool.folder / spool.hold("a", small)).stat().st_nlink == 1
     spool.close()
+
+
+def test_processes_that_create_a_run_at_once_end_up_in_one(uri, client):
+    from qdet.tracking.mlflow_run import find_or_create_run
+
+    about = {"experiment": "race", "run_name": "r", "tags": {}, "created": 1000}
+    found = find_or_create_run(client, about, uri)
+
+    class Late:
+        """Sees no run at first, as if the other process had created it in between."""
+
+        blind = True
+
+        def __getattr__(self, name: str):
+            return getattr(client, name)
+
+        def search_runs(self, *args, **named):
+            if self.blind:
+                self.blind = False
+                return []
+            return client.search_runs(*args, **named)
+
+    assert find_or_create_run(Late(), about, uri).info.run_id == found.info.run_id
+    assert len(client.search_runs([found.info.experiment_id])) == 1

@@ -99,6 +99,9 @@ def test_an_unreachable_server_costs_training_nothing(tmp_path, caplog):
     uri = f"http://user:hidden-word@127.0.0.1:{free_port()}"
     tracker = MLflowTracker.open(tmp_path / "spool", experiment="e", run_name="r", tracking_uri=uri)
     started = time.monotonic()
+    assert tracker.wait_for_run(60) is None  # a server known to be down is not waited for
+    assert time.monotonic() - started < 30
+    started = time.monotonic()
     for step in range(1000):
         tracker.metrics({"loss": 1.0, "lr": 2.0}, step)
     assert time.monotonic() - started < 1
