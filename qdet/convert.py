@@ -24,7 +24,7 @@ ADAMIXER: Table = (
     (r"neck\.lateral_convs\.(\d+)\.conv\.(weight|bias)", r"neck.lateral.\1.\2"),
     (r"neck\.gn_out\.(weight|bias)", r"neck.norm.\1"),
     (r"rpn_head\.init_proposal_bboxes\.weight", "decoder.first_boxes_cxcywh"),
-    (r"rpn_head\.init_content_features\.weight", "decoder.content"),
+    (r"rpn_head\.init_content_features\.weight", "decoder.content.weight"),
     *(
         (_STAGE + pattern, r"decoder.stages.\1." + name)
         for pattern, name in (

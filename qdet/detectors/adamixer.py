@@ -75,6 +75,14 @@ class AdaMixerConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--detector.{flag} must be at least 1, got {getattr(self, name)}")
+        for name in ("class_layers", "box_layers"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--detector.{flag} must be 0 or more, got {getattr(self, name)}")
+        if self.position_scale <= 0:
+            raise ConfigError(f"--detector.position-scale must be above 0, got {self.position_scale}")
+        if self.detections is not None and self.detections < 1:
+            raise ConfigError(f"--detector.detections must be at least 1, got {self.detections}")
         for flag, whole, part, parts in (
             ("width", self.width, self.heads, "--detector.heads"),
             ("width", self.width, 8, "sine and cosine of four coordinates"),

@@ -1,0 +1,30 @@
+"""Content vectors that every image's queries start from.
+
+B images   N queries   D query width
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LearnedQueries(nn.Module):
+    """N learned vectors, normalised without affine weights, the same for every image.
+
+    A module of its own because ZeRO-3 brings a parameter back for the backward pass of the module that owns
+    it, and knows that pass by the tensors which the module returned.
+    """
+
+    def __init__(self, queries: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(queries, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw from N(0, 1): queries must differ from the start, or they would stay alike."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, images: int) -> Float[Tensor, "B N D"]:
+        """Return the vectors, repeated for `images` images."""
+        return F.layer_norm(self.weight, self.weight.shape[-1:]).expand(images, -1, -1)
