@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""AdaMixer with ResNet-50: 100 queries, 12 epochs. The paper reports 42.7 AP on COCO val2017.
+
+    python jobs/adamixer_r50.py
+    python jobs/adamixer_r50.py --data.train data/mine/train --data.val data/mine/val
+
+Paper: https://arxiv.org/abs/2203.16507
+"""
+
+from qdet.backbones import ResNetConfig
+from qdet.data.augment import AugmentConfig
+from qdet.detectors import AdaMixerConfig
+from qdet.job import DataConfig, Job, OptimConfig, TrainConfig
+from qdet.launch.cli import launch
+
+job = Job(
+    name="adamixer_r50",
+    detector=AdaMixerConfig(
+        backbone=ResNetConfig(depth=50, norm="eval"),
+        queries=100,
+    ),
+    data=DataConfig(augment=AugmentConfig(sizes=(800,))),
+    optim=OptimConfig(
+        lr=2.5e-5,
+        drop_epochs=(8, 11),
+    ),
+    train=TrainConfig(
+        epochs=12,
+        batch_size=16,  # 2 images on each of 8 GPUs
+        zero=1,
+    ),
+)
+
+if __name__ == "__main__":
+    launch(job)

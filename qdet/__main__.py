@@ -1,0 +1,108 @@
+"""The `python -m qdet` commands around a job: submit it, run the demo, keep a local Ray head."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from qdet.launch.cli import guarded
+
+app = tyro.extras.SubcommandApp()
+_rest: list[str] = []  # what stands behind `--`, for the job
+
+
+@app.command
+def submit(job: tyro.conf.Positional[str], *, address: str | None = None, start_head: bool = False) -> int:
+    """Submit a job file to a Ray cluster and follow it: qdet submit jobs/NAME.py -- --train.epochs 12.
+
+    Args:
+        job: The job file, below the current folder. What follows `--` is its command line.
+        address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, then the local head.
+        start_head: Bring a local head up where none runs, and leave it running.
+    """
+    from qdet.launch import head as local
+    from qdet.launch.submit import submit as submit_job
+
+    if start_head and address is None:
+        local.up()
+    return submit_job(job, _rest, address=address)
+
+
+@app.command
+def head(
+    action: tyro.conf.Positional[Literal["up", "status", "down"]],
+    *,
+    port: int | None = None,
+    dashboard_port: int | None = None,
+    agent_port: int | None = None,
+    cpus: int | None = None,
+) -> int:
+    """Start, show or stop a Ray head on this machine, on loopback and behind a token.
+
+    Args:
+        action: What to do with it. Starting twice is the same as once; only what was started here is stopped.
+        port: Port of the head; by default 6379 or the next free one.
+        dashboard_port: Port of the dashboard and of job submission; by default 8265 or the next free one.
+        agent_port: Port of the process that starts jobs; by default 52365 or the next free one.
+        cpus: CPUs that the head offers to workers; by default all.
+    """
+    from qdet.launch import head as local
+
+    if action == "up":
+        record = local.up(
+            ports={"port": port, "dashboard-port": dashboard_port, "agent-port": agent_port}, cpus=cpus
+        )
+        print(
+            f"a Ray head is up at {record.address}, its dashboard at {record.dashboard}. For `ray` commands:"
+        )
+        print(local.exports(record))
+    elif action == "down":
+        print("the Ray head is down" if local.down() else "no Ray head was up")
+    else:
+        record = local.running()
+        print(f"up: {record.address}, dashboard {record.dashboard}" if record else "down")
+        return 0 if record else 1
+    return 0
+
+
+@app.command
+def demo(*, started: float | None = None) -> int:
+    """Train the demo on shards that `make demo` has prepared. What follows `--` is added to its command line.
+
+    Args:
+        started: Unix time that the minutes are counted from.
+    """
+    from qdet.launch.demo import run_demo
+
+    return run_demo(_rest, started=started)
+
+
+@app.command
+def sync_tracking(
+    folder: Annotated[Path, tyro.conf.Positional] = Path(".qdet/tracking"),
+) -> int:
+    """Send MLflow the points that its server did not take while runs trained.
+
+    Args:
+        folder: Spool of one run, or a folder that holds several.
+    """
+    from qdet.tracking import send_spool
+
+    print(f"sent {send_spool(folder)} records")
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; what stands behind `--` goes to the job."""
+    ours = list(sys.argv[1:] if args is None else args)
+    if "--" in ours:
+        split = ours.index("--")
+        _rest[:] = ours[split + 1 :]
+        ours = ours[:split]
+    guarded(lambda: app.cli(prog="python -m qdet", args=ours, config=(tyro.conf.FlagCreatePairsOff,)))
+
+
+if __name__ == "__main__":
+    main()

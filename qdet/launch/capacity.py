@@ -1,0 +1,98 @@
+"""Whether a cluster can hold a job's workers, and on what they train."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qdet.errors import ClusterError
+from qdet.job import TrainConfig
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a machine of the cluster has in all, whoever uses it now."""
+
+    cpus: float
+    gpus: float
+
+
+def workers_that_fit(nodes: Sequence[Node], *, cpus: int, gpu: bool) -> int:
+    """Return how many workers of that size the nodes hold; a worker lives on one node."""
+    return sum(min(int(node.cpus // cpus), int(node.gpus) if gpu else 10**9) for node in nodes)
+
+
+def choose_gpu(nodes: Sequence[Node], train: TrainConfig) -> bool | None:
+    """Return True for GPUs, False for CPUs, None when `train.workers` fit on neither as asked."""
+    for gpu in (True, False):
+        wanted = train.accelerator in ("auto", "gpu" if gpu else "cpu")
+        if wanted and workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.workers:
+            return gpu
+    return None
+
+
+def wait_for(train: TrainConfig, *, seconds: float) -> bool:
+    """Wait until the cluster has what `train` needs in all and return whether that is GPUs.
+
+    Resources that other jobs hold count as there: Ray Train queues for them. While nodes are missing, the
+    pending workers are shown to the cluster's autoscaler, if it has one.
+
+    Raises:
+        ClusterError: After `seconds` the cluster still could never hold the workers.
+    """
+    gpu = choose_gpu(_nodes(), train)
+    if gpu is not None:
+        return gpu
+    deadline = time.monotonic() + seconds
+    if seconds > 0:
+        print(f"waiting up to {seconds:.0f} s for nodes: {_shortage(train)}", flush=True)
+    with _Demand(train):
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+            gpu = choose_gpu(_nodes(), train)
+            if gpu is not None:
+                return gpu
+    raise ClusterError(
+        f"{_shortage(train)}. Lower --train.workers or --train.cpus-per-worker, or add nodes to the cluster"
+    )
+
+
+class _Demand:
+    """A pending placement group, which is what makes Ray's autoscaler add nodes."""
+
+    def __init__(self, train: TrainConfig) -> None:
+        bundle: dict[str, float] = {"CPU": train.cpus_per_worker}
+        if train.accelerator == "gpu":
+            bundle["GPU"] = 1
+        self._bundles = [bundle] * train.workers
+
+    def __enter__(self) -> None:
+        from ray.util.placement_group import placement_group
+
+        self._group = placement_group(self._bundles, strategy="PACK")
+
+    def __exit__(self, *_: object) -> None:
+        from ray.util.placement_group import remove_placement_group
+
+        remove_placement_group(self._group)
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    return [
+        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _shortage(train: TrainConfig) -> str:
+    nodes = _nodes()
+    each = f"{train.cpus_per_worker} CPU" + ("s" if train.cpus_per_worker > 1 else "")
+    gpu = train.accelerator == "gpu"
+    each += " and 1 GPU" if gpu else ""
+    room = workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
+    have = (
+        f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs on {len(nodes)} nodes"
+    )
+    return f"--train.workers {train.workers} of {each} each, but the cluster has room for {room} ({have})"

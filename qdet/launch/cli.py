@@ -1,0 +1,102 @@
+"""The one entry point of every job file: read the command line, then train, sweep or print."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from qdet.errors import ConfigError, QdetError
+from qdet.job import Job, Sweep
+
+CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    job: Annotated[Job, tyro.conf.arg(name="")]
+    space: Annotated[Sweep, tyro.conf.arg(name="sweep")]
+    demo: bool = False
+    """Start from this job's laptop size; other flags change it further."""
+    sweep: bool = False
+    """Search the job's sweep space with Ray Tune instead of training once."""
+    dry_run: bool = False
+    """Print the resolved job, its parameters, MACs and memory, and stop."""
+    local: bool = False
+    """Train in this process, without Ray; so it is under torchrun."""
+    ray_address: str | None = None
+    """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
+    ray_wait: float = 60
+    """Seconds to wait for a cluster that is still too small for the job."""
+
+
+def launch(
+    job: Job,
+    *,
+    sweep: Sweep | None = None,
+    demo: Mapping[str, Any] | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
+    """Run `job` as the command line asks: train it once, search its `sweep`, or print it.
+
+    Args:
+        job: What runs unless flags change it.
+        sweep: What `--sweep` searches.
+        demo: Dotted paths that `--demo` sets on top of `job.demo()`, such as the job's own learning rate.
+        args: Command line; by default the process's.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    guarded(lambda: _run(_parse(job, sweep, demo, arguments)))
+
+
+def guarded(run: Callable[[], int | None]) -> None:
+    """Call `run` and leave by its answer; an error of the user's is one line, without a traceback."""
+    try:
+        code = run()
+    except QdetError as error:
+        sys.stdout.flush()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+    if code:
+        raise SystemExit(code)
+
+
+def _parse(job: Job, sweep: Sweep | None, demo: Mapping[str, Any] | None, arguments: list[str]) -> _Command:
+    default = _Command(
+        job=job.demo(demo) if "--demo" in arguments else job,
+        space=sweep or Sweep(space={}),
+    )
+    description = sys.modules["__main__"].__doc__
+    return tyro.cli(_Command, default=default, args=arguments, description=description, config=CONFIG)
+
+
+def _run(command: _Command) -> None:
+    job = command.job
+    if command.sweep:
+        if not command.space.space:
+            raise ConfigError(
+                f"--sweep: {job.name} has nothing to search; its file passes no sweep to launch()"
+            )
+        command.space.check(job)
+    if command.dry_run:
+        from qdet.launch.describe import describe
+
+        describe(job)
+    elif command.sweep:
+        from qdet.launch.ray_tune import search
+
+        search(job, command.space, address=command.ray_address, wait=command.ray_wait)
+    elif command.local or _under_torchrun():
+        from qdet.launch.local import run_here
+
+        run_here(job)
+    else:
+        from qdet.launch.ray_train import run_on_ray
+
+        run_on_ray(job, address=command.ray_address, wait=command.ray_wait)
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE"} <= os.environ.keys()

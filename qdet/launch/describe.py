@@ -1,0 +1,135 @@
+"""A dry run: what a job is and what it needs, without Ray and without a step of training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qdet.complexity import count_macs, count_parameters
+from qdet.config import flatten
+from qdet.data.plan import steps_per_epoch
+from qdet.data.shards import ShardSet
+from qdet.errors import DataError
+from qdet.job import Job
+from qdet.launch.paths import resolve
+
+COCO_CLASSES = 80
+COCO_LONG_SIDE = 1333
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What ZeRO keeps per rank, in bytes; activations come on top."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.average
+
+
+def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, average: bool) -> Memory:
+    """Estimate what training keeps per rank. Everything is fp32: bf16 is arithmetic, not storage.
+
+    ZeRO-1 splits AdamW's two moments, with the copy of the weights that it updates, over the ranks; ZeRO-2
+    also the gradients, ZeRO-3 also the weights themselves (Rajbhandari et al., SC 2020, section 5).
+
+    Args:
+        parameters: Parameters of the detector.
+        trained: Those of them that are not frozen.
+        zero: ZeRO stage, 0 to 3.
+        ranks: Workers.
+        average: Whether averaged weights are kept.
+    """
+    word = 4
+    optimizer = 2 * word * trained if zero == 0 else 3 * word * trained / ranks
+    return Memory(
+        weights=word * parameters / (ranks if zero == 3 else 1),
+        gradients=word * trained / (ranks if zero >= 2 else 1),
+        optimizer=optimizer,
+        average=word * trained / (ranks if zero == 3 else 1) if average else 0,
+    )
+
+
+def describe(job: Job) -> None:
+    """Print the resolved job as flags, the size of its detector, its memory per rank and its steps."""
+    job = resolve(job)
+    print(_aligned(_flags(job)))
+    print()
+    print(_aligned(_detector(job)))
+    print()
+    print(_aligned(_steps(job)))
+
+
+def _detector(job: Job) -> dict[str, str]:
+    classes, train = _classes(job), job.train
+    height, width = image_size(job)
+    with torch.device("meta"):  # shapes without numbers
+        detector = job.detector.build(classes)
+        image = torch.empty(1, 3, height, width)
+        size = torch.empty(1, 2, dtype=torch.int64)
+    parameters = count_parameters(detector)
+    trained = count_parameters(detector, trainable=True)
+    memory = memory_per_rank(
+        parameters, trained, zero=train.zero, ranks=train.workers, average=job.optim.ema_decay > 0
+    )
+    parts = ("weights", "gradients", "optimizer", "average")
+    shares = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
+    at_a_time = train.batch_size // (train.workers * train.accumulation)
+    giga_macs = count_macs(detector, image, size) / 1e9
+    return {
+        "parameters": f"{parameters:,}, {trained:,} of them trained ({classes} classes)",
+        "multiply-accumulates": f"{giga_macs:.2f} G for {height} x {width} pixels",
+        "memory per rank": f"{memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over {train.workers} workers "
+        f"({shares}); activations come on top",
+        "images per worker": f"{at_a_time} at a time, {train.accumulation} per step, in {train.precision}",
+    }
+
+
+def _steps(job: Job) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for split, path in (("train", job.data.train), ("val", job.data.val)):
+        try:
+            shards = ShardSet.open(path)
+        except DataError as error:
+            found[f"{split} images"] = f"unknown: {error}"
+            continue
+        found[f"{split} images"] = f"{len(shards):,} of {len(shards.categories)} classes in {Path(path)}"
+        if split == "train":
+            each = steps_per_epoch(len(shards), job.train.batch_size)
+            steps = job.train.steps or each * job.train.epochs
+            found["steps"] = f"{each:,} per epoch, {steps:,} in all"
+    return found
+
+
+def image_size(job: Job) -> tuple[int, int]:
+    """Return the height and width that a wide training image has at most, before padding."""
+    short = job.data.augment.short_side_of_evaluation
+    return short, min(job.data.augment.max_size, COCO_LONG_SIDE)
+
+
+def _classes(job: Job) -> int:
+    try:
+        return len(ShardSet.open(job.data.train).categories)
+    except DataError:
+        return COCO_CLASSES
+
+
+def _flags(job: Job) -> dict[str, str]:
+    """Return every setting under its flag, and the class of every group of settings."""
+    flat = flatten(job)
+    groups = {path.rpartition(".")[0] for path in flat}
+    return {
+        path if path in groups else "--" + path.replace("_", "-"): str(value) for path, value in flat.items()
+    }
+
+
+def _aligned(rows: Mapping[str, str]) -> str:
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

@@ -1,0 +1,44 @@
+"""What must be true before a job may start, checked where the user sees the answer at once."""
+
+from pathlib import Path
+
+from qdet.data.plan import steps_per_epoch
+from qdet.data.shards import ShardSet
+from qdet.errors import ConfigError, DataError
+from qdet.job import Job
+from qdet.launch.paths import is_url
+
+
+def check(job: Job) -> None:
+    """Raise what would otherwise only come up once workers, sockets and weights are in place.
+
+    `job` is one with absolute paths, as `paths.resolve` returns it.
+
+    Raises:
+        ConfigError: A flag names something that is not there or cannot be used.
+    """
+    train = _open("train", job.data.train)
+    val = _open("val", job.data.val)
+    if train is not None and val is not None and train.categories != val.categories:
+        raise ConfigError(
+            f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
+        )
+    if train is not None:
+        steps_per_epoch(len(train), job.train.batch_size)
+    start = job.store.init_from
+    if start and not is_url(start) and not (Path(start) / "manifest.json").is_file():
+        raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a manifest.json)")
+    if start and job.store.resume:
+        raise ConfigError(
+            "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
+        )
+
+
+def _open(split: str, path: str) -> ShardSet | None:
+    """Open a split, or None where it lies behind a URL that only workers need to reach."""
+    if is_url(path):
+        return None
+    try:
+        return ShardSet.open(path)
+    except DataError as error:
+        raise ConfigError(f"--data.{split}: {error}") from error

@@ -1,0 +1,95 @@
+"""What a run leaves in its store besides checkpoints, so that it can be found and gone on with.
+
+    <store>/<run name>/run.json        written before the first worker starts
+    <store>/<run name>/step_000300/    checkpoints, written by Ray Train
+
+The store is a folder or a URL that pyarrow can open, as for Ray itself.
+"""
+
+import difflib
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from qdet.errors import ConfigError
+from qdet.job import Job
+from qdet.launch.paths import is_url
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What must be known of a run to continue it."""
+
+    name: str
+    mlflow_run_id: str | None
+    tracking_uri: str
+
+
+def new_name(job: Job) -> str:
+    """Return a name that no other run has: the job's, the time, four random letters.
+
+    Ray Train silently continues a run whose name it finds in the store, so a name must never come twice.
+    """
+    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def write(store: str, record: RunRecord) -> None:
+    """Put `record` into the run's folder in the store, which this makes."""
+    filesystem, base = _open(store)
+    try:
+        filesystem.create_dir(f"{base}/{record.name}", recursive=True)
+        with filesystem.open_output_stream(f"{base}/{record.name}/{RECORD}") as out:
+            out.write(json.dumps(asdict(record), indent=2).encode())
+    except OSError as error:
+        raise ConfigError(f"--store.path {store}: cannot be written to ({error})") from error
+
+
+def read(store: str, name: str) -> RunRecord:
+    """Return the record of the run `name`.
+
+    Raises:
+        ConfigError: No such run is in the store; the message lists those that are.
+    """
+    filesystem, base = _open(store)
+    names = _names(filesystem, base)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        there = ", ".join(names[-5:]) or "none"
+        raise ConfigError(
+            f"--store.resume {name}: no such run in --store.path {store}.{hint} Latest runs: {there}"
+        )
+    with filesystem.open_input_stream(f"{base}/{name}/{RECORD}") as source:
+        return RunRecord(**json.loads(source.read()))
+
+
+def _names(filesystem: "FileSystem", base: str) -> list[str]:
+    from pyarrow.fs import FileSelector, FileType
+
+    folders = filesystem.get_file_info(FileSelector(base, allow_not_found=True))
+    records = filesystem.get_file_info([f"{folder.path}/{RECORD}" for folder in folders])
+    found = [
+        (record.mtime_ns or 0, folder.base_name)
+        for folder, record in zip(folders, records, strict=True)
+        if record.type == FileType.File
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def _open(store: str) -> "tuple[FileSystem, str]":
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if not is_url(store):
+        return LocalFileSystem(), store.rstrip("/")
+    try:
+        filesystem, base = FileSystem.from_uri(store)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--store.path {store}: {error}") from error
+    return filesystem, base.rstrip("/")

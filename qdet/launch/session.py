@@ -1,0 +1,165 @@
+"""A run from the outside: its name and folder, its MLflow run, and how it says that it ended.
+
+The driver opens a session before the first worker starts, so that workers find the MLflow run made and its
+database migrated; the worker of rank 0 joins the same MLflow run, again after every restart.
+"""
+
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from qdet.config import flatten
+from qdet.data.shards import ShardSet
+from qdet.errors import QdetError
+from qdet.job import Job
+from qdet.launch import paths, runs
+from qdet.launch.auth import state_folder
+from qdet.launch.report import Outcome, last_picture
+from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
+from qdet.training.reporting import Run
+
+FIRST_ANSWER = 60.0
+"""Seconds that the driver waits for MLflow; the first use of a database creates its tables."""
+SYSTEM_METRICS_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run."""
+
+    run: Run
+    tracker: Tracker
+
+    def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
+        """Say how the run ended."""
+        run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
+        return Outcome(
+            run=self.run.name,
+            step=step,
+            metrics=metrics,
+            mlflow_run_id=run_id,
+            tracking_uri=uri,
+            picture=last_picture(run_id, uri) if run_id else None,
+        )
+
+
+@contextmanager
+def open_session(
+    job: Job, *, name: str | None = None, parent: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[Session]:
+    """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
+
+    Args:
+        job: A job with absolute paths. `store.resume` goes on with the run of that name.
+        name: Name of a new run; by default one that no other has.
+        parent: MLflow run that this one is shown under.
+        tags: Further tags of the MLflow run.
+
+    Raises:
+        ConfigError: The run to resume is not in the store, or the store cannot be written to.
+    """
+    resumed = runs.read(job.store.path, job.store.resume) if job.store.resume else None
+    name = resumed.name if resumed else name or runs.new_name(job)
+    tracker = MLflowTracker.open(
+        spool_folder(name, "driver"),
+        experiment=job.track.experiment,
+        run_name=name,
+        run_id=resumed.mlflow_run_id if resumed else None,
+        parent_run_id=parent,
+        tags=tags,
+        tracking_uri=paths.tracking_uri(),
+    )
+    with ended_truthfully(tracker):
+        run_id = tracker.wait_for_run(FIRST_ANSWER)
+        _log_inputs(tracker, job)
+        uri = paths.tracking_uri()
+        if resumed is None:
+            runs.write(job.store.path, runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=uri))
+        yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
+
+
+@contextmanager
+def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
+    """Log into a run that the driver has opened: rank 0 to MLflow, the others nowhere.
+
+    The MLflow run stays open when the worker leaves; how it ended is the driver's to say.
+    """
+    if rank != 0:
+        yield NullTracker()
+        return
+    tracker = MLflowTracker.open(
+        spool_folder(run.name, "worker"),
+        experiment=job.track.experiment,
+        run_name=run.name,
+        run_id=run.mlflow_run_id,
+        tracking_uri=paths.tracking_uri(),
+        system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,
+    )
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+@contextmanager
+def ended_truthfully(tracker: Tracker) -> Iterator[None]:
+    """Close `tracker` with how the block ended: FINISHED, KILLED by a signal, or FAILED with its cause."""
+    status: Status = "FAILED"
+    try:
+        with _termination_raises():
+            yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        tracker.tags({"qdet.cause": str(error) if isinstance(error, QdetError) else repr(error)})
+        raise
+    finally:
+        # A scheduler that sent SIGTERM kills within seconds.
+        tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
+
+
+def spool_folder(run: str, process: str) -> Path:
+    """Return a local folder that outlives this process, for points that MLflow does not have yet."""
+    try:
+        folder = state_folder() / "tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a worker on a machine without the driver's folder
+        folder = Path(tempfile.gettempdir()) / "qdet-tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _log_inputs(tracker: Tracker, job: Job) -> None:
+    tracker.params(flatten(job))
+    for path, context in ((job.data.train, "training"), (job.data.val, "validation")):
+        if not paths.is_url(path):
+            tracker.dataset(Path(path).name, ShardSet.open(path).digest, path, context)
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix == ".py" and script.is_file():
+        tracker.artifact(script, "job")
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, which `finally` blocks see; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> Any:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
