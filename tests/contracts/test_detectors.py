@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qdet.detectors import Detector, DetectorConfig
 from qdet.losses import SetLossConfig
@@ -184,6 +185,29 @@ def test_full_size_builds_on_the_meta_device(config_type):
     with torch.device("meta"):
         detector = config_type().build(80)
     assert all(p.is_meta for p in detector.parameters())
+
+
+class Waits(TorchDispatchMode):
+    """Collect operations whose result the host must wait for when tensors live on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal"):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_never_waits_for_the_device(detector):
+    """Between the images and the matcher's one copy, nothing needs a number on the host."""
+    batch, targets = images(), objects(2, 3)
+    with Waits() as waits:
+        stages = detector(batch, SIZES)
+        loss(stages, targets)
+    assert waits.seen == []
 
 
 def test_detections_are_in_original_pixels(detector):
