@@ -14,6 +14,8 @@ written before all ranks are done; these can be read by any number of workers at
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +55,17 @@ class Checkpoint:
     state: TrainState
     job: Mapping[str, Any]
     average: dict[str, Tensor] | None = None
+
+
+def write_new(checkpoint: Checkpoint) -> Path:
+    """Write `checkpoint` into a temporary folder of its own, which is gone again if that fails."""
+    folder = Path(tempfile.mkdtemp(prefix="qdet_checkpoint_"))
+    try:
+        write(folder, checkpoint)
+    except CheckpointError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:

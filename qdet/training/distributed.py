@@ -6,14 +6,18 @@ makes a world of one. Nothing here knows Ray or DeepSpeed.
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
-from qdet.errors import ConfigError
+from qdet.errors import ConfigError, QdetError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,22 @@ class World:
         box = [value]
         dist.broadcast_object_list(box)
         return box[0]
+
+    def on_main(self, task: Callable[[], T]) -> T:
+        """Run `task` on rank 0 and return its value on every rank (collective).
+
+        A `QdetError` in it is raised on every rank, so that none waits for one that has given up.
+        """
+        outcome: tuple[T | None, QdetError | None] = (None, None)
+        if self.main:
+            try:
+                outcome = (task(), None)
+            except QdetError as error:
+                outcome = (None, error)
+        value, error = self.broadcast(outcome)
+        if error is not None:
+            raise error
+        return value
 
     def barrier(self) -> None:
         """Wait for all ranks (collective)."""
@@ -100,7 +120,7 @@ def _make_group(backend: str, timeout: timedelta) -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
 
 
 def _leave() -> None:

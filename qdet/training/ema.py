@@ -29,7 +29,8 @@ class Ema:
         if not self._named:
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, [_share(p) for _, p in self._named], 1 - decay)
+        lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+        lerp_(self._average, [_share(p) for _, p in self._named], 1 - decay)
         self.updates += 1
 
     @contextmanager

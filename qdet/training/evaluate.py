@@ -9,7 +9,7 @@ from torch import Tensor
 from qdet.data.shards import ShardSet
 from qdet.data.stream import EvalStream
 from qdet.detectors.detector import Detector
-from qdet.evaluation import CocoMetrics, DetectionRows, evaluate
+from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
 from qdet.job import Job
 from qdet.training.distributed import World
 from qdet.types import Predictions
@@ -19,8 +19,8 @@ Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predict
 
 def evaluate_shards(
     detector: Detector, forward: Forward, shards: ShardSet, job: Job, world: World
-) -> tuple[CocoMetrics, DetectionRows] | None:
-    """Detect in every image of `shards` and measure AP on rank 0 (None elsewhere). Collective.
+) -> tuple[CocoMetrics, DetectionRows]:
+    """Detect in every image of `shards` and measure AP. Collective; all detections come back on rank 0 alone.
 
     `forward` runs `detector` in the precision and on the ranks it lives on; all ranks call it equally often.
     """
@@ -33,11 +33,9 @@ def evaluate_shards(
         rows.append(
             DetectionRows.from_detections(detections, batch.image_ids, batch.valid, shards.categories.ids)
         )
-    gathered = world.gather(DetectionRows.merge(rows))
-    if not world.main:
-        return None
-    everything = DetectionRows.merge(gathered)
-    return evaluate(shards.ground_truth(), everything, strict=job.eval.strict), everything
+    everything = merge(world.gather(merge(rows)))
+    metrics = world.on_main(lambda: evaluate(shards.ground_truth(), everything, strict=job.eval.strict))
+    return metrics, everything
 
 
 def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:

@@ -4,7 +4,6 @@ It runs alone in a process, under torchrun and inside a Ray worker with no chang
 `distributed.join`, checkpoints and progress go to a `Reporter`, metrics to a `Tracker`.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +129,7 @@ class _Training:
         per rank and micro-batch makes the sum of all the loss over that batch's objects, whoever holds them.
         """
         objects = sum(matched_objects(batch.targets, self.job.detector.queries) for batch in micro_batches)
-        return max(self.world.sum(objects), 1.0) / (self.world.size * len(micro_batches))
+        return max(self.world.sum(float(objects)), 1.0) / (self.world.size * len(micro_batches))
 
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)
@@ -147,15 +146,13 @@ class _Training:
         """Measure AP of the averaged weights, or of the weights where no average is kept."""
         self.engine.eval()
         with self.ema.swapped():
-            outcome = evaluate_shards(self.detector, self.engine, self.val_shards, self.job, self.world)
+            metrics, rows = evaluate_shards(self.detector, self.engine, self.val_shards, self.job, self.world)
         self.engine.train()
-        if outcome is not None:
-            metrics, rows = outcome
-            self.evaluated = metrics.as_dict("val/")
+        self.evaluated = metrics.as_dict("val/")
+        if self.world.main:
             self.tracker.metrics(self.evaluated, self.step)
             self.tracker.table(metrics.class_rows(), f"per_class/step_{self.step:06d}.json")
             log_pictures(self.tracker, self.val_shards, rows, self.job.eval.pictures, self.step)
-        self.evaluated = self.world.broadcast(self.evaluated)
 
     def _save(self) -> None:
         """Write a checkpoint and hand it to the reporter."""
@@ -164,26 +161,11 @@ class _Training:
         if self.job.optim.ema_decay:
             with self.ema.swapped():
                 average = self.engine.weights()
-        folder, failure = None, None
-        if self.world.main:
-            folder = Path(tempfile.mkdtemp(prefix="qdet_checkpoint_"))
-            try:
-                checkpoint.write(
-                    folder,
-                    Checkpoint(
-                        weights=weights,
-                        moments=moments,
-                        average=average,
-                        state=self._state(),
-                        job=flatten(self.job),
-                    ),
-                )
-            except CheckpointError as error:
-                failure = str(error)
-        # Told to every rank, lest the others wait for a rank that has given up.
-        failure = self.world.broadcast(failure)
-        if failure:
-            raise CheckpointError(failure)
+        saved = Checkpoint(
+            weights=weights, moments=moments, average=average, state=self._state(), job=flatten(self.job)
+        )
+        folder = self.world.on_main(lambda: checkpoint.write_new(saved))
+        folder = folder if self.world.main else None
         self.reporter.checkpoint(folder, step=self.step, metrics=self.evaluated)
         self.world.barrier()
 

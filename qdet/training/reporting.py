@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qdet.training.checkpoint import is_complete
 
@@ -49,6 +49,7 @@ class Progress:
         )
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What `train()` needs of its surroundings; every rank has one, and calls all but `progress` together."""
 

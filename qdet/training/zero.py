@@ -121,7 +121,7 @@ class ZeroEngine:
                     value = self._state()[parameter][key]
                 else:
                     value = safe_get_full_optimizer_state(parameter, key)
-                if self.world.main:
+                if self.world.main and value is not None:
                     full[f"{key}/{name}"] = value.detach().float().cpu().clone()
         return full
 

@@ -1,0 +1,223 @@
+"""The engine: every ZeRO stage and number of ranks against plain PyTorch, and resuming bit for bit."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from ranks import losses, train_all
+from safetensors.torch import load_file
+from torch.nn.utils import clip_grad_norm_
+
+from qdet.backbones import SwinConfig
+from qdet.config import override
+from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
+from qdet.detectors import AdaMixerConfig
+from qdet.errors import CheckpointError, ConfigError
+from qdet.job import Job
+from qdet.losses import matched_objects
+from qdet.tracking import NullTracker
+from qdet.training.loop import train
+from qdet.training.reporting import LocalReporter, Run
+
+STEPS = 20
+
+
+def tiny_job(shards, **changes):
+    """A job that makes a step in a blink: 2 stages, 10 queries, 64-pixel images, fp32."""
+    job = Job(name="tiny").demo()
+    detector = replace(
+        AdaMixerConfig().demo(), queries=10, stages=2, width=32, feature_width=32, groups=2, heads=2,
+        backbone=replace(SwinConfig().demo(), drop_path=0.0, weights=None),
+    )  # fmt: skip
+    return override(
+        job,
+        {
+            "detector": detector,
+            "data.train": str(shards / "train"),
+            "data.val": str(shards / "val"),
+            "data.augment.sizes": (48, 64),
+            "data.augment.max_size": 64,
+            "optim.warmup_steps": 5,
+            "train.steps": STEPS,
+            "train.batch_size": 8,
+            "train.workers": 1,
+            "train.precision": "fp32",
+            "train.log_every": 1,
+            "train.checkpoint_every": 1000,
+            "eval.pictures": 0,
+            # The recipe's own rate: at a high one, AdamW turns the last bits of a gradient into steps.
+            "optim.lr": 5e-5,
+            "optim.schedule": "step",
+            "optim.drop_epochs": (3,),
+            "optim.lr_multipliers": (("backbone", 0.5),),
+            "optim.no_decay": ("norm", "bias$"),
+        }
+        | changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(demo_shards):
+    """Losses of a literal PyTorch loop: one process, whole batches, torch's own AdamW."""
+    job = tiny_job(demo_shards)
+    torch.set_num_threads(1)
+    torch.manual_seed(job.train.seed)
+    shards = ShardSet.open(job.data.train)
+    detector = job.detector.build(len(shards.categories)).train()
+    criterion = job.loss.build(len(shards.categories))
+    stream = TrainStream(shards, job.data.augment, batch_size=8, seed=0)
+    groups = {}
+    for name, parameter in detector.named_parameters():
+        rate = 2.5e-5 if "backbone" in name else 5e-5
+        decay = 0.0 if "norm" in name or name.endswith("bias") else 1e-4
+        groups.setdefault((rate, decay), []).append(parameter)
+    adamw = torch.optim.AdamW([{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()])
+    rates = [g["lr"] for g in adamw.param_groups]
+    found = []
+    for step, (batch,) in enumerate(stream.steps(0, STEPS)):
+        warm = 0.001 + 0.999 * step / 5 if step < 5 else 1
+        drop = 0.1 if step >= 3 * stream.steps_per_epoch else 1
+        for group, rate in zip(adamw.param_groups, rates, strict=True):
+            group["lr"] = rate * warm * drop
+        divisor = float(max(matched_objects(batch.targets, 10), 1))
+        loss = criterion(
+            detector(batch.images, batch.sizes_hw), batch.targets, batch.sizes_hw, normalizer=divisor
+        ).total
+        adamw.zero_grad()
+        loss.backward()
+        clip_grad_norm_(detector.parameters(), job.optim.clip_norm)
+        adamw.step()
+        found.append(loss.item())
+    assert found[-1] < found[0]
+    return found
+
+
+HALF = {"train.steps": 6, "train.checkpoint_every": 3}
+ON_TWO_RANKS = {
+    "zero0": {"train.zero": 0},
+    "zero1": {"train.zero": 1},
+    "zero2": {"train.zero": 2},
+    "accumulation": {"train.accumulation": 2},
+    "recomputed": {"train.activation_checkpointing": True},
+    "whole0": HALF | {"train.zero": 0},
+    "whole2": HALF | {"train.zero": 2},
+    # Last: DeepSpeed replaces torch's linear function for good once ZeRO-3 has run in a process.
+    "zero3": {"train.zero": 3},
+    "whole3": HALF | {"train.zero": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(demo_shards, store):
+    jobs = {
+        n: tiny_job(demo_shards, **changes, **{"train.workers": 2}) for n, changes in ON_TWO_RANKS.items()
+    }
+    return train_all(2, jobs, store)
+
+
+def halves(store, into, zeros):
+    """Make runs that stopped at step 3 of 6: what their later steps left behind is not there."""
+    for zero in zeros:
+        shutil.copytree(store / f"whole{zero}" / "step_000003", into / f"half{zero}" / "step_000003")
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
+def test_every_zero_stage_equals_plain_pytorch(plain, on_two_ranks, name):
+    assert losses(on_two_ranks[name]) == pytest.approx(plain, rel=1e-5)
+
+
+def test_micro_batches_and_recomputed_activations_change_nothing(plain, on_two_ranks):
+    assert losses(on_two_ranks["accumulation"]) == pytest.approx(plain, rel=1e-5)
+    assert losses(on_two_ranks["recomputed"]) == pytest.approx(plain, rel=1e-5)
+
+
+def test_one_process_and_four_make_the_same_steps(plain, demo_shards, tmp_path):
+    short = {"train.steps": 4}
+    one = train_all(1, {"one": tiny_job(demo_shards, **short)}, tmp_path)["one"]
+    four = train_all(4, {"four": tiny_job(demo_shards, **short, **{"train.workers": 4})}, tmp_path)["four"]
+    assert losses(four) == pytest.approx(losses(one), rel=1e-5)
+    assert four[4]["val/AP"] == pytest.approx(one[4]["val/AP"], abs=1e-9)
+
+
+def test_a_resumed_run_is_bitwise_the_same(on_two_ranks, demo_shards, store, tmp_path):
+    halves(store, tmp_path, (0, 2, 3))
+    jobs = {
+        f"half{zero}": tiny_job(demo_shards, **HALF, **{"train.workers": 2, "train.zero": zero})
+        for zero in (0, 2, 3)
+    }
+    resumed = train_all(2, jobs, tmp_path)
+    for zero in (0, 2, 3):
+        assert sorted(resumed[f"half{zero}"]) == [4, 5, 6]
+        assert losses(resumed[f"half{zero}"]) == losses(on_two_ranks[f"whole{zero}"])[3:]
+        for file in ("weights", "average", "moments"):
+            ends = [
+                folder / "step_000006" / f"{file}.safetensors"
+                for folder in (store / f"whole{zero}", tmp_path / f"half{zero}")
+            ]
+            assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+def test_a_run_goes_on_with_another_number_of_workers_and_zero_stage(
+    on_two_ranks, demo_shards, store, tmp_path
+):
+    halves(store, tmp_path, (3,))
+    job = tiny_job(demo_shards, **HALF, **{"train.zero": 1})
+    resumed = train_all(1, {"half3": job}, tmp_path)["half3"]
+    assert losses(resumed) == pytest.approx(losses(on_two_ranks["whole3"])[3:], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def finished(demo_shards, tmp_path_factory):
+    """A run of two steps in this process: its job, its store, its metrics."""
+    place = tmp_path_factory.mktemp("finished")
+    job = tiny_job(demo_shards, **{"train.steps": 2})
+    return job, place, train_all(1, {"run": job}, place)["run"]
+
+
+def again(finished, changes):
+    job, place, _ = finished
+    reporter = LocalReporter(Run(name="run", store=str(place)), keep=1)
+    return train(override(job, changes), reporter=reporter, tracker=NullTracker())
+
+
+def test_a_finished_run_only_evaluates_again(finished):
+    result = again(finished, {})
+    assert result.step == 2
+    assert result.metrics["val/AP"] == finished[2][2]["val/AP"]
+
+
+def test_changed_data_order_is_refused_on_resume(finished):
+    with pytest.raises(
+        CheckpointError, match=r"--train\.seed is 5, it was 0; --train\.batch-size is 4, it was 8"
+    ):
+        again(finished, {"train.seed": 5, "train.batch_size": 4})
+
+
+def test_another_models_checkpoint_is_refused_on_resume(finished):
+    with pytest.raises(CheckpointError, match="checkpoint of another model"):
+        again(finished, {"detector.stages": 3})
+
+
+def test_training_starts_from_the_average_of_another_run(finished, demo_shards, tmp_path):
+    _, place, _ = finished
+    source = place / "run" / "step_000002"
+    job = tiny_job(demo_shards, **{"store.init_from": str(source), "train.steps": 1, "optim.lr": 1e-12})
+    train_all(1, {"fine": job}, tmp_path)
+    average = load_file(source / "average.safetensors")
+    weights = load_file(tmp_path / "fine" / "step_000001" / "weights.safetensors")
+    for name, tensor in average.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_a_batch_that_does_not_split_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"--train\.batch-size 16 must split evenly over --train\.workers 3"
+    ):
+        override(Job(name="x"), {"train.workers": 3})
