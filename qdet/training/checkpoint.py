@@ -92,6 +92,13 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         ) from error
 
 
+def export(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write what using the detector needs: weights (averaged where there is an average), job and classes."""
+    save_file(_plain(checkpoint.average or checkpoint.weights), folder / "model.safetensors")
+    _write_json(folder / "job.json", dict(checkpoint.job))
+    _write_json(folder / "categories.json", checkpoint.state.categories)
+
+
 def read(folder: Path) -> Checkpoint:
     """Read a checkpoint after checking every byte of it against its manifest.
 

@@ -4,6 +4,7 @@ It runs alone in a process, under torchrun and inside a Ray worker with no chang
 `distributed.join`, checkpoints and progress go to a `Reporter`, metrics to a `Tracker`.
 """
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,10 @@ class _Training:
         )
         folder = self.world.on_main(lambda: checkpoint.write_new(saved))
         folder = folder if self.world.main else None
+        if self.world.main and self.step == self.steps:
+            with tempfile.TemporaryDirectory() as model:
+                checkpoint.export(Path(model), saved)
+                self.tracker.model(Path(model))
         self.reporter.checkpoint(folder, step=self.step, metrics=self.evaluated)
         self.world.barrier()
 
