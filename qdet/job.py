@@ -238,6 +238,13 @@ class Sweep:
     grace_epochs: int = 1
     """Evaluations that every trial may make before ASHA can stop it."""
 
+    def __post_init__(self) -> None:
+        """Reject what could never search, in the words of the command line."""
+        for name in ("trials", "concurrent", "grace_epochs"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--sweep.{flag} must be at least 1, got {getattr(self, name)}")
+
     def check(self, job: Job) -> None:
         """Fail now, not in trial seven, when a path names no setting of `job`."""
         unknown = self.space.keys() - flatten(job).keys()

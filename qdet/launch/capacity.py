@@ -80,7 +80,7 @@ def _nodes() -> list[Node]:
     import ray
 
     return [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]

@@ -28,7 +28,7 @@ class _Command:
     """Train in this process, without Ray; so it is under torchrun."""
     ray_address: str | None = None
     """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
-    ray_wait: float = 60
+    ray_wait: float = 60.0
     """Seconds to wait for a cluster that is still too small for the job."""
 
 

@@ -24,7 +24,7 @@ class Connection:
     """True when it was started by this process and ends with it."""
 
 
-def connect(address: str | None = None, *, timeout: float = 5) -> Connection:
+def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     """Join or start a Ray cluster.
 
     Args:
@@ -87,7 +87,7 @@ def _running_here() -> str | None:
         return record.address
     if head.CURRENT_CLUSTER.is_file():
         address = head.CURRENT_CLUSTER.read_text().strip()
-        if _answers(address, 1):
+        if _answers(address, 1.0):
             return address
     return None
 

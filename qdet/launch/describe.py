@@ -47,13 +47,13 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
         ranks: Workers.
         average: Whether averaged weights are kept.
     """
-    word = 4
+    word = 4.0
     optimizer = 2 * word * trained if zero == 0 else 3 * word * trained / ranks
     return Memory(
         weights=word * parameters / (ranks if zero == 3 else 1),
         gradients=word * trained / (ranks if zero >= 2 else 1),
         optimizer=optimizer,
-        average=word * trained / (ranks if zero == 3 else 1) if average else 0,
+        average=word * trained / (ranks if zero == 3 else 1) if average else 0.0,
     )
 
 

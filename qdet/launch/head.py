@@ -51,7 +51,7 @@ class Head:
     """Variables that a client of this head needs."""
 
 
-def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, timeout: float = 90) -> Head:
+def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, timeout: float = 90.0) -> Head:
     """Start a head and return when it takes jobs; return the running one where there is one.
 
     Args:
@@ -98,7 +98,7 @@ def running() -> Head | None:
     return record if record.born is not None and _born(record.pid) == record.born else None
 
 
-def down(*, grace: float = 20) -> bool:
+def down(*, grace: float = 20.0) -> bool:
     """Stop the head that `up` started and everything it started; return False where there is none."""
     record = running()
     if record is not None:

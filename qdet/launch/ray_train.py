@@ -27,7 +27,7 @@ RAY_TRAIN_SETTINGS = {
 }
 
 
-def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60) -> None:
+def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
     """Train `job` on a Ray cluster and print how it ended.
 
     Args:
@@ -41,7 +41,7 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60) -> Non
     job = paths.resolve(job)
     preflight.check(job)
     connection = connect.connect(address)
-    gpu = capacity.wait_for(job.train, seconds=0 if connection.private else wait)
+    gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
     with open_session(job) as session:
         print(
             f"run {session.run.name}: {job.train.workers} workers on {'GPUs' if gpu else 'CPUs'}", flush=True
@@ -139,7 +139,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from qdet.launch.session import join_session
     from qdet.training.loop import train
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells of every report on every rank
+    logging.disable(logging.INFO)  # Ray Train tells of every report on every rank, others of every evaluation
     rank = ray.train.get_context().get_world_rank()
     with join_session(config["job"], config["run"], rank=rank) as tracker:
         result = train(config["job"], reporter=RayReporter(rank), tracker=tracker)
@@ -177,7 +177,8 @@ def _user_error(error: BaseException | None) -> QdetError | None:
     queue: list[BaseException | None] = [error]
     while queue:
         one = queue.pop(0)
-        if isinstance(one, QdetError):
+        # Ray's error of a task is also an instance of the class that it wraps as `cause`.
+        if isinstance(one, QdetError) and not isinstance(getattr(one, "cause", None), BaseException):
             return one
         if one is None or id(one) in seen:
             continue

@@ -7,7 +7,9 @@ A trial is a small driver that asks no CPU for itself and starts Ray Train worke
 report after every evaluation reaches the scheduler through `TuneReportCallback`.
 """
 
+import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from qdet.data.shards import ShardSet
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launch import capacity, connect, paths, preflight, runs
-from qdet.launch.ray_train import cause_of, fit
+from qdet.launch.ray_train import cause_of, fit, worker_environment
 from qdet.launch.session import open_session
 from qdet.launch.sweep_session import open_sweep, trial_name
 from qdet.launch.sweep_table import TrialRow, as_flags, table
@@ -31,7 +33,7 @@ REDUCTION = 3
 DRIVER: dict[str, float] = {"memory": 2**20}
 
 
-def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60) -> None:
+def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> None:
     """Try `sweep.trials` settings of `job` and print them, best first.
 
     Raises:
@@ -41,7 +43,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     sweep.check(job)
     preflight.check(job)
     connection = connect.connect(address)
-    gpu = capacity.wait_for(job.train, seconds=0 if connection.private else wait)
+    gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
     name = runs.new_name(replace(job, name=f"{job.name}_sweep"))
     with open_sweep(job, sweep, name) as parent:
         print(f"sweep {name}: {sweep.trials} trials of {', '.join(sweep.space)}", flush=True)
@@ -92,15 +94,25 @@ def tune_space(space: Mapping[str, Space]) -> dict[str, Any]:
 
 
 def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search import BasicVariantGenerator
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a row of the table
     last = evaluations(job)
     scheduler = ASHAScheduler(
         max_t=max(last, 1), grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
     )
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, job=job, sweep=name, parent=parent, gpu=gpu),
+        tune.with_parameters(
+            _trial,
+            job=job,
+            sweep=name,
+            parent=parent,
+            gpu=gpu,
+            environment=worker_environment(job, gpu=gpu),
+        ),
         tune.PlacementGroupFactory([DRIVER]),
     )
     return tune.Tuner(
@@ -111,7 +123,8 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
             mode="max",
             scheduler=scheduler,
             num_samples=sweep.trials,
-            max_concurrent_trials=sweep.concurrent,
+            # Seeded, a sweep draws the same settings again.
+            search_alg=BasicVariantGenerator(max_concurrent=sweep.concurrent, random_state=job.train.seed),
         ),
         run_config=tune.RunConfig(
             name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress(sweep)]
@@ -119,8 +132,17 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
     )
 
 
-def _trial(settings: dict[str, Any], *, job: Job, sweep: str, parent: str | None, gpu: bool) -> None:
+def _trial(
+    settings: dict[str, Any],
+    *,
+    job: Job,
+    sweep: str,
+    parent: str | None,
+    gpu: bool,
+    environment: Mapping[str, str],
+) -> None:
     """What runs for every trial: one ordinary training, under the sweep's MLflow run."""
+    os.environ.update(environment)
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 

@@ -52,7 +52,7 @@ class Meter:
     def pause(self) -> None:
         """Do not count the time until the next item."""
         if self._started is not None:
-            self._elapsed += self._ended - self._started
+            self._elapsed += max(0.0, self._ended - self._started)  # 0 where no step came since a reading
         self._started = None
 
     def read(self, step: int, world: World) -> tuple[Progress, dict[str, float]]:

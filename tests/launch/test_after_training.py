@@ -1,0 +1,96 @@
+"""What a run says at its end: tables, one line for programs, the cause of a failure."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qdet.errors import DataError, TrainingError
+from qdet.job import Sweep
+from qdet.launch import report
+from qdet.launch.demo import last_line
+from qdet.launch.ray_train import cause_of
+from qdet.launch.sweep_table import TrialRow, as_flags, best_first, table
+from qdet.search import LogUniform
+
+
+def test_ap_table_names_every_number():
+    text = report.ap_table({"val/AP": 0.4321, "val/AP50": 0.65, "val/AR100": 0.5, "train/loss": 3.0})
+    assert text.splitlines() == ["      AP    AP50", "  0.4321  0.6500", "   AR100", "  0.5000"]
+
+
+def test_outcome_is_left_for_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    file = tmp_path / "result.json"
+    monkeypatch.setenv(report.RESULT, str(file))
+    outcome = report.Outcome(
+        run="a-1",
+        step=3,
+        metrics={"val/AP": 0.5},
+        mlflow_run_id="f00",
+        tracking_uri="sqlite:////m.db",
+        picture="/p.png",
+    )
+    report.tell(outcome)
+    said = capsys.readouterr().out
+    assert "/p.png" in said
+    assert "mlflow ui --backend-store-uri sqlite:////m.db" in said
+    written = json.loads(file.read_text())
+    assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})
+    assert last_line(written, minutes=9.04) == "AP=0.5000 minutes=9.0 run=f00"
+
+
+ROWS = [
+    TrialRow(trial="t1", settings={"optim.lr": 1e-5}, metric=0.1, step=4, state="stopped early"),
+    TrialRow(
+        trial="t2", settings={"optim.lr": 2e-5}, metric=None, step=None, state="failed", error="DataError: x"
+    ),
+    TrialRow(trial="t3", settings={"optim.lr": 3e-5}, metric=0.3, step=8, state="finished"),
+]
+
+
+def test_best_trial_comes_first_and_failed_ones_last():
+    assert [row.trial for row in best_first(ROWS)] == ["t3", "t1", "t2"]
+
+
+def test_sweep_table_shows_metric_setting_and_state():
+    lines = table(ROWS, Sweep(space={"optim.lr": LogUniform(1e-5, 1e-4)})).splitlines()
+    assert lines[1].split() == ["trial", "val/AP", "step", "state", "optim.lr"]
+    assert lines[2].split() == ["t3", "0.3000", "8", "finished", "3e-05"]
+    assert lines[4].split() == ["t2", "-", "-", "failed", "2e-05"]
+    assert lines[5] == "t2 failed: DataError: x"
+
+
+def test_settings_can_be_typed_again():
+    flags = as_flags({"optim.lr": 2e-5, "detector.backbone.drop_path": 0.1, "name": "a b"})
+    assert flags == "--optim.lr 2e-05 --detector.backbone.drop-path 0.1 --name 'a b'"
+
+
+class _Group(Exception):
+    """As Ray's WorkerGroupError, which holds what every worker raised."""
+
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        super().__init__("Training failed due to worker errors:\nlong\ntext")
+        self.worker_failures = failures
+
+
+class _Wrapped(Exception):
+    """As Ray's wrapper of a worker's exception with its traceback as text."""
+
+    def __init__(self, inner: Exception) -> None:
+        super().__init__("Traceback (most recent call last): ...")
+        self._base_exc = inner
+
+
+def test_cause_is_the_error_of_the_user_wherever_it_is_wrapped():
+    reset = RuntimeError("Connection reset by peer")
+    torn = DataError("train-000001.tar is torn")
+    cause = cause_of(_Group({0: _Wrapped(reset), 1: _Wrapped(torn)}))
+    assert cause is torn
+
+
+def test_cause_of_other_failures_is_one_line_with_its_worker():
+    cause = cause_of(_Group({1: _Wrapped(ValueError("first\nsecond"))}))
+    assert isinstance(cause, TrainingError)
+    assert str(cause) == "training failed in worker 1: ValueError: first"

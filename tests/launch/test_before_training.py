@@ -1,0 +1,233 @@
+"""What happens before the first worker starts: paths, the store, room on the cluster, checks, tokens."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from qdet.config import override
+from qdet.errors import ClusterError, ConfigError
+from qdet.job import Job, TrainConfig
+from qdet.launch import auth, connect, head, paths, preflight, runs
+from qdet.launch.capacity import Node, choose_gpu, workers_that_fit
+from qdet.launch.describe import memory_per_rank
+
+
+@pytest.fixture(autouse=True)
+def _in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A project folder of its own, and an environment that names no cluster, token or server."""
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "MLFLOW_TRACKING_URI",
+        auth.MODE,
+        auth.TOKEN,
+        auth.TOKEN_PATH,
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(paths.ROOT, str(tmp_path))
+
+
+class TestPaths:
+    def test_relative_paths_start_at_the_root(self, tmp_path: Path):
+        job = override(Job(name="a"), {"store.init_from": "outputs/a/step_000001"})
+        resolved = paths.resolve(job)
+        assert resolved.data.train == str(tmp_path / "data/coco/train2017")
+        assert resolved.store.path == str(tmp_path / "outputs")
+        assert resolved.store.init_from == str(tmp_path / "outputs/a/step_000001")
+
+    def test_urls_and_absolute_paths_stay(self):
+        job = override(Job(name="a"), {"store.path": "s3://bucket/runs", "data.val": "/data/val"})
+        resolved = paths.resolve(job)
+        assert (resolved.store.path, resolved.data.val) == ("s3://bucket/runs", "/data/val")
+
+    def test_weights_are_made_absolute_where_they_are_a_file(self, tmp_path: Path):
+        (tmp_path / "mine.safetensors").touch()
+        assert paths.resolve(Job(name="a")).detector.backbone.weights == "imagenet"
+        job = override(Job(name="a"), {"detector.backbone.weights": "mine.safetensors"})
+        assert paths.resolve(job).detector.backbone.weights == str(tmp_path / "mine.safetensors")
+
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            (None, "sqlite:///{root}/mlflow.db"),
+            ("sqlite:///runs/m.db", "sqlite:///{root}/runs/m.db"),
+            ("sqlite:////abs/m.db", "sqlite:////abs/m.db"),
+            ("http://10.0.0.1:5000", "http://10.0.0.1:5000"),
+        ],
+    )
+    def test_tracking_uri_means_one_place_everywhere(
+        self, given: str | None, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        if given:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert paths.tracking_uri() == meant.format(root=tmp_path)
+
+
+class TestRuns:
+    def test_names_never_come_twice(self):
+        names = {runs.new_name(Job(name="a")) for _ in range(200)}
+        assert len(names) == 200
+        assert all(re.fullmatch(r"a-\d{8}-\d{6}-[0-9a-f]{4,}", name) for name in names)
+
+    def test_record_comes_back(self, tmp_path: Path):
+        record = runs.RunRecord(name="a-1", mlflow_run_id="f00", tracking_uri="sqlite:///x")
+        runs.write(str(tmp_path / "store"), record)
+        assert runs.read(str(tmp_path / "store"), "a-1") == record
+
+    def test_unknown_run_is_answered_with_those_that_are_there(self, tmp_path: Path):
+        for name in ("swin-20260101-000000-aaaa", "r50-20260101-000000-bbbb"):
+            runs.write(str(tmp_path), runs.RunRecord(name=name, mlflow_run_id=None, tracking_uri=""))
+        with pytest.raises(
+            ConfigError, match=r"--store.resume swin-20260101-000000-aaab: no such run"
+        ) as error:
+            runs.read(str(tmp_path), "swin-20260101-000000-aaab")
+        assert "Did you mean swin-20260101-000000-aaaa?" in str(error.value)
+        assert "r50-20260101-000000-bbbb" in str(error.value)
+
+    def test_store_that_cannot_be_written_names_the_flag(self, tmp_path: Path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match=r"--store\.path"):
+            runs.write(str(tmp_path / "file"), runs.RunRecord(name="a", mlflow_run_id=None, tracking_uri=""))
+
+
+class TestCapacity:
+    @pytest.mark.parametrize(
+        ("nodes", "cpus", "gpu", "fit"),
+        [
+            ([Node(2.0, 0.0)], 1, False, 2),
+            ([Node(3.0, 0.0), Node(3.0, 0.0)], 2, False, 2),  # 6 CPUs, but a worker lives on one node
+            ([Node(16.0, 8.0)], 4, True, 4),
+            ([Node(64.0, 8.0), Node(64.0, 2.0)], 4, True, 10),
+            ([], 1, False, 0),
+        ],
+    )
+    def test_workers_that_fit(self, nodes: list[Node], cpus: int, gpu: bool, fit: int):
+        assert workers_that_fit(nodes, cpus=cpus, gpu=gpu) == fit
+
+    @pytest.mark.parametrize(
+        ("accelerator", "nodes", "chosen"),
+        [
+            ("auto", [Node(8.0, 8.0)], True),
+            ("auto", [Node(8.0, 4.0)], False),
+            ("auto", [Node(4.0, 0.0)], None),
+            ("gpu", [Node(8.0, 4.0)], None),
+            ("cpu", [Node(8.0, 8.0)], False),
+        ],
+    )
+    def test_choice_of_accelerator_for_eight_workers(
+        self, accelerator, nodes: list[Node], chosen: bool | None
+    ):
+        assert choose_gpu(nodes, TrainConfig(workers=8, accelerator=accelerator)) is chosen
+
+
+class TestPreflight:
+    def test_good_job_passes(self, demo_shards: Path):
+        preflight.check(_job(demo_shards))
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"data.train": "/nowhere"}, "--data.train: /nowhere holds no shards"),
+            ({"data.val": "/nowhere"}, "--data.val: /nowhere holds no shards"),
+            ({"store.init_from": "/nowhere"}, "--store.init-from /nowhere: no checkpoint there"),
+            ({"train.batch_size": 64}, "--train.batch-size 64 is more than the 48 images"),
+        ],
+    )
+    def test_what_is_not_there_is_named_by_flag(self, changes: dict, said: str, demo_shards: Path):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            preflight.check(override(_job(demo_shards), changes))
+
+
+class TestConnect:
+    def test_address_where_nothing_answers_is_refused_quickly(self):
+        with pytest.raises(ClusterError, match=r"--ray-address 127.0.0.1:9: nothing answers"):
+            connect.connect("127.0.0.1:9")
+
+    @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
+    def test_addresses_for_other_purposes_are_explained(self, address: str):
+        with pytest.raises(ConfigError, match="qdet submit"):
+            connect.connect(address)
+
+    def test_nonsense_is_refused(self):
+        with pytest.raises(ConfigError, match="expected host:port"):
+            connect.connect("head")
+
+
+class TestAuth:
+    def test_token_of_our_own_is_made_once_and_private(self, tmp_path: Path):
+        environment: dict[str, str] = {}
+        variables = auth.require_token(environment)
+        file = tmp_path / ".qdet" / "ray-token"
+        assert variables == {auth.MODE: "token", auth.TOKEN_PATH: str(file)} == environment
+        assert file.stat().st_mode & 0o777 == 0o600
+        token = file.read_text()
+        assert len(token) >= 32
+        auth.require_token({})
+        assert file.read_text() == token
+
+    def test_token_of_the_user_is_used(self, tmp_path: Path):
+        theirs = tmp_path / "home" / ".ray" / "auth_token"
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("mine")
+        assert auth.require_token({})[auth.TOKEN_PATH] == str(theirs)
+
+    def test_settings_of_the_user_stay(self):
+        assert auth.require_token({auth.TOKEN: "t"}) == {auth.MODE: "token"}
+        assert auth.require_token({auth.MODE: "disabled"}) == {auth.MODE: "disabled"}
+
+
+class TestHead:
+    def test_port_that_is_asked_for_and_taken_is_named_with_its_flag(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            with pytest.raises(ClusterError, match=f"--dashboard-port {port}"):
+                head.up(ports={"dashboard-port": port})
+
+    def test_default_port_that_is_taken_gives_way(self, capsys: pytest.CaptureFixture, monkeypatch):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            monkeypatch.setattr(head, "PORTS", {"dashboard-port": port})
+            chosen = head._choose_ports({})["dashboard-port"]
+        assert port < chosen < port + 50
+        assert f"--dashboard-port {chosen}" in capsys.readouterr().out
+
+    def test_nothing_runs_in_a_fresh_project(self):
+        assert head.running() is None
+        assert head.down() is False
+
+    def test_record_of_a_process_that_is_gone_or_another_is_no_head(self, tmp_path: Path):
+        record = '{"pid": %d, "born": 1.0, "address": "", "dashboard": "", "agent": "", "environment": {}}'
+        auth.state_folder().joinpath("head.json").write_text(record % os.getpid())
+        assert head.running() is None  # our own process, but not born then
+
+    def test_jobs_inherit_root_database_and_python(self, tmp_path: Path):
+        import sys
+
+        environment = head._environment_of_jobs({"PATH": "/bin", "RAY_ADDRESS": "other:6379"})
+        assert environment[paths.ROOT] == str(tmp_path)
+        assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
+        assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+        assert "RAY_ADDRESS" not in environment
+
+
+def test_memory_per_rank_by_hand():
+    """100 parameters of which 80 are trained, on 4 ranks: bytes as in the ZeRO paper, but all fp32."""
+    by_stage = [memory_per_rank(100, 80, zero=zero, ranks=4, average=True) for zero in (0, 1, 2, 3)]
+    assert [m.weights for m in by_stage] == [400, 400, 400, 100]
+    assert [m.gradients for m in by_stage] == [320, 320, 80, 80]
+    assert [m.optimizer for m in by_stage] == [640, 240, 240, 240]
+    assert [m.average for m in by_stage] == [320, 320, 320, 80]
+    assert by_stage[3].total == 500
+
+
+def _job(shards: Path) -> Job:
+    return override(
+        Job(name="a"),
+        {"data.train": str(shards / "train"), "data.val": str(shards / "val"), "train.workers": 2},
+    )

@@ -1,0 +1,175 @@
+"""The command line of a job: what it accepts, what it refuses, and that asking for help is quick."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qdet.detectors import AdaMixerConfig
+from qdet.errors import ConfigError, DataError
+from qdet.job import Job, Sweep
+from qdet.launch import cli
+from qdet.search import Choice, Uniform
+
+REPO = Path(__file__).resolve().parents[2]
+JOB = REPO / "jobs" / "adamixer_swin.py"
+FLAGS = Path(__file__).with_name("flags.txt")
+HEAVY = ("ray", "deepspeed", "mlflow", "faster_coco_eval", "matplotlib", "pyarrow")
+
+
+def _python(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "200", "OMP_NUM_THREADS": "1"} | variables
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Catch what would run, instead of running it."""
+    caught: list = []
+    monkeypatch.setattr(cli, "_run", lambda command: caught.append(command))
+    return caught
+
+
+def test_help_takes_under_three_seconds_and_imports_nothing_heavy():
+    code = f"""
+import runpy, sys
+sys.argv = ["job", "--help"]
+try:
+    runpy.run_path({str(JOB)!r}, run_name="__main__")
+finally:
+    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = _python("-c", code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert "--train.epochs INT" in done.stdout
+    assert "AdaMixer with Swin-S" in done.stdout
+    assert done.stderr.strip() == "[]"
+    # Processor time, not wall time: other tests may share the machine.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 3
+
+
+def test_flags_are_those_that_are_written_down():
+    """Whoever adds, renames or drops a flag says so by running `python tests/launch/test_cli.py`."""
+    assert _flags() == FLAGS.read_text().split()
+
+
+def test_mistyped_flag_is_answered_with_the_right_one():
+    done = _python(str(JOB), "--train.epoch", "3")
+    assert done.returncode == 2
+    assert "--train.epochs INT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--train.batch-size", "12"], "--train.batch-size 12 must split evenly over --train.workers 8"),
+        (["--train.epochs", "0"], "--train.epochs must be at least 1, got 0"),
+        (["--train.epochs", "twelve"], "twelve"),
+        (["--sweep.trials", "0"], "--sweep.trials must be at least 1, got 0"),
+        (["--detector.backbone.depth", "50"], "--detector.backbone.depth"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_flag(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit) as left:
+        cli.launch(_swin(), sweep=Sweep(space={"optim.lr": Uniform(0.0, 1.0)}), args=flags)
+    assert left.value.code == 2
+    assert said in re.sub(r"[│\s]+", " ", capsys.readouterr().err)
+
+
+def test_missing_shards_are_the_last_line_and_exit_code_two(tmp_path: Path):
+    done = _python(str(JOB), QDET_ROOT=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("ConfigError: --data.train: ")
+    assert str(tmp_path / "data/coco/train2017") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sweep_of_a_job_without_one_is_refused(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        cli.launch(Job(name="plain"), args=["--sweep"])
+    assert left.value.code == 2
+    assert "plain has nothing to search" in capsys.readouterr().err
+
+
+def test_sweep_over_a_setting_that_is_not_there_is_refused(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        cli.launch(Job(name="plain"), sweep=Sweep(space={"optim.speed": Choice((1,))}), args=["--sweep"])
+    assert "optim.speed" in capsys.readouterr().err
+
+
+def test_demo_changes_defaults_and_flags_go_on_top(ran: list):
+    cli.launch(Job(name="a"), demo={"optim.lr": 5e-4}, args=["--demo", "--train.steps", "7"])
+    (command,) = ran
+    assert command.job.name == "a_demo"
+    assert (command.job.optim.lr, command.job.train.steps, command.job.train.workers) == (5e-4, 7, 2)
+
+
+def test_sweep_flags_change_the_search(ran: list):
+    sweep = Sweep(space={"optim.lr": Uniform(0.0, 1.0)})
+    cli.launch(
+        Job(name="a"),
+        sweep=sweep,
+        args=["--sweep", "--sweep.trials", "3", "--sweep.space.optim.lr.high", "2"],
+    )
+    (command,) = ran
+    assert command.sweep
+    assert command.space.trials == 3
+    assert command.space.space == {"optim.lr": Uniform(0.0, 2.0)}
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("no"), 2), (DataError("torn"), 1)])
+def test_errors_of_the_user_are_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture):
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        cli.guarded(fail)
+    assert left.value.code == code
+    assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
+
+
+def test_mistakes_of_ours_keep_their_traceback():
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.guarded(fail)
+
+
+def test_dry_run_prints_settings_size_memory_and_steps(demo_shards: Path, capsys: pytest.CaptureFixture):
+    where = ["--data.train", str(demo_shards / "train"), "--data.val", str(demo_shards / "val")]
+    cli.launch(
+        _swin(), args=["--demo", "--dry-run", "--train.epochs", "2", "--train.batch-size", "16", *where]
+    )
+    said = capsys.readouterr().out
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in said.splitlines() if "  " in line)
+    assert rows["--train.batch-size"] == "16"
+    assert re.match(r"[\d,]+, [\d,]+ of them trained \(6 classes\)", rows["parameters"])
+    assert rows["multiply-accumulates"].endswith("G for 128 x 128 pixels")
+    assert "at ZeRO-2 over 2 workers" in rows["memory per rank"]
+    assert rows["steps"] == "3 per epoch, 1,200 in all"
+
+
+def _swin() -> Job:
+    from qdet.backbones import SwinConfig
+
+    return Job(name="swin", detector=AdaMixerConfig(backbone=SwinConfig()))
+
+
+def _flags() -> list[str]:
+    return sorted(set(re.findall(r"(?<![\w`])--[a-z][\w.-]*", _python(str(JOB), "--help").stdout)))
+
+
+if __name__ == "__main__":
+    FLAGS.write_text("\n".join(_flags()) + "\n")
