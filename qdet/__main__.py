@@ -32,7 +32,7 @@ def submit(job: tyro.conf.Positional[str], *, address: str | None = None, start_
 
 @app.command
 def head(
-    action: tyro.conf.Positional[Literal["up", "status", "down"]],
+    action: tyro.conf.Positional[Literal["up", "status", "env", "down"]],
     *,
     port: int | None = None,
     dashboard_port: int | None = None,
@@ -42,7 +42,8 @@ def head(
     """Start, show or stop a Ray head on this machine, on loopback and behind a token.
 
     Args:
-        action: What to do with it. Starting twice is the same as once; only what was started here is stopped.
+        action: What to do with it: `env` prints the shell variables that Ray's commands need. Starting twice
+            is the same as once; only what was started here is stopped.
         port: Port of the head; by default 6379 or the next free one.
         dashboard_port: Port of the dashboard and of job submission; by default 8265 or the next free one.
         agent_port: Port of the process that starts jobs; by default 52365 or the next free one.
@@ -55,15 +56,18 @@ def head(
             ports={"port": port, "dashboard-port": dashboard_port, "agent-port": agent_port}, cpus=cpus
         )
         print(
-            f"a Ray head is up at {record.address}, its dashboard at {record.dashboard}. For `ray` commands:"
+            f"a Ray head is up at {record.address}, its dashboard at {record.dashboard}. For ray's commands:"
         )
         print(local.exports(record))
-    elif action == "down":
+        return 0
+    if action == "down":
         print("the Ray head is down" if local.down() else "no Ray head was up")
-    else:
-        record = local.running()
-        print(f"up: {record.address}, dashboard {record.dashboard}" if record else "down")
-        return 0 if record else 1
+        return 0
+    record = local.running()
+    if record is None:
+        print("down", file=sys.stderr)
+        return 1
+    print(local.exports(record) if action == "env" else f"up: {record.address}, dashboard {record.dashboard}")
     return 0
 
 

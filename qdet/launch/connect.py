@@ -45,7 +45,6 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
             )
     else:
         address = None if named == "local" else _reachable(str(named), timeout)
-    auth.require_token()
     try:
         return _start_private() if address is None else _join(address)
     except Exception as error:
@@ -60,6 +59,7 @@ def _join(address: str) -> Connection:
 
 def _start_private() -> Connection:
     os.environ.update(head.LOOPBACK_ONLY)
+    auth.require_token()
     context = _ray_init(
         address="local",
         _node_ip_address=head.HOST,

@@ -217,3 +217,26 @@ def test_sweep_of_three_trials_outlives_one_that_fails(project: Path):
     assert parent.info.status == "FINISHED"
     assert sorted(run.info.status for run in trials) == ["FAILED", "FINISHED", "FINISHED"]
     assert len({run.data.params["optim.lr"] for run in trials}) > 1
+
+
+@pytest.mark.slow
+def test_slurm_script_trains_on_an_allocation_of_one_node(project: Path, monkeypatch: pytest.MonkeyPatch):
+    stubs = {
+        "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+        "scontrol": "echo localhost",
+        "hostname": "echo 127.0.0.1",
+    }
+    folder = project / "bin"
+    folder.mkdir()
+    for name, body in stubs.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for name, value in head.LOOPBACK_ONLY.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"JOB_ID": "7", "JOB_NODELIST": "localhost", "CPUS_ON_NODE": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    done = _run(str(REPO / "cluster" / "slurm.sh"), "jobs/tiny_job.py", "--train.steps", "2")
+    assert done.returncode == 0
+    assert _mlflow_run(project, _result(project)["mlflow_run_id"]).info.status == "FINISHED"
+    assert not list((project / ".qdet").glob("*.token"))
