@@ -16,7 +16,7 @@ from qdet.backbones import load_pretrained
 from qdet.config import flatten
 from qdet.data.shards import ShardSet
 from qdet.data.stream import TrainStream
-from qdet.errors import CheckpointError, ConfigError, QdetError
+from qdet.errors import CheckpointError, ConfigError, DivergedError
 from qdet.job import Job
 from qdet.losses import matched_objects
 from qdet.tracking import Tracker
@@ -135,7 +135,7 @@ class _Training:
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)
         if not torch.isfinite(torch.tensor(progress.loss)):
-            raise QdetError(
+            raise DivergedError(
                 f"the loss is {progress.loss} at step {self.step}; lower --optim.lr or --optim.clip-norm, or "
                 "try --train.precision fp32"
             )
