@@ -59,6 +59,8 @@ def guarded(run: Callable[[], int | None]) -> None:
         sys.stdout.flush()
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     if code:
         raise SystemExit(code)
 

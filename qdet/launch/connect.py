@@ -52,6 +52,13 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
         raise ClusterError(f"cannot use {where}: {_first_line(error)}") from error
 
 
+def leave() -> None:
+    """Leave the cluster, a private one with all that runs on it; Ray prints nothing after this."""
+    import ray
+
+    ray.shutdown()
+
+
 def _join(address: str) -> Connection:
     _ray_init(address=address)
     return Connection(address=address, private=False)

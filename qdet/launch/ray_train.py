@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qdet.errors import QdetError, TrainingError
 from qdet.job import Job
 from qdet.launch import capacity, connect, paths, preflight, report
+from qdet.launch.interruptible import call_interruptibly
 from qdet.launch.session import open_session
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -41,13 +42,16 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
     job = paths.resolve(job)
     preflight.check(job)
     connection = connect.connect(address)
-    gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
-    with open_session(job) as session:
-        print(
-            f"run {session.run.name}: {job.train.workers} workers on {'GPUs' if gpu else 'CPUs'}", flush=True
-        )
-        result = fit(job, session.run, gpu=gpu)
-        report.tell(session.outcome(result["step"], result["metrics"]))
+    try:
+        gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
+        with open_session(job) as session:
+            device = "GPUs" if gpu else "CPUs"
+            print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
+            result = fit(job, session.run, gpu=gpu)
+            connect.leave()
+            report.tell(session.outcome(result["step"], result["metrics"]))
+    finally:
+        connect.leave()
 
 
 def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = ()) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
         ),
     )
     try:
-        return trainer.fit().return_value or {}
+        return call_interruptibly(trainer.fit).return_value or {}
     except TrainingFailedError as error:
         raise cause_of(error) from error
 

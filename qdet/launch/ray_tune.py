@@ -21,6 +21,7 @@ from qdet.data.shards import ShardSet
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launch import capacity, connect, paths, preflight, runs
+from qdet.launch.interruptible import call_interruptibly
 from qdet.launch.ray_train import cause_of, fit, worker_environment
 from qdet.launch.session import open_session
 from qdet.launch.sweep_session import open_sweep, trial_name
@@ -43,15 +44,19 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     sweep.check(job)
     preflight.check(job)
     connection = connect.connect(address)
-    gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
     name = runs.new_name(replace(job, name=f"{job.name}_sweep"))
-    with open_sweep(job, sweep, name) as parent:
-        print(f"sweep {name}: {sweep.trials} trials of {', '.join(sweep.space)}", flush=True)
-        grid = _tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu).fit()
-        rows = [_row(result, job, sweep) for result in grid]
-        parent.finish_trials(rows)
-        parent.log(rows, sweep.metric)
-        print(table(rows, sweep), flush=True)
+    try:
+        gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
+        with open_sweep(job, sweep, name) as parent:
+            print(f"sweep {name}: {sweep.trials} trials of {', '.join(sweep.space)}", flush=True)
+            tuner = _tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            rows = [_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
+            connect.leave()
+            parent.finish_trials(rows)
+            parent.log(rows, sweep.metric)
+            print(table(rows, sweep), flush=True)
+    finally:
+        connect.leave()
     best = max((row for row in rows if row.metric is not None), key=lambda row: row.metric or 0, default=None)
     if best is None:
         raise TrainingError(
@@ -101,8 +106,9 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a row of the table
     last = evaluations(job)
+    # One more than there are: a trial that comes to its end ends itself, with its final model.
     scheduler = ASHAScheduler(
-        max_t=max(last, 1), grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
+        max_t=last + 1, grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
     )
     trainable = tune.with_resources(
         tune.with_parameters(

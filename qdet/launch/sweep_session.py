@@ -23,18 +23,18 @@ class SweepSession:
     tracker: Tracker
 
     def finish_trials(self, rows: Sequence[TrialRow]) -> None:
-        """End the MLflow runs of trials that the scheduler stopped: their drivers could not do so."""
+        """End the MLflow runs of trials whose drivers could not: the scheduler stopped them, or they died."""
         for row in rows:
-            if row.state == "stopped early":
-                name = trial_name(self.name, row.trial)
-                tracker = MLflowTracker.open(
-                    spool_folder(name, "sweep"),
-                    experiment=self.experiment,
-                    run_name=name,
-                    tracking_uri=paths.tracking_uri(),
-                )
-                tracker.tags({"qdet.stopped_early": "true"})
-                tracker.close("FINISHED")
+            name = trial_name(self.name, row.trial)
+            tracker = MLflowTracker.open(
+                spool_folder(name, "sweep"),
+                experiment=self.experiment,
+                run_name=name,
+                parent_run_id=self.mlflow_run_id,
+                tracking_uri=paths.tracking_uri(),
+            )
+            tracker.tags({"qdet.trial_state": row.state})
+            tracker.close("FAILED" if row.state == "failed" else "FINISHED")
 
     def log(self, rows: Sequence[TrialRow], metric: str) -> None:
         """Keep the table of results, and the best of them as the sweep's own metric."""

@@ -94,3 +94,21 @@ def test_cause_of_other_failures_is_one_line_with_its_worker():
     cause = cause_of(_Group({1: _Wrapped(ValueError("first\nsecond"))}))
     assert isinstance(cause, TrainingError)
     assert str(cause) == "training failed in worker 1: ValueError: first"
+
+
+def test_waiting_ends_for_a_signal_and_passes_on_what_came_of_the_call():
+    import os
+    import signal
+    import threading
+    import time
+
+    from qdet.launch.interruptible import call_interruptibly
+
+    assert call_interruptibly(lambda: 7) == 7
+    with pytest.raises(DataError, match="torn"):
+        call_interruptibly(lambda: (_ for _ in ()).throw(DataError("torn")))
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        call_interruptibly(lambda: time.sleep(30))
+    assert time.monotonic() - started < 5

@@ -13,6 +13,7 @@ from qdet.job import Job, TrainConfig
 from qdet.launch import auth, connect, head, paths, preflight, runs
 from qdet.launch.capacity import Node, choose_gpu, workers_that_fit
 from qdet.launch.describe import memory_per_rank
+from qdet.launch.ray_tune import evaluated_often, evaluations
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +215,20 @@ class TestHead:
         assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
         assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
         assert "RAY_ADDRESS" not in environment
+
+
+@pytest.mark.parametrize(
+    ("changes", "every", "count"),
+    [
+        ({"train.steps": 12, "train.eval_every": 0}, 6, 2),  # 48 images make 6 batches of 8
+        ({"train.steps": 13, "train.eval_every": 1}, 6, 3),
+        ({"train.epochs": 12, "train.eval_every": 3}, 18, 4),
+    ],
+)
+def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
+    job = evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes))
+    assert job.train.checkpoint_every == every == job.train.eval_every * 6
+    assert evaluations(job) == count
 
 
 def test_memory_per_rank_by_hand():
