@@ -25,7 +25,7 @@ from qdet.launch.report import Outcome, last_picture
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
 from qdet.training.reporting import Run
 
-FIRST_ANSWER = 60.0
+FIRST_ANSWER = 30.0
 """Seconds that the driver waits for MLflow; the first use of a database creates its tables."""
 SYSTEM_METRICS_EVERY = 10.0  # seconds
 
