@@ -93,7 +93,8 @@ def find(address: str | None = None) -> str:
 def _client(address: str) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that is not uploaded, thrice
+    for talkative in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)  # every file that is not uploaded, thrice
     try:
         return JobSubmissionClient(address)
     except Exception as error:
