@@ -1,16 +1,18 @@
 """A sweep in MLflow: the run that its trials are shown under."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from qdet.config import flatten
+from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launch import paths
 from qdet.launch.session import FIRST_ANSWER, ended_truthfully, spool_folder
 from qdet.launch.sweep_table import TrialRow, best_first
-from qdet.tracking import MLflowTracker, Tracker
+from qdet.tracking import MLflowTracker, Tracker, send_spool
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class SweepSession:
         """End the MLflow runs of trials whose drivers could not: the scheduler stopped them, or they died."""
         for row in rows:
             name = trial_name(self.name, row.trial)
+            # What a stopped worker had not sent yet, where it ran on this machine.
+            with contextlib.suppress(TrackingError):
+                send_spool(spool_folder(name, "worker"))
             tracker = MLflowTracker.open(
                 spool_folder(name, "sweep"),
                 experiment=self.experiment,
