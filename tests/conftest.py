@@ -51,7 +51,7 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_coco(tmp_path: Path):  # noqa: ANN201
+def make_coco(tmp_path: Path):
     """Write a COCO-format folder of random JPEGs `train`; returns it with its annotation dictionary."""
     import json
 
@@ -63,7 +63,11 @@ def make_coco(tmp_path: Path):  # noqa: ANN201
         root = tmp_path / name
         (root / "train").mkdir(parents=True)
         (root / "annotations").mkdir()
-        content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}]}
+        content = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}],
+        }
         for i in range(images):
             h, w = sizes[i % len(sizes)]
             pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((h // 8 + 1, w // 8 + 1, 1)))[:h, :w]
