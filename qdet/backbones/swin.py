@@ -26,7 +26,7 @@ class SwinConfig:
     """Swin-T, -S or -B, or a small one for demonstrations."""
 
     size: Literal["t", "s", "b", "demo"] = "s"
-    """Tiny, small or base of the paper, or `demo`: 2.3 million parameters and windows of 4 pixels."""
+    """Tiny, small or base of the paper, or `demo`: 2.3 million parameters and windows of 8 pixels."""
     drop_path: float = 0.2
     """Stochastic depth of the last block; earlier blocks get less, linearly."""
     weights: str | None = "imagenet"
@@ -63,7 +63,7 @@ _SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
     "t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
     "s": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
     "b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
-    "demo": (32, (2, 2, 2, 2), (2, 4, 8, 8), 4),
+    "demo": (32, (2, 2, 2, 2), (1, 2, 4, 8), 8),
 }
 
 _RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
