@@ -12,6 +12,9 @@ from qdet.tracking.server import artifact_location
 NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
 
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages show an experiment as training of models and not of prompts."""
+
 CLAIM_TAG = "qdet.claim"
 """Tag that says when a run was created, to the nanosecond."""
 
@@ -53,7 +56,7 @@ def _experiment(client: Any, name: str, uri: str) -> str:
     if found is None:
         # Another process may have created it in between.
         with contextlib.suppress(MlflowException):
-            return client.create_experiment(name, artifact_location(uri, name))
+            return client.create_experiment(name, artifact_location(uri, name), tags=TRAINING_VIEW)
         found = client.get_experiment_by_name(name)
     if found is None:
         raise TrackingError(f"MLflow experiment {name!r} cannot be created at {mask(uri)}")
