@@ -9,7 +9,6 @@ python -m data_prep.synthetic --out data/demo/coco
 
 import json
 import multiprocessing
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,20 +18,15 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import tyro
 
+from data_prep.atomic import write_atomically
+from data_prep.command_line import command
 from data_prep.shapes import CLASSES, Scene, render
-from qdet.errors import ConfigError, DataError, QdetError
+from qdet.errors import ConfigError, DataError
 
 VERSION = 1  # goes up whenever the same settings would give other images
 JPEG_QUALITY = 92
-JPEG = (
-    *(cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY),
-    *(
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ),  # textures are fine and colourful
-)
+FULL_COLOUR = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)  # textures are fine
 Split = Literal["train", "val"]
 
 
@@ -75,12 +69,12 @@ def prepare(config: SyntheticConfig) -> bool:
     if _found(marker, settings):
         return False
     config.out.mkdir(parents=True, exist_ok=True)
-    _write_whole(marker, _as_json({"settings": settings, "complete": False}))
+    write_atomically(marker, _as_json({"settings": settings, "complete": False}))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_one_thread) as pool:
         _write_split(config, "train", config.train, pool)
         _write_split(config, "val", config.val, pool)
-    _write_whole(marker, _as_json({"settings": settings, "complete": True}))
+    write_atomically(marker, _as_json({"settings": settings, "complete": True}))
     return True
 
 
@@ -126,7 +120,7 @@ def _write_split(config: SyntheticConfig, split: Split, count: int, pool: Proces
         "annotations": annotations,
     }
     (config.out / "annotations").mkdir(exist_ok=True)
-    _write_whole(config.out / "annotations" / f"instances_{split}.json", _as_json(whole))
+    write_atomically(config.out / "annotations" / f"instances_{split}.json", _as_json(whole))
 
 
 def _write_image(
@@ -135,8 +129,13 @@ def _write_image(
     """Render and store one image; return its COCO entry and those of its objects, which lack an id yet."""
     scene = render(seed, split, index, size)
     name, image_id = f"{index + 1:06d}.jpg", index + 1
-    encoded = cv2.imencode(".jpg", scene.image[..., ::-1], JPEG)[1]
-    _write_whole(folder / name, encoded.tobytes())
+    encoded = cv2.imencode(
+        ".jpg", scene.image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *FULL_COLOUR)
+    )[1]
+    try:
+        (folder / name).write_bytes(encoded.tobytes())  # a torn one is rendered again: the marker comes last
+    except OSError as error:
+        raise DataError(f"cannot write {folder / name}: {error.strerror}") from error
     return {"id": image_id, "file_name": name, "width": size, "height": size}, _objects(scene, image_id)
 
 
@@ -162,18 +161,5 @@ def _as_json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write so that the file is either whole or not there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-    part.replace(path)
-
-
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(SyntheticConfig, description=__doc__))
-    except QdetError as error:
-        sys.exit(f"error: {error}")
+    command(SyntheticConfig, main, about="Render the demo's dataset as a COCO-format folder.")

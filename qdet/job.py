@@ -207,7 +207,7 @@ class Job:
             ),
             train=dataclasses.replace(
                 self.train,
-                steps=1200,
+                steps=1500,
                 batch_size=16,
                 accumulation=1,
                 zero=2,

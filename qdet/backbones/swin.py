@@ -55,7 +55,7 @@ class SwinConfig:
 
     def demo(self) -> "SwinConfig":
         """The size for a laptop."""
-        return SwinConfig(size="demo", drop_path=0.0, weights=None)
+        return SwinConfig(size="demo", drop_path=0.0, weights="package:swin_demo.safetensors")
 
 
 # embedding channels, blocks per stage, heads per stage, window: table 7 of the paper, and the demo's.
