@@ -207,7 +207,7 @@ class Job:
             ),
             train=dataclasses.replace(
                 self.train,
-                steps=1500,
+                steps=1200,
                 batch_size=16,
                 accumulation=1,
                 zero=2,
