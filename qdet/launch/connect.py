@@ -65,7 +65,7 @@ def _join(address: str) -> Connection:
 
 
 def _start_private() -> Connection:
-    os.environ.update(head.LOOPBACK_ONLY)
+    os.environ.update(head.LOCAL_SETTINGS)
     auth.require_token()
     context = _ray_init(
         address="local",

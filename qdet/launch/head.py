@@ -23,12 +23,14 @@ from qdet.launch import auth, paths
 
 HOST = "127.0.0.1"
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's own note of the last head here
-LOOPBACK_ONLY = {
+LOCAL_SETTINGS = {
     # Without this, as on macOS, Ray replaces 127.0.0.1 by the machine's outside address and listens there.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Nothing of a head that goes down is needed elsewhere: do not wait half a minute for it to drain.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # Ray's default of 15 leaves a worker 3% of a core that anything else wants, and collectives time out.
+    "RAY_worker_niceness": "0",
 }
 PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
 OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
@@ -69,7 +71,7 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
-    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOOPBACK_ONLY}
+    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS}
     log = auth.state_folder() / "head.log"
     process = _start(chosen, _environment_of_jobs(environment), log, cpus)
     record = Head(
@@ -153,7 +155,7 @@ def _environment_of_jobs(environment: dict[str, str]) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH")))),
     }
     kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    return kept | LOOPBACK_ONLY | ours
+    return kept | LOCAL_SETTINGS | ours
 
 
 def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:

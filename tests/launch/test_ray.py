@@ -232,7 +232,7 @@ def test_slurm_script_trains_on_an_allocation_of_one_node(project: Path, monkeyp
         (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    for name, value in head.LOOPBACK_ONLY.items():
+    for name, value in head.LOCAL_SETTINGS.items():
         monkeypatch.setenv(name, value)
     for name, value in {"JOB_ID": "7", "JOB_NODELIST": "localhost", "CPUS_ON_NODE": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
