@@ -180,7 +180,7 @@ def test_terminated_run_is_killed_in_mlflow_and_can_be_resumed(project: Path):
         print(line, end="")
         if re.search(
             r"step 15/40", line
-        ):  # Ray notes a checkpoint within a second: step 4's is there for sure
+        ):  # Ray notes a checkpoint within a second
             process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     (store,) = (project / "outputs").iterdir()
