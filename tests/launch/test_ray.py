@@ -178,9 +178,7 @@ def test_terminated_run_is_killed_in_mlflow_and_can_be_resumed(project: Path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         print(line, end="")
-        if re.search(
-            r"step 15/40", line
-        ):  # Ray notes a checkpoint within a second
+        if re.search(r"step 15/40", line):  # Ray notes a checkpoint within a second
             process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     (store,) = (project / "outputs").iterdir()
