@@ -45,15 +45,19 @@ try:
 finally:
     print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = _python("-c", code)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The first of a fresh installation may still have modules to compile to bytecode.
+    times = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = _python("-c", code)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert done.returncode == 0
     assert "--train.epochs INT" in done.stdout
     assert "AdaMixer with Swin-S" in done.stdout
     assert done.stderr.strip() == "[]"
     # Processor time, not wall time: other tests may share the machine.
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 3
+    assert min(times) < 3
 
 
 def test_flags_are_those_that_are_written_down():
