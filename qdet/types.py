@@ -64,6 +64,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class PaddedSizes:
+    """How large the images of a padded batch are."""
+
+    sizes_hw: Int[Tensor, "B 2"]
+    """Height and width of each image without padding."""
+    padded_hw: tuple[int, int]
+    """Height and width that all of them are padded to."""
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What one decoder stage says of every query."""
 
@@ -71,6 +81,14 @@ class Predictions:
     """Class logits before sigmoid or softmax."""
     boxes_xyxy: Float[Tensor, "B N 4"]
     """Corners in pixels of the resized, unpadded image; always fp32 or wider."""
+
+
+@dataclass(frozen=True)
+class Proposals(Predictions):
+    """What an encoder says of every token, before any decoder stage: a first set to match with objects."""
+
+    class_agnostic: bool = False
+    """Only the first class logit counts, and stands for an object of any class."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
 from qdet.detectors.detector import Detector
+from qdet.detectors.detr import DETR, DETRConfig
 
-DetectorConfig = AdaMixerConfig
+DetectorConfig = AdaMixerConfig | DETRConfig
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
-__all__ = ["AdaMixer", "AdaMixerConfig", "Detector", "DetectorConfig"]
+__all__ = ["DETR", "AdaMixer", "AdaMixerConfig", "DETRConfig", "Detector", "DetectorConfig"]

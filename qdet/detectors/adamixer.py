@@ -7,32 +7,27 @@ the code.
     B images   N queries   K classes   D query width
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jaxtyping import Float, Int, Real, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, resize_factors, top_by_sigmoid
+from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.errors import ConfigError
 from qdet.layers.adaptive_mixing import AdaptiveMixing
-from qdet.layers.attention import OverlapAttention
 from qdet.layers.channel_mapping import ChannelMapping
+from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
-from qdet.layers.pixels import normalize
+from qdet.layers.overlap_attention import OverlapAttention
 from qdet.layers.position import embed_xyzr
-from qdet.layers.precision import fp32_island
 from qdet.layers.sampling_3d import AdaptiveSampling
+from qdet.layers.transformer import run
 from qdet.layers.xyzr import decode_xyzr, grid_boxes, log_iof, refine_xyzr, scale_to_images, whole_boxes
-from qdet.types import Detections, Predictions
-
-PRIOR = 0.01
-"""Probability that a fresh class head gives every class of every query."""
+from qdet.types import PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +66,16 @@ class AdaMixerConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        for name in ("queries", "stages", "heads", "groups", "points_in", "points_out", "ffn"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--detector.{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("class_layers", "box_layers"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--detector.{flag} must be 0 or more, got {getattr(self, name)}")
+        check_at_least(self, 1, "queries", "stages", "heads", "groups", "points_in", "points_out", "ffn")
+        check_at_least(self, 0, "class_layers", "box_layers")
         if self.position_scale <= 0:
             raise ConfigError(f"--detector.position-scale must be above 0, got {self.position_scale}")
-        if self.detections is not None and self.detections < 1:
-            raise ConfigError(f"--detector.detections must be at least 1, got {self.detections}")
-        for flag, whole, part, parts in (
-            ("width", self.width, self.heads, "--detector.heads"),
-            ("width", self.width, 8, "sine and cosine of four coordinates"),
-            ("feature-width", self.feature_width, self.groups, "--detector.groups"),
-            ("feature-width", self.feature_width, 32, "the groups of its normalisation"),
-        ):
-            if whole % part:
-                raise ConfigError(f"--detector.{flag} {whole} must split evenly into {part} ({parts})")
+        if self.detections is not None:
+            check_at_least(self, 1, "detections")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 8, "sine and cosine of four coordinates")
+        check_split(self, "feature_width", "groups")
+        check_split(self, "feature_width", 32, "the groups of its normalisation")
 
     def build(self, classes: int) -> "AdaMixer":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -121,28 +106,15 @@ class AdaMixer(Detector):
         super().__init__()
         self.config = config
         self.backbone = backbone
+        self.detections = config.detections or config.queries
         self.neck = ChannelMapping(backbone.channels, config.feature_width)  # type: ignore[arg-type]
         self.decoder = Decoder(config, backbone.strides, classes)  # type: ignore[arg-type]
 
-    def forward(
-        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
-    ) -> tuple[Predictions, ...]:
-        """Predict boxes and classes at every stage."""
-        return self.decode(self.backbone(normalize(images, sizes_hw)), sizes_hw)
-
     def decode(
-        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes_hw: Int[Tensor, "B 2"]
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        return self.decoder(self.neck(features), sizes_hw, recompute=self.recompute and self.training)
-
-    def detect(
-        self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-    ) -> Detections:
-        """Take the best pairs of query and class; boxes may reach over the border, as the authors' do."""
-        scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
-        count = self.config.detections or self.config.queries
-        return top_by_sigmoid(prediction.logits, prediction.boxes_xyxy, scale, count)
+        return self.decoder(self.neck(features), sizes.sizes_hw, recompute=self.recomputes)
 
 
 class Decoder(nn.Module):
@@ -153,7 +125,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AdaMixerConfig, strides: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.content = LearnedQueries(config.queries, config.width)
+        self.content = LearnedQueries(config.queries, config.width, normalize=True)
         # The authors keep these as a parameter that never gets a gradient; a buffer says so.
         first = grid_boxes(config.queries) if config.start == "grid" else whole_boxes(config.queries)
         self.register_buffer("first_boxes_cxcywh", first)
@@ -172,12 +144,7 @@ class Decoder(nn.Module):
         xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
         predictions = []
         for stage in self.stages:
-            if recompute:
-                content, logits, xyzr = checkpoint(
-                    stage, content, xyzr.detach(), features, use_reentrant=False
-                )
-            else:
-                content, logits, xyzr = stage(content, xyzr.detach(), features)
+            content, logits, xyzr = run(stage, content, xyzr.detach(), features, recompute=recompute)
             predictions.append(Predictions(logits, decode_xyzr(xyzr)))
         return tuple(predictions)
 
@@ -204,8 +171,8 @@ class Stage(nn.Module):
         self.ffn_norm = nn.LayerNorm(width)
         self.class_tower = tower(width, config.class_layers)
         self.box_tower = tower(width, config.box_layers)
-        self.class_head = nn.Linear(width, classes)
-        self.box_head = nn.Linear(width, 4)
+        self.class_head = Head(width, classes)
+        self.box_head = Head(width, 4)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -218,7 +185,7 @@ class Stage(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
         for part in (self.attention, self.sampling, self.mixing):
             part.reset_parameters()
-        nn.init.constant_(self.class_head.bias, math.log(PRIOR / (1 - PRIOR)))
+        start_at_prior(self.class_head)
         nn.init.zeros_(self.box_head.weight)
         nn.init.zeros_(self.box_head.bias)
 
@@ -233,12 +200,7 @@ class Stage(nn.Module):
         overlap = log_iof(decode_xyzr(xyzr))
         content = self.attention_norm(self.attention(content + position, overlap))
         content = self.mixing_norm(self.mixing(content, self.sampling(content, xyzr, features)))
-        content = self.ffn_norm(self.ffn(content))
-        logits = _head(self.class_head, self.class_tower(content))
-        delta = _head(self.box_head, self.box_tower(content))
+        content = self.ffn_norm(content + self.ffn(content))
+        logits = self.class_head(self.class_tower(content))
+        delta = self.box_head(self.box_tower(content))
         return content, logits, refine_xyzr(xyzr, delta)
-
-
-@fp32_island("head")
-def _head(linear: nn.Linear, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N _"]:
-    return linear(x)

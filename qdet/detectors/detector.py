@@ -4,13 +4,16 @@ B images   H, W padded height and width   N queries   K classes
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 
+from qdet.errors import ConfigError
+from qdet.layers.pixels import normalize
 from qdet.layers.precision import fp32_island
-from qdet.types import Detections, Predictions
+from qdet.types import Detections, PaddedSizes, Predictions
 
 
 class Detector(nn.Module, ABC):
@@ -22,20 +25,40 @@ class Detector(nn.Module, ABC):
 
     backbone: nn.Module
     """The part that starts from pre-trained weights."""
+    detections: int
+    """Detections per image, at most."""
     recompute: bool = False
-    """Recompute decoder stages in the backward pass instead of keeping their activations."""
+    """Recompute stages in the backward pass instead of keeping their activations."""
+    progress: float = 1.0
+    """Share of the training that is done; some detectors change with it."""
 
-    @abstractmethod
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
     ) -> tuple[Predictions, ...]:
         """Predict from bytes (or normalised floats) and each image's size without padding, stage by stage."""
+        features = self.backbone(normalize(images, sizes_hw))
+        return self.decode(features, PaddedSizes(sizes_hw, (images.shape[-2], images.shape[-1])))
 
     @abstractmethod
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's maps, finest first: the stages in order, `Proposals` before them."""
+
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
     ) -> Detections:
-        """Score the boxes of one stage, usually the last, in pixels of the original images."""
+        """Score the boxes of one stage, usually the last, in pixels of the original images.
+
+        Here the best pairs of query and class; boxes may reach over the border, as most authors' do.
+        """
+        scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
+        return top_by_sigmoid(prediction.logits, prediction.boxes_xyxy, scale, self.detections)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether this pass should trade activations for a second forward pass."""
+        return self.recompute and self.training
 
 
 @fp32_island("geometry")
@@ -52,8 +75,40 @@ def top_by_sigmoid(
     return Detections(boxes * scale_wh.repeat(1, 2).unsqueeze(1), scores, pairs % classes)
 
 
+@fp32_island("geometry")
+def best_of_each_query(
+    prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
+) -> Detections:
+    """Take every query's best class by softmax; the last logit is that of no object, which none can be."""
+    scores, labels = prediction.logits.softmax(-1)[..., :-1].max(-1)
+    scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
+    return Detections(prediction.boxes_xyxy * scale.repeat(1, 2).unsqueeze(1), scores, labels)
+
+
 def resize_factors(
     sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"], dtype: torch.dtype
 ) -> Float[Tensor, "B 2"]:
     """Width and height of the original image per pixel of the resized one; rounding makes the two differ."""
     return (original_hw.to(dtype) / sizes_hw.to(dtype)).flip(-1)
+
+
+def check_at_least(config: object, least: int, *names: str) -> None:
+    """Raise `ConfigError`, naming the flag, where one of a detector's settings is below `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            wanted = "0 or more" if least == 0 else f"at least {least}"
+            raise ConfigError(f"{_flag(name)} must be {wanted}, got {getattr(config, name)}")
+
+
+def check_split(config: object, whole: str, parts: str | int, meaning: str = "") -> None:
+    """Raise `ConfigError` unless one setting splits evenly into another, or into a number of parts."""
+    count = getattr(config, parts) if isinstance(parts, str) else parts
+    if getattr(config, whole) % count:
+        meaning = _flag(parts) if isinstance(parts, str) else meaning
+        raise ConfigError(
+            f"{_flag(whole)} {getattr(config, whole)} must split evenly into {count} ({meaning})"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--detector.{name.replace('_', '-')}"

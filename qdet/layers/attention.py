@@ -1,47 +1,131 @@
-"""Self-attention between queries that takes an additive bias per pair.
+"""Multi-head attention: projections, heads, and keys that must not be seen.
 
-B images   N queries   M heads   D query width
+B images   N queries   K keys   M heads   D width   d = D / M
+
+Vaswani et al., NeurIPS 2017, https://arxiv.org/abs/1706.03762, on torch's `scaled_dot_product_attention`,
+which never holds all weights at once where the device can do without.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class OverlapAttention(nn.Module):
-    """Multi-head self-attention whose logits are lowered where boxes do not overlap, residual included.
+class MultiheadAttention(nn.Module):
+    """W_o softmax(Q K^T / sqrt(d)) V from one set of vectors to another.
 
-        out = x + W_o softmax(Q K^T / sqrt(D / M) + tau_m B) V
-
-    B is the log of the intersection over foreground of two queries' boxes and tau_m a learned scale per head
-    (AdaMixer, CVPR 2022, section 3.4). As in the authors' code, `x` carries the positional embedding into
-    queries, keys, values and the residual alike.
+    The weights of Q, K and V are one tensor as in `torch.nn.MultiheadAttention`, from whose initialisation
+    the authors start. The module owns them, rather than linear layers inside it, because ZeRO-3 gathers
+    a module's parameters when that module runs.
     """
 
-    def __init__(self, dim: int, *, heads: int = 8) -> None:
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim must split evenly into heads, got {dim} and {heads}")
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        check_heads(dim, heads)
+        self.heads, self.dropout = heads, dropout
+        self.qkv_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.qkv_bias = nn.Parameter(torch.empty(3 * dim))
         self.out = nn.Linear(dim, dim)
-        self.overlap_scale = nn.Parameter(torch.empty(heads))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start heads between ignoring overlap (0) and seeing little else (4)."""
-        nn.init.xavier_uniform_(self.qkv.weight)
-        nn.init.zeros_(self.qkv.bias)
-        nn.init.uniform_(self.overlap_scale, 0, 4)
+        """Initialise as torch's own attention does."""
+        nn.init.xavier_uniform_(self.qkv_weight)
+        nn.init.zeros_(self.qkv_bias)
+        nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "B N D"], overlap: Float[Tensor, "B N N"]) -> Float[Tensor, "B N D"]:
-        """Return `x` plus what the other queries say; `overlap` is B, rows attending to columns."""
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each [B, M, N, D / M]
-        bias = self.overlap_scale.view(-1, 1, 1) * overlap.unsqueeze(
-            1
-        )  # [B, M, N, N], exact until it is added
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return x + self.out(mixed.transpose(1, 2).flatten(2))
+    def forward(
+        self,
+        query: Float[Tensor, "B N D"],
+        key: Float[Tensor, "B K D"],
+        value: Float[Tensor, "B K D"],
+        mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return what every query gathers from the values.
+
+        `mask` says which keys are padding (True), or is what to add to the logits.
+        """
+        heads = [split_heads(x, self.heads) for x in self._project(query, key, value)]
+        return self.out(attend(*heads, mask=mask, dropout=self.dropout if self.training else 0.0))
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Make Q, K and V; those with the same input in one product."""
+        dim, weight, bias = query.shape[-1], self.qkv_weight, self.qkv_bias
+        if key is query and value is query:
+            return F.linear(query, weight, bias).chunk(3, dim=-1)
+        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
+        if key is query:
+            return *F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1), v
+        q = F.linear(query, weight[:dim], bias[:dim])
+        return q, F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim]), v
+
+
+class SelfAttention(nn.Module):
+    """Attention of vectors to each other; positions guide where they look, not what they see.
+
+    Q and K are made of x + position, V of x, as in DETR (ECCV 2020, appendix A.3).
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = MultiheadAttention(dim, heads=heads, dropout=dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        position: Float[Tensor, "#B N D"],
+        mask: Bool[Tensor, "B N"] | Float[Tensor, "B #M #N N"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`."""
+        placed = x + position
+        return self.attention(placed, placed, x, mask)
+
+
+class CrossAttention(nn.Module):
+    """Attention of queries to an image's features.
+
+    Q is made of x + query position, K of memory + position, V of memory, as in DETR.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = MultiheadAttention(dim, heads=heads, dropout=dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        query_position: Float[Tensor, "#B N D"],
+        memory: Float[Tensor, "B K D"],
+        key: Float[Tensor, "B K D"],
+        mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`; `key` is memory + position, which every layer shares."""
+        return self.attention(x + query_position, key, memory, mask)
+
+
+def attend(
+    q: Float[Tensor, "B M N d"],
+    k: Float[Tensor, "B M K d"],
+    v: Float[Tensor, "B M K e"],
+    *,
+    mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B N _"]:
+    """Attend head by head and join the heads; `mask` as for `MultiheadAttention`."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = ~mask[:, None, None]
+    elif mask is not None:
+        mask = mask.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B M N d"]:
+    """Give each head its share of the width."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Raise unless `dim` splits evenly into `heads`."""
+    if dim % heads:
+        raise ValueError(f"dim must split evenly into heads, got {dim} and {heads}")

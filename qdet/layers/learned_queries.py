@@ -1,4 +1,4 @@
-"""Content vectors that every image's queries start from.
+"""Learned vectors that every image's queries start from.
 
 B images   N queries   D query width
 """
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 
 class LearnedQueries(nn.Module):
-    """N learned vectors, normalised without affine weights, the same for every image.
+    """N learned vectors, the same for every image; with `normalize` through LayerNorm without affine weights.
 
     A module of its own because ZeRO-3 brings a parameter back for the backward pass of the module that owns
     it, and knows that pass by the tensors which the module returned.
     """
 
-    def __init__(self, queries: int, width: int) -> None:
+    def __init__(self, queries: int, width: int, *, normalize: bool) -> None:
         super().__init__()
+        self.normalize = normalize
         self.weight = nn.Parameter(torch.empty(queries, width))
         self.reset_parameters()
 
@@ -27,4 +28,5 @@ class LearnedQueries(nn.Module):
 
     def forward(self, images: int) -> Float[Tensor, "B N D"]:
         """Return the vectors, repeated for `images` images."""
-        return F.layer_norm(self.weight, self.weight.shape[-1:]).expand(images, -1, -1)
+        vectors = F.layer_norm(self.weight, self.weight.shape[-1:]) if self.normalize else self.weight
+        return vectors.expand(images, -1, -1)

@@ -1,10 +1,12 @@
 """Sine embeddings of positions.
 
-B images   N queries   k coordinates   D embedding width
+B images   N queries   k coordinates   h, w feature map   D embedding width
 """
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qdet.layers.precision import fp32_island
@@ -12,8 +14,8 @@ from qdet.layers.precision import fp32_island
 
 @fp32_island("position")
 def sine_embedding(
-    coordinates: Float[Tensor, "B N k"], dim: int, *, temperature: float = 10_000.0
-) -> Float[Tensor, "B N D"]:
+    coordinates: Float[Tensor, "*n k"], dim: int, *, temperature: float = 10_000.0
+) -> Float[Tensor, "*n D"]:
     """Embed each of k coordinates in dim / k features, one coordinate after the other.
 
     Feature i is sin(c / t_i) where i is even and cos(c / t_i) where it is odd, with
@@ -30,3 +32,28 @@ def sine_embedding(
 def embed_xyzr(xyzr: Float[Tensor, "B N 4"], dim: int, *, scale: float) -> Float[Tensor, "B N D"]:
     """Embed AdaMixer's boxes: pixels times `scale` (the authors': 1/1000), z and r as they are."""
     return sine_embedding(torch.cat((xyzr[..., :2] * scale, xyzr[..., 2:]), dim=-1), dim)
+
+
+@fp32_island("position")
+def sine_map(
+    mask: Bool[Tensor, "B h w"],
+    dim: int,
+    *,
+    temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
+    offset: float = 0.0,
+    eps: float = 1e-6,
+) -> Float[Tensor, "B h w D"]:
+    """Embed the place of every cell among those of its image: y in the first half of the features, then x.
+
+    Rows and columns are counted from 1 where `mask` is not True, moved by `offset` (0 in DETR, Conditional
+    DETR, DAB-DETR and SMCA, -0.5 in Deformable DETR), and divided by their number, times 2 pi. Always
+    float32, as in the authors' code.
+    """
+    inside = (~mask).float()
+    places = []
+    for axis, temperature in zip((1, 2), temperatures_yx, strict=True):
+        count = inside.cumsum(axis)
+        last = count.select(axis, -1).unsqueeze(axis)
+        share = (count + offset) / (last + eps)
+        places.append(sine_embedding(share.unsqueeze(-1) * math.tau, dim // 2, temperature=temperature))
+    return torch.cat(places, dim=-1)

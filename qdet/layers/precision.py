@@ -13,6 +13,7 @@ stay what they are, so a float64 model is float64 throughout.
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
@@ -50,7 +51,10 @@ def _run(name: Island, function: Callable[..., R], args: tuple[Any, ...], kwargs
 
 
 def widen(value: Any) -> Any:
-    """Return `value` with every half-precision tensor in it (through tuples, lists, dicts) as float32."""
+    """Return `value` with every half-precision tensor in it as float32.
+
+    Tensors are found in tuples, lists, dicts and dataclasses.
+    """
     return _mapped(value, lambda t: t.float() if t.dtype in _NARROW else t)
 
 
@@ -61,6 +65,8 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return type(value)(_mapped(v, change) for v in value)
     if type(value) is dict:
         return {k: _mapped(v, change) for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _mapped(getattr(value, f.name), change) for f in fields(value)})
     return value
 
 
@@ -72,6 +78,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(v)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors([getattr(value, f.name) for f in fields(value)])
 
 
 def _autocasts(device: str) -> bool:

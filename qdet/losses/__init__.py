@@ -1,6 +1,17 @@
 """Losses: what a detector's stages are trained to minimise."""
 
 from qdet.losses.matching import matched_objects
-from qdet.losses.set_loss import Losses, SetLoss, SetLossConfig
+from qdet.losses.presets import DAB_DETR, DETR, FOCAL_DETR, SPARSE_RCNN
+from qdet.losses.set_loss import Losses, SetLoss, SetLossConfig, counted_objects
 
-__all__ = ["Losses", "SetLoss", "SetLossConfig", "matched_objects"]
+__all__ = [
+    "DAB_DETR",
+    "DETR",
+    "FOCAL_DETR",
+    "SPARSE_RCNN",
+    "Losses",
+    "SetLoss",
+    "SetLossConfig",
+    "counted_objects",
+    "matched_objects",
+]

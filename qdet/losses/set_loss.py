@@ -1,50 +1,65 @@
 """Set loss: match queries to objects at every decoder stage, then pull the matched ones to their objects.
 
-DETR (Carion et al., ECCV 2020) with focal classification, as in AdaMixer (CVPR 2022) and its authors' code.
+DETR (Carion et al., ECCV 2020, section 3.1), with its softmax classification or with the focal one of later
+papers.
 
     S stages   B images   N queries   K classes   T objects of the fullest image   m matched pairs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qdet.boxes import xyxy_to_cxcywh
 from qdet.errors import ConfigError
 from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_cost, giou_loss, l1_cost, l1_loss
+from qdet.losses.cross_entropy import softmax_loss
 from qdet.losses.focal import focal_cost, focal_loss
-from qdet.losses.matching import Assignment, assign
-from qdet.types import Predictions, Targets
+from qdet.losses.matching import Assignment, assign, matched_objects
+from qdet.types import Predictions, Proposals, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetLossConfig:
     """Weights of the loss and of the matching cost; the defaults are AdaMixer's."""
 
-    focal: float = 2.0
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Classes on their own with focal loss, or one of them or no object with cross-entropy, as in DETR."""
+    classification: float = 2.0
     """Weight of the classification loss."""
     l1: float = 5.0
-    """Weight of the L1 distance between corners, in shares of the image."""
+    """Weight of the L1 distance of boxes, in shares of the image."""
     giou: float = 2.0
     """Weight of the generalised IoU loss."""
-    match_focal: float = 2.0
+    match_classification: float = 2.0
     """Weight of classification when queries are matched to objects."""
     match_l1: float = 5.0
     """Weight of the L1 distance in matching."""
     match_giou: float = 2.0
     """Weight of the generalised IoU in matching."""
+    l1_format: Literal["xyxy", "cxcywh"] = "xyxy"
+    """Numbers whose L1 distance is taken: corners, or centre and size."""
+    per: Literal["matched", "objects"] = "matched"
+    """Divide losses by the matched pairs of the global batch, or by its objects, which can be more."""
     alpha: float = 0.25
     """Focal weight of the class that is there; those that are not get 1 - alpha."""
     gamma: float = 2.0
     """How strongly the focal loss ignores what is classified well already."""
+    no_object: float = 0.1
+    """Weight that softmax classification gives to queries without an object."""
+    log_eps: float = 1e-12
+    """Floor of the focal cost's logarithms: 1e-12 in mmdetection, 1e-8 in the DETR family."""
 
     def __post_init__(self) -> None:
         """Reject what could never train, in the words of the command line."""
-        for name in ("focal", "l1", "giou", "match_focal", "match_l1", "match_giou", "gamma"):
+        weights = ("classification", "l1", "giou")
+        for name in (*weights, *(f"match_{w}" for w in weights), "gamma", "no_object", "log_eps"):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"--loss.{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}"
@@ -66,9 +81,20 @@ class Losses:
     terms: dict[str, Tensor]
     """Detached scalars: weighted terms summed over stages by name (`l1`), and of each stage (`stage0/l1`).
 
-    `pos_acc` is not part of the total: the share of matched queries whose best class is right, of the last
-    stage, and of each (`stage0/pos_acc`).
+    An encoder's proposals come as `proposals/l1`. `pos_acc` is not part of the total: the share of matched
+    queries whose best class is right, of the last stage, and of each (`stage0/pos_acc`).
     """
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Predictions of equal shape, which are matched and compared at once."""
+
+    names: list[str]
+    logits: Float[Tensor, "S B N K"]
+    boxes: Float[Tensor, "S B N 4"]
+    targets: Targets
+    extent: Int[Tensor, "B 4"]
 
 
 class SetLoss(nn.Module):
@@ -85,80 +111,110 @@ class SetLoss(nn.Module):
         sizes_hw: Int[Tensor, "B 2"],
         *,
         normalizer: int | float | Tensor,
+        matched: int | float | Tensor | None = None,
     ) -> Losses:
         """Sum the loss over objects and stages and divide it by `normalizer`.
 
-        That is the number of matched objects of the whole global batch (at least 1) per rank and pass, see
-        `matched_objects`: it makes the gradient of a global batch independent of how it is split.
+        That is the number of objects of the whole global batch (at least 1) per rank and pass, see
+        `counted_objects`: it makes the gradient of a global batch independent of how it is split. Softmax
+        classification is divided by the weights of all queries instead, which follow from how many are
+        `matched`, counted in the same way; by default those of this batch.
         """
-        logits = torch.stack([s.logits for s in stages])
-        boxes = torch.stack([s.boxes_xyxy for s in stages])
-        terms = self._terms(logits, boxes, targets, sizes_hw.flip(-1).repeat(1, 2))
-        weighted = {
-            name: terms[name] * (getattr(self.config, name) / normalizer) for name in ("focal", "l1", "giou")
-        }
-        total = torch.stack([term.sum() for term in weighted.values()]).sum()
-        named = {name: term.detach().sum() for name, term in weighted.items()}
-        named["pos_acc"] = terms["pos_acc"][-1]
-        for name, term in {**weighted, "pos_acc": terms["pos_acc"]}.items():
-            named |= {f"stage{i}/{name}": value for i, value in enumerate(term.detach())}
+        total, named = torch.zeros((), device=sizes_hw.device), {}
+        for group in _groups(stages, targets, sizes_hw):
+            for name, term in self._weighted(group, normalizer, matched).items():
+                named |= {
+                    f"{stage}/{name}": value for stage, value in zip(group.names, term.detach(), strict=True)
+                }
+                if name == "pos_acc":
+                    named[name] = term[-1]
+                else:
+                    named[name] = named.get(name, 0) + term.detach().sum()
+                    total = total + term.sum()
         return Losses(total, named)
 
     def match(
         self, stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]
-    ) -> Assignment:
-        """Return the assignment that the loss uses."""
-        logits = torch.stack([s.logits for s in stages])
-        boxes = torch.stack([s.boxes_xyxy for s in stages])
-        return self._match(logits, boxes, targets, sizes_hw.flip(-1).repeat(1, 2))
+    ) -> list[Assignment]:
+        """Return the assignments that the loss uses: of all stages, after those of each set of proposals."""
+        return [self._match(group) for group in _groups(stages, targets, sizes_hw)]
 
     @fp32_island("loss")
-    def _terms(
-        self,
-        logits: Float[Tensor, "S B N K"],
-        boxes: Float[Tensor, "S B N 4"],
-        targets: Targets,
-        extent: Int[Tensor, "B 4"],
+    def _weighted(
+        self, group: _Group, normalizer: int | float | Tensor, matched: int | float | Tensor | None
     ) -> dict[str, Float[Tensor, " S"]]:
-        """Unweighted sums over the images of each stage."""
-        pairs = self._match(logits, boxes, targets, extent)
-        stage = torch.arange(len(logits), device=logits.device).unsqueeze(1)
+        """Return the weighted terms of each stage, and `pos_acc`."""
+        c, targets = self.config, group.targets
+        pairs = self._match(group)
+        stage = torch.arange(len(group.logits), device=group.logits.device).unsqueeze(1)
         labels = targets.labels[pairs.objects]  # [S, m]
-        target = torch.zeros_like(logits).flatten(1, 2)
-        target[stage, pairs.queries, labels] = 1
-        flat = logits.flatten(1, 2)  # [S, B N, K]
-        found = boxes.flatten(1, 2)[stage, pairs.queries]  # [S, m, 4]
-        wanted = targets.boxes_xyxy.to(boxes.dtype)[pairs.objects]
-        share = 1 / extent.to(boxes.dtype)[pairs.queries // logits.shape[2]]
-        right = flat.detach()[stage, pairs.queries].argmax(-1) == labels
+        logits = group.logits.flatten(1, 2)  # [S, B N, K]
+        found = group.boxes.flatten(1, 2)[stage, pairs.queries]  # [S, m, 4]
+        wanted = targets.boxes_xyxy.to(found.dtype)[pairs.objects]
+        extent = group.extent.to(found.dtype)[pairs.queries // group.logits.shape[2]]
+        right = logits.detach()[stage, pairs.queries].argmax(-1) == labels
+        if c.scores == "softmax":
+            count = labels.shape[1] if matched is None else matched
+            weights = count + c.no_object * (logits.shape[1] - count)
+            classification = softmax_loss(logits, stage, pairs.queries, labels, c.no_object) / weights
+        else:
+            target = torch.zeros_like(logits)
+            target[stage, pairs.queries, labels] = 1
+            classification = focal_loss(logits, target, alpha=c.alpha, gamma=c.gamma).sum((1, 2)) / normalizer
+        distance = l1_loss(self._l1_numbers(found, extent), self._l1_numbers(wanted, extent))
         return {
-            "focal": focal_loss(flat, target, alpha=self.config.alpha, gamma=self.config.gamma).sum((1, 2)),
-            "l1": l1_loss(found * share, wanted * share).sum(1),
-            "giou": giou_loss(found, wanted).sum(1),
-            "pos_acc": right.to(boxes.dtype).sum(1) / max(labels.shape[1], 1),
+            "classification": c.classification * classification,
+            "l1": c.l1 * distance.sum(1) / normalizer,
+            "giou": c.giou * giou_loss(found, wanted).sum(1) / normalizer,
+            "pos_acc": right.to(found.dtype).sum(1) / max(labels.shape[1], 1),
         }
 
     @torch.no_grad()
     @fp32_island("loss")
-    def _match(
-        self,
-        logits: Float[Tensor, "S B N K"],
-        boxes: Float[Tensor, "S B N 4"],
-        targets: Targets,
-        extent: Int[Tensor, "B 4"],
-    ) -> Assignment:
+    def _match(self, group: _Group) -> Assignment:
         """Compute every cost that a stage and image needs, padded to the fullest image, and assign."""
+        c, targets, logits, boxes = self.config, group.targets, group.logits, group.boxes
         rows, present = _padded_rows(targets.counts, logits.device)
         if not rows.numel():
             return assign(boxes.new_zeros(*boxes.shape[:3], 0), targets.counts)
         labels = (targets.labels[rows] * present)[None, :, None].expand(len(logits), -1, logits.shape[2], -1)
         wanted = targets.boxes_xyxy.to(boxes.dtype)[rows].expand(len(boxes), -1, -1, -1)  # [S, B, T, 4]
-        share = 1 / extent.to(boxes.dtype).unsqueeze(1)
-        c = self.config
-        cost = c.match_focal * focal_cost(logits.gather(-1, labels), alpha=c.alpha, gamma=c.gamma)
-        cost += c.match_l1 * l1_cost(boxes * share, wanted * share)
+        extent = group.extent.to(boxes.dtype).unsqueeze(1)
+        if c.scores == "softmax":
+            cost = -c.match_classification * logits.softmax(-1).gather(-1, labels)
+        else:
+            cost = c.match_classification * focal_cost(
+                logits.gather(-1, labels), alpha=c.alpha, gamma=c.gamma, eps=c.log_eps
+            )
+        cost += c.match_l1 * l1_cost(self._l1_numbers(boxes, extent), self._l1_numbers(wanted, extent))
         cost += c.match_giou * giou_cost(boxes, wanted)
         return assign(cost, targets.counts)
+
+    def _l1_numbers(self, boxes_xyxy: Float[Tensor, "*n 4"], extent: Float[Tensor, "*#n 4"]) -> Tensor:
+        """Return the four numbers of a box that distances are taken of, as shares of its image."""
+        boxes = boxes_xyxy if self.config.l1_format == "xyxy" else xyxy_to_cxcywh(boxes_xyxy)
+        return boxes * (1 / extent)
+
+
+def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:
+    """Count what a batch adds to the divisor of its losses."""
+    return matched_objects(targets, queries) if per == "matched" else sum(targets.counts)
+
+
+def _groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]) -> list[_Group]:
+    """Put proposals each in a group of their own, before that of the decoder's stages."""
+    extent = sizes_hw.flip(-1).repeat(1, 2)
+    groups = []
+    for p in stages:
+        if isinstance(p, Proposals):
+            objects = (
+                replace(targets, labels=torch.zeros_like(targets.labels)) if p.class_agnostic else targets
+            )
+            groups.append(_Group(["proposals"], p.logits[None], p.boxes_xyxy[None], objects, extent))
+    decoded = [p for p in stages if not isinstance(p, Proposals)]
+    logits = torch.stack([p.logits for p in decoded])
+    boxes = torch.stack([p.boxes_xyxy for p in decoded])
+    return [*groups, _Group([f"stage{i}" for i in range(len(decoded))], logits, boxes, targets, extent)]
 
 
 def _padded_rows(

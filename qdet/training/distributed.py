@@ -33,13 +33,13 @@ class World:
         """True on the one rank that logs and writes."""
         return self.rank == 0
 
-    def sum(self, value: float) -> float:
-        """Add `value` up over all ranks (collective)."""
+    def sum(self, *values: float) -> list[float]:
+        """Add each of `values` up over all ranks, in one collective."""
         if self.size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return float(total)
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return totals.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """Return all ranks' values in order on rank 0, and an empty list elsewhere (collective)."""

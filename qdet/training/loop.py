@@ -18,7 +18,7 @@ from qdet.data.shards import ShardSet
 from qdet.data.stream import TrainStream
 from qdet.errors import CheckpointError, ConfigError, DivergedError
 from qdet.job import Job
-from qdet.losses import matched_objects
+from qdet.losses import counted_objects, matched_objects
 from qdet.tracking import Tracker
 from qdet.training import checkpoint
 from qdet.training.checkpoint import Checkpoint, TrainState
@@ -109,13 +109,14 @@ class _Training:
         factor = lr_factor(
             self.step, steps=self.steps, steps_per_epoch=self.stream.steps_per_epoch, optim=job.optim
         )
-        normalizer = self._normalizer(micro_batches)
+        divisors = self._divisors(micro_batches)
+        self.detector.progress = self.step / self.steps
         total: dict[str, Tensor] = {}
         norm = float("nan")
         for batch in micro_batches:
             here = batch.to(world.device, non_blocking=True)
             stages = self.engine(here.images, here.sizes_hw)
-            losses = self.criterion(stages, here.targets, here.sizes_hw, normalizer=normalizer)
+            losses = self.criterion(stages, here.targets, here.sizes_hw, **divisors)
             self.engine.backward(losses.total)
             norm = self.engine.step(factor)
             for name, value in ({"loss": losses.total} | losses.terms).items():
@@ -123,14 +124,19 @@ class _Training:
         self.ema.update()
         return total, norm
 
-    def _normalizer(self, micro_batches: list[Batch]) -> float:
-        """Return what each rank divides its losses by.
+    def _divisors(self, micro_batches: list[Batch]) -> dict[str, float]:
+        """Return what each rank divides its losses by, as arguments of the loss.
 
         Gradients are averaged over ranks and micro-batches; dividing by the objects of the whole global batch
         per rank and micro-batch makes the sum of all the loss over that batch's objects, whoever holds them.
         """
-        objects = sum(matched_objects(batch.targets, self.job.detector.queries) for batch in micro_batches)
-        return max(self.world.sum(float(objects)), 1.0) / (self.world.size * len(micro_batches))
+        targets, queries = [batch.targets for batch in micro_batches], self.job.detector.queries
+        objects, matched = self.world.sum(
+            float(sum(counted_objects(t, queries, self.job.loss.per) for t in targets)),
+            float(sum(matched_objects(t, queries) for t in targets)),
+        )
+        passes = self.world.size * len(micro_batches)
+        return {"normalizer": max(objects, 1.0) / passes, "matched": matched / passes}
 
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)

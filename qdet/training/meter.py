@@ -61,7 +61,8 @@ class Meter:
         running = self._started is not None
         self.pause()
         count = max(self._count, 1)
-        means = {name: world.sum(float(total)) / world.size / count for name, total in self._terms.items()}
+        totals = world.sum(*(float(total) for total in self._terms.values()))
+        means = {name: t / world.size / count for name, t in zip(self._terms, totals, strict=True)}
         seconds = max(self._elapsed, 1e-9)
         lr = self.job.optim.lr * lr_factor(
             step - 1, steps=self.steps, steps_per_epoch=self.steps_per_epoch, optim=self.job.optim

@@ -22,7 +22,8 @@ HEAVY = ("ray", "deepspeed", "mlflow", "faster_coco_eval", "matplotlib", "pyarro
 
 
 def _python(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "200", "OMP_NUM_THREADS": "1"} | variables
+    environment = os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": ""} | variables
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment, check=False, timeout=120
     )
@@ -45,7 +46,8 @@ try:
 finally:
     print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    # The first of a fresh installation may still have modules to compile to bytecode.
+    # The first of a fresh or copied installation may still have modules to compile to bytecode, which only
+    # counts once where bytecode may be written.
     times = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

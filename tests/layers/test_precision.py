@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from qdet.backbones import SwinConfig
 from qdet.boxes import cxcywh_to_xyzr, xyxy_to_cxcywh
 from qdet.detectors import AdaMixerConfig
-from qdet.detectors.adamixer import Decoder, _head
+from qdet.detectors.adamixer import Decoder
 from qdet.layers import precision
 from qdet.layers.adaptive_mixing import _norm_last_two
 from qdet.layers.channel_mapping import _group_norm
+from qdet.layers.heads import Head
 from qdet.layers.position import embed_xyzr
 from qdet.layers.precision import Island, fp32_island, widen
 from qdet.layers.sampling_3d import sample_points
@@ -116,7 +117,7 @@ def losses(logits: torch.Tensor, boxes: torch.Tensor, objects: torch.Tensor) -> 
     targets = Targets(objects, torch.arange(len(objects)) % 3, (len(objects),))
     sizes = torch.tensor([[HEIGHT, WIDTH]])
     loss = SetLossConfig().build(3)([Predictions(logits, boxes)], targets, sizes, normalizer=1)
-    return torch.stack([loss.terms[name] for name in ("focal", "l1", "giou")])
+    return torch.stack([loss.terms[name] for name in ("classification", "l1", "giou")])
 
 
 def some_losses() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -128,7 +129,7 @@ def like(x: torch.Tensor, module: torch.nn.Module) -> torch.nn.Module:
     return deepcopy(module).double() if x.dtype == torch.float64 else module
 
 
-HEAD = torch.nn.Linear(64, 4)
+HEAD = Head(64, 4)
 GROUP_NORM = torch.nn.GroupNorm(4, 16)
 
 # Of each island: what runs on it, inputs as a decoder in bf16 has them, the largest error against float64.
@@ -144,7 +145,7 @@ CASES: dict[Island, list[tuple[Callable, Callable, float]]] = {
         (_norm_last_two, lambda: (half(1, 5, 2, 32, 16) + 8,), 1e-4),
         (lambda x: _group_norm(x, like(x, GROUP_NORM)), lambda: (half(2, 16, 9, 9) + 8,), 1e-4),
     ],
-    "head": [(lambda x: _head(like(x, HEAD), x), lambda: (torch.randn(1, 50, 64),), 1e-4)],
+    "head": [(lambda x: like(x, HEAD)(x), lambda: (torch.randn(1, 50, 64),), 1e-4)],
     "loss": [(losses, some_losses, 1e-3)],
 }
 

@@ -12,7 +12,9 @@ from qdet.types import Predictions, Targets
 
 S, B, N, K = 3, 4, 6, 5
 SIZES = torch.tensor([[96, 128], [80, 100], [64, 64], [128, 96]])
-CONFIG = SetLossConfig(focal=1.5, l1=4.0, giou=3.0, match_focal=1.0, match_l1=6.0, match_giou=2.5)
+CONFIG = SetLossConfig(
+    classification=1.5, l1=4.0, giou=3.0, match_classification=1.0, match_l1=6.0, match_giou=2.5
+)
 
 
 def random_boxes(*shape: int) -> torch.Tensor:
@@ -55,7 +57,7 @@ def slowly(stage: Predictions, targets: Targets) -> tuple[float, float, float, l
             for t in range(len(boxes)):
                 one = p[q, labels[t]]
                 cost[q, t] = (
-                    CONFIG.match_focal * (focal(one, True) - focal(one, False))
+                    CONFIG.match_classification * (focal(one, True) - focal(one, False))
                     + CONFIG.match_l1 * ((found[q] - boxes[t]) / whwh).abs().sum()
                     - CONFIG.match_giou * generalized_iou(found[q], boxes[t])
                 )
@@ -80,13 +82,13 @@ def test_matches_a_loop_over_everything(loss, counts):
     total = 0.0
     for i, stage in enumerate(stages):
         classes, l1, giou, right = slowly(stage, targets)
-        want = {"focal": 1.5 * classes / 7, "l1": 4 * l1 / 7, "giou": 3 * giou / 7}
+        want = {"classification": 1.5 * classes / 7, "l1": 4 * l1 / 7, "giou": 3 * giou / 7}
         total += sum(want.values())
         want["pos_acc"] = sum(right) / max(len(right), 1)
         for name, value in want.items():
             assert got.terms[f"stage{i}/{name}"].item() == pytest.approx(value, rel=1e-5, abs=1e-8)
     assert got.total.item() == pytest.approx(total, rel=1e-5)
-    for name in ("focal", "l1", "giou"):
+    for name in ("classification", "l1", "giou"):
         stages_of = [got.terms[f"stage{i}/{name}"] for i in range(S)]
         assert_close(got.terms[name], sum(stages_of))
     assert got.terms["pos_acc"].equal(got.terms[f"stage{S - 1}/pos_acc"])

@@ -1,14 +1,8 @@
 """AdaMixer against numbers recorded from the authors' code: every file there whose detector it is."""
 
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from recordings import Features, Recording, cases, read, targets_of
 from torch.testing import assert_close
 
 from qdet.convert import ADAMIXER, convert, rename
@@ -16,52 +10,6 @@ from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
 from qdet.layers.sampling_3d import level_weights, sample_points
 from qdet.layers.xyzr import decode_xyzr
 from qdet.losses import SetLossConfig, matched_objects
-from qdet.types import Targets
-
-FOLDER = Path(os.environ.get("QDET_PARITY_DIR", Path(__file__).parents[3] / "shared" / "parity"))
-FILES = sorted(
-    path
-    for path in FOLDER.glob("*.json")
-    if path.with_suffix(".safetensors").is_file()
-    and json.loads(path.read_text()).get("detector") == "AdaMixer"
-)
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
-
-
-@dataclass
-class Recording:
-    facts: dict
-    tensors: dict[str, torch.Tensor]
-    dtype: torch.dtype
-
-    @property
-    def stages(self) -> int:
-        return self.facts["config"]["num_stages"]
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        t = self.tensors[key]
-        return t.to(self.dtype) if t.is_floating_point() else t
-
-    def layers(self, pattern: str) -> dict[int, torch.Tensor]:
-        """The stages that were recorded of `pattern`, such as `intermediates/layer{}/attn_bias`."""
-        return {i: self[pattern.format(i)] for i in range(self.stages) if pattern.format(i) in self.tensors}
-
-    def close(self, got: torch.Tensor, want: torch.Tensor, *names: str) -> None:
-        """Float64 to 1e-6; float32 to four times what the same code loses in float32."""
-        if self.dtype == torch.float64:
-            assert_close(got, want, rtol=1e-6, atol=1e-6)
-            return
-        moved = self.facts["float32_vs_float64_max_abs"]
-        atol = 4 * max(moved.get(name, max(moved.values())) for name in names)
-        assert_close(got, want, rtol=0, atol=max(atol, 1e-6))
-
-
-class Features(nn.Module):
-    """A backbone's announcement without the backbone: parity starts from feature maps."""
-
-    def __init__(self, channels, strides):
-        super().__init__()
-        self.channels, self.strides = tuple(channels), tuple(strides)
 
 
 def build(facts: dict, weights: dict[str, torch.Tensor]) -> AdaMixer:
@@ -85,21 +33,10 @@ def build(facts: dict, weights: dict[str, torch.Tensor]) -> AdaMixer:
     return detector.eval()
 
 
-@pytest.fixture(
-    params=[(f, d) for f in FILES for d in DTYPES] or [None],
-    ids=lambda p: f"{p[0].stem}-{p[1]}" if p else "absent",
-)
+@pytest.fixture(params=cases({"AdaMixer"}))
 def recorded(request) -> tuple[Recording, AdaMixer]:
-    if request.param is None:
-        pytest.skip(f"no recording of AdaMixer in {FOLDER}; set QDET_PARITY_DIR to run this test")
-    path, dtype = request.param[0], DTYPES[request.param[1]]
-    facts, tensors = json.loads(path.read_text()), load_file(path.with_suffix(".safetensors"))
-    weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
-    return Recording(facts, tensors, dtype), build(facts, weights).to(dtype)
-
-
-def features(r: Recording) -> list[torch.Tensor]:
-    return [r[f"inputs/features/level{i}"] for i in range(len(r.facts["config"]["in_channels"]))]
+    r = read(request.param)
+    return r, build(r.facts, r.weights()).to(r.dtype)
 
 
 def record(detector: AdaMixer) -> dict[str, list]:
@@ -124,7 +61,7 @@ def record(detector: AdaMixer) -> dict[str, list]:
 
 
 def predict(r: Recording, detector: AdaMixer):
-    return detector.decode(features(r), r["inputs/image_sizes_hw"])
+    return detector.decode(r.features(), r.sizes)
 
 
 def test_every_stage(recorded):
@@ -132,7 +69,7 @@ def test_every_stage(recorded):
     seen = record(detector)
     with torch.no_grad():
         stages = predict(r, detector)
-    assert len(stages) == r.stages
+    assert len(stages) == r.layers
     for i, stage in enumerate(stages):
         r.close(stage.logits, r[f"outputs/layer{i}/logits"], "outputs/logits")
         r.close(stage.boxes_xyxy, r[f"outputs/layer{i}/boxes"], "outputs/boxes")
@@ -177,28 +114,21 @@ def test_intermediates(recorded):
     prefix = "intermediates/layer0/"
     assert {k.removeprefix(prefix) for k in r.tensors if k.startswith(prefix)} <= ours.keys()
     for name, got in ours.items():
-        for i, want in r.layers(f"intermediates/layer{{}}/{name}").items():
+        for i, want in r.each_layer(f"intermediates/layer{{}}/{name}").items():
             r.close(got[i], want, f"intermediates/{name}")
-
-
-def targets(r: Recording, case: str) -> Targets:
-    images = range(len(r["inputs/image_sizes_hw"]))
-    boxes = [r[f"loss_{case}/targets/image{i}/boxes_xyxy_abs"] for i in images]
-    labels = [r[f"loss_{case}/targets/image{i}/labels"] for i in images]
-    return Targets(torch.cat(boxes), torch.cat(labels), tuple(len(b) for b in boxes))
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_matching(recorded, case):
     r, detector = recorded
-    objects, sizes = targets(r, case), r["inputs/image_sizes_hw"]
+    objects, sizes = targets_of(r, case), r["inputs/image_sizes_hw"]
     with torch.no_grad():
         stages = predict(r, detector)
-    pairs = SetLossConfig().build(r.facts["config"]["num_classes"]).match(stages, objects, sizes)
+    (pairs,) = SetLossConfig().build(r.facts["config"]["num_classes"]).match(stages, objects, sizes)
     queries = r.facts["config"]["num_query"]
     first = 0
     for image, count in enumerate(objects.counts):
-        for stage in range(r.stages):
+        for stage in range(r.layers):
             here = pairs.queries[stage] // queries == image
             assigned = torch.zeros(queries, dtype=torch.long)  # 0 is background, then objects from 1
             assigned[pairs.queries[stage, here] % queries] = pairs.objects[stage, here] - first + 1
@@ -209,14 +139,14 @@ def test_matching(recorded, case):
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_losses(recorded, case):
     r, detector = recorded
-    objects, sizes, official = targets(r, case), r["inputs/image_sizes_hw"], r.facts["losses"][case]
+    objects, sizes, official = targets_of(r, case), r["inputs/image_sizes_hw"], r.facts["losses"][case]
     stages = predict(r, detector)
     normalizer = max(1, matched_objects(objects, r.facts["config"]["num_query"]))
     losses = SetLossConfig().build(r.facts["config"]["num_classes"])(
         stages, objects, sizes, normalizer=normalizer
     )
     tolerance = 1e-6 if r.dtype == torch.float64 else 1e-4  # measured: 3e-15 and 9e-7
-    names = {"loss_cls": "focal", "loss_bbox": "l1", "loss_iou": "giou"}
+    names = {"loss_cls": "classification", "loss_bbox": "l1", "loss_iou": "giou"}
     for key, want in official.items():
         stage, _, name = key.partition("_")
         if key == "total":
@@ -237,7 +167,7 @@ def test_losses(recorded, case):
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_gradients(recorded, case):
     r, detector = recorded
-    objects = targets(r, case)
+    objects = targets_of(r, case)
     normalizer = matched_objects(objects, r.facts["config"]["num_query"])
     loss = SetLossConfig().build(r.facts["config"]["num_classes"])
     loss(predict(r, detector), objects, r["inputs/image_sizes_hw"], normalizer=normalizer).total.backward()

@@ -1,0 +1,15 @@
+"""Authors' checkpoints to qdet's names: one module with a rename table per paper.
+
+    state = convert(torch.load("adamixer_r50.pth", weights_only=True)["state_dict"], ADAMIXER)
+    AdaMixerConfig().build(80).load_state_dict(state)
+
+A table is a list of (pattern, name): every key of the authors' detector outside its backbone must match one
+pattern whole, and no two keys may become the same name. Backbones have their own layouts in
+`qdet.backbones.layouts`.
+"""
+
+from qdet.convert.adamixer import ADAMIXER
+from qdet.convert.detr import DETR
+from qdet.convert.rename import Table, convert, rename
+
+__all__ = ["ADAMIXER", "DETR", "Table", "convert", "rename"]

@@ -1,0 +1,53 @@
+"""Renaming the tensors of a checkpoint by a table of patterns."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from qdet.backbones.layouts import to_qdet
+from qdet.errors import CheckpointError
+
+Table = tuple[tuple[str, str], ...]
+"""(pattern, name): a key that the pattern matches whole gets the name, which may refer to its groups.
+
+An empty name drops the tensor on purpose.
+"""
+
+
+def convert(official: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Rename a detector's tensors to qdet's names; those that the table drops are left out.
+
+    Authors store shared tensors under several names: such aliases become one, and must be equal.
+
+    Raises:
+        CheckpointError: keys that the table does not know, or aliases that differ.
+    """
+    official = {key.removeprefix("module."): value for key, value in official.items()}
+    backbone = {key: value for key, value in official.items() if key.startswith("backbone.")}
+    names = {key: rename(key, table) for key in official if key not in backbone}
+    unknown = sorted(key for key, name in names.items() if name is None)
+    if unknown:
+        raise CheckpointError(f"not a checkpoint of this detector, it has: {', '.join(unknown[:10])}")
+    state: dict[str, Tensor] = {}
+    for key, name in names.items():
+        if name:
+            _check_alias(state.get(name), official[key], key)
+            state[name] = official[key]
+    if backbone:
+        state |= {f"backbone.{name}": value for name, value in to_qdet(backbone).items()}
+    return state
+
+
+def rename(key: str, table: Table) -> str | None:
+    """Return qdet's name of one of the authors' keys, empty where the table drops it.
+
+    None where no row or more than one knows it.
+    """
+    names = [match.expand(name) for pattern, name in table if (match := re.fullmatch(pattern, key))]
+    return names[0] if len(names) == 1 else None
+
+
+def _check_alias(known: Tensor | None, again: Tensor, key: str) -> None:
+    if known is not None and not (known.shape == again.shape and (again.is_meta or known.equal(again))):
+        raise CheckpointError(f"{key} should be another name of a tensor before it, but differs from it")

@@ -1,0 +1,180 @@
+"""DETR: a transformer between one feature map and a fixed set of learned queries.
+
+Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020, https://arxiv.org/abs/2005.12872.
+Where the paper and the authors' code (facebookresearch/detr) differ, this is the code.
+
+    B images   N queries   K classes   T cells of the feature map   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Bool, Float, Int, Real
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, check_split
+from qdet.layers.attention import CrossAttention, SelfAttention
+from qdet.layers.heads import BoxHead, Head
+from qdet.layers.learned_queries import LearnedQueries
+from qdet.layers.padding import padding_mask
+from qdet.layers.position import sine_map
+from qdet.layers.reference_points import to_pixels
+from qdet.layers.transformer import DecoderLayer, EncoderLayer, run, xavier_matrices
+from qdet.types import Detections, PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DETRConfig:
+    """DETR; the defaults are the paper's ResNet-50. `backbone.dilate_c5` makes it DETR-DC5."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 100
+    """Objects that an image can have at most."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 6
+    """Layers of attention between the cells of the feature map."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the map; each predicts."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Share of attention weights, hidden features and updates that training drops."""
+    pre_norm: bool = False
+    """Normalise before each update instead of after it."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 4, "sine and cosine of two coordinates")
+
+    def build(self, classes: int) -> "DETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return DETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn=256,
+            dropout=0.0,
+        )
+
+
+class DETR(Detector):
+    """A backbone, an encoder over its coarsest map, and a decoder whose layers share their heads."""
+
+    def __init__(self, config: DETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.class_head = Head(config.width, classes + 1)
+        self.box_head = BoxHead(config.width)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the coarsest map; the last class logit is that of no object."""
+        x = self.projection(features[-1])
+        mask = padding_mask(sizes, *x.shape[-2:])
+        position = sine_map(mask, x.shape[1]).flatten(1, 2).to(x.dtype)
+        mask = mask.flatten(1)
+        memory = self.encoder(x.flatten(2).mT, position, mask, recompute=self.recomputes)
+        outputs = self.decoder(memory, memory + position, mask, recompute=self.recomputes)
+        predictions = []
+        for x in outputs:
+            boxes = to_pixels(self.box_head(x).sigmoid(), sizes.sizes_hw)
+            predictions.append(Predictions(self.class_head(x), boxes))
+        return tuple(predictions)
+
+    def detect(
+        self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
+    ) -> Detections:
+        """Take the best class of every query."""
+        return best_of_each_query(prediction, sizes_hw, original_hw)
+
+
+class Encoder(nn.Module):
+    """Layers of self-attention over the cells of one map; every layer is told their positions anew."""
+
+    def __init__(self, config: DETRConfig) -> None:
+        super().__init__()
+        width, dropout = config.width, config.dropout
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                SelfAttention(width, heads=config.heads, dropout=dropout),
+                width,
+                config.ffn,
+                dropout=dropout,
+                pre_norm=config.pre_norm,
+            )
+            for _ in range(config.encoder_layers)
+        )
+        self.norm = nn.LayerNorm(width) if config.pre_norm else nn.Identity()
+        xavier_matrices(self)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        position: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        recompute: bool = False,
+    ) -> Float[Tensor, "B T D"]:
+        """Return the memory that queries read; no cell sees those where `mask` is True."""
+        for layer in self.layers:
+            x = run(layer, x, position, mask, recompute=recompute)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """Queries that start from nothing but a learned position, updated layer by layer."""
+
+    def __init__(self, config: DETRConfig) -> None:
+        super().__init__()
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                SelfAttention(width, heads=heads, dropout=dropout),
+                CrossAttention(width, heads=heads, dropout=dropout),
+                width,
+                config.ffn,
+                dropout=dropout,
+                pre_norm=config.pre_norm,
+            )
+            for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        xavier_matrices(self)
+        self.position = LearnedQueries(config.queries, width, normalize=False)
+
+    def forward(
+        self,
+        memory: Float[Tensor, "B T D"],
+        key: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        recompute: bool = False,
+    ) -> list[Float[Tensor, "B N D"]]:
+        """Return every layer's queries after the norm that all layers share."""
+        position = self.position(len(memory))
+        x, outputs = position.new_zeros(position.shape), []
+        for layer in self.layers:
+            x = run(layer, x, (position,), (position, memory, key, mask), recompute=recompute)
+            outputs.append(self.norm(x))
+        return outputs

@@ -1,0 +1,49 @@
+"""Last products of a detector: what they return is compared with objects, so they stay in fp32."""
+
+import math
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.layers.mlp import MLP
+from qdet.layers.precision import fp32_island
+
+PRIOR = 0.01
+"""Probability that a fresh class head gives every class of every query (Lin et al., ICCV 2017, 3.3)."""
+
+
+class Head(nn.Linear):
+    """A linear layer that keeps its arithmetic in fp32 under autocast."""
+
+    @fp32_island("head")
+    def forward(self, input: Float[Tensor, "*n D"]) -> Float[Tensor, "*n _"]:
+        """Return the product."""
+        return super().forward(input)
+
+
+class BoxHead(MLP):
+    """The three-layer perceptron that DETR and its kin predict boxes with: [..., D] to [..., 4]."""
+
+    def __init__(self, dim: int, *, layers: int = 3) -> None:
+        super().__init__(dim, dim, 4, layers)
+        self.layers[-1] = Head(dim, 4)
+
+    def start_at_zero(self, size_bias: float = 0.0) -> None:
+        """Let the last layer return 0, and `size_bias` for width and height: boxes start at their anchors."""
+        last = cast(Head, self.layers[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], size_bias)
+
+
+def sigmoid_class_head(dim: int, classes: int) -> Head:
+    """Make a class head whose fresh scores are all `PRIOR`, whatever the query."""
+    head = Head(dim, classes)
+    start_at_prior(head)
+    return head
+
+
+def start_at_prior(head: nn.Linear) -> None:
+    """Set the bias of a class head so that a logit of it alone means `PRIOR`."""
+    nn.init.constant_(head.bias, math.log(PRIOR / (1 - PRIOR)))

@@ -1,0 +1,31 @@
+"""Which cells of a feature map lie under the padding of their image.
+
+B images   h, w feature map
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from qdet.types import PaddedSizes
+
+
+def padding_mask(sizes: PaddedSizes, height: int, width: int) -> Bool[Tensor, "B h w"]:
+    """Return True where a cell of the map is padding.
+
+    A cell is what the pixel nearest to it (rounded towards the first row and column) is, as in DETR's code.
+    """
+    (padded_height, padded_width), device = sizes.padded_hw, sizes.sizes_hw.device
+    rows = torch.arange(padded_height, device=device) < sizes.sizes_hw[:, :1]
+    columns = torch.arange(padded_width, device=device) < sizes.sizes_hw[:, 1:]
+    return ~(_nearest(rows, height).unsqueeze(2) & _nearest(columns, width).unsqueeze(1))
+
+
+def valid_sizes(mask: Bool[Tensor, "B h w"]) -> Int[Tensor, "B 2"]:
+    """Height and width of the part of each map that is not padding, in cells."""
+    return torch.stack(((~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)), dim=-1)
+
+
+def _nearest(inside: Bool[Tensor, "B _"], length: int) -> Bool[Tensor, "B _"]:
+    return F.interpolate(inside.float().unsqueeze(1), size=length).squeeze(1).bool()

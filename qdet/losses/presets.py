@@ -1,0 +1,23 @@
+"""The papers' loss settings; AdaMixer's are the defaults of `SetLossConfig`."""
+
+from dataclasses import replace
+
+from qdet.losses.set_loss import SetLossConfig
+
+DETR = SetLossConfig(
+    scores="softmax",
+    classification=1.0,
+    match_classification=1.0,
+    l1_format="cxcywh",
+    per="objects",
+)
+"""DETR (ECCV 2020, section 3.1 and its authors' code)."""
+
+FOCAL_DETR = SetLossConfig(l1_format="cxcywh", per="objects", log_eps=1e-8)
+"""Deformable DETR's (ICLR 2021), which Conditional, Efficient and Anchor DETR and SMCA share."""
+
+DAB_DETR = replace(FOCAL_DETR, classification=1.0)
+"""DAB-DETR (ICLR 2022) matches as the others do but weighs classification half as much."""
+
+SPARSE_RCNN = SetLossConfig(per="objects", log_eps=1e-8)
+"""Sparse R-CNN (CVPR 2021)."""

@@ -1,0 +1,57 @@
+"""DETR's recordings."""
+
+import torch
+from recordings import Features, Official, hooked
+
+from qdet.convert import DETR as TABLE
+from qdet.detectors import DETR, DETRConfig
+from qdet.losses import DETR as LOSS
+
+
+def build(c: dict) -> DETR:
+    config = DETRConfig(
+        queries=c["num_queries"],
+        width=c["hidden_dim"],
+        heads=c["nheads"],
+        encoder_layers=c["enc_layers"],
+        decoder_layers=c["dec_layers"],
+        ffn=c["dim_feedforward"],
+        dropout=c["dropout"],
+        pre_norm=c["pre_norm"],
+    )
+    return DETR(config, Features(c["in_channels"], c["strides"]), c["num_classes"])
+
+
+def watch(detector: DETR, r):
+    projected, encoded = hooked(detector.projection), [hooked(layer) for layer in detector.encoder.layers]
+    normed, memory = hooked(detector.decoder.norm), hooked(detector.encoder)
+    asked, decoded = hooked(detector.decoder.position), [hooked(layer) for layer in detector.decoder.layers]
+    crossed = [hooked(layer.cross_attention.update) for layer in detector.decoder.layers]
+    positions = []
+    detector.encoder.register_forward_pre_hook(lambda _, args: positions.append(args[1:]))
+
+    def numbers():
+        height, width = projected[0].shape[-2:]
+        (position, mask) = positions[0]
+        found = {
+            "input_proj/level0": projected[0],
+            "pos_embed/level0": position.mT.unflatten(-1, (height, width)),
+            "mask/level0": mask.unflatten(-1, (height, width)),
+            "encoder/memory": memory[0].transpose(0, 1),
+            "hs": torch.stack(normed),
+        }
+        for i, out in enumerate(encoded):
+            found[f"encoder/layer{i}/output"] = out[0].transpose(0, 1)
+        for i, out in enumerate(decoded):
+            found[f"layer{i}/decoder_output_prenorm"] = out[0].transpose(0, 1)
+            found[f"layer{i}/cross_attn_output"] = crossed[i][0].transpose(0, 1)
+            found[f"layer{i}/query_pos"] = asked[0].transpose(0, 1)
+        return found
+
+    return numbers
+
+
+OFFICIAL = {
+    name: Official(build=build, table=TABLE, loss=LOSS, watch=watch, unwatched=("cross_attn_weights_mean",))
+    for name in ("detr", "detr_prenorm")
+}

@@ -1,0 +1,168 @@
+"""DETR and its kin against numbers recorded from the authors' code.
+
+Each `official_*.py` beside this says how its detectors are made; what all of them must reproduce is here.
+"""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from recordings import Official, Recording, cases, read, targets_of
+
+from qdet.boxes import xyxy_to_cxcywh
+from qdet.convert import convert, rename
+from qdet.detectors import Detector
+from qdet.losses import counted_objects
+from qdet.types import Predictions, Proposals
+
+OFFICIAL: dict[str, Official] = {}
+for file in sorted(Path(__file__).parent.glob("official_*.py")):
+    OFFICIAL |= importlib.import_module(file.stem).OFFICIAL
+
+NAMES = {"loss_ce": "classification", "loss_bbox": "l1", "loss_giou": "giou"}
+
+
+class Case:
+    """A recording and the detector that must reproduce it."""
+
+    def __init__(self, r: Recording) -> None:
+        self.r, self.official = r, OFFICIAL[r.facts["detector"]]
+        self.detector: Detector = self.official.build(r.config)
+        self.detector.load_state_dict(convert(r.weights(), self.official.table), strict=True)
+        self.detector.eval().to(r.dtype)
+        self.loss = self.official.loss.build(r.config["num_classes"])
+
+    def predict(self) -> tuple[Predictions, ...]:
+        return self.detector.decode(self.r.features(), self.r.sizes)
+
+    def shares(self, p: Predictions) -> torch.Tensor:
+        """Boxes as recorded: centre and size as shares of the image, or corners in pixels."""
+        if "cxcywh" not in self.r.facts["formats"]["boxes"]:
+            return p.boxes_xyxy
+        extent = self.r.sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1)
+        return xyxy_to_cxcywh(p.boxes_xyxy) / extent
+
+    def losses(self, case: str):
+        targets, stages = targets_of(self.r, case), self.predict()
+        count = counted_objects(targets, stages[-1].logits.shape[1], self.official.loss.per)
+        return self.loss(stages, targets, self.r.sizes_hw, normalizer=max(count, 1))
+
+
+@pytest.fixture(params=cases(set(OFFICIAL)))
+def case(request) -> Case:
+    return Case(read(request.param))
+
+
+def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
+    return [p for p in predictions if not isinstance(p, Proposals)]
+
+
+def test_every_layer(case):
+    r = case.r
+    with torch.no_grad():
+        predictions = case.predict()
+    stages = decoded(predictions)
+    assert len(stages) == r.layers
+    for i, stage in enumerate(stages):
+        r.close(stage.logits, r[f"outputs/layer{i}/logits"], "outputs/logits")
+        r.close(case.shares(stage), r[f"outputs/layer{i}/boxes"], "outputs/boxes")
+    if "outputs/enc/logits" in r.tensors:
+        proposals = predictions[0]
+        assert isinstance(proposals, Proposals)
+        r.close(proposals.logits, r["outputs/enc/logits"], "outputs/logits")
+        r.close(case.shares(proposals), r["outputs/enc/boxes"], "outputs/enc/boxes")
+
+
+def test_intermediates(case):
+    r = case.r
+    numbers = case.official.watch(case.detector, r)
+    with torch.no_grad():
+        case.predict()
+    ours = numbers()
+    recorded = {k.removeprefix("intermediates/") for k in r.tensors if k.startswith("intermediates/")}
+    missing = {k for k in recorded - ours.keys() if not k.endswith(case.official.unwatched or "/nothing")}
+    assert not missing
+    for name in sorted(recorded & ours.keys()):
+        want = r[f"intermediates/{name}"]
+        if want.dtype == torch.bool:
+            assert ours[name].equal(want), name
+        else:
+            kind = "/".join(part for part in name.split("/") if not part.startswith(("layer", "level")))
+            r.close(ours[name], want, f"intermediates/{kind}")
+
+
+@pytest.mark.parametrize("objects", ["a", "b", "c"])
+def test_matching(case, objects):
+    r, targets = case.r, targets_of(case.r, objects)
+    with torch.no_grad():
+        predictions = case.predict()
+    *of_proposals, of_stages = case.loss.match(predictions, targets, r.sizes_hw)
+    named = [("enc", a, 0, predictions[0]) for a in of_proposals]
+    named += [(f"layer{i}", of_stages, i, p) for i, p in enumerate(decoded(predictions))]
+    for name, assignment, row, p in named:
+        queries, first = p.logits.shape[1], 0
+        for image, count in enumerate(targets.counts):
+            here = assignment.queries[row] // queries == image
+            got = zip(
+                (assignment.queries[row, here] % queries).tolist(),
+                (assignment.objects[row, here] - first).tolist(),
+                strict=True,
+            )
+            where = f"loss_{objects}/{name}/image{image}"
+            want = zip(r[f"{where}/pred_idx"].tolist(), r[f"{where}/target_idx"].tolist(), strict=True)
+            assert set(got) == set(want)
+            first += count
+
+
+@pytest.mark.parametrize("objects", ["a", "b", "c"])
+def test_losses(case, objects):
+    r, official = case.r, dict(case.r.facts["losses"][objects])
+    losses = case.losses(objects)
+    tolerance = 1e-6 if r.dtype == torch.float64 else 1e-4
+    weighted = "already multiplied" in r.facts["formats"].get("loss", "")
+    for key, want in official.items():
+        name = next((n for n in NAMES if key.startswith(n)), None)
+        if name is not None:
+            suffix = key.removeprefix(name).removeprefix("_")
+            stage = {"": f"stage{r.layers - 1}", "enc": "proposals"}.get(suffix, f"stage{suffix}")
+            got = losses.terms[f"{stage}/{NAMES[name]}"].item()
+            got /= 1 if weighted else r.facts["weight_dict"][key]
+        elif key == "total":
+            got = losses.total.item()
+        elif key == "class_error" and "pos_acc" in losses.terms and sum(targets_of(r, objects).counts):
+            got = 100 - 100 * losses.terms["pos_acc"].item()
+        else:
+            continue
+        assert got == pytest.approx(want, rel=tolerance, abs=tolerance), key
+
+
+@pytest.mark.parametrize("objects", ["a", "b", "c"])
+def test_gradients(case, objects):
+    r = case.r
+    if objects not in r.facts["grad_norms"]:
+        pytest.skip("no gradients recorded of this case")
+    case.losses(objects).total.backward()
+    gradients = {name: p.grad for name, p in case.detector.named_parameters()}
+    official = {rename(k, case.official.table): norm for k, norm in r.facts["grad_norms"][objects].items()}
+    assert gradients.keys() == official.keys()
+    tolerance = 1e-6 if r.dtype == torch.float64 else 1e-3
+    for name, norm in official.items():
+        got = 0.0 if gradients[name] is None else gradients[name].norm().item()
+        assert got == pytest.approx(norm or 0.0, rel=tolerance, abs=tolerance), name
+    prefix = f"loss_{objects}/grads/"
+    for key in [k for k in r.tensors if k.startswith(prefix)]:
+        r.close(gradients[rename(key.removeprefix(prefix), case.official.table)], r[key], key)
+
+
+def test_detections(case):
+    r = case.r
+    original = r["inputs/orig_sizes_hw"]
+    with torch.no_grad():
+        found = case.detector.detect(case.predict()[-1], r.sizes_hw, original)
+    for i in range(len(original)):
+        where = f"outputs/detections/image{i}"
+        order = found.scores[i].argsort(descending=True, stable=True)[: len(r[f"{where}/scores"])]
+        r.close(found.scores[i][order], r[f"{where}/scores"], "outputs/detections/scores")
+        assert found.labels[i][order].equal(r[f"{where}/labels"])
+        r.close(found.boxes_xyxy[i][order], r[f"{where}/boxes"], "outputs/detections/boxes")
