@@ -1,48 +1,97 @@
-"""Converting authors' checkpoints: every key of theirs is used once and every one of ours is filled."""
+"""Converting authors' checkpoints: every key of theirs is used once and every one of ours is filled.
+
+`FULL_SIZE` names, for each recorded list of keys and shapes, the detector that those weights are of. A new
+detector is tested by its lines there.
+"""
 
 import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
-from qdet.convert import ADAMIXER, convert, rename
-from qdet.detectors import AdaMixerConfig
+from qdet.convert import ADAMIXER, DETR, Table, convert, rename
+from qdet.detectors import AdaMixerConfig, DetectorConfig, DETRConfig
 from qdet.errors import CheckpointError
 
-BACKBONES = {
-    "r50": ResNetConfig(depth=50, norm="eval"),
-    "r101": ResNetConfig(depth=101, norm="eval"),
-    "dx101": ResNeXtDCNConfig(),
-    "swin_s": SwinConfig(size="s"),
-    "swin_t": SwinConfig(size="t"),
+R50, R101, DC5_R50 = ResNetConfig(), ResNetConfig(depth=101), ResNetConfig(dilate_c5=True)
+
+
+@dataclass(frozen=True)
+class Official:
+    """One of the authors' published models."""
+
+    detector: DetectorConfig
+    table: Table
+    classes: int
+    """Class logits of their model without that of no object: 91 for those that count in COCO's own ids."""
+
+
+def adamixer(backbone, queries: int) -> Official:
+    return Official(AdaMixerConfig(backbone=backbone, queries=queries), ADAMIXER, 80)
+
+
+def detr(backbone) -> Official:
+    return Official(DETRConfig(backbone=backbone), DETR, 91)
+
+
+FULL_SIZE = {
+    "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
+    "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
+    "adamixer_r101_300q": adamixer(replace(R101, norm="eval"), 300),
+    "adamixer_dx101_300q": adamixer(ResNeXtDCNConfig(), 300),
+    "adamixer_swin_s_300q": adamixer(SwinConfig(size="s"), 300),
+    "detr_r50": detr(R50),
+    "detr_r101": detr(R101),
+    "detr_dc5_r50": detr(DC5_R50),
 }
+"""By the name of the file in `keys/` of the recorded numbers."""
+
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables that nothing reads
 
 
-def test_every_full_size_checkpoint_fills_its_detector(parity_dir):
-    files = sorted((parity_dir / "keys").glob("adamixer_*.json"))
-    assert files
-    for file in files:
-        name = file.stem.removeprefix("adamixer_")
-        backbone, _, queries = name.rpartition("_")
-        shapes = json.loads(file.read_text())["keys"]
-        with torch.device("meta"):
-            official = {key: torch.empty(shape) for key, shape in shapes.items()}
-            detector = AdaMixerConfig(backbone=BACKBONES[backbone], queries=int(queries[:-1])).build(80)
-        state = convert(official, ADAMIXER)
-        ours = detector.state_dict()
-        assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in ours.items()}
-        used = [key for key in shapes if not key.endswith(COMPUTED)]
-        assert len(used) == len(state)
+UNPUBLISHED = (r"transformer\.encoder\.norm",)  # of models with pre-norm, which no authors released
 
 
-def test_each_row_of_the_table_serves(parity_dir):
-    shapes = json.loads((parity_dir / "keys" / "adamixer_r50_100q.json").read_text())["keys"]
-    heads = [key for key in shapes if not key.startswith("backbone.")]
-    assert all(rename(key, ADAMIXER) for key in heads)
-    for row in ADAMIXER:
-        assert any(rename(key, (row,)) for key in heads), row
+def recorded(folder: Path, name: str) -> dict:
+    return json.loads((folder / "keys" / f"{name}.json").read_text())
+
+
+def on_meta(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return {key: torch.empty(shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_full_size_checkpoint_fills_its_detector(parity_dir, name):
+    official = FULL_SIZE[name]
+    keys = recorded(parity_dir, name)["keys"]
+    state = convert(on_meta(keys), official.table)
+    with torch.device("meta"):
+        ours = official.detector.build(official.classes).state_dict()
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_key_is_used_once_or_shares_its_tensor_or_is_dropped(parity_dir, name):
+    table, facts = FULL_SIZE[name].table, recorded(parity_dir, name)
+    aliases = facts["shared_parameter_aliases"]
+    left = [key for key in facts["keys"] if key not in aliases and not key.endswith(COMPUTED)]
+    state = convert(on_meta(facts["keys"]), table)
+    assert len(state) == len(left) - sum(rename(key, table) == "" for key in left)
+    for alias, key in aliases.items():
+        assert rename(alias, table) == rename(key, table) != "", alias
+
+
+@pytest.mark.parametrize("name", {official.table: name for name, official in FULL_SIZE.items()}.values())
+def test_each_row_of_a_table_serves(parity_dir, name):
+    table = FULL_SIZE[name].table
+    same = [other for other, official in FULL_SIZE.items() if official.table == table]
+    keys = {key for other in same for key in recorded(parity_dir, other)["keys"]}
+    for row in table:
+        assert row[0].startswith(UNPUBLISHED) or any(rename(key, (row,)) is not None for key in keys), row
 
 
 def test_values_arrive_where_they_belong():
