@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, check_split
 from qdet.layers.attention import CrossAttention, SelfAttention
+from qdet.layers.encoder import Encoder
 from qdet.layers.heads import BoxHead, Head
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.padding import padding_mask
 from qdet.layers.position import sine_map
 from qdet.layers.reference_points import to_pixels
-from qdet.layers.transformer import DecoderLayer, EncoderLayer, run, xavier_matrices
+from qdet.layers.transformer import DecoderLayer, run, xavier_matrices
 from qdet.types import Detections, PaddedSizes, Predictions
 
 
@@ -81,7 +82,14 @@ class DETR(Detector):
         self.backbone = backbone
         self.detections = config.queries
         self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(
+            config.width,
+            config.encoder_layers,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            pre_norm=config.pre_norm,
+        )
         self.decoder = Decoder(config)
         self.class_head = Head(config.width, classes + 1)
         self.box_head = BoxHead(config.width)
@@ -107,39 +115,6 @@ class DETR(Detector):
     ) -> Detections:
         """Take the best class of every query."""
         return best_of_each_query(prediction, sizes_hw, original_hw)
-
-
-class Encoder(nn.Module):
-    """Layers of self-attention over the cells of one map; every layer is told their positions anew."""
-
-    def __init__(self, config: DETRConfig) -> None:
-        super().__init__()
-        width, dropout = config.width, config.dropout
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                SelfAttention(width, heads=config.heads, dropout=dropout),
-                width,
-                config.ffn,
-                dropout=dropout,
-                pre_norm=config.pre_norm,
-            )
-            for _ in range(config.encoder_layers)
-        )
-        self.norm = nn.LayerNorm(width) if config.pre_norm else nn.Identity()
-        xavier_matrices(self)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        position: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        *,
-        recompute: bool = False,
-    ) -> Float[Tensor, "B T D"]:
-        """Return the memory that queries read; no cell sees those where `mask` is True."""
-        for layer in self.layers:
-            x = run(layer, x, position, mask, recompute=recompute)
-        return self.norm(x)
 
 
 class Decoder(nn.Module):

@@ -22,12 +22,19 @@ class Head(nn.Linear):
         return super().forward(input)
 
 
-class BoxHead(MLP):
+class PerceptronHead(MLP):
+    """A perceptron as wide as its input whose last product stays in fp32."""
+
+    def __init__(self, dim: int, out: int, layers: int) -> None:
+        super().__init__(dim, dim, out, layers)
+        self.layers[-1] = Head(dim, out)
+
+
+class BoxHead(PerceptronHead):
     """The three-layer perceptron that DETR and its kin predict boxes with: [..., D] to [..., 4]."""
 
     def __init__(self, dim: int, *, layers: int = 3) -> None:
-        super().__init__(dim, dim, 4, layers)
-        self.layers[-1] = Head(dim, 4)
+        super().__init__(dim, 4, layers)
 
     def start_at_zero(self, size_bias: float = 0.0) -> None:
         """Let the last layer return 0, and `size_bias` for width and height: boxes start at their anchors."""

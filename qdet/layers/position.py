@@ -29,6 +29,20 @@ def sine_embedding(
 
 
 @fp32_island("position")
+def embed_reference(
+    reference: Float[Tensor, "*n k"], dim: int, *, temperature: float = 10_000.0
+) -> Float[Tensor, "*n D"]:
+    """Embed points (x, y) or boxes (cx, cy, w, h), given as shares of the image, in the order of `sine_map`.
+
+    That is y before x; width and height follow as they are.
+    """
+    yx = reference[..., :2].flip(-1)
+    return sine_embedding(
+        torch.cat((yx, reference[..., 2:]), dim=-1) * math.tau, dim, temperature=temperature
+    )
+
+
+@fp32_island("position")
 def embed_xyzr(xyzr: Float[Tensor, "B N 4"], dim: int, *, scale: float) -> Float[Tensor, "B N D"]:
     """Embed AdaMixer's boxes: pixels times `scale` (the authors': 1/1000), z and r as they are."""
     return sine_embedding(torch.cat((xyzr[..., :2] * scale, xyzr[..., 2:]), dim=-1), dim)
