@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,6 +96,19 @@ def sync_tracking(
     from qdet.tracking import send_spool
 
     print(f"sent {send_spool(folder)} records")
+    return 0
+
+
+@app.command
+def zoo(*, json: bool = False) -> int:
+    """Print every published model: its size here and in its paper, its AP there, and its job file.
+
+    Args:
+        json: Print a list of objects for programs instead of a table.
+    """
+    from qdet import zoo as models
+
+    print(dumps(models.as_json(), indent=1) if json else models.table())
     return 0
 
 

@@ -22,7 +22,7 @@ def count_macs(module: nn.Module, *inputs: Any) -> int:
     >>> count_macs(ResNetConfig(depth=50).build(), torch.empty(1, 3, 800, 1333))
     87333299200
     """
-    state = {name: t.to("meta") for name, t in (*module.named_parameters(), *module.named_buffers())}
+    state = {name: t.detach().to("meta") for name, t in (*module.named_parameters(), *module.named_buffers())}
     on_meta = tuple(value.to("meta") if isinstance(value, Tensor) else value for value in inputs)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -203,7 +203,13 @@ class Job:
                 readers=1,
             ),
             optim=dataclasses.replace(
-                self.optim, lr=1e-3, schedule="cosine", warmup_steps=100, ema_decay=0.995, drop_epochs=()
+                self.optim,
+                lr=1e-3,
+                lr_multipliers=(),
+                schedule="cosine",
+                warmup_steps=100,
+                ema_decay=0.995,
+                drop_epochs=(),
             ),
             train=dataclasses.replace(
                 self.train,

@@ -1,0 +1,54 @@
+"""What the papers and the authors' code say of every job: one line each, independent of the job files."""
+
+import runpy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from qdet.job import Job
+
+REPO = Path(__file__).resolve().parents[2]
+JOBS = sorted((REPO / "jobs").glob("*.py"))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    queries: int
+    epochs: int
+    drops: tuple[int, ...]
+    batch: int
+    params: int
+    """Exact, with the authors' number of class logits and what they count as parameters."""
+    lr: float = 1e-4
+    backbone_factor: float = 0.1
+    clip: float = 0.1
+    warmup: int = 0
+    crop: bool = True
+    sizes: tuple[int, int] = (480, 800)
+    gmacs: float | None = None
+    """Billions of multiply-accumulates at 800 x 1333 of the authors' own classes, where counted."""
+
+
+ADAMIXER = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 500}
+
+RECIPES = {
+    "adamixer_r50": Recipe(
+        100, 12, (8, 11), 16, 134_790_904, **ADAMIXER, crop=False, sizes=(800, 800), gmacs=107.5
+    ),
+    "adamixer_r50_300": Recipe(300, 36, (24, 33), 16, 134_842_904, **ADAMIXER, gmacs=131.7),
+    "adamixer_r101": Recipe(300, 36, (24, 33), 16, 153_835_032, **ADAMIXER),
+    "adamixer_x101_dcn": Recipe(300, 36, (24, 33), 16, 156_035_380, **ADAMIXER),
+    "adamixer_swin": Recipe(300, 36, (24, 33), 16, 159_559_074, **(ADAMIXER | {"warmup": 1000})),
+    "detr_r50": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=101.7),
+    "detr_r50_dc5": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=227.8),
+    "detr_r101": Recipe(100, 500, (400,), 64, 60_464_672, gmacs=181.2),
+    "detr_r101_dc5": Recipe(100, 500, (400,), 64, 60_464_672),
+    "detr_r50_50ep": Recipe(100, 50, (40,), 16, 41_524_768, gmacs=101.7),
+    "detr_r101_50ep": Recipe(100, 50, (40,), 16, 60_464_672, gmacs=181.2),
+    "detr_r50_dc5_50ep": Recipe(100, 50, (40,), 16, 41_524_768, gmacs=227.8),
+}
+
+
+@cache
+def job_of(path: Path) -> Job:
+    return runpy.run_path(str(path))["job"]
