@@ -14,18 +14,22 @@ Table = tuple[tuple[str, str], ...]
 An empty name drops the tensor on purpose.
 """
 
+_COUNTERS = ("total_ops", "total_params")  # what a tool that counts operations leaves behind
+
 
 def convert(official: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     """Rename a detector's tensors to qdet's names; those that the table drops are left out.
 
+    What lies under `backbone.` and is in no table (a pyramid may be) goes by the backbones' own layouts.
     Authors store shared tensors under several names: such aliases become one, and must be equal.
 
     Raises:
         CheckpointError: keys that the table does not know, or aliases that differ.
     """
-    official = {key.removeprefix("module."): value for key, value in official.items()}
-    backbone = {key: value for key, value in official.items() if key.startswith("backbone.")}
-    names = {key: rename(key, table) for key in official if key not in backbone}
+    official = {k.removeprefix("module."): t for k, t in official.items() if not k.endswith(_COUNTERS)}
+    names = {key: rename(key, table) for key in official}
+    backbone = {k: official[k] for k in official if names[k] is None and k.startswith("backbone.")}
+    names = {key: name for key, name in names.items() if key not in backbone}
     unknown = sorted(key for key, name in names.items() if name is None)
     if unknown:
         raise CheckpointError(f"not a checkpoint of this detector, it has: {', '.join(unknown[:10])}")
