@@ -9,7 +9,8 @@ pattern whole, and no two keys may become the same name. Backbones have their ow
 """
 
 from qdet.convert.adamixer import ADAMIXER
+from qdet.convert.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.detr import DETR
 from qdet.convert.rename import Table, convert, rename
 
-__all__ = ["ADAMIXER", "DETR", "Table", "convert", "rename"]
+__all__ = ["ADAMIXER", "CONDITIONAL_DETR", "DETR", "Table", "convert", "rename"]

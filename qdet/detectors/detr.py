@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, check_split
 from qdet.layers.attention import CrossAttention, SelfAttention
-from qdet.layers.encoder import Encoder
+from qdet.layers.encoder import Encoder, as_tokens
 from qdet.layers.heads import BoxHead, Head
 from qdet.layers.learned_queries import LearnedQueries
-from qdet.layers.padding import padding_mask
-from qdet.layers.position import sine_map
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.transformer import DecoderLayer, run, xavier_matrices
 from qdet.types import Detections, PaddedSizes, Predictions
@@ -98,11 +96,8 @@ class DETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map; the last class logit is that of no object."""
-        x = self.projection(features[-1])
-        mask = padding_mask(sizes, *x.shape[-2:])
-        position = sine_map(mask, x.shape[1]).flatten(1, 2).to(x.dtype)
-        mask = mask.flatten(1)
-        memory = self.encoder(x.flatten(2).mT, position, mask, recompute=self.recomputes)
+        x, position, mask = as_tokens(self.projection(features[-1]), sizes)
+        memory = self.encoder(x, position, mask, recompute=self.recomputes)
         outputs = self.decoder(memory, memory + position, mask, recompute=self.recomputes)
         predictions = []
         for x in outputs:

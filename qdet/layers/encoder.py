@@ -1,6 +1,6 @@
 """The encoder of DETR's family: layers of self-attention between the cells of one feature map.
 
-B images   T cells   D width
+B images   h, w feature map   T = h w cells   D width
 
 Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020, https://arxiv.org/abs/2005.12872,
 appendix A.3.
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from qdet.layers.attention import SelfAttention
 from qdet.layers.mlp import MLP
+from qdet.layers.padding import padding_mask
+from qdet.layers.position import sine_map
 from qdet.layers.transformer import EncoderLayer, run, xavier_matrices
+from qdet.types import PaddedSizes
 
 
 class Encoder(nn.Module):
@@ -64,3 +67,15 @@ class Encoder(nn.Module):
             scaled = position if self.position_scale is None else position * self.position_scale(x)
             x = run(layer, x, scaled, mask, recompute=recompute)
         return self.norm(x)
+
+
+def as_tokens(
+    x: Float[Tensor, "B D h w"],
+    sizes: PaddedSizes,
+    *,
+    temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+    """Return what the cells of a map hold, sine embeddings of where they are, and which are padding."""
+    mask = padding_mask(sizes, *x.shape[-2:])
+    position = sine_map(mask, x.shape[1], temperatures_yx=temperatures_yx).to(x.dtype)
+    return x.flatten(2).mT, position.flatten(1, 2), mask.flatten(1)

@@ -22,33 +22,53 @@ def build(c: dict) -> DETR:
     return DETR(config, Features(c["in_channels"], c["strides"]), c["num_classes"])
 
 
-def watch(detector: DETR, r):
+def watch_encoder(detector):
+    """Hook into what leads to the memory; the same in DETR's single-scale descendants."""
     projected, encoded = hooked(detector.projection), [hooked(layer) for layer in detector.encoder.layers]
-    normed, memory = hooked(detector.decoder.norm), hooked(detector.encoder)
-    asked, decoded = hooked(detector.decoder.position), [hooked(layer) for layer in detector.decoder.layers]
-    crossed = [hooked(layer.cross_attention.update) for layer in detector.decoder.layers]
-    positions = []
+    memory, positions = hooked(detector.encoder), []
     detector.encoder.register_forward_pre_hook(lambda _, args: positions.append(args[1:]))
 
     def numbers():
         height, width = projected[0].shape[-2:]
-        (position, mask) = positions[0]
+        position, mask = positions[0]
         found = {
             "input_proj/level0": projected[0],
             "pos_embed/level0": position.mT.unflatten(-1, (height, width)),
             "mask/level0": mask.unflatten(-1, (height, width)),
             "encoder/memory": memory[0].transpose(0, 1),
-            "hs": torch.stack(normed),
         }
         for i, out in enumerate(encoded):
             found[f"encoder/layer{i}/output"] = out[0].transpose(0, 1)
-        for i, out in enumerate(decoded):
-            found[f"layer{i}/decoder_output_prenorm"] = out[0].transpose(0, 1)
-            found[f"layer{i}/cross_attn_output"] = crossed[i][0].transpose(0, 1)
-            found[f"layer{i}/query_pos"] = asked[0].transpose(0, 1)
         return found
 
     return numbers
+
+
+def watch_decoder(detector):
+    """Hook into what every layer of a decoder of residual layers does."""
+    layers = detector.decoder.layers
+    normed, decoded = hooked(detector.decoder.norm), [hooked(layer) for layer in layers]
+    crossed = [hooked(layer.cross_attention.update) for layer in layers]
+    asked = [hooked(layer.self_attention.update) for layer in layers]
+    positions = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, args: positions.append(args[1][0]))
+
+    def numbers():
+        found = {"hs": torch.stack(normed)}
+        for i, out in enumerate(decoded):
+            found[f"layer{i}/decoder_output_prenorm"] = out[0].transpose(0, 1)
+            found[f"layer{i}/self_attn_output"] = asked[i][0].transpose(0, 1)
+            found[f"layer{i}/cross_attn_output"] = crossed[i][0].transpose(0, 1)
+            found[f"layer{i}/query_pos"] = positions[i].transpose(0, 1)
+        return found
+
+    return numbers
+
+
+def watch(detector: DETR, r):
+    of_encoder, of_decoder = watch_encoder(detector), watch_decoder(detector)
+    return lambda: of_encoder() | of_decoder()
 
 
 OFFICIAL = {

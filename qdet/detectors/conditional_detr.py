@@ -1,0 +1,149 @@
+"""Conditional DETR: queries that look for their object at a place they know.
+
+Meng et al.: Conditional DETR for Fast Training Convergence, ICCV 2021, https://arxiv.org/abs/2108.06152.
+Where the paper and the authors' code (Atten4Vis/ConditionalDETR) differ, this is the code.
+
+    B images   N queries   K classes   T cells of the feature map   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.layers.conditional_attention import conditional_layers
+from qdet.layers.encoder import Encoder, as_tokens
+from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
+from qdet.layers.learned_queries import LearnedQueries
+from qdet.layers.mlp import MLP
+from qdet.layers.position import embed_reference
+from qdet.layers.reference_points import boxes_from, to_pixels
+from qdet.layers.transformer import run, xavier_matrices
+from qdet.types import PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalDETRConfig:
+    """Conditional DETR; the defaults are the paper's ResNet-50, `backbone.dilate_c5` makes it the DC5 one."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 300
+    """Objects that are looked for in every image."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 6
+    """Layers of attention between the cells of the feature map."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the map; each predicts."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Share of attention weights, hidden features and updates that training drops."""
+    detections: int = 100
+    """Detections per image: the best pairs of query and class."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn", "detections")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 4, "sine and cosine of two coordinates")
+
+    def build(self, classes: int) -> "ConditionalDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return ConditionalDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "ConditionalDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn=256,
+            dropout=0.0,
+            detections=30,
+        )
+
+
+class ConditionalDETR(Detector):
+    """DETR's encoder, and a decoder whose queries each predict around a reference point of their own."""
+
+    def __init__(self, config: ConditionalDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.detections
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.encoder = Encoder(
+            config.width,
+            config.encoder_layers,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+        )
+        self.decoder = Decoder(config)
+        self.class_head = sigmoid_class_head(config.width, classes)
+        self.box_head = BoxHead(config.width)
+        self.box_head.start_at_zero()
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the coarsest map."""
+        x, position, mask = as_tokens(self.projection(features[-1]), sizes)
+        memory = self.encoder(x, position, mask, recompute=self.recomputes)
+        outputs, points = self.decoder(memory, position, mask, recompute=self.recomputes)
+        predictions = []
+        for x in outputs:
+            boxes = to_pixels(boxes_from(self.box_head(x), points), sizes.sizes_hw)
+            predictions.append(Predictions(self.class_head(x), boxes))
+        return tuple(predictions)
+
+
+class Decoder(nn.Module):
+    """Queries that start from nothing but a learned position, which their reference points are made of.
+
+    A query attends to the place T * PE(s) (section 3.3). The reference point s is the same in every layer and
+    not detached; T is made of what the query holds, and 1 in the first layer, where that is nothing.
+    """
+
+    def __init__(self, config: ConditionalDETRConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.layers = conditional_layers(
+            config.decoder_layers, width, heads=config.heads, ffn=config.ffn, dropout=config.dropout
+        )
+        self.norm = nn.LayerNorm(width)
+        self.place_scale = MLP(width, width, width, 2)
+        self.point_head = PerceptronHead(width, 2, layers=2)
+        xavier_matrices(self)
+        self.position = LearnedQueries(config.queries, width, normalize=False)
+
+    def forward(
+        self,
+        memory: Float[Tensor, "B T D"],
+        key_position: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        recompute: bool = False,
+    ) -> tuple[list[Float[Tensor, "B N D"]], Float[Tensor, "B N 2"]]:
+        """Return every layer's queries after the norm that all share, and the reference points."""
+        position = self.position(len(memory))
+        points = self.point_head(position).sigmoid()
+        embedded = embed_reference(points, position.shape[-1])
+        x, outputs = position.new_zeros(position.shape), []
+        for i, layer in enumerate(self.layers):
+            place = embedded if i == 0 else embedded * self.place_scale(x)
+            to_image = (position, place, memory, key_position, mask)
+            x = run(layer, x, (position,), to_image, recompute=recompute)
+            outputs.append(self.norm(x))
+        return outputs, points
