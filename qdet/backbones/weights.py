@@ -4,6 +4,7 @@ Files are downloaded once to `$QDET_CACHE` (default `~/.cache/qdet`), under a lo
 one machine share a download, and appear there only when they are whole.
 """
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -102,20 +103,30 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, name: str) -> Non
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file or a PyTorch one, without running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:
-        why = str(error).split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as weights: {why}") from error
+    """Read the tensors of a .safetensors file or a PyTorch one, without running code from it."""
+    held = read_file(path)
     for top in ("model", "state_dict"):  # the authors of Swin and DETR; mmdetection
         if isinstance(held, dict) and isinstance(held.get(top), dict):
             held = held[top]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names and tensors, or a `model` of them")
     return dict(held)
+
+
+def read_file(path: Path) -> object:
+    """Read all that a .safetensors file or a PyTorch one holds, without running code from it.
+
+    Beside tensors, only plain values and a parsed command line (DETR's `args`) can be in a PyTorch file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"it wants to run {forbidden[1]}" if forbidden else str(error).split("\n")[0]
+        raise CheckpointError(f"{path} cannot be read as weights: {why or type(error).__name__}") from error
 
 
 def find(config: PretrainedConfig) -> Path:
