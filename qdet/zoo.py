@@ -32,7 +32,7 @@ class Published:
     macs: int | float | None
     """Billions of multiply-accumulates, which most papers call FLOPs."""
     ap: float | None
-    """AP on COCO val2017."""
+    """AP on COCO val2017, or on test-dev where a paper has no other."""
     classes: int = 80
     """Class logits of the authors' model, not counting one for no object."""
     constants: int = 0
@@ -69,6 +69,14 @@ PUBLISHED = (
     Published("detr_r50_50ep", 41, 86, 34.8, classes=91),
     Published("detr_r101_50ep", 60, 152, 36.9, classes=91),
     Published("detr_r50_dc5_50ep", 41, 187, 35.3, classes=91),
+    Published("deformable_detr_r50_single_scale", 34, 78, 39.4, classes=91),
+    Published("deformable_detr_r50_single_scale_dc5", 34, 128, 41.5, classes=91),
+    Published("deformable_detr_r50", 40, 173, 43.8, classes=91),
+    Published("deformable_detr_r50_refine", 41, 173, 45.4, classes=91),
+    Published("deformable_detr_r50_two_stage", 41, 173, 46.2, classes=91),
+    Published("deformable_detr_r101_two_stage", None, None, 48.7, classes=91),
+    Published("deformable_detr_x101_two_stage", None, None, 49.0, classes=91),
+    Published("deformable_detr_x101_dcn_two_stage", None, None, 50.1, classes=91),
 )
 """Every model that has a job file, in the order of the table."""
 

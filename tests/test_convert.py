@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
-from qdet.convert import ADAMIXER, DETR, Table, convert, rename
-from qdet.detectors import AdaMixerConfig, DetectorConfig, DETRConfig
+from qdet.convert import ADAMIXER, DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE, DETR, Table, convert, rename
+from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, DetectorConfig, DETRConfig
 from qdet.errors import CheckpointError
 
 R50, R101, DC5_R50 = ResNetConfig(), ResNetConfig(depth=101), ResNetConfig(dilate_c5=True)
@@ -37,12 +37,26 @@ def detr(backbone) -> Official:
     return Official(DETRConfig(backbone=backbone), DETR, 91)
 
 
+def deformable_detr(backbone, **settings) -> Official:
+    table = DEFORMABLE_DETR_REFINE if "refine" in settings else DEFORMABLE_DETR
+    return Official(DeformableDETRConfig(backbone=backbone, **settings), table, 91)
+
+
+def sparse_rcnn(backbone, queries: int, table: Table = SPARSE_RCNN) -> Official:
+    return Official(SparseRCNNConfig(backbone=backbone, queries=queries), table, 80)
+
+
 FULL_SIZE = {
     "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
     "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
     "adamixer_r101_300q": adamixer(replace(R101, norm="eval"), 300),
     "adamixer_dx101_300q": adamixer(ResNeXtDCNConfig(), 300),
     "adamixer_swin_s_300q": adamixer(SwinConfig(size="s"), 300),
+    "deformable_detr_r50_single_scale": deformable_detr(R50, levels=1),
+    "deformable_detr_r50_single_scale_dc5": deformable_detr(DC5_R50, levels=1),
+    "deformable_detr_r50": deformable_detr(R50),
+    "deformable_detr_r50_refine": deformable_detr(R50, refine=True),
+    "deformable_detr_r50_two_stage": deformable_detr(R50, refine=True, two_stage=True),
     "detr_r50": detr(R50),
     "detr_r101": detr(R101),
     "detr_dc5_r50": detr(DC5_R50),

@@ -10,7 +10,17 @@ pattern whole, and no two keys may become the same name. Backbones have their ow
 
 from qdet.convert.adamixer import ADAMIXER
 from qdet.convert.conditional_detr import CONDITIONAL_DETR
+from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.detr import DETR
 from qdet.convert.rename import Table, convert, rename
 
-__all__ = ["ADAMIXER", "CONDITIONAL_DETR", "DETR", "Table", "convert", "rename"]
+__all__ = [
+    "ADAMIXER",
+    "CONDITIONAL_DETR",
+    "DEFORMABLE_DETR",
+    "DEFORMABLE_DETR_REFINE",
+    "DETR",
+    "Table",
+    "convert",
+    "rename",
+]

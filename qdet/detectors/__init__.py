@@ -2,10 +2,11 @@
 
 from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
+from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
 
-DetectorConfig = AdaMixerConfig | ConditionalDETRConfig | DETRConfig
+DetectorConfig = AdaMixerConfig | ConditionalDETRConfig | DeformableDETRConfig | DETRConfig
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "ConditionalDETR",
     "ConditionalDETRConfig",
     "DETRConfig",
+    "DeformableDETR",
+    "DeformableDETRConfig",
     "Detector",
     "DetectorConfig",
 ]

@@ -31,6 +31,8 @@ class Recipe:
 
 ADAMIXER = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 500}
 
+DEFORMABLE = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 32, "lr": 2e-4}
+
 RECIPES = {
     "adamixer_r50": Recipe(
         100, 12, (8, 11), 16, 134_790_904, **ADAMIXER, crop=False, sizes=(800, 800), gmacs=107.5
@@ -46,6 +48,16 @@ RECIPES = {
     "detr_r50_50ep": Recipe(100, 50, (40,), 16, 41_524_768, gmacs=101.7),
     "detr_r101_50ep": Recipe(100, 50, (40,), 16, 60_464_672, gmacs=181.2),
     "detr_r50_dc5_50ep": Recipe(100, 50, (40,), 16, 41_524_768, gmacs=227.8),
+    "deformable_detr_r50_single_scale": Recipe(params=34_066_593, **DEFORMABLE),
+    "deformable_detr_r50_single_scale_dc5": Recipe(params=34_066_593, **DEFORMABLE),
+    "deformable_detr_r50": Recipe(params=40_069_665, **DEFORMABLE, gmacs=204.0),
+    "deformable_detr_r50_refine": Recipe(params=40_849_660, **DEFORMABLE),
+    "deformable_detr_r50_two_stage": Recipe(params=41_181_529, **DEFORMABLE, gmacs=209.2),
+    # What the authors' two-stage model has outside its backbone, and the convolutions of torchvision's
+    # ResNet-101 and ResNeXt-101-32x8d, and of AdaMixer's ResNeXt-101-DCN.
+    "deformable_detr_r101_two_stage": Recipe(params=17_726_617 + 42_394_816, **DEFORMABLE),
+    "deformable_detr_x101_two_stage": Recipe(params=17_726_617 + 86_539_456, **DEFORMABLE),
+    "deformable_detr_x101_dcn_two_stage": Recipe(params=17_726_617 + 44_562_652, **DEFORMABLE),
 }
 
 

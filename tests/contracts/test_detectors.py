@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from recipes import JOBS, job_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qdet.detectors import AdaMixerConfig, Detector, DetectorConfig
+from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, Detector, DetectorConfig
 from qdet.layers.pixels import normalize
 from qdet.losses import SetLossConfig
 from qdet.types import PaddedSizes, Predictions, Proposals, Targets
@@ -154,6 +154,7 @@ def test_images_of_a_batch_do_not_see_each_other(detector):
 
 SEES_PADDING = {
     AdaMixerConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
+    DeformableDETRConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
 }
 
 

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Deformable DETR with ResNet-50, 50 epochs. The paper: 43.8 AP on COCO val2017, its code's release 44.5.
+
+    python jobs/deformable_detr_r50.py
+    python jobs/deformable_detr_r50.py --demo --sweep --sweep.trials 3
+
+Paper: https://arxiv.org/abs/2010.04159
+"""
+
+from qdet.backbones import ResNetConfig
+from qdet.data.augment import AugmentConfig
+from qdet.detectors import DeformableDETRConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
+from qdet.launch.cli import launch
+from qdet.losses import FOCAL_DETR
+from qdet.search import Choice, LogUniform
+
+job = Job(
+    name="deformable_detr_r50",
+    detector=DeformableDETRConfig(
+        backbone=ResNetConfig(depth=50),
+        queries=300,
+    ),
+    loss=FOCAL_DETR,
+    data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
+    optim=OptimConfig(
+        lr=2e-4,
+        lr_multipliers=((r"^backbone\.", 0.1), (r"reference_points|sampling_offsets", 0.1)),
+        drop_epochs=(40,),
+        warmup_steps=0,
+        clip_norm=0.1,
+    ),
+    train=TrainConfig(
+        epochs=50,
+        batch_size=32,  # 4 images on each of 8 GPUs
+        workers=8,
+    ),
+)
+
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(1e-4, 4e-4),
+        "detector.queries": Choice((100, 300)),
+        "detector.decoder_points": Choice((2, 4, 8)),
+    },
+)
+
+if __name__ == "__main__":
+    launch(job, sweep=sweep)

@@ -1,0 +1,201 @@
+"""Deformable DETR: queries and tokens of several levels that each look at a few points of their own choosing.
+
+Zhu et al.: Deformable DETR, Deformable Transformers for End-to-End Object Detection, ICLR 2021,
+https://arxiv.org/abs/2010.04159. Where the paper and the authors' code (fundamentalvision/Deformable-DETR)
+differ, this is the code.
+
+    B images   N queries   K classes   T tokens of all levels   D width
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.errors import ConfigError
+from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
+from qdet.layers.detection_head import DetectionHead
+from qdet.layers.heads import Head
+from qdet.layers.learned_queries import LearnedQueries
+from qdet.layers.multi_level_neck import MultiLevelNeck
+from qdet.layers.position import sine_embedding
+from qdet.layers.reference_points import to_pixels
+from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
+from qdet.layers.token_proposals import best_tokens, grid_anchors, settle, take
+from qdet.layers.transformer import xavier_matrices
+from qdet.types import PaddedSizes, Predictions, Proposals
+
+BACKBONE_LEVELS = 3
+"""Maps that are taken from a backbone, C3 to C5; further levels are made from the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableDETRConfig:
+    """Deformable DETR; the defaults are the paper's ResNet-50 on four levels, without its two additions."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 300
+    """Queries of an image."""
+    refine: bool = False
+    """Let every decoder layer, with heads of its own, start from the boxes of the one before."""
+    two_stage: bool = False
+    """Start queries from the encoder's best proposals rather than learned ones; needs `refine`."""
+    levels: int = 4
+    """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 6
+    """Layers of deformable attention between tokens."""
+    encoder_points: int = 4
+    """Points that a token looks at per head and level."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the tokens; each predicts."""
+    decoder_points: int = 4
+    """Points that a query looks at per head and level."""
+    ffn: int = 1024
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Share of attention weights, hidden features and updates that training drops."""
+    detections: int = 100
+    """Detections per image: the best pairs of query and class."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "levels", "heads", "decoder_layers", "ffn", "detections")
+        check_at_least(self, 1, "encoder_points", "decoder_points")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 32, "the groups of its normalisation")
+        if self.two_stage and not self.refine:
+            raise ConfigError("--detector.two-stage needs --detector.refine: proposals are boxes to refine")
+
+    def build(self, classes: int) -> "DeformableDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return DeformableDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DeformableDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn=256,
+            dropout=0.0,
+        )
+
+
+class DeformableDETR(Detector):
+    """A neck of several levels, an encoder over all of their cells, and a decoder that samples these."""
+
+    def __init__(self, config: DeformableDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.backbone = backbone
+        self.detections = c.detections
+        self.inputs = min(c.levels, BACKBONE_LEVELS)
+        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
+        sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
+        self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
+        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)
+        self.start = (ProposedQueries if c.two_stage else PointQueries)(c.queries, c.width)
+        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **sizes)
+        # One head for all layers, or one for each and, last, the tokens'. A point has no size, so the head
+        # that first makes a box of it gives it one: sigmoid(-2), 0.12 of the image.
+        biases = [0.0 if c.two_stage else -2.0] + [0.0] * (c.decoder_layers - 1 + c.two_stage) * c.refine
+        self.heads = nn.ModuleList(DetectionHead(c.width, classes, size_bias=bias) for bias in biases)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's last maps; of two stages, the first's proposals come first."""
+        maps = self.neck(features[-self.inputs :])
+        levels = token_levels(maps, sizes)
+        memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
+        predictions: list[Predictions] = []
+        if self.config.two_stage:
+            *queries, logits, boxes = self.start(memory, levels, self.heads[-1])
+            predictions.append(Proposals(logits, to_pixels(boxes, sizes.sizes_hw), class_agnostic=True))
+        else:
+            queries = self.start(len(memory))
+        decoded = self.decoder(
+            *queries,
+            memory,
+            levels,
+            self._layer_heads(),
+            refine=self.config.refine,
+            recompute=self.recomputes,
+        )
+        for logits, boxes in decoded:
+            predictions.append(Predictions(logits, to_pixels(boxes, sizes.sizes_hw)))
+        return tuple(predictions)
+
+    def _layer_heads(self) -> list[nn.Module]:
+        layers = self.config.decoder_layers
+        return list(self.heads[:layers]) if self.config.refine else [self.heads[0]] * layers
+
+
+class PointQueries(nn.Module):
+    """Learned queries: content and position, from which follows the point that a query looks around."""
+
+    def __init__(self, queries: int, width: int) -> None:
+        super().__init__()
+        self.embedding = LearnedQueries(queries, 2 * width, normalize=False)
+        self.reference_points = Head(width, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(
+        self, images: int
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"], Float[Tensor, "B N 2"]]:
+        """Return content, position and reference points (x, y) as shares of the image."""
+        position, content = self.embedding(images).chunk(2, dim=-1)
+        return content, position, self.reference_points(position).sigmoid()
+
+
+class ProposedQueries(nn.Module):
+    """Queries made of the boxes of the tokens that look most like an object (section 4.2).
+
+    A head of the tokens' own predicts a box from every token's anchor. Its first logit, which is trained to
+    tell objects of any class from background, ranks them. Queries know where their boxes are, nothing else:
+    no gradient passes from them to the tokens, and their content is another half of the same embedding.
+
+    Tokens without a usable anchor compete as well, as in the authors' code: their features are zero, so
+    until training has told them from the others they are among the best.
+    """
+
+    def __init__(self, queries: int, width: int) -> None:
+        super().__init__()
+        self.queries = queries
+        self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.position, self.position_norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
+        xavier_matrices(self)
+
+    def forward(
+        self, memory: Float[Tensor, "B T D"], levels: TokenLevels, head: nn.Module
+    ) -> tuple[
+        Float[Tensor, "B N D"],
+        Float[Tensor, "B N D"],
+        Float[Tensor, "B N 4"],
+        Float[Tensor, "B T K"],
+        Float[Tensor, "B T 4"],
+    ]:
+        """Return content, position and boxes of the queries, then logits and boxes of all tokens."""
+        anchors, usable = grid_anchors(levels)
+        tokens = self.norm(self.projection(memory.masked_fill(~usable.unsqueeze(-1), 0)))
+        logits, boxes = head(tokens, anchors)
+        boxes = settle(boxes, usable)
+        reference = take(boxes, best_tokens(logits[..., 0], self.queries)).detach()
+        embedding = sine_embedding(reference * math.tau, 2 * tokens.shape[-1])
+        position, content = self.position_norm(self.position(embedding)).chunk(2, dim=-1)
+        return content, position, reference, logits, boxes

@@ -1,0 +1,51 @@
+"""Proposals: tokens that predict a box from where they lie, the best of which become queries.
+
+Deformable DETR (Zhu et al., ICLR 2021, section 4.2, "two-stage"); also Efficient DETR's dense part.
+
+B images   L levels   T tokens of all levels   k chosen tokens   D width
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qdet.layers.precision import fp32_island
+from qdet.layers.token_levels import TokenLevels, cell_centers
+
+ANCHOR_SIZE = 0.05
+"""Width and height of anchors on the finest level, as a share of the image; doubled with every level."""
+MARGIN = 0.01
+"""Anchors with a coordinate this near to 0 or 1 are not usable."""
+
+
+@fp32_island("geometry")
+def grid_anchors(levels: TokenLevels) -> tuple[Float[Tensor, "B T 4"], Bool[Tensor, "B T"]]:
+    """Return an anchor box for every token, and which tokens may use theirs.
+
+    Anchors are squares in shares of the image, (x, y, w, h), centred on their cells. Tokens under the padding
+    have none, nor do those whose anchor is too close to the border for an inverse sigmoid. The authors give
+    them infinite anchors, from which every prediction is a box of ones; `settle` says so without infinities.
+    """
+    centers = cell_centers(levels)
+    sizes = [
+        centers.new_full((height * width, 2), ANCHOR_SIZE * 2**level)
+        for level, (height, width) in enumerate(levels.shapes_hw)
+    ]
+    boxes = torch.cat((centers, torch.cat(sizes).expand_as(centers)), dim=-1)
+    usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1) & ~levels.mask
+    return boxes, usable
+
+
+def settle(boxes: Float[Tensor, "B T 4"], usable: Bool[Tensor, "B T"]) -> Float[Tensor, "B T 4"]:
+    """Give tokens without a usable anchor the box (1, 1, 1, 1), whatever they predict."""
+    return boxes.masked_fill(~usable.unsqueeze(-1), 1)
+
+
+def best_tokens(scores: Float[Tensor, "B T"], count: int) -> Int[Tensor, "B k"]:
+    """Return the `count` tokens of highest score, all of them where there are fewer."""
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+
+
+def take(x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
+    """Pick each image's own tokens."""
+    return x.gather(1, tokens.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
