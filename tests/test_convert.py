@@ -42,10 +42,6 @@ def deformable_detr(backbone, **settings) -> Official:
     return Official(DeformableDETRConfig(backbone=backbone, **settings), table, 91)
 
 
-def sparse_rcnn(backbone, queries: int, table: Table = SPARSE_RCNN) -> Official:
-    return Official(SparseRCNNConfig(backbone=backbone, queries=queries), table, 80)
-
-
 FULL_SIZE = {
     "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
     "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
