@@ -60,11 +60,16 @@ def iou(
 
 
 def generalized_iou(
-    a_xyxy: Float[Tensor, "... 4"], b_xyxy: Float[Tensor, "... 4"], *, eps: float = 0.0
+    a_xyxy: Float[Tensor, "... 4"],
+    b_xyxy: Float[Tensor, "... 4"],
+    *,
+    eps: float = 0.0,
+    margin: float | Tensor = 0.0,
 ) -> Float[Tensor, "..."]:
     """GIoU (Rezatofighi et al., CVPR 2019): IoU - (hull - union) / hull, in [-1, 1]; broadcasts.
 
     Union and hull are floored at `eps`: 1e-6 in mmdet's matching cost, 1e-7 in its loss, 0 in DETR's code.
+    DAB-DETR's divides by them plus a `margin`.
     """
     inter = intersection(a_xyxy, b_xyxy)
     union = (area(a_xyxy) + area(b_xyxy) - inter).clamp(min=eps)
@@ -72,7 +77,7 @@ def generalized_iou(
     high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     w, h = (high - low).clamp(min=0).unbind(-1)
     hull = (w * h).clamp(min=eps)
-    return inter / union - (hull - union) / hull
+    return inter / (union + margin) - (hull - union) / (hull + margin)
 
 
 def clip(boxes_xyxy: Float[Tensor, "... 4"], size_hw: Float[Tensor, "... 2"]) -> Float[Tensor, "... 4"]:

@@ -20,9 +20,11 @@ def l1_loss(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Float[Tensor,
     return (a - b).abs().sum(-1)
 
 
-def giou_loss(a_xyxy: Float[Tensor, "*n 4"], b_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+def giou_loss(
+    a_xyxy: Float[Tensor, "*n 4"], b_xyxy: Float[Tensor, "*n 4"], *, margin: float | Tensor = 0.0
+) -> Float[Tensor, "*n"]:
     """1 - GIoU of each pair."""
-    return 1 - generalized_iou(a_xyxy, b_xyxy, eps=LOSS_EPS)
+    return 1 - generalized_iou(a_xyxy, b_xyxy, eps=LOSS_EPS, margin=margin)
 
 
 def l1_cost(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B T 4"]) -> Float[Tensor, "*B N T"]:
@@ -30,6 +32,8 @@ def l1_cost(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B T 4"]) -> Float[Ten
     return torch.cdist(a, b, p=1.0)
 
 
-def giou_cost(a_xyxy: Float[Tensor, "*B N 4"], b_xyxy: Float[Tensor, "*B T 4"]) -> Float[Tensor, "*B N T"]:
+def giou_cost(
+    a_xyxy: Float[Tensor, "*B N 4"], b_xyxy: Float[Tensor, "*B T 4"], *, margin: float | Tensor = 0.0
+) -> Float[Tensor, "*B N T"]:
     """Negative GIoU of every query with every object."""
-    return -generalized_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3), eps=MATCH_EPS)
+    return -generalized_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3), eps=MATCH_EPS, margin=margin)

@@ -16,8 +16,11 @@ DETR = SetLossConfig(
 FOCAL_DETR = SetLossConfig(l1_format="cxcywh", per="objects", log_eps=1e-8)
 """Deformable DETR's (ICLR 2021), which Conditional, Efficient and Anchor DETR and SMCA share."""
 
-DAB_DETR = replace(FOCAL_DETR, classification=1.0)
-"""DAB-DETR (ICLR 2022) matches as the others do but weighs classification half as much."""
+DAB_DETR = replace(FOCAL_DETR, classification=1.0, giou_margin=1e-6)
+"""DAB-DETR (ICLR 2022) matches as the others do but weighs classification half as much.
+
+Its code also keeps GIoU from dividing by 0 in a way of its own.
+"""
 
 SPARSE_RCNN = SetLossConfig(per="objects", log_eps=1e-8)
 """Sparse R-CNN (CVPR 2021)."""

@@ -53,13 +53,22 @@ class SetLossConfig:
     """How strongly the focal loss ignores what is classified well already."""
     no_object: float = 0.1
     """Weight that softmax classification gives to queries without an object."""
+    giou_margin: float = 0.0
+    """Added to union and hull where GIoU divides by them, as shares of the image: 1e-6 in DAB-DETR's code."""
     log_eps: float = 1e-12
     """Floor of the focal cost's logarithms: 1e-12 in mmdetection, 1e-8 in the DETR family."""
 
     def __post_init__(self) -> None:
         """Reject what could never train, in the words of the command line."""
         weights = ("classification", "l1", "giou")
-        for name in (*weights, *(f"match_{w}" for w in weights), "gamma", "no_object", "log_eps"):
+        for name in (
+            *weights,
+            *(f"match_{w}" for w in weights),
+            "gamma",
+            "no_object",
+            "giou_margin",
+            "log_eps",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"--loss.{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}"
@@ -165,7 +174,7 @@ class SetLoss(nn.Module):
         return {
             "classification": c.classification * classification,
             "l1": c.l1 * distance.sum(1) / normalizer,
-            "giou": c.giou * giou_loss(found, wanted).sum(1) / normalizer,
+            "giou": c.giou * giou_loss(found, wanted, margin=self._margin(extent)).sum(1) / normalizer,
             "pos_acc": right.to(found.dtype).sum(1) / max(labels.shape[1], 1),
         }
 
@@ -187,13 +196,18 @@ class SetLoss(nn.Module):
                 logits.gather(-1, labels), alpha=c.alpha, gamma=c.gamma, eps=c.log_eps
             )
         cost += c.match_l1 * l1_cost(self._l1_numbers(boxes, extent), self._l1_numbers(wanted, extent))
-        cost += c.match_giou * giou_cost(boxes, wanted)
+        cost += c.match_giou * giou_cost(boxes, wanted, margin=self._margin(extent.unsqueeze(1)))
         return assign(cost, targets.counts)
 
     def _l1_numbers(self, boxes_xyxy: Float[Tensor, "*n 4"], extent: Float[Tensor, "*#n 4"]) -> Tensor:
         """Return the four numbers of a box that distances are taken of, as shares of its image."""
         boxes = boxes_xyxy if self.config.l1_format == "xyxy" else xyxy_to_cxcywh(boxes_xyxy)
         return boxes * (1 / extent)
+
+    def _margin(self, extent: Float[Tensor, "*n 4"]) -> float | Float[Tensor, "*n"]:
+        """Return `giou_margin` in the area that boxes are measured in."""
+        margin = self.config.giou_margin
+        return margin * extent[..., 0] * extent[..., 1] if margin else 0.0
 
 
 def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:

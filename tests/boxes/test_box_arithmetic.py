@@ -77,6 +77,7 @@ def test_giou_by_hand():
     assert_close(generalized_iou(a, b), torch.tensor(1 / 9 - 3 / 12))
     apart = torch.tensor([3.0, 0, 4, 2])  # nothing shared, hull 8, union 6
     assert_close(generalized_iou(a, apart), torch.tensor(-2 / 8))
+    assert_close(generalized_iou(a, b, margin=1.0), torch.tensor(1 / 10 - 3 / 13))
 
 
 def test_floors_keep_empty_boxes_finite():

@@ -121,6 +121,21 @@ def test_a_batch_is_the_sum_of_its_images(loss):
     assert_close(whole, sum(parts))
 
 
+def test_the_margin_of_giou_is_a_share_of_each_image():
+    """Images of one shape but different size: what is the same share of them costs the same."""
+    config = SetLossConfig(giou_margin=0.1)
+    sizes = torch.tensor([[40, 80], [80, 160]])
+    boxes = random_boxes(2)[:, None] / 2
+    box, wanted = boxes
+    stage = Predictions(torch.zeros(2, 1, K), torch.stack((box, 2 * box)).float())
+    labels = torch.zeros(2, dtype=torch.int64)
+    targets = Targets(torch.cat((wanted, 2 * wanted)).float(), labels, (1, 1))
+    found = config.build(K)([stage], targets, sizes, normalizer=1).terms["giou"]
+    whwh = torch.tensor([80, 40, 80, 40])
+    one = 1 - generalized_iou(box / whwh, wanted / whwh, margin=0.1)
+    assert_close(found, config.giou * 2 * one[0].float())
+
+
 def test_the_normalizer_may_be_a_tensor(loss):
     stages, targets = predictions(), objects(2, 0, 5, 1)
     a = loss(stages, targets, SIZES, normalizer=torch.tensor(3.0))
@@ -163,6 +178,7 @@ def test_predictions_that_are_no_numbers_are_named(loss, field):
     [
         ({"l1": -1.0}, "--loss.l1 must be 0 or more, got -1.0"),
         ({"match_giou": -0.5}, "--loss.match-giou must be 0 or more"),
+        ({"giou_margin": -1e-6}, "--loss.giou-margin must be 0 or more"),
         ({"alpha": 1.5}, "--loss.alpha must be between 0 and 1, got 1.5"),
     ],
 )
