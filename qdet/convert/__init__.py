@@ -13,13 +13,16 @@ from qdet.convert.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.detr import DETR
 from qdet.convert.rename import Table, convert, rename
+from qdet.convert.smca import CONV_SMCA, SMCA
 
 __all__ = [
     "ADAMIXER",
     "CONDITIONAL_DETR",
+    "CONV_SMCA",
     "DEFORMABLE_DETR",
     "DEFORMABLE_DETR_REFINE",
     "DETR",
+    "SMCA",
     "Table",
     "convert",
     "rename",

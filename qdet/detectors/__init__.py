@@ -5,19 +5,36 @@ from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConf
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
+from qdet.detectors.smca import SMCA, SMCAConfig
+from qdet.detectors.smca_conv import ConvSMCA, ConvSMCAConfig
+from qdet.detectors.smca_multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
 
-DetectorConfig = AdaMixerConfig | ConditionalDETRConfig | DeformableDETRConfig | DETRConfig
+DetectorConfig = (
+    AdaMixerConfig
+    | ConditionalDETRConfig
+    | ConvSMCAConfig
+    | DeformableDETRConfig
+    | DETRConfig
+    | MultiScaleSMCAConfig
+    | SMCAConfig
+)
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
 __all__ = [
     "DETR",
+    "SMCA",
     "AdaMixer",
     "AdaMixerConfig",
     "ConditionalDETR",
     "ConditionalDETRConfig",
+    "ConvSMCA",
+    "ConvSMCAConfig",
     "DETRConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
     "Detector",
     "DetectorConfig",
+    "MultiScaleSMCA",
+    "MultiScaleSMCAConfig",
+    "SMCAConfig",
 ]

@@ -27,5 +27,10 @@ def valid_sizes(mask: Bool[Tensor, "B h w"]) -> Int[Tensor, "B 2"]:
     return torch.stack(((~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)), dim=-1)
 
 
+def resampled(mask: Bool[Tensor, "B _ _"], height: int, width: int) -> Bool[Tensor, "B h w"]:
+    """Return the mask of a map of another size: a cell is what the cell nearest to it is, as for pixels."""
+    return F.interpolate(mask.float().unsqueeze(1), size=(height, width)).squeeze(1).bool()
+
+
 def _nearest(inside: Bool[Tensor, "B _"], length: int) -> Bool[Tensor, "B _"]:
     return F.interpolate(inside.float().unsqueeze(1), size=length).squeeze(1).bool()

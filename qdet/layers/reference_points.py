@@ -27,7 +27,12 @@ def boxes_from(
 
     A point moves the centre alone; width and height are then `delta`'s own.
     """
-    anchor = inverse_sigmoid(reference, eps)
+    return boxes_at(delta, inverse_sigmoid(reference, eps))
+
+
+@fp32_island("geometry")
+def boxes_at(delta: Float[Tensor, "*n 4"], anchor: Float[Tensor, "*#n _"]) -> Float[Tensor, "*n 4"]:
+    """Return sigmoid(delta + anchor), where the anchor is a point or a box before the sigmoid."""
     return (delta + F.pad(anchor, (0, 4 - anchor.shape[-1]))).sigmoid()
 
 

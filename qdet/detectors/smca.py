@@ -1,0 +1,122 @@
+"""SMCA-DETR: queries that attend around a centre of their own, as wide and as high as they decide.
+
+Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
+https://arxiv.org/abs/2101.07448, sections 3.2 and 3.3. Where the paper and the authors' code
+(gaopengcuhk/SMCA-DETR) differ, this is the code.
+
+    B images   N queries   K classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.layers.encoder import Encoder, as_tokens
+from qdet.layers.gaussian_prior import Sharpness
+from qdet.layers.heads import BoxHead, sigmoid_class_head
+from qdet.layers.modulated_decoder import ModulatedDecoder
+from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.scale_tokens import ScaleTokens
+from qdet.types import PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SMCAConfig:
+    """SMCA-DETR on one feature map; the defaults are the paper's ResNet-50."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 300
+    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 6
+    """Layers of attention between the cells of the feature map."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the map; each predicts."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Share of attention weights, hidden features and updates that training drops."""
+    sharpness: Sharpness = "independent"
+    """What a query decides of its Gaussians: nothing, one number, one for each of x and y, or also one for
+    the product of both distances. The paper calls them scales: fixed, single, independent."""
+    head_shared: bool = False
+    """Let all heads look at one Gaussian instead of moving and widening their own."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 4, "sine and cosine of two coordinates")
+
+    def build(self, classes: int) -> "SMCA":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return SMCA(self, self.backbone.build(), classes)
+
+    def demo(self) -> "SMCAConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn=256,
+            dropout=0.0,
+        )
+
+
+class SMCA(Detector):
+    """DETR's encoder, and a decoder that modulates attention with Gaussians."""
+
+    def __init__(self, config: SMCAConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.encoder = Encoder(
+            config.width,
+            config.encoder_layers,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+        )
+        self.decoder = ModulatedDecoder(
+            config.queries,
+            config.width,
+            config.decoder_layers,
+            backbone.strides[-1:],  # type: ignore[index]
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            sharpness=config.sharpness,
+            head_shared=config.head_shared,
+        )
+        self.class_head = sigmoid_class_head(config.width, classes)
+        self.box_head = BoxHead(config.width)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the coarsest map; all layers' boxes move away from the first layer's centres."""
+        x = self.projection(features[-1])
+        shape_hw = (x.shape[-2], x.shape[-1])
+        x, position, mask = as_tokens(x, sizes)
+        x = self.encoder(x, position, mask, recompute=self.recomputes)
+        memory = ScaleTokens(x, position, mask, (shape_hw,))
+        outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
+        predictions = []
+        for x in outputs:
+            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
+            predictions.append(Predictions(self.class_head(x), boxes))
+        return tuple(predictions)

@@ -1,0 +1,112 @@
+"""A Gaussian prior of where a query looks: log-Gaussian maps that are added to the logits of its attention.
+
+Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
+https://arxiv.org/abs/2101.07448, sections 3.2 and 3.3. Where the paper and the authors' code
+(gaopengcuhk/SMCA-DETR) differ, this is the code: distances are multiplied by what the paper divides by.
+
+    B images   N queries   M maps of a query: one per head, or 1   h, w feature map   K = h w cells
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qdet.layers.heads import Head
+from qdet.layers.precision import fp32_island
+
+Sharpness = Literal["fixed", "one", "independent", "product"]
+"""What a query decides of how sharp a map is: nothing, one number, one for x and one for y, or a third number
+for the product of both distances."""
+
+NUMBERS: dict[Sharpness, int] = {"fixed": 0, "one": 1, "independent": 2, "product": 3}
+SMOOTHNESS = 8.0
+"""What squared distances are divided by: beta in the paper."""
+FLOOR = -1e4
+"""Least that a map's terms amount to: a logit that stays finite in half precision, and is e^-10000 anyway."""
+
+
+class GaussianPrior(nn.Module):
+    """Every query's maps on every level: all heads start at one centre, move it, and decide how sharp it is.
+
+    Distances are in cells. Those of coarser levels weigh more, in proportion to the stride (0.5, 1 and 2 at
+    strides 16, 32 and 64 in the authors' code). With `head_shared` all heads share the centre as it is.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        strides: Sequence[int],
+        *,
+        heads: int,
+        sharpness: Sharpness = "independent",
+        head_shared: bool = False,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.maps = 1 if head_shared else heads
+        count, numbers = len(self.strides) * self.maps, NUMBERS[sharpness]
+        self.offset = None if head_shared else Head(dim, 2 * count)
+        self.sharpness = Head(dim, numbers * count) if numbers else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as the authors' code does: every map of every query is equally sharp."""
+        if self.offset is not None:
+            nn.init.xavier_uniform_(self.offset.weight)
+        if self.sharpness is not None:
+            nn.init.zeros_(self.sharpness.weight)
+            nn.init.ones_(self.sharpness.bias)
+
+    @fp32_island("geometry")
+    def forward(
+        self,
+        guide: Float[Tensor, "B N D"],
+        centers: Float[Tensor, "B N 2"],
+        sizes_hw: Int[Tensor, "B 2"],
+        shapes_hw: Sequence[tuple[int, int]],
+    ) -> list[Float[Tensor, "B M N _"]]:
+        """Return each level's maps, of the height and width in `shapes_hw`.
+
+        `guide` is what queries decide by; `centers` are x and y as shares of the image without its padding.
+        """
+        pixels = (centers * sizes_hw.flip(-1).unsqueeze(1)).unsqueeze(1)
+        offsets = self._by_level(self.offset, guide, default=0.0)
+        factors = self._by_level(self.sharpness, guide, default=1.0)
+        maps = []
+        for stride, shape_hw, offset, factor in zip(self.strides, shapes_hw, offsets, factors, strict=True):
+            weights = factor.square() * (stride / 32 / SMOOTHNESS)
+            maps.append(log_gaussian(pixels / stride + offset, weights, shape_hw))
+        return maps
+
+    def _by_level(self, head: Head | None, guide: Tensor, *, default: float) -> Sequence[Tensor]:
+        """Return one [B, M, N, numbers] per level, or the `default` where nothing is to be decided."""
+        if head is None:
+            return [guide.new_full((1, 1, 1, 2), default)] * len(self.strides)
+        return head(guide).unflatten(-1, (len(self.strides), self.maps, -1)).transpose(1, 3).unbind(2)
+
+
+@fp32_island("geometry")
+def log_gaussian(
+    centers: Float[Tensor, "B M N 2"], weights: Float[Tensor, "#B #M #N _"], shape_hw: tuple[int, int]
+) -> Float[Tensor, "B M N K"]:
+    """Return -(a (x - c_x)^2 + b (y - c_y)^2) for the whole numbers x and y of every cell.
+
+    `weights` are a and b, or one number that is both, or a, b and that of the product of both squares. Rows
+    and columns are computed apart; what is as large as the map is one sum, or two.
+    """
+    height, width = shape_hw
+    if weights.shape[-1] == 1:
+        weights = weights.expand(*weights.shape[:-1], 2)
+    a, b, *product = weights.split(1, dim=-1)
+    x = torch.arange(width, device=centers.device).to(centers.dtype)
+    y = torch.arange(height, device=centers.device).to(centers.dtype)
+    dx, dy = (centers[..., :1] - x).square(), (centers[..., 1:] - y).square()
+    columns = (-a * dx).clamp(min=FLOOR / 2).unsqueeze(-2)  # [B, M, N, 1, w]
+    rows = (-b * dy).clamp(min=FLOOR / 2).unsqueeze(-1)  # [B, M, N, h, 1]
+    total = rows + columns
+    for c in product:
+        total = (total - (c * dx).unsqueeze(-2) * dy.unsqueeze(-1)).clamp(min=FLOOR)
+    return total.flatten(-2)
