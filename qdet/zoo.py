@@ -77,6 +77,10 @@ PUBLISHED = (
     Published("deformable_detr_r101_two_stage", None, None, 48.7, classes=91),
     Published("deformable_detr_x101_two_stage", None, None, 49.0, classes=91),
     Published("deformable_detr_x101_dcn_two_stage", None, None, 50.1, classes=91),
+    Published("sparse_rcnn_r50_100", None, None, 42.8),
+    Published("sparse_rcnn_r50_300", 110, 174, 45.0),
+    Published("sparse_rcnn_r101_100", None, None, 44.1),
+    Published("sparse_rcnn_r101_300", None, 250, 46.4),
 )
 """Every model that has a job file, in the order of the table."""
 

@@ -12,8 +12,18 @@ import pytest
 import torch
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
-from qdet.convert import ADAMIXER, DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE, DETR, Table, convert, rename
-from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, DetectorConfig, DETRConfig
+from qdet.convert import (
+    ADAMIXER,
+    DEFORMABLE_DETR,
+    DEFORMABLE_DETR_REFINE,
+    DETR,
+    SPARSE_RCNN,
+    SPARSE_RCNN_MMDET,
+    Table,
+    convert,
+    rename,
+)
+from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, DetectorConfig, DETRConfig, SparseRCNNConfig
 from qdet.errors import CheckpointError
 
 R50, R101, DC5_R50 = ResNetConfig(), ResNetConfig(depth=101), ResNetConfig(dilate_c5=True)
@@ -42,6 +52,10 @@ def deformable_detr(backbone, **settings) -> Official:
     return Official(DeformableDETRConfig(backbone=backbone, **settings), table, 91)
 
 
+def sparse_rcnn(backbone, queries: int, table: Table = SPARSE_RCNN) -> Official:
+    return Official(SparseRCNNConfig(backbone=backbone, queries=queries), table, 80)
+
+
 FULL_SIZE = {
     "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
     "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
@@ -56,6 +70,11 @@ FULL_SIZE = {
     "detr_r50": detr(R50),
     "detr_r101": detr(R101),
     "detr_dc5_r50": detr(DC5_R50),
+    "sparse_rcnn_r50_100pro": sparse_rcnn(R50, 100),
+    "sparse_rcnn_r50_300pro": sparse_rcnn(R50, 300),
+    "sparse_rcnn_r101_100pro": sparse_rcnn(R101, 100),
+    "sparse_rcnn_r101_300pro": sparse_rcnn(R101, 300),
+    "mmdet_sparse_rcnn_r50_100q": sparse_rcnn(replace(R50, norm="eval"), 100, SPARSE_RCNN_MMDET),
 }
 """By the name of the file in `keys/` of the recorded numbers."""
 

@@ -14,6 +14,7 @@ from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.detr import DETR
 from qdet.convert.rename import Table, convert, rename
 from qdet.convert.smca import CONV_SMCA, SMCA
+from qdet.convert.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 
 __all__ = [
     "ADAMIXER",
@@ -23,6 +24,8 @@ __all__ = [
     "DEFORMABLE_DETR_REFINE",
     "DETR",
     "SMCA",
+    "SPARSE_RCNN",
+    "SPARSE_RCNN_MMDET",
     "Table",
     "convert",
     "rename",

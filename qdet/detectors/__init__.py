@@ -8,6 +8,7 @@ from qdet.detectors.detr import DETR, DETRConfig
 from qdet.detectors.smca import SMCA, SMCAConfig
 from qdet.detectors.smca_conv import ConvSMCA, ConvSMCAConfig
 from qdet.detectors.smca_multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
+from qdet.detectors.sparse_rcnn import SparseRCNN, SparseRCNNConfig
 
 DetectorConfig = (
     AdaMixerConfig
@@ -17,6 +18,7 @@ DetectorConfig = (
     | DETRConfig
     | MultiScaleSMCAConfig
     | SMCAConfig
+    | SparseRCNNConfig
 )
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
@@ -37,4 +39,6 @@ __all__ = [
     "MultiScaleSMCA",
     "MultiScaleSMCAConfig",
     "SMCAConfig",
+    "SparseRCNN",
+    "SparseRCNNConfig",
 ]

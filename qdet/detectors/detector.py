@@ -5,11 +5,13 @@ B images   H, W padded height and width   N queries   K classes
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 
+from qdet.boxes import area, clip
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
 from qdet.layers.precision import fp32_island
@@ -83,6 +85,16 @@ def best_of_each_query(
     scores, labels = prediction.logits.softmax(-1)[..., :-1].max(-1)
     scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
     return Detections(prediction.boxes_xyxy * scale.repeat(1, 2).unsqueeze(1), scores, labels)
+
+
+@fp32_island("geometry")
+def clip_to_images(found: Detections, original_hw: Real[Tensor, "B 2"]) -> Detections:
+    """Cut boxes at the border of their images.
+
+    One of which nothing is left scores 0: COCO's AP is then that of detectron2, which leaves it out.
+    """
+    boxes = clip(found.boxes_xyxy, original_hw.to(found.boxes_xyxy.dtype).unsqueeze(1))
+    return replace(found, boxes_xyxy=boxes, scores=found.scores * (area(boxes) > 0))
 
 
 def resize_factors(

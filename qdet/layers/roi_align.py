@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,16 +50,26 @@ class Pyramid:
 
 @fp32_island("sampling")
 def roi_align(
-    pyramid: Pyramid, boxes_xyxy: Float[Tensor, "B N 4"], *, size: int = 7, samples: int = 2
+    pyramid: Pyramid,
+    boxes_xyxy: Float[Tensor, "B N 4"],
+    *,
+    size: int = 7,
+    samples: int = 2,
+    outside: Literal["zero", "border"] = "zero",
+    box_gradient: bool = False,
 ) -> Float[Tensor, "B N P C"]:
     """Average samples x samples interpolated values in each of a box's size x size cells, row by row.
 
-    Boxes are in pixels and get no gradient. Samples up to one cell outside a map read its border, those
-    further away read zero.
+    Boxes are in pixels. The defaults are those of the compiled kernels that all published weights were
+    trained with: boxes get no gradient, and samples more than a cell outside a map read zero, nearer ones its
+    border. torchvision's version in Python always reads the border and gives boxes their gradient.
     """
-    grid, inside = _sample_grid(pyramid, boxes_xyxy.detach(), size * samples)
+    boxes_xyxy = boxes_xyxy if box_gradient else boxes_xyxy.detach()
+    grid, inside = _sample_grid(pyramid, boxes_xyxy, size * samples)
     sampled = F.grid_sample(pyramid.canvas, grid, padding_mode="border", align_corners=False)
-    regions = F.avg_pool2d(sampled * inside.unsqueeze(1), samples)  # [B, C, N size, size]
+    if outside == "zero":
+        sampled = sampled * inside.unsqueeze(1)
+    regions = F.avg_pool2d(sampled, samples)  # [B, C, N size, size]
     return regions.unflatten(2, (-1, size)).permute(0, 2, 3, 4, 1).flatten(2, 3)
 
 
@@ -79,7 +90,7 @@ def _sample_grid(
     Returns where they are on the canvas, in the numbers of `grid_sample`, and which of them count.
     """
     like = {"device": boxes_xyxy.device, "dtype": boxes_xyxy.dtype}
-    levels = region_levels(boxes_xyxy, pyramid.strides)
+    levels = region_levels(boxes_xyxy.detach(), pyramid.strides)
     heights, widths = zip(*pyramid.sizes_hw, strict=True)
     first_rows = list(accumulate(heights[:-1], initial=0))
     facts = torch.tensor((pyramid.strides, widths, heights, first_rows), **like)

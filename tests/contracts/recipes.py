@@ -32,6 +32,7 @@ class Recipe:
 ADAMIXER = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 500}
 
 DEFORMABLE = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 32, "lr": 2e-4}
+SPARSE_RCNN = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 1000}
 
 RECIPES = {
     "adamixer_r50": Recipe(
@@ -58,6 +59,10 @@ RECIPES = {
     "deformable_detr_r101_two_stage": Recipe(params=17_726_617 + 42_394_816, **DEFORMABLE),
     "deformable_detr_x101_two_stage": Recipe(params=17_726_617 + 86_539_456, **DEFORMABLE),
     "deformable_detr_x101_dcn_two_stage": Recipe(params=17_726_617 + 44_562_652, **DEFORMABLE),
+    "sparse_rcnn_r50_100": Recipe(100, 36, (28, 33), 16, 106_237_768, **SPARSE_RCNN, crop=False),
+    "sparse_rcnn_r50_300": Recipe(300, 36, (28, 33), 16, 106_289_768, **SPARSE_RCNN),
+    "sparse_rcnn_r101_100": Recipe(100, 36, (28, 33), 16, 125_177_672, **SPARSE_RCNN, crop=False),
+    "sparse_rcnn_r101_300": Recipe(300, 36, (28, 33), 16, 125_229_672, **SPARSE_RCNN),
 }
 
 

@@ -30,10 +30,10 @@ def boxes() -> torch.Tensor:
     return found
 
 
-def value(x: torch.Tensor, row: float, column: float) -> torch.Tensor:
+def value(x: torch.Tensor, row: float, column: float, outside: str) -> torch.Tensor:
     """Bilinear interpolation in one map [C, h, w], by hand."""
     h, w = x.shape[-2:]
-    if not (-1 <= row <= h and -1 <= column <= w):
+    if outside == "zero" and not (-1 <= row <= h and -1 <= column <= w):
         return x.new_zeros(len(x))
     row, column = min(max(row, 0), h - 1), min(max(column, 0), w - 1)
     top, left = int(row), int(column)
@@ -44,27 +44,29 @@ def value(x: torch.Tensor, row: float, column: float) -> torch.Tensor:
     return total
 
 
-def slow(x: torch.Tensor, stride: int, box: torch.Tensor, size: int, samples: int) -> torch.Tensor:
+def slow(
+    x: torch.Tensor, stride: int, box: torch.Tensor, size: int, samples: int, outside: str = "zero"
+) -> torch.Tensor:
     left, top, right, bottom = (c / stride - 0.5 for c in box.tolist())
     cells = []
     for i in range(size):
         for j in range(size):
             rows = [top + (bottom - top) * (i + (k + 0.5) / samples) / size for k in range(samples)]
             columns = [left + (right - left) * (j + (k + 0.5) / samples) / size for k in range(samples)]
-            cells.append(sum(value(x, r, c) for r in rows for c in columns) / samples**2)
+            cells.append(sum(value(x, r, c, outside) for r in rows for c in columns) / samples**2)
     return torch.stack(cells)
 
 
-@pytest.mark.parametrize(("size", "samples"), [(7, 2), (3, 1)])
-def test_every_box_reads_its_own_level(size, samples):
+@pytest.mark.parametrize(("size", "samples", "outside"), [(7, 2, "zero"), (3, 1, "zero"), (3, 2, "border")])
+def test_every_box_reads_its_own_level(size, samples, outside):
     features, where = maps(), boxes()
-    found = roi_align(Pyramid.of(features, STRIDES), where, size=size, samples=samples)
+    found = roi_align(Pyramid.of(features, STRIDES), where, size=size, samples=samples, outside=outside)
     levels = region_levels(where, STRIDES)
     assert set(levels.flatten().tolist()) == {0, 1, 2, 3}
     for image in range(2):
         for n in range(0, 40, 3):
             level = levels[image, n]
-            want = slow(features[level][image], STRIDES[level], where[image, n], size, samples)
+            want = slow(features[level][image], STRIDES[level], where[image, n], size, samples, outside)
             assert_close(found[image, n], want, rtol=1e-9, atol=1e-9)
 
 
@@ -92,6 +94,15 @@ def test_gradient_is_that_of_the_slow_reading():
             total = total + (read * weight[image, n]).sum()
     for x, want in zip(features, torch.autograd.grad(total, features, allow_unused=True), strict=True):
         assert_close(x.grad, torch.zeros_like(x) if want is None else want, rtol=1e-9, atol=1e-9)
+
+
+def test_boxes_can_get_a_gradient():
+    features, where = maps(), boxes()[:, 5:9]
+    pyramid = Pyramid.of(features, STRIDES)
+    where[:, :, 2:] = where[:, :, :2] + 60 + 30 * torch.rand(2, 4, 2)  # of one level, however they move
+    torch.autograd.gradcheck(
+        lambda b: roi_align(pyramid, b, size=2, outside="border", box_gradient=True), where.requires_grad_()
+    )
 
 
 def test_levels_follow_the_size_of_boxes():

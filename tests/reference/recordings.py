@@ -43,6 +43,10 @@ class Recording:
         return PaddedSizes(self.sizes_hw, (height, width))
 
     @property
+    def classes(self) -> int:
+        return self.config.get("num_classes", self.config.get("NUM_CLASSES"))
+
+    @property
     def layers(self) -> int:
         return sum(k.startswith("outputs/layer") and k.endswith("/logits") for k in self.tensors)
 
@@ -95,6 +99,8 @@ class Official:
     here computes in that form may be missing where `unwatched` names them.
     """
     unwatched: tuple[str, ...] = ()
+    prepare: Callable[[Detector, Recording], None] = lambda detector, r: None
+    """Set a detector up as the recorded one was where its configuration does not tell."""
 
 
 def recorded_of(detectors: set[str]) -> list[Path]:

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Sparse R-CNN with ResNet-50: 300 proposals, 36 epochs, random crops. The paper: 45.0 AP on COCO val2017.
+
+    python jobs/sparse_rcnn_r50_300.py
+    python jobs/sparse_rcnn_r50_300.py --demo --sweep --sweep.trials 3
+
+Paper: https://arxiv.org/abs/2011.12450
+"""
+
+from qdet.backbones import ResNetConfig
+from qdet.data.augment import AugmentConfig
+from qdet.detectors import SparseRCNNConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
+from qdet.launch.cli import launch
+from qdet.losses import SPARSE_RCNN
+from qdet.search import Choice, LogUniform
+
+job = Job(
+    name="sparse_rcnn_r50_300",
+    detector=SparseRCNNConfig(
+        backbone=ResNetConfig(depth=50),
+        queries=300,
+    ),
+    loss=SPARSE_RCNN,
+    data=DataConfig(augment=AugmentConfig(crop=True)),
+    optim=OptimConfig(
+        lr=2.5e-5,
+        drop_epochs=(28, 33),  # after 210,000 and 250,000 of 270,000 steps
+        warmup_steps=1000,
+        warmup_ratio=0.01,
+        clip_norm=1.0,
+    ),
+    train=TrainConfig(
+        epochs=36,
+        batch_size=16,  # 2 images on each of 8 GPUs
+        workers=8,
+    ),
+)
+
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(1e-5, 1e-4),
+        "optim.clip_norm": Choice((0.1, 1.0)),
+        "detector.filters": Choice((32, 64, 128)),
+    },
+)
+
+if __name__ == "__main__":
+    launch(job, sweep=sweep)
