@@ -10,6 +10,7 @@ pattern whole, and no two keys may become the same name. Backbones have their ow
 
 from qdet.convert.adamixer import ADAMIXER
 from qdet.convert.conditional_detr import CONDITIONAL_DETR
+from qdet.convert.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.detr import DETR
 from qdet.convert.rename import Table, convert, rename
@@ -20,6 +21,7 @@ __all__ = [
     "ADAMIXER",
     "CONDITIONAL_DETR",
     "CONV_SMCA",
+    "DAB_DETR",
     "DEFORMABLE_DETR",
     "DEFORMABLE_DETR_REFINE",
     "DETR",
@@ -28,5 +30,6 @@ __all__ = [
     "SPARSE_RCNN_MMDET",
     "Table",
     "convert",
+    "fix_centers",
     "rename",
 ]

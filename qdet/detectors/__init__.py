@@ -2,6 +2,7 @@
 
 from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
+from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
@@ -14,6 +15,7 @@ DetectorConfig = (
     AdaMixerConfig
     | ConditionalDETRConfig
     | ConvSMCAConfig
+    | DABDETRConfig
     | DeformableDETRConfig
     | DETRConfig
     | MultiScaleSMCAConfig
@@ -23,6 +25,7 @@ DetectorConfig = (
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
 __all__ = [
+    "DABDETR",
     "DETR",
     "SMCA",
     "AdaMixer",
@@ -31,6 +34,7 @@ __all__ = [
     "ConditionalDETRConfig",
     "ConvSMCA",
     "ConvSMCAConfig",
+    "DABDETRConfig",
     "DETRConfig",
     "DeformableDETR",
     "DeformableDETRConfig",

@@ -1,0 +1,238 @@
+"""DAB-DETR: queries that are boxes, which every decoder layer moves.
+
+Liu et al.: DAB-DETR, Dynamic Anchor Boxes are Better Queries for DETR, ICLR 2022,
+https://arxiv.org/abs/2201.12329. Where the paper and the authors' code (IDEA-Research/DAB-DETR) differ, this
+is the code.
+
+    B images   A anchors   P patterns   N = A P queries   K classes   T cells of the feature map   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.errors import ConfigError
+from qdet.layers.conditional_attention import conditional_layers
+from qdet.layers.encoder import Encoder, as_tokens
+from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
+from qdet.layers.learned_queries import LearnedQueries
+from qdet.layers.mlp import MLP
+from qdet.layers.position import embed_reference
+from qdet.layers.precision import fp32_island
+from qdet.layers.reference_points import boxes_from, inverse_sigmoid, to_pixels
+from qdet.layers.transformer import run, xavier_matrices
+from qdet.types import PaddedSizes, Predictions
+
+EPS = 1e-3
+"""Floor of this paper's inverse sigmoids, which keeps anchors from becoming too thin to divide by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DABDETRConfig:
+    """DAB-DETR; the defaults are the paper's ResNet-50, `backbone.dilate_c5` makes it the DC5 one."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    anchors: int = 300
+    """Learned boxes that queries start from."""
+    patterns: int = 0
+    """Learned contents, each a query of its own at every anchor; 0 lets one query start from nothing."""
+    fixed_centers: bool = False
+    """Draw the anchors' centres once, evenly over the image, instead of learning them."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 6
+    """Layers of attention between the cells of the feature map."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the map; each moves the boxes and predicts."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.0
+    """Share of attention weights, hidden features and updates that training drops."""
+    map_temperatures_yx: tuple[float, float] = (20.0, 20.0)
+    """Longest wave of the sine embedding of a cell's row and of its column, in heights and widths."""
+    query_temperature: float = 10_000.0
+    """The same of the queries' boxes. The paper says 20 here too; the authors' weights had this."""
+    detections: int = 300
+    """Detections per image: the best pairs of query and class."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "anchors", "heads", "decoder_layers", "ffn", "detections")
+        check_at_least(self, 0, "patterns", "encoder_layers")
+        if min(*self.map_temperatures_yx, self.query_temperature) <= 0:
+            raise ConfigError(
+                "--detector.map-temperatures-yx and --detector.query-temperature must be above 0, "
+                f"got {self.map_temperatures_yx} and {self.query_temperature}"
+            )
+        check_split(self, "width", "heads")
+        check_split(self, "width", 4, "sine and cosine of two coordinates")
+
+    @property
+    def queries(self) -> int:
+        """Objects that are looked for in every image."""
+        return self.anchors * max(self.patterns, 1)
+
+    def build(self, classes: int) -> "DABDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return DABDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DABDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            anchors=30 // max(self.patterns, 1),
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn=256,
+            detections=30,
+        )
+
+
+class DABDETR(Detector):
+    """DETR's encoder with positions that the cells scale, and a decoder that moves anchor boxes."""
+
+    def __init__(self, config: DABDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.detections
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.encoder = Encoder(
+            config.width,
+            config.encoder_layers,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            activation=nn.PReLU,
+            scale_position=True,
+        )
+        self.decoder = Decoder(config)
+        self.class_head = sigmoid_class_head(config.width, classes)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the coarsest map."""
+        temperatures = self.config.map_temperatures_yx  # type: ignore[union-attr]
+        x, position, mask = as_tokens(self.projection(features[-1]), sizes, temperatures_yx=temperatures)
+        memory = self.encoder(x, position, mask, recompute=self.recomputes)
+        outputs = self.decoder(memory, position, mask, recompute=self.recomputes)
+        return tuple(
+            Predictions(self.class_head(x), to_pixels(boxes, sizes.sizes_hw)) for x, boxes in outputs
+        )
+
+
+class Decoder(nn.Module):
+    """Queries whose positions are made of their boxes alone (section 4.2), updated layer by layer.
+
+    A layer reads its boxes detached, but what it predicts moves them as they came from the layer before:
+    gradients of a prediction reach one layer back. The next boxes are made of a layer's output as it is,
+    predictions of that output after the norm that all layers share; both as in the authors' code.
+    """
+
+    def __init__(self, config: DABDETRConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.temperature = config.query_temperature
+        self.layers = conditional_layers(
+            config.decoder_layers,
+            width,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            activation=nn.PReLU,
+        )
+        self.norm = nn.LayerNorm(width)
+        self.position_head = MLP(2 * width, width, width, 2)
+        self.place_scale = MLP(width, width, width, 2)
+        self.size_head = PerceptronHead(width, 2, layers=2)
+        xavier_matrices(self)
+        self.queries = Queries(config)
+        self.box_head = BoxHead(width)
+        self.box_head.start_at_zero()
+
+    def forward(
+        self,
+        memory: Float[Tensor, "B T D"],
+        key_position: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        recompute: bool = False,
+    ) -> list[tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]]:
+        """Return every layer's normalised queries and the boxes (cxcywh as shares) that it predicts."""
+        x, boxes = self.queries(len(memory))
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            anchors = boxes if i == 0 else boxes.detach()
+            embedded = embed_reference(anchors, 2 * x.shape[-1], temperature=self.temperature)
+            position = self.position_head(embedded)
+            place = embedded[..., : x.shape[-1]]
+            place = modulated(place if i == 0 else place * self.place_scale(x), self.size_head(x), anchors)
+            x = run(layer, x, (position,), (position, place, memory, key_position, mask), recompute=recompute)
+            normed = self.norm(x)
+            outputs.append((normed, boxes_from(self.box_head(normed), boxes, eps=EPS)))
+            if i + 1 < len(self.layers):
+                boxes = boxes_from(self.box_head(x), anchors, eps=EPS)
+        return outputs
+
+
+class Queries(nn.Module):
+    """Anchor boxes and what the queries at them hold at first: nothing, or one of the patterns.
+
+    Section 5.1 fixes centres that are drawn evenly. The authors' code only means to: it switches gradients
+    off for a slice of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
+    gradients nor weight decay move them; `fix_centers` of `qdet.convert` makes one of their anchors.
+    """
+
+    def __init__(self, config: DABDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.boxes = LearnedQueries(config.anchors, 2 if config.fixed_centers else 4, normalize=False)
+        centers = inverse_sigmoid(torch.rand(config.anchors, 2), EPS) if config.fixed_centers else None
+        self.register_buffer("centers", centers)
+        self.centers: Tensor | None
+        self.patterns = (
+            LearnedQueries(config.patterns, config.width, normalize=False) if config.patterns else None
+        )
+
+    def forward(self, images: int) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]:
+        """Return contents and boxes (cxcywh as shares), pattern by pattern."""
+        boxes = as_shares(self.boxes(images), self.centers)
+        if self.patterns is None:
+            return boxes.new_zeros(*boxes.shape[:2], self.config.width), boxes
+        contents = self.patterns(images).repeat_interleave(self.config.anchors, dim=1)
+        return contents, boxes.repeat(1, self.config.patterns, 1)
+
+
+@fp32_island("geometry")
+def as_shares(
+    learned: Float[Tensor, "B A _"], centers: Float[Tensor, "A 2"] | None
+) -> Float[Tensor, "B A 4"]:
+    """Return anchors as shares of the image; `learned` holds those numbers that `centers` does not."""
+    if centers is not None:
+        learned = torch.cat((centers.expand(len(learned), -1, -1), learned), dim=-1)
+    return learned.sigmoid()
+
+
+@fp32_island("geometry")
+def modulated(
+    place: Float[Tensor, "B N D"], sizes: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B N 4"]
+) -> Float[Tensor, "B N D"]:
+    """Let attention reach as far as a query's box is wide and high (section 4.4).
+
+    The y half of the embedded place is multiplied by h_ref / h, the x half by w_ref / w, where (w_ref, h_ref)
+    are sigmoids of `sizes`, made of what the query holds.
+    """
+    factor_w, factor_h = (sizes.sigmoid() / boxes[..., 2:]).split(1, dim=-1)
+    y, x = place.chunk(2, dim=-1)
+    return torch.cat((y * factor_h, x * factor_w), dim=-1)
