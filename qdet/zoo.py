@@ -81,6 +81,11 @@ PUBLISHED = (
     Published("sparse_rcnn_r50_300", 110, 174, 45.0),
     Published("sparse_rcnn_r101_100", None, None, 44.1),
     Published("sparse_rcnn_r101_300", None, 250, 46.4),
+    Published("anchor_detr_r50", None, None, 42.1, classes=91),
+    Published("anchor_detr_r50_dc5", None, 172, 44.3, classes=91),
+    Published("anchor_detr_r101", None, None, 43.5, classes=91),
+    Published("anchor_detr_r101_dc5", None, None, 45.1, classes=91),
+    Published("anchor_detr_r50_attention", None, None, None, classes=91),
 )
 """Every model that has a job file, in the order of the table."""
 

@@ -14,6 +14,7 @@ import torch
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.convert import (
     ADAMIXER,
+    ANCHOR_DETR,
     DEFORMABLE_DETR,
     DEFORMABLE_DETR_REFINE,
     DETR,
@@ -23,7 +24,14 @@ from qdet.convert import (
     convert,
     rename,
 )
-from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, DetectorConfig, DETRConfig, SparseRCNNConfig
+from qdet.detectors import (
+    AdaMixerConfig,
+    AnchorDETRConfig,
+    DeformableDETRConfig,
+    DetectorConfig,
+    DETRConfig,
+    SparseRCNNConfig,
+)
 from qdet.errors import CheckpointError
 
 R50, R101, DC5_R50 = ResNetConfig(), ResNetConfig(depth=101), ResNetConfig(dilate_c5=True)
@@ -41,6 +49,10 @@ class Official:
 
 def adamixer(backbone, queries: int) -> Official:
     return Official(AdaMixerConfig(backbone=backbone, queries=queries), ADAMIXER, 80)
+
+
+def anchor_detr(backbone) -> Official:
+    return Official(AnchorDETRConfig(backbone=backbone), ANCHOR_DETR, 91)
 
 
 def detr(backbone) -> Official:
@@ -62,6 +74,9 @@ FULL_SIZE = {
     "adamixer_r101_300q": adamixer(replace(R101, norm="eval"), 300),
     "adamixer_dx101_300q": adamixer(ResNeXtDCNConfig(), 300),
     "adamixer_swin_s_300q": adamixer(SwinConfig(size="s"), 300),
+    "anchor_detr_r50": anchor_detr(R50),
+    "anchor_detr_r101": anchor_detr(R101),
+    "anchor_detr_dc5_r50": anchor_detr(DC5_R50),
     "deformable_detr_r50_single_scale": deformable_detr(R50, levels=1),
     "deformable_detr_r50_single_scale_dc5": deformable_detr(DC5_R50, levels=1),
     "deformable_detr_r50": deformable_detr(R50),
@@ -81,7 +96,13 @@ FULL_SIZE = {
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables that nothing reads
 
 
-UNPUBLISHED = (r"transformer\.encoder\.norm",)  # of models with pre-norm, which no authors released
+# Of DETR with pre-norm and Anchor DETR with three levels, which no authors released.
+UNPUBLISHED = (
+    r"transformer\.encoder\.norm",
+    r"transformer\.encoder_layers_level",
+    r"transformer\.level_embed\.weight",
+    r"transformer\.decoder_layers\.(?P<i>\d+)\.level_fc",
+)
 
 
 def recorded(folder: Path, name: str) -> dict:

@@ -9,6 +9,7 @@ pattern whole, and no two keys may become the same name. Backbones have their ow
 """
 
 from qdet.convert.adamixer import ADAMIXER
+from qdet.convert.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION
 from qdet.convert.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
@@ -19,6 +20,8 @@ from qdet.convert.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 
 __all__ = [
     "ADAMIXER",
+    "ANCHOR_DETR",
+    "ANCHOR_DETR_ATTENTION",
     "CONDITIONAL_DETR",
     "CONV_SMCA",
     "DAB_DETR",

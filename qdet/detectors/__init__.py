@@ -1,6 +1,7 @@
 """Detectors, one file per paper. The union below is the only list of them."""
 
 from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
+from qdet.detectors.anchor_detr import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
 from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
@@ -13,6 +14,7 @@ from qdet.detectors.sparse_rcnn import SparseRCNN, SparseRCNNConfig
 
 DetectorConfig = (
     AdaMixerConfig
+    | AnchorDETRConfig
     | ConditionalDETRConfig
     | ConvSMCAConfig
     | DABDETRConfig
@@ -30,6 +32,8 @@ __all__ = [
     "SMCA",
     "AdaMixer",
     "AdaMixerConfig",
+    "AnchorDETR",
+    "AnchorDETRConfig",
     "ConditionalDETR",
     "ConditionalDETRConfig",
     "ConvSMCA",

@@ -34,6 +34,8 @@ ADAMIXER = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 500}
 DEFORMABLE = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 32, "lr": 2e-4}
 SPARSE_RCNN = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 1000}
 
+ANCHOR = {"queries": 900, "epochs": 50, "drops": (40,), "batch": 8}
+
 RECIPES = {
     "adamixer_r50": Recipe(
         100, 12, (8, 11), 16, 134_790_904, **ADAMIXER, crop=False, sizes=(800, 800), gmacs=107.5
@@ -63,6 +65,12 @@ RECIPES = {
     "sparse_rcnn_r50_300": Recipe(300, 36, (28, 33), 16, 106_289_768, **SPARSE_RCNN),
     "sparse_rcnn_r101_100": Recipe(100, 36, (28, 33), 16, 125_177_672, **SPARSE_RCNN, crop=False),
     "sparse_rcnn_r101_300": Recipe(300, 36, (28, 33), 16, 125_229_672, **SPARSE_RCNN),
+    "anchor_detr_r50": Recipe(params=37_038_711, **ANCHOR, gmacs=109.1),
+    "anchor_detr_r50_dc5": Recipe(params=37_038_711, **ANCHOR, gmacs=208.2),
+    "anchor_detr_r101": Recipe(params=55_978_615, **ANCHOR),
+    "anchor_detr_r101_dc5": Recipe(params=55_978_615, **ANCHOR),
+    # Without the perceptron of single coordinates, which the authors' code makes here too and never calls.
+    "anchor_detr_r50_attention": Recipe(params=35_328_119, **ANCHOR),
 }
 
 

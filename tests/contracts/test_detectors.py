@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from recipes import JOBS, job_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qdet.detectors import AdaMixerConfig, DeformableDETRConfig, Detector, DetectorConfig, SparseRCNNConfig
+from qdet.detectors import (
+    AdaMixerConfig,
+    AnchorDETRConfig,
+    DeformableDETRConfig,
+    Detector,
+    DetectorConfig,
+    SparseRCNNConfig,
+)
 from qdet.layers.pixels import normalize
 from qdet.losses import SetLossConfig
 from qdet.types import PaddedSizes, Predictions, Proposals, Targets
@@ -154,6 +161,7 @@ def test_images_of_a_batch_do_not_see_each_other(detector):
 
 SEES_PADDING = {
     AdaMixerConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
+    AnchorDETRConfig: "keys and GroupNorm are means over padded cells too, as in the authors' code",
     DeformableDETRConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
     SparseRCNNConfig: "neither the feature pyramid nor RoIAlign knows of padding, as in the authors' code",
 }
