@@ -15,19 +15,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.errors import ConfigError
-from qdet.layers.adaptive_mixing import AdaptiveMixing
+from qdet.layers.adaptive_mixing import AdaptiveMixing, MixingOrder
 from qdet.layers.channel_mapping import ChannelMapping
+from qdet.layers.feature_pyramid import FPN, PAFPN
 from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.overlap_attention import OverlapAttention
 from qdet.layers.position import embed_xyzr
-from qdet.layers.sampling_3d import AdaptiveSampling
+from qdet.layers.precision import widen
+from qdet.layers.sampling import ONE_LEVEL, Maps, Sampling, lay_out, make_sampling
 from qdet.layers.transformer import run
 from qdet.layers.xyzr import decode_xyzr, grid_boxes, log_iof, refine_xyzr, scale_to_images, whole_boxes
 from qdet.types import PaddedSizes, Predictions
+
+PYRAMIDS = {"none": nn.Identity, "fpn": FPN, "pafpn": PAFPN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,18 @@ class AdaMixerConfig:
     """Points that a query samples per group: P_in in the paper."""
     points_out: int = 128
     """Points that spatial mixing turns them into: P_out in the paper."""
+    sampling: Sampling = "3d"
+    """Points in space and scale, in space (2d), on one level, or RoIAlign's 7 x 7 instead of `points_in`."""
+    mixing: MixingOrder = "acm-asm"
+    """Order of adaptive channel mixing (ACM) and adaptive spatial mixing (ASM)."""
+    adaptive_location: bool = True
+    """Queries write where they sample; otherwise all share what is learned."""
+    adaptive_content: bool = True
+    """Queries write the weights that mix; otherwise all share what is learned."""
+    position: Literal["both", "sine", "iof", "none"] = "both"
+    """What attention between queries knows of their boxes: sine embedding, overlap (IoF), both or none."""
+    pyramid: Literal["none", "fpn", "pafpn"] = "none"
+    """Extra pyramid after the channel mapping; the paper does without."""
     ffn: int = 2048
     """Hidden features of the feed-forward blocks."""
     class_layers: int = 1
@@ -72,6 +89,10 @@ class AdaMixerConfig:
             raise ConfigError(f"--detector.position-scale must be above 0, got {self.position_scale}")
         if self.detections is not None:
             check_at_least(self, 1, "detections")
+        if self.pyramid != "none" and self.sampling in ONE_LEVEL:
+            raise ConfigError(
+                "--detector.pyramid needs all levels; --detector.sampling reads only one of them"
+            )
         check_split(self, "width", "heads")
         check_split(self, "width", 8, "sine and cosine of four coordinates")
         check_split(self, "feature_width", "groups")
@@ -79,7 +100,10 @@ class AdaMixerConfig:
 
     def build(self, classes: int) -> "AdaMixer":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
-        return AdaMixer(self, self.backbone.build(), classes)
+        backbone = self.backbone.build()
+        if self.sampling in ONE_LEVEL:
+            freeze_unread(backbone, ONE_LEVEL[self.sampling])
+        return AdaMixer(self, backbone, classes)
 
     def demo(self) -> "AdaMixerConfig":
         """A detector small enough to learn 128-pixel images on two CPU cores in minutes."""
@@ -107,14 +131,20 @@ class AdaMixer(Detector):
         self.config = config
         self.backbone = backbone
         self.detections = config.detections or config.queries
-        self.neck = ChannelMapping(backbone.channels, config.feature_width)  # type: ignore[arg-type]
-        self.decoder = Decoder(config, backbone.strides, classes)  # type: ignore[arg-type]
+        self.levels = ONE_LEVEL.get(config.sampling, slice(None))
+        channels: Sequence[int] = backbone.channels[self.levels]  # type: ignore[assignment, index]
+        self.strides: Sequence[int] = backbone.strides[self.levels]  # type: ignore[assignment, index]
+        self.neck = ChannelMapping(channels, config.feature_width)
+        self.pyramid = PYRAMIDS[config.pyramid]([config.feature_width] * len(channels), config.feature_width)
+        self.decoder = Decoder(config, self.strides, classes)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        return self.decoder(self.neck(features), sizes.sizes_hw, recompute=self.recomputes)
+        maps = widen(self.pyramid(self.neck(features[self.levels])))
+        maps = lay_out(self.config.sampling, maps, self.strides)
+        return self.decoder(maps, sizes.sizes_hw, recompute=self.recomputes)
 
 
 class Decoder(nn.Module):
@@ -134,7 +164,7 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        features: Sequence[Float[Tensor, "B _ _ _"]],
+        features: Maps,
         sizes_hw: Int[Tensor, "B 2"],
         *,
         recompute: bool = False,
@@ -154,17 +184,27 @@ class Stage(nn.Module):
 
     def __init__(self, config: AdaMixerConfig, strides: Sequence[int], classes: int) -> None:
         super().__init__()
-        width, groups = config.width, config.groups
-        self.position_scale = config.position_scale
-        self.attention = OverlapAttention(width, heads=config.heads)
+        width = config.width
+        self.position_scale = config.position_scale if config.position in ("sine", "both") else None
+        biased = config.position in ("iof", "both")
+        self.attention = OverlapAttention(width, heads=config.heads, biased=biased)
         self.attention_norm = nn.LayerNorm(width)
-        self.sampling = AdaptiveSampling(width, strides, groups=groups, points=config.points_in)
+        self.sampling = make_sampling(
+            config.sampling,
+            width,
+            strides,
+            groups=config.groups,
+            points=config.points_in,
+            adaptive=config.adaptive_location,
+        )
         self.mixing = AdaptiveMixing(
             width,
             config.feature_width,
-            groups=groups,
-            points_in=config.points_in,
+            groups=config.groups,
+            points_in=self.sampling.points,
             points_out=config.points_out,
+            order=config.mixing,
+            adaptive=config.adaptive_content,
         )
         self.mixing_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, config.ffn)
@@ -193,12 +233,13 @@ class Stage(nn.Module):
         self,
         content: Float[Tensor, "B N D"],
         xyzr: Float[Tensor, "B N 4"],
-        features: Sequence[Float[Tensor, "B _ _ _"]],
+        features: Maps,
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
         """Return the new content, its class logits and the refined boxes."""
-        position = embed_xyzr(xyzr, content.shape[-1], scale=self.position_scale)
-        overlap = log_iof(decode_xyzr(xyzr))
-        content = self.attention_norm(self.attention(content + position, overlap))
+        if self.position_scale is not None:
+            content = content + embed_xyzr(xyzr, content.shape[-1], scale=self.position_scale)
+        overlap = log_iof(decode_xyzr(xyzr)) if self.attention.overlap_scale is not None else None
+        content = self.attention_norm(self.attention(content, overlap))
         content = self.mixing_norm(self.mixing(content, self.sampling(content, xyzr, features)))
         content = self.ffn_norm(content + self.ffn(content))
         logits = self.class_head(self.class_tower(content))

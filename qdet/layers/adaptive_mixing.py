@@ -5,11 +5,17 @@ AdaMixer (Gao et al., CVPR 2022, https://arxiv.org/abs/2203.16507), section 3.3.
     B images   N queries   G groups   P points in   O points out   C channels per group   D query width
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.layers.generator import make_generator, start_alike
 from qdet.layers.precision import fp32_island
+
+MixingOrder = Literal["acm-asm", "asm-acm", "acm-acm", "asm-asm"]
+"""What is mixed first and what then, channels (ACM) or points (ASM); the first is AdaMixer's."""
 
 
 class AdaptiveMixing(nn.Module):
@@ -20,43 +26,56 @@ class AdaptiveMixing(nn.Module):
 
     LayerNorm spans both trailing axes and has no affine weights, as in the authors' code. The weight
     generator starts at zero weight, so at initialisation every query mixes alike, by the bias alone.
+
+    Two ablations: `order` mixes in another order or one way twice, each time with weights of their own and
+    an ASM making O points of however many it gets, so that two ACM end with P points and not O. Without
+    `adaptive`, all queries share the weights (`SharedNumbers`).
     """
 
     def __init__(
-        self, query_dim: int, feature_dim: int, *, groups: int = 4, points_in: int = 32, points_out: int = 128
+        self,
+        query_dim: int,
+        feature_dim: int,
+        *,
+        groups: int = 4,
+        points_in: int = 32,
+        points_out: int = 128,
+        order: MixingOrder = "acm-asm",
+        adaptive: bool = True,
     ) -> None:
         super().__init__()
         if feature_dim % groups:
             raise ValueError(f"feature_dim must split evenly into groups, got {feature_dim} and {groups}")
         channels = feature_dim // groups
-        self.groups, self.channels, self.points_in, self.points_out = groups, channels, points_in, points_out
-        self.weights = nn.Linear(query_dim, groups * (channels * channels + points_out * points_in))
-        self.out = nn.Linear(groups * points_out * channels, query_dim)
+        self.groups, self.steps = groups, tuple(order.split("-"))
+        self.shapes: list[tuple[int, int]] = []  # of the weights, step by step
+        points = points_in
+        for step in self.steps:
+            self.shapes.append({"acm": (channels, channels), "asm": (points_out, points)}[step])
+            points = points if step == "acm" else points_out
+        numbers = groups * sum(rows * columns for rows, columns in self.shapes)
+        self.weights = make_generator(query_dim, numbers, adaptive=adaptive)
+        self.out = nn.Linear(groups * points * channels, query_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start with the same mixing weights for every query."""
-        nn.init.zeros_(self.weights.weight)
+        start_alike(self.weights)
 
     def forward(
         self, query: Float[Tensor, "B N D"], sampled: Float[Tensor, "B N G P C"]
     ) -> Float[Tensor, "B N D"]:
         """Return `query` updated with what its sampled features say."""
-        channel_mix, spatial_mix = self.mixing_weights(query)
-        x = _norm_relu(sampled @ channel_mix)  # [B, N, G, P, C]
-        x = _norm_relu(spatial_mix @ x)  # [B, N, G, O, C]
+        x = sampled
+        for step, weight in zip(self.steps, self.mixing_weights(query), strict=True):
+            x = _norm_relu(x @ weight if step == "acm" else weight @ x)  # [B, N, G, points, C]
         return query + self.out(x.flatten(2))
 
-    def mixing_weights(
-        self, query: Float[Tensor, "B N D"]
-    ) -> tuple[Float[Tensor, "B N G C C"], Float[Tensor, "B N G O P"]]:
-        """Write this query's M_c and M_s, one pair per group."""
+    def mixing_weights(self, query: Float[Tensor, "B N D"]) -> list[Float[Tensor, "B N G _ _"]]:
+        """Write this query's matrices, one per group for every step: M_c, then M_s."""
         per_group = self.weights(query).unflatten(-1, (self.groups, -1))
-        channel, spatial = per_group.split([self.channels**2, self.points_out * self.points_in], dim=-1)
-        return (
-            channel.unflatten(-1, (self.channels, self.channels)),
-            spatial.unflatten(-1, (self.points_out, self.points_in)),
-        )
+        flat = per_group.split([rows * columns for rows, columns in self.shapes], dim=-1)
+        return [numbers.unflatten(-1, shape) for numbers, shape in zip(flat, self.shapes, strict=True)]
 
 
 def _norm_relu(x: Float[Tensor, "... rows C"]) -> Float[Tensor, "... rows C"]:

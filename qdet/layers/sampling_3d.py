@@ -7,12 +7,14 @@ AdaMixer (Gao et al., CVPR 2022, https://arxiv.org/abs/2203.16507), section 3.2.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.layers.generator import make_generator, start_alike
 from qdet.layers.precision import fp32_island
 
 LEVEL_TEMPERATURE = 2.0
@@ -25,12 +27,25 @@ class AdaptiveSampling(nn.Module):
         x~ = x + dx w,   y~ = y + dy h,   z~ = z + dz,   weight_j = softmax_j -(z~ - log2 s_j)^2 / tau_z
 
     Group g reads its own slice of the channels. Points outside the padded image read zero.
+
+    Two ablations: with two `axes` points have no dz, and their level is that of the box's own size, z~ = z,
+    or the only one there is where `strides` names one level. Without `adaptive`, all queries share the
+    offsets (`SharedNumbers`), still as shares of each one's own box.
     """
 
-    def __init__(self, query_dim: int, strides: Sequence[int], *, groups: int = 4, points: int = 32) -> None:
+    def __init__(
+        self,
+        query_dim: int,
+        strides: Sequence[int],
+        *,
+        groups: int = 4,
+        points: int = 32,
+        axes: Literal[2, 3] = 3,
+        adaptive: bool = True,
+    ) -> None:
         super().__init__()
-        self.strides, self.groups, self.points = tuple(strides), groups, points
-        self.offsets = nn.Linear(query_dim, groups * points * 3)
+        self.strides, self.groups, self.points, self.axes = tuple(strides), groups, points, axes
+        self.offsets = make_generator(query_dim, groups * points * axes, adaptive=adaptive)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -38,16 +53,16 @@ class AdaptiveSampling(nn.Module):
 
         As in the authors' code, a square number of points starts on a regular grid and any other at random.
         """
-        nn.init.zeros_(self.offsets.weight)
+        start_alike(self.offsets)
         side = math.isqrt(self.points)
         with torch.no_grad():
-            start = self.offsets.bias.view(self.groups, self.points, 3)
+            start = self.offsets.bias.view(self.groups, self.points, self.axes)
             if side**2 == self.points:
                 cells = (torch.arange(side, device=start.device) + 0.5) / side - 0.5
                 start[..., :2] = torch.cartesian_prod(cells, cells)
             else:
                 start[..., :2].uniform_(-0.5, 0.5)
-            start[..., 2] = -1
+            start[..., 2:] = -1
 
     def forward(
         self,
@@ -56,7 +71,9 @@ class AdaptiveSampling(nn.Module):
         features: Sequence[Float[Tensor, "B _ _ _"]],
     ) -> Float[Tensor, "B N G P C"]:
         """Return each query's samples; `features` are maps of G x C channels, finest first."""
-        offsets = self.offsets(query).unflatten(-1, (self.groups, self.points, 3))
+        offsets = self.offsets(query).unflatten(-1, (self.groups, self.points, self.axes))
+        if self.axes == 2:
+            offsets = F.pad(offsets, (0, 1))  # dz = 0
         return sample_levels(sample_points(xyzr, offsets), features, self.strides)
 
 

@@ -1,10 +1,12 @@
 """Adaptive mixing: against a literal per-query reading of the paper, and shape errors caught by name."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.adaptive_mixing import AdaptiveMixing
+from qdet.layers.adaptive_mixing import AdaptiveMixing, MixingOrder
 
 B, N, G, P, OUT, C, D = 2, 3, 2, 4, 5, 8, 16
 
@@ -31,6 +33,63 @@ def test_matches_one_query_at_a_time(mixing):
                 x = ((x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()).relu()
                 rows.append(x.flatten())
             assert_close(got[b, n], query[b, n] + mixing.out(torch.cat(rows)))
+
+
+def norm_relu(x):
+    return ((x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()).relu()
+
+
+@pytest.mark.parametrize("order", get_args(MixingOrder))
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_every_order_matches_one_query_at_a_time(order, adaptive):
+    m = AdaptiveMixing(
+        D, G * C, groups=G, points_in=P, points_out=OUT, order=order, adaptive=adaptive
+    ).double()
+    for p in m.weights.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    query, sampled = torch.randn(B, N, D).double(), torch.randn(B, N, G, P, C).double()
+    got = m(query, sampled)
+    for b in range(B):
+        for n in range(N):
+            rows = []
+            for g, numbers in enumerate(m.weights(query[b, n]).view(G, -1)):
+                x, rest = sampled[b, n, g], numbers
+                for step in order.split("-"):
+                    if step == "acm":
+                        matrix, rest = rest[: C * C].view(C, C), rest[C * C :]
+                        x = norm_relu(x @ matrix)
+                    else:
+                        matrix, rest = rest[: OUT * len(x)].view(OUT, len(x)), rest[OUT * len(x) :]
+                        x = norm_relu(matrix @ x)
+                assert not rest.numel()
+                rows.append(x.flatten())
+            assert_close(got[b, n], query[b, n] + m.out(torch.cat(rows)))
+
+
+@pytest.mark.parametrize(
+    ("order", "numbers", "out"),
+    [
+        ("acm-asm", C * C + OUT * P, OUT),
+        ("asm-acm", OUT * P + C * C, OUT),
+        ("acm-acm", 2 * C * C, P),
+        ("asm-asm", OUT * P + OUT * OUT, OUT),
+    ],
+)
+def test_an_order_makes_the_matrices_that_it_needs(order, numbers, out):
+    m = AdaptiveMixing(D, G * C, groups=G, points_in=P, points_out=OUT, order=order)
+    assert m.weights.out_features == G * numbers
+    assert m.out.in_features == G * out * C
+
+
+def test_without_adaptability_queries_mix_alike_for_ever():
+    """Whatever they have learned; with it, they do so only at first."""
+    for adaptive in (True, False):
+        m = AdaptiveMixing(D, G * C, groups=G, points_in=P, points_out=OUT, adaptive=adaptive)
+        for p in m.parameters():
+            torch.nn.init.normal_(p)
+        for matrices in m.mixing_weights(torch.randn(B, N, D)):
+            alike = matrices.flatten(0, 1).std(dim=0).max()
+            assert (alike < 1e-6) is not adaptive
 
 
 def test_queries_mix_alike_at_initialisation():

@@ -37,6 +37,13 @@ def test_equals_torch_without_a_bias(attention):
     assert_close(attention(x, torch.zeros(B, N, N).double()), x + theirs(x, x, x)[0])
 
 
+def test_without_overlap_it_is_plain_attention(attention):
+    plain = OverlapAttention(D, heads=M, biased=False).double()
+    plain.load_state_dict({k: v for k, v in attention.state_dict().items() if k != "overlap_scale"})
+    x = torch.randn(B, N, D).double()
+    assert_close(plain(x), attention(x, torch.zeros(B, N, N).double()))
+
+
 def test_the_scale_learns(attention):
     attention(torch.randn(B, N, D).double(), -torch.rand(B, N, N).double()).sum().backward()
     assert attention.overlap_scale.grad.abs().min() > 0

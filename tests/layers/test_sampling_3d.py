@@ -82,6 +82,50 @@ def test_starts_as_the_authors_code(points):
         assert not torch.allclose(start[0], start[1])
 
 
+def test_two_axes_are_three_without_dz():
+    """A point's level is then that of its box: z~ = z."""
+    flat = AdaptiveSampling(D, STRIDES, groups=G, points=P, axes=2).double()
+    full = AdaptiveSampling(D, STRIDES, groups=G, points=P).double()
+    for a, b in zip(full.offsets.parameters(), flat.offsets.parameters(), strict=True):
+        torch.nn.init.normal_(b, std=0.2)
+        a.data.zero_().unflatten(0, (G, P, 3))[:, :, :2] = b.data.unflatten(0, (G, P, 2))
+    query = torch.randn(B, N, D, dtype=torch.float64)
+    xyzr = torch.tensor([30.3, 21.7, 4.1, 0.2], dtype=torch.float64).expand(B, N, 4)
+    features = maps()
+    assert_close(flat(query, xyzr, features), full(query, xyzr, features))
+
+
+def test_two_axes_start_on_the_same_grid():
+    flat = AdaptiveSampling(D, STRIDES, groups=G, points=9, axes=2)
+    full = AdaptiveSampling(D, STRIDES, groups=G, points=9)
+    assert flat.offsets.bias.view(G, 9, 2).equal(full.offsets.bias.view(G, 9, 3)[..., :2])
+
+
+def test_one_level_is_read_as_it_is():
+    """Its weight is one, whatever the size of the box."""
+    sampling = AdaptiveSampling(D, (8,), groups=G, points=P, axes=2).double()
+    torch.nn.init.normal_(sampling.offsets.weight, std=0.1)
+    feature, query = maps()[1], torch.randn(B, N, D, dtype=torch.float64)
+    xyzr = torch.tensor([30.3, 21.7, 2.1, 0.2], dtype=torch.float64).expand(B, N, 4)
+    got = sampling(query, xyzr, [feature])
+    offsets = sampling.offsets(query).unflatten(-1, (G, P, 2))
+    for b, n, g, p in torch.cartesian_prod(*(torch.arange(k) for k in (B, N, G, P))).tolist():
+        x, y, z, r = xyzr[b, n].tolist()
+        dx, dy = offsets[b, n, g, p].tolist()
+        x, y = x + dx * 2 ** (z - r / 2), y + dy * 2 ** (z + r / 2)
+        assert_close(got[b, n, g, p], read(feature[b, g * C : (g + 1) * C], x / 8 - 0.5, y / 8 - 0.5))
+
+
+def test_without_adaptability_all_queries_share_their_offsets():
+    sampling = AdaptiveSampling(D, STRIDES, groups=G, points=P, adaptive=False)
+    assert [name for name, _ in sampling.named_parameters()] == ["offsets.bias"]
+    assert (sampling.offsets.bias.view(G, P, 3)[..., 2] == -1).all()
+    features = [f.float() for f in maps()]
+    xyzr = torch.tensor([30.3, 21.7, 4.1, 0.2]).expand(B, N, 4)
+    got = sampling(torch.randn(B, N, D), xyzr, features)
+    assert_close(got, got[:, :1].expand_as(got))
+
+
 def test_gradients():
     """Through where a point lies, on which level, and what it reads there."""
     strides, xyzr = (4, 8), torch.tensor([[[7.3, 9.7, 2.6, 0.2]]], dtype=torch.float64)

@@ -67,3 +67,24 @@ def test_multiply_accumulates(queries, size, billions):
     detector = AdaMixerConfig(queries=queries).build(80)
     macs = count_macs(detector, torch.empty(1, 3, *size), torch.tensor([size]))
     assert macs / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("switch", "millions"),
+    [
+        ({"groups": 1}, 191.19),
+        ({"groups": 2}, 147.13),
+        ({"groups": 8}, 148.02),
+        ({"points_in": 8}, 115.4),
+        ({"points_in": 16}, 121.9),
+        ({"points_in": 64}, 160.6),
+        ({"points_out": 32}, 78.1),
+        ({"points_out": 64}, 97.0),
+        ({"points_out": 256}, 210.4),
+    ],
+    ids=str,
+)
+def test_parameters_of_the_ablations_of_size(switch, millions):
+    detector = build(AdaMixerConfig(**switch))
+    digits = 2 if "groups" in switch else 1
+    assert round((count_parameters(detector) + first_boxes(detector)) / 1e6, digits) == millions
