@@ -86,6 +86,19 @@ PUBLISHED = (
     Published("anchor_detr_r101", None, None, 43.5, classes=91),
     Published("anchor_detr_r101_dc5", None, None, 45.1, classes=91),
     Published("anchor_detr_r50_attention", None, None, None, classes=91),
+    Published("conditional_detr_r50", 44, 90, 41.0, classes=91),
+    Published("conditional_detr_r50_dc5", 44, 195, 43.7, classes=91),
+    Published("conditional_detr_r101", 63, 156, 42.8, classes=91),
+    Published("conditional_detr_r101_dc5", 63, 262, 45.0, classes=91),
+    Published("conditional_detr_r50_dc5_108ep", 44, 195, 45.1, classes=91),
+    Published("conditional_detr_r101_dc5_108ep", 63, 262, 45.9, classes=91),
+    Published("dab_detr_r50", 44, 94, 42.2, classes=91),
+    Published("dab_detr_r50_3pat", 44, 100, 42.6, classes=91),
+    Published("dab_detr_r50_dc5", 44, 202, 44.5, classes=91),
+    Published("dab_detr_r50_dc5_fixxy", 44, 202, 44.7, classes=91, constants=600),
+    Published("dab_detr_r50_dc5_3pat", 44, 216, 45.7, classes=91),
+    Published("dab_detr_r101", 63, 174, 43.5, classes=91),
+    Published("dab_detr_r101_dc5", 63, 282, 45.8, classes=91),
 )
 """Every model that has a job file, in the order of the table."""
 

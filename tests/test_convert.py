@@ -15,6 +15,8 @@ from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.convert import (
     ADAMIXER,
     ANCHOR_DETR,
+    CONDITIONAL_DETR,
+    DAB_DETR,
     DEFORMABLE_DETR,
     DEFORMABLE_DETR_REFINE,
     DETR,
@@ -27,6 +29,8 @@ from qdet.convert import (
 from qdet.detectors import (
     AdaMixerConfig,
     AnchorDETRConfig,
+    ConditionalDETRConfig,
+    DABDETRConfig,
     DeformableDETRConfig,
     DetectorConfig,
     DETRConfig,
@@ -68,6 +72,14 @@ def sparse_rcnn(backbone, queries: int, table: Table = SPARSE_RCNN) -> Official:
     return Official(SparseRCNNConfig(backbone=backbone, queries=queries), table, 80)
 
 
+def conditional_detr(backbone) -> Official:
+    return Official(ConditionalDETRConfig(backbone=backbone), CONDITIONAL_DETR, 91)
+
+
+def dab_detr(backbone, patterns: int = 0) -> Official:
+    return Official(DABDETRConfig(backbone=backbone, patterns=patterns), DAB_DETR, 91)
+
+
 FULL_SIZE = {
     "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
     "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
@@ -90,6 +102,13 @@ FULL_SIZE = {
     "sparse_rcnn_r101_100pro": sparse_rcnn(R101, 100),
     "sparse_rcnn_r101_300pro": sparse_rcnn(R101, 300),
     "mmdet_sparse_rcnn_r50_100q": sparse_rcnn(replace(R50, norm="eval"), 100, SPARSE_RCNN_MMDET),
+    "conditional_detr_r50": conditional_detr(R50),
+    "conditional_detr_r101": conditional_detr(R101),
+    "conditional_detr_dc5_r50": conditional_detr(DC5_R50),
+    "dab_detr_r50": dab_detr(R50),
+    "dab_detr_r50_3pat": dab_detr(R50, 3),
+    "dab_detr_r101": dab_detr(R101),
+    "dab_detr_dc5_r50": dab_detr(DC5_R50),
 }
 """By the name of the file in `keys/` of the recorded numbers."""
 

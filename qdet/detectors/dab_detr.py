@@ -189,9 +189,10 @@ class Decoder(nn.Module):
 class Queries(nn.Module):
     """Anchor boxes and what the queries at them hold at first: nothing, or one of the patterns.
 
-    Section 5.1 fixes centres that are drawn evenly. The authors' code only means to: it switches gradients
+    Appendix G fixes centres that are drawn at random. The authors' code only means to: it switches gradients
     off for a slice of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
-    gradients nor weight decay move them; `fix_centers` of `qdet.convert` makes one of their anchors.
+    gradients nor weight decay move them, on any ZeRO stage; `qdet.convert.fix_centers` takes them from the
+    authors' weights.
     """
 
     def __init__(self, config: DABDETRConfig) -> None:

@@ -71,6 +71,19 @@ RECIPES = {
     "anchor_detr_r101_dc5": Recipe(params=55_978_615, **ANCHOR),
     # Without the perceptron of single coordinates, which the authors' code makes here too and never calls.
     "anchor_detr_r50_attention": Recipe(params=35_328_119, **ANCHOR),
+    "conditional_detr_r50": Recipe(300, 50, (40,), 16, 43_418_401, gmacs=106.0),
+    "conditional_detr_r50_dc5": Recipe(300, 50, (40,), 8, 43_418_401, gmacs=236.7),
+    "conditional_detr_r101": Recipe(300, 50, (40,), 16, 62_358_305),
+    "conditional_detr_r101_dc5": Recipe(300, 50, (40,), 8, 62_358_305),
+    "conditional_detr_r50_dc5_108ep": Recipe(300, 108, (80,), 8, 43_418_401, gmacs=236.7),
+    "conditional_detr_r101_dc5_108ep": Recipe(300, 108, (80,), 8, 62_358_305),
+    "dab_detr_r50": Recipe(300, 50, (40,), 16, 43_671_517, gmacs=107.5),
+    "dab_detr_r50_3pat": Recipe(900, 50, (40,), 16, 43_672_285),
+    "dab_detr_r50_dc5": Recipe(300, 50, (40,), 16, 43_671_517, gmacs=240.7),
+    "dab_detr_r50_dc5_fixxy": Recipe(300, 50, (40,), 16, 43_671_517, gmacs=240.7),
+    "dab_detr_r50_dc5_3pat": Recipe(900, 50, (40,), 16, 43_672_285),
+    "dab_detr_r101": Recipe(300, 50, (40,), 16, 62_611_421),
+    "dab_detr_r101_dc5": Recipe(300, 50, (40,), 16, 62_611_421),
 }
 
 

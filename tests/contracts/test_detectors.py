@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qdet.detectors import (
     AdaMixerConfig,
     AnchorDETRConfig,
+    ConditionalDETRConfig,
     DeformableDETRConfig,
     Detector,
     DetectorConfig,
@@ -137,8 +138,13 @@ def may_idle(config: DetectorConfig, name: str) -> bool:
     """Whether the gradient of a parameter may be zero for images as small as these.
 
     RoIAlign reads a box from the one level that fits its size: no box in 128 pixels is large enough for any
-    but the finest, so that no one reads what makes the coarser ones.
+    but the finest, so that no one reads what makes the coarser ones. Queries that hold nothing at first give
+    the projections of their content nothing to learn from in the first attention between them.
     """
+    from_nothing = isinstance(config, ConditionalDETRConfig) or getattr(config, "patterns", None) == 0
+    content = r"decoder\.layers\.0\.self_attention\.update\.((query|key)_content|value)\.weight"
+    if from_nothing and re.fullmatch(content, name):
+        return True
     coarse = r"(backbone\.layer[234]|neck\.lateral\.[123]|pyramid\.(lateral|output)\.[123])\."
     return getattr(config, "sampling", None) == "roi-align" and re.match(coarse, name) is not None
 
