@@ -99,6 +99,15 @@ PUBLISHED = (
     Published("dab_detr_r50_dc5_3pat", 44, 216, 45.7, classes=91),
     Published("dab_detr_r101", 63, 174, 43.5, classes=91),
     Published("dab_detr_r101_dc5", 63, 282, 45.8, classes=91),
+    Published("smca_r50", None, None, 41.0, classes=92),
+    Published("smca_r50_108ep", None, None, 42.7, classes=92),
+    Published("smca_r50_fixed_scale", None, None, 38.5, classes=92),
+    Published("smca_r50_one_scale", None, None, None, classes=92),
+    Published("smca_r50_head_shared", None, None, 40.2, classes=92),
+    Published("smca_r50_multi_scale", 40, 152, 43.7, classes=92),
+    Published("smca_r50_multi_scale_108ep", 40, 152, 45.6, classes=92),
+    Published("smca_r101_multi_scale", 58, 218, 44.4, classes=92),
+    Published("smca_r50_multi_scale_conv", None, None, 44.4, classes=92),
 )
 """Every model that has a job file, in the order of the table."""
 

@@ -16,10 +16,12 @@ from qdet.convert import (
     ADAMIXER,
     ANCHOR_DETR,
     CONDITIONAL_DETR,
+    CONV_SMCA,
     DAB_DETR,
     DEFORMABLE_DETR,
     DEFORMABLE_DETR_REFINE,
     DETR,
+    SMCA,
     SPARSE_RCNN,
     SPARSE_RCNN_MMDET,
     Table,
@@ -30,10 +32,12 @@ from qdet.detectors import (
     AdaMixerConfig,
     AnchorDETRConfig,
     ConditionalDETRConfig,
+    ConvSMCAConfig,
     DABDETRConfig,
     DeformableDETRConfig,
     DetectorConfig,
     DETRConfig,
+    SMCAConfig,
     SparseRCNNConfig,
 )
 from qdet.errors import CheckpointError
@@ -109,6 +113,8 @@ FULL_SIZE = {
     "dab_detr_r50_3pat": dab_detr(R50, 3),
     "dab_detr_r101": dab_detr(R101),
     "dab_detr_dc5_r50": dab_detr(DC5_R50),
+    "smca_detr_r50_single_scale": Official(SMCAConfig(), SMCA, 92),
+    "smca_detr_r50_new_multi_scale": Official(ConvSMCAConfig(), CONV_SMCA, 92),
 }
 """By the name of the file in `keys/` of the recorded numbers."""
 

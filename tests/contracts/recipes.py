@@ -35,6 +35,8 @@ DEFORMABLE = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 32, "lr": 2
 SPARSE_RCNN = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 1000}
 
 ANCHOR = {"queries": 900, "epochs": 50, "drops": (40,), "batch": 8}
+SMCA = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 16}
+SMCA_MULTI_SCALE = SMCA | {"batch": 8}
 
 RECIPES = {
     "adamixer_r50": Recipe(
@@ -84,6 +86,16 @@ RECIPES = {
     "dab_detr_r50_dc5_3pat": Recipe(900, 50, (40,), 16, 43_672_285),
     "dab_detr_r101": Recipe(300, 50, (40,), 16, 62_611_421),
     "dab_detr_r101_dc5": Recipe(300, 50, (40,), 16, 62_611_421),
+    "smca_r50": Recipe(params=41_760_482, **SMCA, gmacs=104.5),
+    "smca_r50_108ep": Recipe(300, 108, (80,), 16, 41_760_482, gmacs=104.5),
+    # What decides of a Gaussian is missing or smaller: 257 numbers per number that it decides.
+    "smca_r50_fixed_scale": Recipe(params=41_760_482 - 6 * 16 * 257, **SMCA),
+    "smca_r50_one_scale": Recipe(params=41_760_482 - 6 * 8 * 257, **SMCA),
+    "smca_r50_head_shared": Recipe(params=41_760_482 - 6 * (16 + 14) * 257, **SMCA),
+    "smca_r50_multi_scale": Recipe(params=39_752_308, **SMCA_MULTI_SCALE),
+    "smca_r50_multi_scale_108ep": Recipe(300, 108, (80,), 8, 39_752_308),
+    "smca_r101_multi_scale": Recipe(params=58_692_212, **SMCA_MULTI_SCALE),
+    "smca_r50_multi_scale_conv": Recipe(params=40_199_738, **SMCA_MULTI_SCALE),
 }
 
 

@@ -14,6 +14,7 @@ from qdet.detectors import (
     AdaMixerConfig,
     AnchorDETRConfig,
     ConditionalDETRConfig,
+    ConvSMCAConfig,
     DeformableDETRConfig,
     Detector,
     DetectorConfig,
@@ -203,6 +204,7 @@ SEES_PADDING = {
     DeformableDETRConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
     AnchorDETRConfig: "keys and GroupNorm are means over padded cells too, as in the authors' code",
     SparseRCNNConfig: "neither the feature pyramid nor RoIAlign knows of padding, as in the authors' code",
+    ConvSMCAConfig: "its encoder's convolutions reach into padded cells, as in the authors' code",
 }
 
 

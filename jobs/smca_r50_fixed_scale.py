@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""SMCA-DETR whose Gaussians all have one size, 50 epochs. The paper: 38.5 AP on COCO val2017.
+
+    python jobs/smca_r50_fixed_scale.py
+    python jobs/smca_r50_fixed_scale.py --demo --sweep --sweep.trials 3
+
+Paper: https://arxiv.org/abs/2101.07448
+"""
+
+from qdet.backbones import ResNetConfig
+from qdet.data.augment import AugmentConfig
+from qdet.detectors import SMCAConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
+from qdet.launch.cli import launch
+from qdet.losses import FOCAL_DETR
+from qdet.search import Choice, LogUniform
+
+job = Job(
+    name="smca_r50_fixed_scale",
+    detector=SMCAConfig(
+        backbone=ResNetConfig(depth=50),
+        queries=300,
+        sharpness="fixed",
+    ),
+    loss=FOCAL_DETR,
+    data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
+    optim=OptimConfig(
+        lr=1e-4,
+        lr_multipliers=((r"^backbone\.", 0.1),),
+        drop_epochs=(40,),
+        warmup_steps=0,
+        clip_norm=0.1,
+    ),
+    train=TrainConfig(
+        epochs=50,
+        batch_size=16,  # 2 images on each of 8 GPUs
+        workers=8,
+    ),
+)
+
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(5e-5, 4e-4),
+        "detector.queries": Choice((100, 300)),
+        "detector.sharpness": Choice(("fixed", "one", "independent", "product")),
+    },
+)
+
+if __name__ == "__main__":
+    launch(job, sweep=sweep)
