@@ -1,7 +1,8 @@
 """Attention between levels: what maps of one size from several depths tell each other, place by place.
 
 Anchor DETR's multi-level variant (Wang et al., AAAI 2022, https://arxiv.org/abs/2109.07107, and its code).
-The L levels of an image stand side by side in the batch.
+The L levels of an image stand side by side in the batch. There the authors' code lets the images of a batch
+mix, which theirs of one image never do; here they do not.
 
     B images   L levels   N queries   T cells of a map   D width
 """
@@ -16,10 +17,7 @@ from qdet.layers.transformer import EncoderLayer
 
 
 class LevelLayer(nn.Module):
-    """An encoder layer whose every cell attends to the cells at its place on all levels.
-
-    The authors' code lets it attend to those of all images in the batch as well; theirs is always one image.
-    """
+    """An encoder layer whose every cell attends to the cells at its place on all levels."""
 
     def __init__(self, dim: int, ffn: int, *, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -35,7 +33,8 @@ class LevelLayer(nn.Module):
 class OverLevels(nn.Module):
     """Cross-attention to every level on its own, with the same weights, then a product over what they say.
 
-    A single level has no such product.
+    The product reads the first feature of all levels, then the second, as in the authors' code. A single
+    level has none.
     """
 
     def __init__(self, attention: nn.Module, dim: int, levels: int) -> None:
@@ -48,4 +47,4 @@ class OverLevels(nn.Module):
         """Return the update of `x`; `context` is what the attention reads, of B times L maps."""
         everywhere = x.unsqueeze(1).expand(-1, self.levels, -1, -1).flatten(0, 1)
         found = self.attention(everywhere, *context).unflatten(0, (-1, self.levels))
-        return self.fuse(found.transpose(1, 2).flatten(2))
+        return self.fuse(found.permute(0, 2, 3, 1).flatten(2))
