@@ -1,8 +1,8 @@
 """Attention between levels: what maps of one size from several depths tell each other, place by place.
 
 Anchor DETR's multi-level variant (Wang et al., AAAI 2022, https://arxiv.org/abs/2109.07107, and its code).
-The L levels of an image stand side by side in the batch. There the authors' code lets the images of a batch
-mix, which theirs of one image never do; here they do not.
+The L levels of an image stand side by side in the batch. The authors train with one image per worker; of
+more, their code lets one image's levels see another's, and this does not.
 
     B images   L levels   N queries   T cells of a map   D width
 """
