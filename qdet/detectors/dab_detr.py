@@ -42,7 +42,7 @@ class DABDETRConfig:
     patterns: int = 0
     """Learned contents, each a query of its own at every anchor; 0 lets one query start from nothing."""
     fixed_centers: bool = False
-    """Draw the anchors' centres once, evenly over the image, instead of learning them."""
+    """Draw the centres of the first layer's boxes once, all over the image, instead of learning them."""
     width: int = 256
     """Features of tokens and queries."""
     heads: int = 8
@@ -56,9 +56,9 @@ class DABDETRConfig:
     dropout: float = 0.0
     """Share of attention weights, hidden features and updates that training drops."""
     map_temperatures_yx: tuple[float, float] = (20.0, 20.0)
-    """Longest wave of the sine embedding of a cell's row and of its column, in heights and widths."""
+    """Longest waves that embed the row and column of a cell, in heights and widths of the image."""
     query_temperature: float = 10_000.0
-    """The same of the queries' boxes. The paper says 20 here too; the authors' weights had this."""
+    """Longest wave that embeds a query's box; 20 in the paper, but this in the authors' code and weights."""
     detections: int = 300
     """Detections per image: the best pairs of query and class."""
 
@@ -88,7 +88,7 @@ class DABDETRConfig:
         return replace(
             self,
             backbone=self.backbone.demo(),
-            anchors=30 // max(self.patterns, 1),
+            anchors=max(30 // max(self.patterns, 1), 1),
             width=64,
             heads=4,
             encoder_layers=2,
@@ -123,7 +123,7 @@ class DABDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map."""
-        temperatures = self.config.map_temperatures_yx  # type: ignore[union-attr]
+        temperatures = self.config.map_temperatures_yx
         x, position, mask = as_tokens(self.projection(features[-1]), sizes, temperatures_yx=temperatures)
         memory = self.encoder(x, position, mask, recompute=self.recomputes)
         outputs = self.decoder(memory, position, mask, recompute=self.recomputes)
@@ -174,16 +174,23 @@ class Decoder(nn.Module):
         outputs = []
         for i, layer in enumerate(self.layers):
             anchors = boxes if i == 0 else boxes.detach()
-            embedded = embed_reference(anchors, 2 * x.shape[-1], temperature=self.temperature)
-            position = self.position_head(embedded)
-            place = embedded[..., : x.shape[-1]]
-            place = modulated(place if i == 0 else place * self.place_scale(x), self.size_head(x), anchors)
+            position, place = self._positions(x, anchors, first=i == 0)
             x = run(layer, x, (position,), (position, place, memory, key_position, mask), recompute=recompute)
             normed = self.norm(x)
             outputs.append((normed, boxes_from(self.box_head(normed), boxes, eps=EPS)))
             if i + 1 < len(self.layers):
                 boxes = boxes_from(self.box_head(x), anchors, eps=EPS)
         return outputs
+
+    def _positions(
+        self, x: Float[Tensor, "B N D"], anchors: Float[Tensor, "B N 4"], *, first: bool
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        """Return where queries are, and the places they attend to, which the `first` layer does not scale."""
+        embedded = embed_reference(anchors, 2 * x.shape[-1], temperature=self.temperature)
+        place = embedded[..., : x.shape[-1]]
+        if not first:
+            place = place * self.place_scale(x)
+        return self.position_head(embedded), modulated(place, self.size_head(x), anchors)
 
 
 class Queries(nn.Module):
