@@ -49,8 +49,8 @@ DEFORMABLE_DETR_REFINE: Table = (
     *module(r"transformer\.reference_points", "start.reference_points"),
     *module(r"transformer\.enc_output", "start.projection"),
     *module(r"transformer\.enc_output_norm", "start.norm"),
-    *module(r"transformer\.pos_trans", "start.position"),
-    *module(r"transformer\.pos_trans_norm", "start.position_norm"),
+    *module(r"transformer\.pos_trans", "start.position.projection"),
+    *module(r"transformer\.pos_trans_norm", "start.position.norm"),
     *module(_STORED_TWICE + r"class_embed\.(?P<i>\d+)", r"heads.\g<i>.class_head"),
     *module(
         _STORED_TWICE + r"bbox_embed\.(?P<i>\d+)\.layers\.(?P<k>\d+)", r"heads.\g<i>.box_head.layers.\g<k>"

@@ -7,6 +7,7 @@ from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
+from qdet.detectors.efficient_detr import EfficientDETR, EfficientDETRConfig
 from qdet.detectors.smca import SMCA, SMCAConfig
 from qdet.detectors.smca_conv import ConvSMCA, ConvSMCAConfig
 from qdet.detectors.smca_multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
@@ -20,6 +21,7 @@ DetectorConfig = (
     | DABDETRConfig
     | DeformableDETRConfig
     | DETRConfig
+    | EfficientDETRConfig
     | MultiScaleSMCAConfig
     | SMCAConfig
     | SparseRCNNConfig
@@ -44,6 +46,8 @@ __all__ = [
     "DeformableDETRConfig",
     "Detector",
     "DetectorConfig",
+    "EfficientDETR",
+    "EfficientDETRConfig",
     "MultiScaleSMCA",
     "MultiScaleSMCAConfig",
     "SMCAConfig",

@@ -7,7 +7,6 @@ differ, this is the code.
     B images   N queries   K classes   T tokens of all levels   D width
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.errors import ConfigError
+from qdet.layers.box_position import BoxPosition
 from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
 from qdet.layers.detection_head import DetectionHead
 from qdet.layers.heads import Head
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.multi_level_neck import MultiLevelNeck
-from qdet.layers.position import sine_embedding
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
 from qdet.layers.token_proposals import best_tokens, grid_anchors, settle, take
@@ -178,8 +177,8 @@ class ProposedQueries(nn.Module):
         super().__init__()
         self.queries = queries
         self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
-        self.position, self.position_norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
-        xavier_matrices(self)
+        self.position = BoxPosition(2 * width)
+        xavier_matrices(self.projection)
 
     def forward(
         self, memory: Float[Tensor, "B T D"], levels: TokenLevels, head: nn.Module
@@ -196,6 +195,5 @@ class ProposedQueries(nn.Module):
         logits, boxes = head(tokens, anchors)
         boxes = settle(boxes, usable)
         reference = take(boxes, best_tokens(logits[..., 0], self.queries)).detach()
-        embedding = sine_embedding(reference * math.tau, 2 * tokens.shape[-1])
-        position, content = self.position_norm(self.position(embedding)).chunk(2, dim=-1)
+        position, content = self.position(reference).chunk(2, dim=-1)
         return content, position, reference, logits, boxes

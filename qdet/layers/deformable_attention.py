@@ -139,7 +139,10 @@ def gather_points(
     weights: Float[Tensor, "B N M L K"],
     levels: TokenLevels,
 ) -> Float[Tensor, "B N D"]:
-    """Interpolate every head's share of the values at its points and add them up by weight."""
+    """Interpolate every head's share of the values at its points and add them up by weight.
+
+    The backward pass needs all samples: L K D numbers per query, which recomputing a layer need not keep.
+    """
     images, _, heads = points.shape[:3]
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # [B M, N, L, K, 2]: a head is an image of its own
     shares = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # [B M, 1, N, L, K]

@@ -18,6 +18,7 @@ from qdet.detectors import (
     DeformableDETRConfig,
     Detector,
     DetectorConfig,
+    EfficientDETRConfig,
     SparseRCNNConfig,
 )
 from qdet.layers.pixels import normalize
@@ -202,6 +203,7 @@ def test_images_of_a_batch_do_not_see_each_other(detector):
 SEES_PADDING = {
     AdaMixerConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
     DeformableDETRConfig: "GroupNorm takes its statistics over the padded map, as in the authors' code",
+    EfficientDETRConfig: "GroupNorm takes its statistics over the padded map, as in Deformable DETR",
     AnchorDETRConfig: "keys and GroupNorm are means over padded cells too, as in the authors' code",
     SparseRCNNConfig: "neither the feature pyramid nor RoIAlign knows of padding, as in the authors' code",
     ConvSMCAConfig: "its encoder's convolutions reach into padded cells, as in the authors' code",

@@ -1,0 +1,168 @@
+"""Efficient DETR: queries start from what a dense head found, so that one decoder layer is enough.
+
+Yao, Ai, Li, Zhang: Efficient DETR, Improving End-to-End Object Detector with Dense Prior, 2021,
+https://arxiv.org/abs/2104.01318. Its code was never released; where the paper leaves something open, what
+was chosen here stands beside it with the reason.
+
+    B images   N queries   K classes   T tokens of all levels   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.layers.box_position import BoxPosition
+from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
+from qdet.layers.detection_head import DetectionHead
+from qdet.layers.multi_level_neck import MultiLevelNeck
+from qdet.layers.reference_points import to_pixels
+from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
+from qdet.layers.token_proposals import best_tokens, grid_anchors, settle, take
+from qdet.types import PaddedSizes, Predictions, Proposals
+
+BACKBONE_LEVELS = 3
+"""Maps that are taken from a backbone, C3 to C5; further levels are made from the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientDETRConfig:
+    """Efficient DETR; the defaults are the paper's ResNet-50 with three encoder layers (its "*" has six).
+
+    Neck, deformable layers and their sizes are Deformable DETR's: they give the paper's number of
+    parameters, 32 million with three layers and 35 with six.
+    """
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 100
+    """Best tokens that become queries once training is over."""
+    proposals_start: int = 300
+    """Best tokens that become queries when training starts; from there their number falls linearly."""
+    levels: int = 4
+    """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    encoder_layers: int = 3
+    """Layers of deformable attention between tokens."""
+    encoder_points: int = 4
+    """Points that a token looks at per head and level."""
+    decoder_layers: int = 1
+    """Layers of attention between the queries and to the tokens; each refines the boxes before it."""
+    decoder_points: int = 4
+    """Points that a query looks at per head and level."""
+    ffn: int = 1024
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.0
+    """Share of attention weights, hidden features and updates that training drops."""
+    detections: int = 100
+    """Detections per image: the best pairs of query and class."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "proposals_start", "levels", "heads", "decoder_layers", "ffn")
+        check_at_least(self, 1, "encoder_points", "decoder_points", "detections")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 32, "the groups of its normalisation")
+
+    def build(self, classes: int) -> "EfficientDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return EfficientDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "EfficientDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            proposals_start=60,
+            width=64,
+            heads=4,
+            encoder_layers=2,
+            ffn=256,
+        )
+
+
+class EfficientDETR(Detector):
+    """A dense part, which predicts from every token, and a sparse part, which refines the best of these.
+
+    Both predict with one head (section 4.2 of the paper), and both are compared with the objects in the
+    same way: the dense predictions are `Proposals` of real classes.
+    """
+
+    def __init__(self, config: EfficientDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.backbone = backbone
+        self.detections = c.detections
+        self.inputs = min(c.levels, BACKBONE_LEVELS)
+        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
+        sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
+        self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
+        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)
+        self.head = DetectionHead(c.width, classes)
+        self.position = BoxPosition(c.width)
+        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **sizes)
+
+    @property
+    def proposals(self) -> int:
+        """Number of tokens that become queries now.
+
+        The paper lets it fall linearly from 300 to 100 over the training; evaluation has the last number from
+        the start, since it measures the detector that training leads to.
+        """
+        first, last = self.config.proposals_start, self.config.queries
+        return round(first + (last - first) * (self.progress if self.training else 1.0))
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's last maps: densely first, then from the best tokens, layer by layer."""
+        maps = self.neck(features[-self.inputs :])
+        levels = token_levels(maps, sizes)
+        memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
+        scores, proposals, content, reference = self._propose(memory, levels)
+        decoded = self.decoder(
+            content,
+            self.position(reference),
+            reference,
+            memory,
+            levels,
+            [self.head] * self.config.decoder_layers,
+            refine=True,
+            recompute=self.recomputes,
+        )
+        sparse = (Predictions(logits, to_pixels(boxes, sizes.sizes_hw)) for logits, boxes in decoded)
+        return Proposals(scores, to_pixels(proposals, sizes.sizes_hw)), *sparse
+
+    def _propose(
+        self, memory: Float[Tensor, "B T D"], levels: TokenLevels
+    ) -> tuple[
+        Float[Tensor, "B T K"], Float[Tensor, "B T 4"], Float[Tensor, "B N D"], Float[Tensor, "B N 4"]
+    ]:
+        """Return logits and boxes of all tokens, then content and boxes of those that become queries.
+
+        Anchors are Deformable DETR's, since the paper builds on its encoder. Chosen here:
+
+        - Tokens without a usable anchor are ranked last; Deformable DETR lets them compete, although they
+          have seen nothing, and wastes queries on them until training has sorted them out.
+        - A token's score is that of its best class, because dense and sparse part share a head of classes.
+        - Its features are the query's content, gradient and all, which is the paper's dense prior; its box
+          is detached like every reference that is refined, in all four coordinates.
+        - A learned projection of the box's sine embedding is the query's position, at the width that makes
+          the number of parameters the paper's.
+        """
+        anchors, usable = grid_anchors(levels)
+        tokens = memory.masked_fill(~usable.unsqueeze(-1), 0)
+        logits, boxes = self.head(tokens, anchors)
+        boxes = settle(boxes, usable)
+        scores = logits.amax(-1).masked_fill(~usable, -torch.inf)
+        best = best_tokens(scores, self.proposals)
+        return logits, boxes, take(tokens, best), take(boxes, best).detach()

@@ -1,0 +1,102 @@
+"""Efficient DETR: what becomes a query, how many do, and what both parts share."""
+
+import pytest
+import torch
+
+from qdet.boxes import xyxy_to_cxcywh
+from qdet.detectors import EfficientDETRConfig
+from qdet.layers.token_levels import flatten_maps, token_levels
+from qdet.layers.token_proposals import grid_anchors
+from qdet.losses import FOCAL_DETR
+from qdet.types import PaddedSizes, Proposals, Targets
+
+CLASSES = 5
+SIZES = PaddedSizes(torch.tensor([[64, 64], [48, 40]]), (64, 64))
+CONFIG = EfficientDETRConfig().demo()
+
+
+@pytest.fixture
+def detector():
+    return CONFIG.build(CLASSES)
+
+
+def maps(detector) -> list[torch.Tensor]:
+    return [
+        torch.randn(2, c, 64 // s, 64 // s)
+        for c, s in zip(detector.backbone.channels, detector.backbone.strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("progress", "queries"), [(0.0, 60), (0.25, 52), (0.5, 45), (1.0, 30)])
+def test_number_of_queries_falls_over_the_training(detector, progress, queries):
+    detector.progress = progress
+    proposals, stage = detector.decode(maps(detector), SIZES)
+    assert stage.logits.shape == (2, queries, CLASSES)
+    assert proposals.logits.shape[1] == 64 + 16 + 4 + 1
+    detector.eval()
+    assert detector.decode(maps(detector), SIZES)[1].logits.shape == (2, 30, CLASSES)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_loss_takes_any_number_of_queries(detector, progress):
+    detector.progress = progress
+    corners = 20 * torch.rand(50, 2)
+    targets = Targets(torch.cat((corners, corners + 9), 1), torch.randint(0, CLASSES, (50,)), (48, 2))
+    stages = detector.decode(maps(detector), SIZES)
+    losses = FOCAL_DETR.build(CLASSES)(stages, targets, SIZES.sizes_hw, normalizer=50)
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert losses.terms["proposals/classification"] > 0
+    matched = FOCAL_DETR.build(CLASSES).match(stages, targets, SIZES.sizes_hw)
+    assert [a.queries.shape[1] for a in matched] == [50, min(48, detector.proposals) + 2]
+
+
+def test_queries_are_the_tokens_of_highest_score(detector):
+    """Fresh boxes stay at their anchors, so the best tokens' anchors are what the decoder returns."""
+    detector.eval()
+    features = maps(detector)
+    with torch.no_grad():
+        proposals, stage = detector.decode(features, SIZES)
+        levels = token_levels(detector.neck(features[1:]), SIZES)
+    assert isinstance(proposals, Proposals)
+    assert not proposals.class_agnostic
+    anchors, usable = grid_anchors(levels)
+    scores = proposals.logits.amax(-1).masked_fill(~usable, -1e9)
+    extent = SIZES.sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1)
+    boxes = xyxy_to_cxcywh(stage.boxes_xyxy) / extent
+    for image in range(2):
+        best = scores[image].argsort(descending=True)[:30]
+        count = min(30, int(usable[image].sum()))
+        torch.testing.assert_close(boxes[image, :count], anchors[image, best[:count]])
+
+
+def test_tokens_under_the_padding_come_last(detector):
+    """The second image has 30 + 9 + 4 tokens of its own at most; those alone become its 30 queries."""
+    detector.eval()
+    with torch.no_grad():
+        _, stage = detector.decode(maps(detector), SIZES)
+    centers = xyxy_to_cxcywh(stage.boxes_xyxy[1])[:, :2]
+    assert (centers < torch.tensor([40, 48])).all()
+
+
+def test_one_head_and_features_that_carry_gradients(detector):
+    names = [name for name, _ in detector.named_parameters() if "class_head" in name]
+    assert names == ["head.class_head.weight", "head.class_head.bias"]
+    features = maps(detector)
+    _, stage = detector.decode(features, SIZES)
+    content = stage.logits.sum()
+    content.backward()
+    assert detector.encoder.layers[-1].ffn.update.contract.weight.grad.any()
+
+
+def test_dense_part_predicts_from_the_encoders_tokens(detector):
+    detector.eval()
+    features = maps(detector)
+    with torch.no_grad():
+        tokens = detector.neck(features[1:])
+        levels = token_levels(tokens, SIZES)
+        memory = detector.encoder(flatten_maps(tokens), levels)
+        _, usable = grid_anchors(levels)
+        want = detector.head.class_head(memory)
+        got = detector.decode(features, SIZES)[0].logits
+    torch.testing.assert_close(got[usable], want[usable])
