@@ -1,7 +1,7 @@
 """SMCA-DETR: queries that attend around a centre of their own, as wide and as high as they decide.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
-https://arxiv.org/abs/2101.07448, sections 3.2 and 3.3. Where the paper and the authors' code
+https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' code
 (gaopengcuhk/SMCA-DETR) differ, this is the code.
 
     B images   N queries   K classes

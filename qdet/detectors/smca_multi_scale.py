@@ -1,7 +1,7 @@
 """Multi-scale SMCA-DETR: an encoder that attends within and across scales, of which queries take a blend.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
-https://arxiv.org/abs/2101.07448, section 3.4. The authors released no code of this encoder. What the paper
+https://arxiv.org/abs/2101.07448, section 3. The authors released no code of this encoder. What the paper
 leaves open is as in their later release (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`): which convolutions
 make the maps, what tells scales apart, how far coarser cells count.
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split
-from qdet.errors import ConfigError
 from qdet.layers.attention import SelfAttention
 from qdet.layers.heads import BoxHead, sigmoid_class_head
 from qdet.layers.modulated_decoder import ModulatedDecoder
@@ -53,8 +52,6 @@ class MultiScaleSMCAConfig:
         check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
         check_split(self, "width", "heads")
         check_split(self, "width", 4, "sine and cosine of two coordinates")
-        if not set(self.encoder) <= {"intra", "multi"}:
-            raise ConfigError(f"--detector.encoder must be of intra and multi, got {' '.join(self.encoder)}")
 
     def build(self, classes: int) -> "MultiScaleSMCA":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""

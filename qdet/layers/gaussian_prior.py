@@ -1,7 +1,7 @@
 """A Gaussian prior of where a query looks: log-Gaussian maps that are added to the logits of its attention.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
-https://arxiv.org/abs/2101.07448, sections 3.2 and 3.3. Where the paper and the authors' code
+https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' code
 (gaopengcuhk/SMCA-DETR) differ, this is the code: distances are multiplied by what the paper divides by.
 
     B images   N queries   M maps of a query: one per head, or 1   h, w feature map   K = h w cells

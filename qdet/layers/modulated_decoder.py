@@ -75,7 +75,7 @@ class ModulatedLayer(DecoderLayer):
     """A decoder layer that decides where to look before it updates anything.
 
     What it decides by is the norm of what a query holds plus its position. On several scales each query also
-    decides how much of each it takes (section 3.4).
+    decides how much of each it takes.
     """
 
     def __init__(self, width: int, prior: GaussianPrior, *, heads: int, ffn: int, dropout: float) -> None:

@@ -2,7 +2,7 @@
 
 B images   N queries   K tokens of all scales   L scales   M heads   D width
 
-Gao et al.: SMCA, ICCV 2021, https://arxiv.org/abs/2101.07448, section 3.4.
+Gao et al.: SMCA, ICCV 2021, https://arxiv.org/abs/2101.07448, section 3.
 """
 
 from collections.abc import Sequence

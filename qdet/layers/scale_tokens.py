@@ -2,7 +2,7 @@
 
 B images   L scales   T tokens of all scales   D width   C_j, H_j, W_j of one map
 
-Gao et al.: SMCA, ICCV 2021, https://arxiv.org/abs/2101.07448, section 3.4, after the authors' later release.
+Gao et al.: SMCA, ICCV 2021, https://arxiv.org/abs/2101.07448, section 3, after the authors' later release.
 """
 
 from collections.abc import Sequence
