@@ -112,6 +112,8 @@ PUBLISHED = (
     Published("smca_r50_multi_scale_108ep", 40, 152, 45.6, classes=92),
     Published("smca_r101_multi_scale", 58, 218, 44.4, classes=92),
     Published("smca_r50_multi_scale_conv", None, None, 44.4, classes=92),
+    Published("dynamic_detr_r50", 58, None, 42.9),
+    Published("dynamic_detr_r50_50ep", 58, None, 47.2),
 )
 """Every model that has a job file, in the order of the table."""
 

@@ -7,6 +7,7 @@ from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
+from qdet.detectors.dynamic_detr import DynamicDETR, DynamicDETRConfig
 from qdet.detectors.efficient_detr import EfficientDETR, EfficientDETRConfig
 from qdet.detectors.smca import SMCA, SMCAConfig
 from qdet.detectors.smca_conv import ConvSMCA, ConvSMCAConfig
@@ -21,6 +22,7 @@ DetectorConfig = (
     | DABDETRConfig
     | DeformableDETRConfig
     | DETRConfig
+    | DynamicDETRConfig
     | EfficientDETRConfig
     | MultiScaleSMCAConfig
     | SMCAConfig
@@ -46,6 +48,8 @@ __all__ = [
     "DeformableDETRConfig",
     "Detector",
     "DetectorConfig",
+    "DynamicDETR",
+    "DynamicDETRConfig",
     "EfficientDETR",
     "EfficientDETRConfig",
     "MultiScaleSMCA",

@@ -9,25 +9,15 @@ is the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
-from qdet.layers.attention import MultiheadAttention
-from qdet.layers.box_deltas import apply_deltas
-from qdet.layers.dynamic_conv import DynamicConv
 from qdet.layers.feature_pyramid import FPN
-from qdet.layers.heads import Head, start_at_prior
-from qdet.layers.learned_queries import LearnedQueries
-from qdet.layers.mlp import FeedForward, tower
-from qdet.layers.reference_points import to_pixels
-from qdet.layers.roi_align import Pyramid, roi_align
-from qdet.layers.transformer import Residual, run, xavier_matrices
-from qdet.layers.xyzr import whole_boxes
+from qdet.layers.region_decoder import RegionDecoder, RegionStage
+from qdet.layers.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes, Predictions
 
 
@@ -93,7 +83,22 @@ class SparseRCNN(Detector):
         self.detections = config.queries
         self.neck = FPN(backbone.channels, config.width)  # type: ignore[arg-type]
         self.strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
-        self.decoder = Decoder(config, classes)
+        stages = (
+            RegionStage(
+                config.width,
+                classes,
+                heads=config.heads,
+                ffn=config.ffn,
+                dropout=config.dropout,
+                roi_size=config.roi_size,
+                filters=config.filters,
+                dynamic_layers=2,
+                class_layers=config.class_layers,
+                box_layers=config.box_layers,
+            )
+            for _ in range(config.stages)
+        )
+        self.decoder = RegionDecoder(stages, config.queries, config.width)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
@@ -107,70 +112,3 @@ class SparseRCNN(Detector):
     ) -> Detections:
         """Take the best pairs of query and class and cut their boxes at the border, as detectron2 does."""
         return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
-
-
-class Decoder(nn.Module):
-    """Learned boxes and features, the same for every image, refined stage by stage.
-
-    A stage's boxes are detached before the next reads them: gradients pass between stages by features alone.
-    """
-
-    def __init__(self, config: SparseRCNNConfig, classes: int) -> None:
-        super().__init__()
-        self.content = LearnedQueries(config.queries, config.width, normalize=False)
-        self.first_boxes_cxcywh = LearnedQueries(config.queries, 4, normalize=False)
-        with torch.no_grad():
-            self.first_boxes_cxcywh.weight.copy_(whole_boxes(config.queries))
-        self.stages = nn.ModuleList(Stage(config, classes) for _ in range(config.stages))
-
-    def forward(
-        self, pyramid: Pyramid, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
-    ) -> tuple[Predictions, ...]:
-        """Return what each stage predicts; `recompute` trades its activations for a second forward pass."""
-        content = self.content(len(sizes_hw))
-        boxes = to_pixels(self.first_boxes_cxcywh(len(sizes_hw)), sizes_hw)
-        predictions = []
-        for stage in self.stages:
-            content, logits, boxes = run(stage, content, boxes, pyramid, recompute=recompute)
-            predictions.append(Predictions(logits, boxes))
-            boxes = boxes.detach()
-        return tuple(predictions)
-
-
-class Stage(nn.Module):
-    """Attend to the other queries, read a region through filters of one's own, and predict."""
-
-    def __init__(self, config: SparseRCNNConfig, classes: int) -> None:
-        super().__init__()
-        width, dropout = config.width, config.dropout
-        self.read_regions = partial(roi_align, size=config.roi_size)
-        attention = MultiheadAttention(width, heads=config.heads, dropout=dropout)
-        interaction = DynamicConv(width, cells=config.roi_size**2, filters=config.filters)
-        ffn = FeedForward(width, config.ffn, dropout=dropout)
-        self.attention = Residual(attention, width, dropout=dropout)
-        self.interaction = Residual(interaction, width, dropout=dropout)
-        self.ffn = Residual(ffn, width, dropout=dropout)
-        self.class_tower = tower(width, config.class_layers, bias=False)
-        self.box_tower = tower(width, config.box_layers, bias=False)
-        self.class_head = Head(width, classes)
-        self.box_head = Head(width, 4)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as the authors' code does, which does not start deltas at zero.
-
-        It finds the class head's bias by its length; here it is that of the class head, whatever the sizes.
-        """
-        xavier_matrices(self)
-        start_at_prior(self.class_head)
-
-    def forward(
-        self, content: Float[Tensor, "B N D"], boxes_xyxy: Float[Tensor, "B N 4"], pyramid: Pyramid
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
-        """Return the new content, its class logits and the moved boxes."""
-        content = self.attention(content, content, content)
-        content = self.interaction(content, self.read_regions(pyramid, boxes_xyxy))
-        content = self.ffn(content)
-        logits = self.class_head(self.class_tower(content))
-        deltas = self.box_head(self.box_tower(content))
-        return content, logits, apply_deltas(boxes_xyxy, deltas)

@@ -74,11 +74,11 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B N D"],
-        position: Float[Tensor, "#B N D"],
+        position: Float[Tensor, "#B N D"] | None,
         mask: Bool[Tensor, "B N"] | Float[Tensor, "B #M #N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`."""
-        placed = x + position
+        placed = x if position is None else x + position
         return self.attention(placed, placed, x, mask)
 
 

@@ -39,6 +39,7 @@ SMCA = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 16}
 SMCA_MULTI_SCALE = SMCA | {"batch": 8}
 
 EFFICIENT = {"queries": 100, "epochs": 36, "drops": (24,), "batch": 16}
+DYNAMIC = {"warmup": 1000}
 
 RECIPES = {
     "adamixer_r50": Recipe(
@@ -103,6 +104,9 @@ RECIPES = {
     "smca_r50_multi_scale_108ep": Recipe(300, 108, (80,), 8, 39_752_308),
     "smca_r101_multi_scale": Recipe(params=58_692_212, **SMCA_MULTI_SCALE),
     "smca_r50_multi_scale_conv": Recipe(params=40_199_738, **SMCA_MULTI_SCALE),
+    # Near the 58 million that later papers give it: there is no code to count.
+    "dynamic_detr_r50": Recipe(300, 12, (8, 11), 16, 58_738_538, **DYNAMIC, crop=False, sizes=(800, 800)),
+    "dynamic_detr_r50_50ep": Recipe(300, 50, (40,), 16, 58_738_538, **DYNAMIC),
 }
 
 

@@ -18,6 +18,7 @@ from qdet.detectors import (
     DeformableDETRConfig,
     Detector,
     DetectorConfig,
+    DynamicDETRConfig,
     EfficientDETRConfig,
     SparseRCNNConfig,
 )
@@ -207,6 +208,7 @@ SEES_PADDING = {
     AnchorDETRConfig: "keys and GroupNorm are means over padded cells too, as in the authors' code",
     SparseRCNNConfig: "neither the feature pyramid nor RoIAlign knows of padding, as in the authors' code",
     ConvSMCAConfig: "its encoder's convolutions reach into padded cells, as in the authors' code",
+    DynamicDETRConfig: "means of its encoder are over padded cells too, and RoIAlign knows of no padding",
 }
 
 

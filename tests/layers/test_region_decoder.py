@@ -1,4 +1,4 @@
-"""Sparse R-CNN beyond its recorded numbers: initialisation, what gradients pass, and boxes at the border."""
+"""Decoders of regions beyond recorded numbers: initialisation, sizes, gradients, encodings, borders."""
 
 import math
 
@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.detectors import SparseRCNNConfig
+from qdet.backbones import ResNetConfig
+from qdet.boxes import xyxy_to_cxcywh
+from qdet.complexity import count_parameters
+from qdet.detectors import DynamicDETRConfig, SparseRCNNConfig
 from qdet.detectors.detector import clip_to_images
+from qdet.layers.position import sine_embedding
+from qdet.layers.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes
 
 SIZES = torch.tensor([[64, 96], [60, 80]])
@@ -56,6 +61,34 @@ def test_boxes_of_a_stage_teach_no_stage_before_it(detector):
     assert all(stage.box_head.weight.grad is None for stage in before)
     assert all(stage.ffn.update.expand.weight.grad.any() for stage in before)
     assert detector.decoder.first_boxes_cxcywh.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("depth", "queries", "params"),
+    [(50, 100, 106_290_888), (50, 300, 106_342_888), (101, 300, 125_335_016)],
+)
+def test_has_the_size_of_mmdetections_port(depth, queries, params):
+    """It trains the weights of batch norms, which are constants in the authors' code."""
+    config = SparseRCNNConfig(backbone=ResNetConfig(depth=depth, norm="eval"), queries=queries)
+    with torch.device("meta"):
+        assert count_parameters(config.build(80)) == params
+
+
+def test_queries_of_dynamic_detr_are_told_their_boxes():
+    detector = DynamicDETRConfig().demo().build(5)
+    told = []
+    for stage in detector.decoder.stages:
+        stage.attention.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    torch.manual_seed(2)
+    pyramid = Pyramid.of([torch.randn(2, 64, 64 // s, 96 // s) for s in (4, 8, 16, 32)], (4, 8, 16, 32))
+    predictions = detector.decoder(pyramid, SIZES)
+    assert len(told) == len(predictions)
+    for position, p in zip(told[1:], predictions, strict=False):
+        for image, (h, w) in enumerate(SIZES.tolist()):
+            x, y, width, height = xyxy_to_cxcywh(p.boxes_xyxy[image]).unbind(-1)
+            shares = (y / h, x / w, width / w, height / h)
+            parts = [sine_embedding(2 * math.pi * c.unsqueeze(-1), 16) for c in shares]
+            assert_close(position[image], torch.cat(parts, dim=-1))
 
 
 def test_detections_end_at_the_border():

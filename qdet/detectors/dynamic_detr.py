@@ -1,0 +1,166 @@
+"""Dynamic DETR: convolutions that adapt to scale, place and content encode, filters over regions decode.
+
+Dai et al.: Dynamic DETR, End-to-End Object Detection with Dynamic Attention, ICCV 2021,
+https://openaccess.thecvf.com/content/ICCV2021/html/Dai_Dynamic_DETR_End-to-End_Object_Detection_With_Dynamic_Attention_ICCV_2021_paper.html
+
+The authors released no code, and the paper leaves much open. What is chosen here, and why:
+
+* The encoder's layers are built as the blocks of Dynamic Head (Dai et al., CVPR 2021,
+  https://arxiv.org/abs/2106.08322), whose first author is the same and whose code is public: one offset map
+  per level for all three convolutions, GroupNorm, the mean of the maps that there are, no shortcut.
+* Weights of scales are those of squeeze and excitation, per channel, as the paper's name for them says.
+* The decoder is Sparse R-CNN's, with its initialisation and its deltas of boxes, for that is how the paper
+  refines boxes too. As the paper says, attention between queries is told their boxes, one 1 x 1 convolution
+  is written per query, the class is one product and the box one more layer with LayerNorm and ReLU.
+* A query writes 32 filters. The 256 of a full 1 x 1 convolution would need 16.8 million parameters per layer
+  to write them, and a product of 3.2 million to join 49 cells of 256 features; the paper's whole detector,
+  as later papers list it, has 58 million.
+* First boxes are the whole image and are learned, as in Sparse R-CNN; there are 300, as in the papers that
+  Dynamic DETR is compared with.
+
+    B images   K classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
+from qdet.errors import ConfigError
+from qdet.layers.dynamic_relu import DynamicReLU
+from qdet.layers.feature_pyramid import FPN
+from qdet.layers.pyramid_conv import NORM_GROUPS, PyramidConv
+from qdet.layers.region_decoder import RegionDecoder, RegionStage
+from qdet.layers.roi_align import Pyramid
+from qdet.layers.squeeze_excitation import SqueezeExcitation
+from qdet.layers.transformer import run
+from qdet.types import Detections, PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicDETRConfig:
+    """Dynamic DETR; the defaults are the paper's ResNet-50 as read here."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 300
+    """Objects that an image can have at most."""
+    encoder_layers: int = 6
+    """Layers of convolutions over the feature pyramid."""
+    decoder_layers: int = 6
+    """Layers of attention and filtered regions, each with weights of its own; each predicts."""
+    width: int = 256
+    """Features of a query and channels of the feature pyramid."""
+    heads: int = 8
+    """Heads of the attention between queries."""
+    ffn: int = 1024
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.0
+    """Share of attention weights, hidden features and updates that training drops."""
+    roi_size: int = 7
+    """Cells along each side of the region that a query reads."""
+    filters: int = 32
+    """Filters that a query writes: features of each cell of its region after the first convolution."""
+    dynamic_layers: Literal[1, 2] = 1
+    """Convolutions that a query writes: one as in the paper, or a second back to `width` (Sparse R-CNN)."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "decoder_layers", "heads", "ffn", "roi_size", "filters")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", "heads")
+        check_split(self, "width", NORM_GROUPS, "the groups of the encoder's normalisation")
+        if getattr(self.backbone, "dilate_c5", False):
+            raise ConfigError(
+                "--detector.backbone.dilate-c5 must be off: every level of the pyramid halves the one before"
+            )
+
+    def build(self, classes: int) -> "DynamicDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return DynamicDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DynamicDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            backbone=self.backbone.demo(),
+            queries=30,
+            encoder_layers=1,
+            decoder_layers=3,
+            width=64,
+            heads=4,
+            ffn=256,
+            roi_size=5,
+            filters=16,
+        )
+
+
+class DynamicDETR(Detector):
+    """A backbone, a pyramid of five levels that the encoder works on, and stages that move learned boxes."""
+
+    def __init__(self, config: DynamicDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
+        self.strides = (*strides, 2 * strides[-1])
+        self.neck = FPN(backbone.channels, config.width, extra_level=True)  # type: ignore[arg-type]
+        self.encoder = nn.ModuleList(DynamicEncoderLayer(config.width) for _ in range(config.encoder_layers))
+        stages = (
+            RegionStage(
+                config.width,
+                classes,
+                heads=config.heads,
+                ffn=config.ffn,
+                dropout=config.dropout,
+                roi_size=config.roi_size,
+                filters=config.filters,
+                dynamic_layers=config.dynamic_layers,
+                class_layers=0,
+                box_layers=1,
+            )
+            for _ in range(config.decoder_layers)
+        )
+        self.decoder = RegionDecoder(stages, config.queries, config.width, encode_boxes=True)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's feature maps, finest first."""
+        levels = self.neck(features)
+        for layer in self.encoder:
+            levels = run(layer, levels, recompute=self.recomputes)
+        return self.decoder(Pyramid.of(levels, self.strides), sizes.sizes_hw, recompute=self.recomputes)
+
+    def detect(
+        self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
+    ) -> Detections:
+        """Take the best pairs of query and class and cut their boxes at the border, as in Sparse R-CNN."""
+        return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
+
+
+class DynamicEncoderLayer(nn.Module):
+    """Attention to scale, place and content without a query or key, in time linear in the cells.
+
+    P_i <- DyReLU(mean_j SE(PyramidConv(P_j; offsets of P_i))),   j = i - 1, i, i + 1
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = PyramidConv(width)
+        self.scale = SqueezeExcitation(width)
+        self.activation = DynamicReLU(width)
+
+    def forward(self, levels: list[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first, each of the shape it had."""
+        around = zip([None, *levels[:-1]], levels, [*levels[1:], None], strict=True)
+        return [self._encoded(level, finer, coarser) for finer, level, coarser in around]
+
+    def _encoded(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
+        maps = [self.scale(x) for x in self.conv(level, finer, coarser)]
+        return self.activation(torch.stack(maps).mean(0))
