@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qdet.layers.attention import CrossAttention, SelfAttention
 from qdet.layers.gaussian_prior import GaussianPrior, Sharpness
-from qdet.layers.heads import PerceptronHead
+from qdet.layers.heads import Head, PerceptronHead
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.scale_selection import ScaleSelectingAttention
 from qdet.layers.scale_tokens import ScaleTokens
@@ -90,7 +90,7 @@ class ModulatedLayer(DecoderLayer):
         )
         self.guide = nn.LayerNorm(width)
         self.prior = prior
-        self.selection = None if scales == 1 else nn.Linear(width, scales)
+        self.selection = None if scales == 1 else Head(width, scales)
 
     def forward(
         self, x: Float[Tensor, "B N D"], among_queries: Sequence[Any], to_image: Sequence[Any]
