@@ -60,10 +60,8 @@ class AdaMixerConfig:
     """Points in space and scale, in space (2d), on one level, or RoIAlign's 7 x 7 instead of `points_in`."""
     mixing: MixingOrder = "acm-asm"
     """Order of adaptive channel mixing (ACM) and adaptive spatial mixing (ASM)."""
-    adaptive_location: bool = True
-    """Queries write where they sample; otherwise all share what is learned."""
-    adaptive_content: bool = True
-    """Queries write the weights that mix; otherwise all share what is learned."""
+    adaptive: Literal["both", "location", "content", "none"] = "both"
+    """What queries write themselves: where they sample, how that is mixed; what they do not, all share."""
     position: Literal["both", "sine", "iof", "none"] = "both"
     """What attention between queries knows of their boxes: sine embedding, overlap (IoF), both or none."""
     pyramid: Literal["none", "fpn", "pafpn"] = "none"
@@ -195,7 +193,7 @@ class Stage(nn.Module):
             strides,
             groups=config.groups,
             points=config.points_in,
-            adaptive=config.adaptive_location,
+            adaptive=config.adaptive in ("both", "location"),
         )
         self.mixing = AdaptiveMixing(
             width,
@@ -204,7 +202,7 @@ class Stage(nn.Module):
             points_in=self.sampling.points,
             points_out=config.points_out,
             order=config.mixing,
-            adaptive=config.adaptive_content,
+            adaptive=config.adaptive in ("both", "content"),
         )
         self.mixing_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, config.ffn)

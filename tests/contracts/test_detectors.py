@@ -35,11 +35,11 @@ SWITCHED = (
     {"sampling": "2d", "mixing": "asm-acm", "groups": 1},
     {"sampling": "c3", "mixing": "acm-acm", "groups": 2},
     {"sampling": "c4", "mixing": "asm-asm", "groups": 8},
-    {"sampling": "c5", "adaptive_location": False, "points_out": 32},
+    {"sampling": "c5", "adaptive": "content", "points_out": 32},
     {"sampling": "roi-align", "pyramid": "fpn", "points_out": 64},
     {"pyramid": "pafpn", "position": "sine", "points_in": 8},
-    {"position": "iof", "adaptive_content": False, "points_in": 64},
-    {"position": "none", "adaptive_location": False, "adaptive_content": False, "points_in": 32},
+    {"position": "iof", "adaptive": "location", "points_in": 64},
+    {"position": "none", "adaptive": "none", "points_in": 32},
     {"points_out": 256},
 )
 

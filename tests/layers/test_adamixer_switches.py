@@ -51,8 +51,9 @@ CHANGED = {  # what has another shape, is not there any more, or is new
     "mixing=asm-acm": None,
     "mixing=acm-acm": f"{WRITTEN}|{MIXED}",
     "mixing=asm-asm": WRITTEN,
-    "adaptive_location=": rf"{OFFSETS}weight",
-    "adaptive_content=": rf"{WRITTEN}weight",
+    "adaptive=content": rf"{OFFSETS}weight",
+    "adaptive=location": rf"{WRITTEN}weight",
+    "adaptive=none": rf"({OFFSETS}|{WRITTEN})weight",
     "position=sine": r"attention\.overlap_scale",
     "position=iof": None,
     "position=none": r"attention\.overlap_scale",
@@ -67,7 +68,7 @@ CHANGED = {  # what has another shape, is not there any more, or is new
 @pytest.mark.parametrize("switch", CHANGED)
 def test_changes_the_weights_of_its_own_part_only(switch):
     name, _, value = switch.partition("=")
-    setting = int(value) if value.isdigit() else value or False
+    setting = int(value) if value.isdigit() else value
     before, after = shapes(), shapes(**{name: setting})
     other = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     pattern = CHANGED[switch]
@@ -87,15 +88,12 @@ def written(detector: AdaMixer, part: str) -> torch.Tensor:
     return seen[0]
 
 
-@pytest.mark.parametrize(
-    ("switch", "part"), [("adaptive_content", "mixing.weights"), ("adaptive_location", "sampling.offsets")]
-)
-def test_without_adaptability_all_queries_write_the_same(switch, part):
-    other = {"mixing.weights": "sampling.offsets", "sampling.offsets": "mixing.weights"}[part]
-    off = build(**{switch: False})
-    assert written(off, part).std(dim=0).max() == 0
-    assert written(off, other).std(dim=0).min() > 0
-    assert written(build(), part).std(dim=0).min() > 0
+@pytest.mark.parametrize("adaptive", ["both", "location", "content", "none"])
+def test_without_adaptability_all_queries_write_the_same(adaptive):
+    detector = build(adaptive=adaptive)
+    for part, what in (("sampling.offsets", "location"), ("mixing.weights", "content")):
+        spread = written(detector, part).std(dim=0)
+        assert (spread.min() > 0) == (spread.max() > 0) == (adaptive in ("both", what))
 
 
 @pytest.mark.parametrize("position", ["both", "sine", "iof", "none"])
@@ -153,7 +151,7 @@ def test_the_switches_of_a_fresh_model_start_from_the_same_function():
     """Generators start from their biases, so adaptability changes nothing before the first step."""
     torch.manual_seed(0)
     on = AdaMixer(BASE, Features(), CLASSES).eval()
-    off = AdaMixer(replace(BASE, adaptive_location=False, adaptive_content=False), Features(), CLASSES).eval()
+    off = AdaMixer(replace(BASE, adaptive="none"), Features(), CLASSES).eval()
     off.load_state_dict({name: t for name, t in on.state_dict().items() if name in off.state_dict()})
     with torch.no_grad():
         for a, b in zip(on.decode(maps(), SIZES), off.decode(maps(), SIZES), strict=True):
