@@ -1,6 +1,7 @@
 """A job: everything one training run is made of, as one frozen tree."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
-from qdet.search import Space
+from qdet.search import Each, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,11 +235,11 @@ class Sweep:
     """A Ray Tune search over a job's settings, named by their dotted paths."""
 
     space: dict[str, Space]
-    """What to search: dotted path of a setting to `Uniform`, `LogUniform` or `Choice`."""
+    """What to search: dotted path of a setting to `Uniform`, `LogUniform`, `Choice` or `Each`."""
     metric: str = "val/AP"
     """Metric to maximise."""
     trials: int = 16
-    """Settings to try."""
+    """Settings to try; where there are `Each`, of every combination of their options."""
     concurrent: int = 1
     """Trials that run at the same time."""
     grace_epochs: int = 1
@@ -250,6 +251,11 @@ class Sweep:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--sweep.{flag} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def runs(self) -> int:
+        """Trainings that the whole sweep makes."""
+        return self.trials * math.prod(len(s.options) for s in self.space.values() if isinstance(s, Each))
 
     def check(self, job: Job) -> None:
         """Fail now, not in trial seven, when a path names no setting of `job`."""

@@ -26,7 +26,7 @@ from qdet.launch.ray_train import cause_of, fit, worker_environment
 from qdet.launch.session import open_session
 from qdet.launch.sweep_session import open_sweep, trial_name
 from qdet.launch.sweep_table import TrialRow, as_flags, table
-from qdet.search import LogUniform, Space, Uniform
+from qdet.search import Each, LogUniform, Space, Uniform
 
 REDUCTION = 3
 """ASHA lets one in this many trials go on at every rung."""
@@ -48,7 +48,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     try:
         gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
-            print(f"sweep {name}: {sweep.trials} trials of {', '.join(sweep.space)}", flush=True)
+            print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
             tuner = _tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
             rows = [_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
             connect.leave()
@@ -60,7 +60,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     best = max((row for row in rows if row.metric is not None), key=lambda row: row.metric or 0, default=None)
     if best is None:
         raise TrainingError(
-            f"all {sweep.trials} trials failed; the first: {rows[0].error if rows else 'none ran'}"
+            f"all {sweep.runs} trials failed; the first: {rows[0].error if rows else 'none ran'}"
         )
     print(f"best setting: {as_flags(best.settings)}", flush=True)
 
@@ -93,6 +93,8 @@ def tune_space(space: Mapping[str, Space]) -> dict[str, Any]:
             return tune.uniform(one.low, one.high)
         if isinstance(one, LogUniform):
             return tune.loguniform(one.low, one.high)
+        if isinstance(one, Each):
+            return tune.grid_search(list(one.options))
         return tune.choice(list(one.options))
 
     return {path: domain(one) for path, one in space.items()}

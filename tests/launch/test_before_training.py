@@ -9,11 +9,12 @@ import pytest
 
 from qdet.config import override
 from qdet.errors import ClusterError, ConfigError
-from qdet.job import Job, TrainConfig
+from qdet.job import Job, Sweep, TrainConfig
 from qdet.launch import auth, connect, head, paths, preflight, runs
 from qdet.launch.capacity import Node, choose_gpu, workers_that_fit
 from qdet.launch.describe import memory_per_rank
-from qdet.launch.ray_tune import evaluated_often, evaluations
+from qdet.launch.ray_tune import evaluated_often, evaluations, tune_space
+from qdet.search import Choice, Each, Uniform
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +230,18 @@ def test_trials_report_after_every_evaluation(changes: dict, every: int, count: 
     job = evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes))
     assert job.train.checkpoint_every == every == job.train.eval_every * 6
     assert evaluations(job) == count
+
+
+def test_each_is_every_combination():
+    """And what is drawn is drawn anew for each."""
+    from ray.tune.search.variant_generator import generate_variants
+
+    space = {"a": Each((1, 2, 3)), "b": Each((True, False)), "c": Uniform(0.0, 1.0)}
+    variants = [settings for _, settings in generate_variants(tune_space(space))]
+    assert {(v["a"], v["b"]) for v in variants} == {(a, b) for a in (1, 2, 3) for b in (True, False)}
+    assert len({v["c"] for v in variants}) == len(variants) == Sweep(space=space, trials=1).runs
+    assert Sweep(space=space, trials=2).runs == 12
+    assert Sweep(space={"a": Choice((1, 2))}, trials=5).runs == 5
 
 
 def test_memory_per_rank_by_hand():
