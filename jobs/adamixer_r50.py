@@ -4,6 +4,11 @@
     python jobs/adamixer_r50.py
     python jobs/adamixer_r50.py --data.train data/mine/train --data.val data/mine/val
 
+Every switch of the paper's ablations is a flag, here with other points, groups and positions:
+
+    python jobs/adamixer_r50.py --detector.points-in 64 --detector.points-out 64
+    python jobs/adamixer_r50.py --detector.groups 8 --detector.position iof
+
 Paper: https://arxiv.org/abs/2203.16507
 """
 

@@ -30,6 +30,7 @@ class Recipe:
 
 
 ADAMIXER = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 500}
+ONE_SIZE = ADAMIXER | {"crop": False, "sizes": (800, 800)}
 
 DEFORMABLE = {"queries": 300, "epochs": 50, "drops": (40,), "batch": 32, "lr": 2e-4}
 SPARSE_RCNN = {"lr": 2.5e-5, "backbone_factor": 1.0, "clip": 1.0, "warmup": 1000}
@@ -49,6 +50,13 @@ RECIPES = {
     "adamixer_r101": Recipe(300, 36, (24, 33), 16, 153_835_032, **ADAMIXER),
     "adamixer_x101_dcn": Recipe(300, 36, (24, 33), 16, 156_035_380, **ADAMIXER),
     "adamixer_swin": Recipe(300, 36, (24, 33), 16, 159_559_074, **(ADAMIXER | {"warmup": 1000})),
+    # Of the ablations: the published model with what the switch takes away or adds, by hand.
+    "adamixer_r50_ablation_adaptive": Recipe(100, 12, (8, 11), 16, 134_790_904 - 6 * 384 * 256, **ONE_SIZE),
+    "adamixer_r50_ablation_mixing": Recipe(100, 12, (8, 11), 16, 134_790_904, **ONE_SIZE),
+    "adamixer_r50_ablation_sampling": Recipe(100, 12, (8, 11), 16, 134_790_904 - 6 * 128 * 257, **ONE_SIZE),
+    "adamixer_r50_ablation_pyramid": Recipe(
+        100, 12, (8, 11), 16, 134_790_904 + 4 * 256 * (256 + 1 + 9 * 256 + 1), **ONE_SIZE
+    ),
     "detr_r50": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=101.7),
     "detr_r50_dc5": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=227.8),
     "detr_r101": Recipe(100, 500, (400,), 64, 60_464_672, gmacs=181.2),
