@@ -1,4 +1,4 @@
-"""The `python -m qdet` commands around a job: submit it, run the demo, keep a local Ray head."""
+"""The `python -m qdet` commands around a job: submit it, convert weights for it, keep a local Ray head."""
 
 import sys
 from collections.abc import Sequence
@@ -96,6 +96,31 @@ def sync_tracking(
     from qdet.tracking import send_spool
 
     print(f"sent {send_spool(folder)} records")
+    return 0
+
+
+@app.command
+def convert(
+    checkpoint: tyro.conf.Positional[Path],
+    *,
+    to: Path,
+    all_classes: bool = False,
+    dc5: bool = False,
+    heads: int | None = None,
+) -> int:
+    """Convert a published checkpoint into a folder that `--store.init-from` starts a job from.
+
+    Args:
+        checkpoint: File of a detector's authors or of transformers (.pth, .bin, .safetensors), or its folder.
+        to: New folder to write.
+        all_classes: Keep all 91 rows of heads that count in COCO's ids, instead of those of its 80 classes.
+        dc5: The backbone's last stage is dilated: weights do not show it, files of transformers say it.
+        heads: Heads of every attention, where they are not 8: weights do not show them either.
+    """
+    from qdet.launch import convert as converter
+
+    found = converter.convert(checkpoint, to, all_classes=all_classes, dc5=dc5, heads=heads)
+    print(converter.report(found, to))
     return 0
 
 

@@ -28,6 +28,9 @@ from qdet.convert import (
     convert,
     rename,
 )
+from qdet.convert.coco import COCO
+from qdet.convert.files import Told
+from qdet.convert.recognize import recognize
 from qdet.detectors import (
     AdaMixerConfig,
     AnchorDETRConfig,
@@ -167,6 +170,15 @@ def test_each_row_of_a_table_serves(parity_dir, name):
     keys = {key for other in same for key in recorded(parity_dir, other)["keys"]}
     for row in table:
         assert row[0].startswith(UNPUBLISHED) or any(rename(key, (row,)) is not None for key in keys), row
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_is_recognised_with_its_settings(parity_dir, name):
+    official, keys = FULL_SIZE[name], recorded(parity_dir, name)["keys"]
+    dilated = getattr(official.detector.backbone, "dilate_c5", False)
+    found = recognize(on_meta(keys), Told(dilated=dilated))
+    assert found.detector == official.detector
+    assert found.categories == COCO
 
 
 def test_values_arrive_where_they_belong():

@@ -50,7 +50,7 @@ class SwinConfig:
 
     def build(self) -> "Swin":
         """Make the backbone with fresh weights."""
-        embed, depths, heads, window = _SIZES[self.size]
+        embed, depths, heads, window = SIZES[self.size]
         return Swin(embed, depths=depths, heads=heads, window=window, drop_path=self.drop_path)
 
     def demo(self) -> "SwinConfig":
@@ -59,7 +59,7 @@ class SwinConfig:
 
 
 # embedding channels, blocks per stage, heads per stage, window: table 7 of the paper, and the demo's.
-_SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
+SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
     "t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
     "s": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
     "b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),

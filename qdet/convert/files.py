@@ -1,0 +1,81 @@
+"""Reading a checkpoint's file: its tensors, and the few settings that their shapes cannot tell."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qdet.backbones.weights import read_file, read_weights
+from qdet.errors import CheckpointError
+
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a checkpoint says of itself beside its tensors; None where it says nothing."""
+
+    heads: int | None = None
+    """Heads of every attention."""
+    queries: int | None = None
+    """Queries of a two-stage detector, which learns none."""
+    dilated: bool | None = None
+    """Whether the backbone's last stage is dilated: DC5."""
+    names: tuple[str, ...] | None = None
+    """Class names in order of their logits."""
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Told]:
+    """Read a .pth, .bin or .safetensors file, or a folder that transformers saved a model in.
+
+    Settings come from the `args` that the DETR family's authors store, or from the `config.json` that lies
+    beside transformers' weights.
+
+    Raises:
+        CheckpointError: There is no such file, or it holds no weights.
+    """
+    if path.is_dir():
+        found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
+        if not found:
+            raise CheckpointError(f"{path} holds none of {', '.join(_IN_FOLDER)}")
+        path = found[0]
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    return read_weights(path), _told(path)
+
+
+def _told(path: Path) -> Told:
+    beside = path.with_name("config.json")
+    if beside.is_file():
+        return _of_transformers(_json(beside))
+    held = read_file(path) if path.suffix != ".safetensors" else {}
+    args = held.get("args") if isinstance(held, dict) else None
+    if not isinstance(args, Namespace):
+        return Told()
+    said = vars(args)
+    return Told(heads=said.get("nheads"), queries=said.get("num_queries"), dilated=said.get("dilation"))
+
+
+def _of_transformers(config: Mapping[str, Any]) -> Told:
+    labels = config.get("id2label") or {}
+    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return Told(
+        heads=config.get("encoder_attention_heads"),
+        queries=config.get("two_stage_num_proposals"),
+        dilated=config.get("dilation"),
+        names=names if names and names[0] != "LABEL_0" else None,  # what it calls those without names
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no settings")
+    return content

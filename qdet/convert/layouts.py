@@ -1,0 +1,123 @@
+"""The checkpoints that can be converted: how each is told from the others, and how it becomes qdet's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from qdet.backbones import BackboneConfig
+from qdet.convert import sizes
+from qdet.convert.adamixer import ADAMIXER
+from qdet.convert.anchor_detr import ANCHOR_DETR
+from qdet.convert.conditional_detr import CONDITIONAL_DETR
+from qdet.convert.dab_detr import DAB_DETR
+from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
+from qdet.convert.detr import DETR
+from qdet.convert.files import Told
+from qdet.convert.rename import Table
+from qdet.convert.shapes import Shapes
+from qdet.convert.smca import CONV_SMCA, SMCA
+from qdet.convert.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
+from qdet.detectors import DetectorConfig
+from qdet.layers.norm import Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The checkpoints of one detector as its authors save them."""
+
+    title: str
+    marks: tuple[str, ...]
+    """Names that together no other detector's checkpoint has."""
+    table: Table
+    config: Callable[[Shapes, Told, BackboneConfig], DetectorConfig]
+    norm: Norm = "frozen"
+    """How their backbone treats its batch norm."""
+    ranks: bool = False
+    """Whether the first row of the last class head tells objects of any class from background."""
+    last_row: Literal["class", "no object", "dead"] = "class"
+    """What the last row is, where heads have one beside those of the classes."""
+
+
+_DEFORMABLE = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
+
+# Kin of DETR have names of it, hence the more particular first.
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        title="AdaMixer (MCG-NJU/AdaMixer)",
+        marks=("rpn_head.init_content_features.weight", "roi_head.bbox_head.0.iof_tau"),
+        table=ADAMIXER,
+        config=sizes.adamixer,
+        norm="eval",
+    ),
+    Layout(
+        title="Sparse R-CNN (PeizeSun/SparseR-CNN)",
+        marks=("init_proposal_features.weight", "head.head_series.0.bboxes_delta.weight"),
+        table=SPARSE_RCNN,
+        config=sizes.sparse_rcnn,
+    ),
+    Layout(
+        title="Sparse R-CNN (open-mmlab/mmdetection)",
+        marks=("rpn_head.init_proposal_features.weight", "roi_head.bbox_head.0.fc_reg.weight"),
+        table=SPARSE_RCNN_MMDET,
+        config=sizes.sparse_rcnn,
+        norm="eval",
+    ),
+    Layout(
+        title="Deformable DETR with two stages (fundamentalvision/Deformable-DETR)",
+        marks=(_DEFORMABLE, "transformer.pos_trans.weight"),
+        table=DEFORMABLE_DETR_REFINE,
+        config=sizes.deformable_detr,
+        ranks=True,
+    ),
+    Layout(
+        title="Deformable DETR with refinement (fundamentalvision/Deformable-DETR)",
+        marks=(_DEFORMABLE, "transformer.decoder.bbox_embed.0.layers.0.weight"),
+        table=DEFORMABLE_DETR_REFINE,
+        config=sizes.deformable_detr,
+    ),
+    Layout(
+        title="Deformable DETR (fundamentalvision/Deformable-DETR)",
+        marks=(_DEFORMABLE, "query_embed.weight", "class_embed.0.weight"),
+        table=DEFORMABLE_DETR,
+        config=sizes.deformable_detr,
+    ),
+    Layout(
+        title="Anchor DETR (megvii-research/AnchorDETR)",
+        marks=("transformer.pattern.weight", "transformer.adapt_pos1d.0.weight"),
+        table=ANCHOR_DETR,
+        config=sizes.anchor_detr,
+    ),
+    Layout(
+        title="DAB-DETR (IDEA-Research/DAB-DETR)",
+        marks=("refpoint_embed.weight", "transformer.decoder.ref_anchor_head.layers.0.weight"),
+        table=DAB_DETR,
+        config=sizes.dab_detr,
+    ),
+    Layout(
+        title="Conditional DETR (Atten4Vis/ConditionalDETR)",
+        marks=("query_embed.weight", "transformer.decoder.ref_point_head.layers.0.weight"),
+        table=CONDITIONAL_DETR,
+        config=sizes.conditional_detr,
+    ),
+    Layout(
+        title="SMCA-DETR (gaopengcuhk/SMCA-DETR)",
+        marks=("input_proj.weight", "transformer.decoder.layers.0.point2.weight"),
+        table=SMCA,
+        config=sizes.smca,
+        last_row="dead",
+    ),
+    Layout(
+        title="SMCA-DETR of several scales (gaopengcuhk/SMCA-DETR)",
+        marks=("input_proj_2048_3.weight", "transformer.encoder.layers.0.high_to_low_1.weight"),
+        table=CONV_SMCA,
+        config=sizes.conv_smca,
+        last_row="dead",
+    ),
+    Layout(
+        title="DETR (facebookresearch/detr)",
+        marks=("query_embed.weight", "transformer.decoder.layers.0.multihead_attn.in_proj_weight"),
+        table=DETR,
+        config=sizes.detr,
+        last_row="no object",
+    ),
+)

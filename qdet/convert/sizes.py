@@ -1,0 +1,166 @@
+"""Reading a detector's settings from the shapes of its weights, in qdet's names.
+
+Dropout, learning rates and the like show in no weight: they stay at the paper's values. Heads of an attention
+show in few; where neither they nor the file tell, they are the 8 that all these papers have.
+"""
+
+from math import isqrt
+from typing import Any
+
+from qdet.backbones import BackboneConfig
+from qdet.convert.files import Told
+from qdet.convert.shapes import Shapes
+from qdet.detectors import (
+    AdaMixerConfig,
+    AnchorDETRConfig,
+    ConditionalDETRConfig,
+    ConvSMCAConfig,
+    DABDETRConfig,
+    DeformableDETRConfig,
+    DETRConfig,
+    SMCAConfig,
+    SparseRCNNConfig,
+)
+from qdet.layers.gaussian_prior import NUMBERS
+
+_HEADS = 8
+
+
+def detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DETRConfig:
+    """Read a DETR."""
+    return DETRConfig(
+        backbone=backbone,
+        queries=weights["decoder.position.weight"][0],
+        pre_norm="encoder.norm.weight" in weights,
+        **_transformer(weights, told),
+    )
+
+
+def conditional_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConditionalDETRConfig:
+    """Read a Conditional DETR."""
+    queries = weights["decoder.position.weight"][0]
+    return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, told))
+
+
+def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRConfig:
+    """Read a DAB-DETR."""
+    patterns = "decoder.queries.patterns.weight"
+    return DABDETRConfig(
+        backbone=backbone,
+        anchors=weights["decoder.queries.boxes.weight"][0],
+        patterns=weights[patterns][0] if patterns in weights else 0,
+        **_transformer(weights, told),
+    )
+
+
+def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> AnchorDETRConfig:
+    """Read an Anchor DETR with row-column attention and learned anchor points, as all published ones are."""
+    return AnchorDETRConfig(
+        backbone=backbone,
+        points=weights["decoder.points.weight"][0],
+        patterns=weights["decoder.patterns.weight"][0],
+        **_transformer(weights, told),
+    )
+
+
+def deformable_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DeformableDETRConfig:
+    """Read a Deformable DETR. Those of two stages store nothing per query, of which all have 300."""
+    shared, learned = _transformer(weights, told), "start.embedding.weight"
+    levels = weights["encoder.level_embedding.weight"][0]
+    per_point = 2 * shared["heads"] * levels  # numbers, for an offset along each axis
+    encoder = weights["encoder.layers.0.attention.update.attention.sampling_offsets.weight"]
+    decoder = weights["decoder.layers.0.cross_attention.update.attention.sampling_offsets.weight"]
+    return DeformableDETRConfig(
+        backbone=backbone,
+        queries=weights[learned][0] if learned in weights else told.queries or 300,
+        refine=weights.count("heads.") > 1,
+        two_stage=learned not in weights,
+        levels=levels,
+        encoder_points=encoder[0] // per_point,
+        decoder_points=decoder[0] // per_point,
+        **shared,
+    )
+
+
+def smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> SMCAConfig:
+    """Read an SMCA-DETR of one scale, whose heads each move their Gaussians by two numbers."""
+    prior = "decoder.layers.0.prior."
+    heads = weights[prior + "offset.weight"][0] // 2
+    decided = prior + "sharpness.weight"
+    numbers = weights[decided][0] // heads if decided in weights else 0
+    shared: dict[str, Any] = _transformer(weights, told) | {"heads": heads}
+    return SMCAConfig(
+        backbone=backbone,
+        queries=weights["decoder.position.weight"][0],
+        sharpness=next(sharpness for sharpness, count in NUMBERS.items() if count == numbers),
+        **shared,
+    )
+
+
+def conv_smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConvSMCAConfig:
+    """Read a convolutional SMCA-DETR, whose heads each move a Gaussian on each of four scales."""
+    own: dict[str, Any] = {
+        "heads": weights["decoder.layers.0.prior.offset.weight"][0] // 8,
+        "encoder_layers": weights.count("encoder."),
+    }
+    return ConvSMCAConfig(
+        backbone=backbone,
+        queries=weights["decoder.position.weight"][0],
+        kernel=weights["encoder.0.attention.update.within.0.weight"][-1],
+        **_transformer(weights, told) | own,
+    )
+
+
+def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> SparseRCNNConfig:
+    """Read a Sparse R-CNN."""
+    stage = "decoder.stages.0."
+    queries, width = weights["decoder.content.weight"]
+    cells = weights[stage + "interaction.update.out.weight"][1] // width
+    return SparseRCNNConfig(
+        backbone=backbone,
+        queries=queries,
+        stages=weights.count("decoder.stages."),
+        width=width,
+        heads=told.heads or _HEADS,
+        ffn=weights[stage + "ffn.update.expand.weight"][0],
+        roi_size=isqrt(cells),
+        filters=weights[stage + "interaction.update.weights.weight"][0] // (2 * width),
+        class_layers=weights.count(stage + "class_tower.") // 2,  # a linear layer and its norm
+        box_layers=weights.count(stage + "box_tower.") // 2,
+    )
+
+
+def adamixer(weights: Shapes, told: Told, backbone: BackboneConfig) -> AdaMixerConfig:
+    """Read an AdaMixer, whose groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
+    stage = "decoder.stages.0."
+    queries, width = weights["decoder.content.weight"]
+    feature_width = weights["neck.lateral.0.weight"][0]
+    sampled = weights[stage + "sampling.offsets.weight"][0] // 3  # G x P_in
+    points_out = weights[stage + "mixing.out.weight"][1] // feature_width
+    groups = feature_width**2 // (weights[stage + "mixing.weights.weight"][0] - sampled * points_out)
+    return AdaMixerConfig(
+        backbone=backbone,
+        queries=queries,
+        stages=weights.count("decoder.stages."),
+        width=width,
+        feature_width=feature_width,
+        heads=weights[stage + "attention.overlap_scale"][0],
+        groups=groups,
+        points_in=sampled // groups,
+        points_out=points_out,
+        ffn=weights[stage + "ffn.expand.weight"][0],
+        class_layers=weights.count(stage + "class_tower.") // 2,  # a linear layer and its norm
+        box_layers=weights.count(stage + "box_tower.") // 2,
+    )
+
+
+def _transformer(weights: Shapes, told: Told) -> dict[str, Any]:
+    """Read what DETR and its descendants share."""
+    ffn, width = weights["decoder.layers.0.ffn.update.expand.weight"]
+    return {
+        "width": width,
+        "heads": told.heads or _HEADS,
+        "encoder_layers": weights.count("encoder.layers."),
+        "decoder_layers": weights.count("decoder.layers."),
+        "ffn": ffn,
+    }
