@@ -1,0 +1,184 @@
+"""AP of every detector's demo after equal numbers of steps and after equal compute, for docs/convergence.md.
+
+    make demo                                  # once: it renders and converts the images
+    python -m benchmarks.convergence           # hours on two cores; a detector that is done is not done again
+    python -m benchmarks.convergence --only detr_r50 adamixer_r50 --steps 250
+
+All start from the demo's pre-trained Swin and train on its images with the demo's settings; they differ in
+the detector and the loss of its job. Results gather in docs/convergence.json; picture and table are
+made from that file.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from tyro.conf import FlagCreatePairsOff
+
+from qdet.backbones import SwinConfig
+from qdet.complexity import count_macs
+from qdet.config import override
+from qdet.data.shards import ShardSet
+from qdet.job import Job
+from qdet.tracking import NullTracker
+from qdet.training.loop import train
+from qdet.training.reporting import LocalReporter, Run
+from qdet.zoo import load_job
+
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "convergence.json"
+JOBS = (
+    "adamixer_r50",
+    "sparse_rcnn_r50_100",
+    "dynamic_detr_r50",
+    "efficient_detr_r50",
+    "deformable_detr_r50",
+    "deformable_detr_r50_two_stage",
+    "anchor_detr_r50",
+    "conditional_detr_r50",
+    "dab_detr_r50",
+    "smca_r50",
+    "detr_r50",
+)
+
+
+def main(
+    *,
+    steps: int = 625,
+    only: tuple[str, ...] = JOBS,
+    data: Path = Path("data/demo/shards"),
+    seed: int = 0,
+) -> None:
+    """Train each detector, and draw what is there.
+
+    Args:
+        steps: Optimizer steps of 16 images.
+        only: Job files whose detectors are trained, in this order.
+        data: Shards that `make demo` has made.
+        seed: Of initialisation, data order and augmentation.
+    """
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in only:
+        if results.get(name, {}).get("steps") == steps:
+            continue
+        job = small(name, data, steps, seed)
+        results[name] = measure(job)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{name}: AP {results[name]['AP'][-1]:.3f} after {steps} steps", flush=True)
+    draw(results, DOCS / "convergence.png")
+    print(table(results))
+
+
+def small(name: str, data: Path, steps: int, seed: int) -> Job:
+    """Return the demo of a job with the shared backbone, evaluated after every epoch, in one process."""
+    job = load_job(name).demo()
+    job = replace(job, detector=replace(job.detector, backbone=SwinConfig().demo()))
+    return override(
+        job,
+        {
+            "data.train": str(data / "train"),
+            "data.val": str(data / "val"),
+            "train.steps": steps,
+            "train.seed": seed,
+            "train.workers": 1,
+            "train.eval_every": 1,
+            "train.checkpoint_every": 100_000,
+            "eval.pictures": 0,
+        },
+    )
+
+
+class Points(NullTracker):
+    """A tracker that keeps AP by step."""
+
+    def __init__(self) -> None:
+        self.ap: dict[int, float] = {}
+        self.ap50: dict[int, float] = {}
+
+    def metrics(self, values: dict[str, float], step: int) -> None:  # type: ignore[override]
+        """Keep what an evaluation found."""
+        if "val/AP" in values:
+            self.ap[step], self.ap50[step] = values["val/AP"], values["val/AP50"]
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Train one job; return its curve and what a step of it costs."""
+    points, begin = Points(), time.process_time()
+    with tempfile.TemporaryDirectory() as store:
+        train(job, reporter=LocalReporter(Run(job.name, store), keep=1), tracker=points)
+    size = job.data.augment.max_size
+    with torch.device("meta"):
+        detector = job.detector.build(len(ShardSet.open(job.data.train).categories))
+    macs = count_macs(detector, torch.empty(1, 3, size, size), torch.tensor([[size, size]]))
+    return {
+        "steps": job.train.steps,
+        "at": sorted(points.ap),
+        "AP": [points.ap[s] for s in sorted(points.ap)],
+        "AP50": [points.ap50[s] for s in sorted(points.ap)],
+        "gmacs_per_image": macs / 1e9,
+        "cpu_seconds": round(time.process_time() - begin),
+    }
+
+
+def compute(result: dict[str, Any]) -> list[float]:
+    """Trillions of multiply-accumulates up to each point; a backward pass counts as two forward."""
+    return [step * 16 * 3 * result["gmacs_per_image"] / 1e3 for step in result["at"]]
+
+
+def at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
+    """Interpolate every AP at the compute that the cheapest detector had used at its end."""
+    limit = min(compute(r)[-1] for r in results.values())
+    found = {}
+    for name, r in results.items():
+        spent, ap = [0.0, *compute(r)], [0.0, *r["AP"]]
+        after = next(i for i, x in enumerate(spent) if x >= limit)
+        share = (limit - spent[after - 1]) / (spent[after] - spent[after - 1])
+        found[name] = ap[after - 1] + share * (ap[after] - ap[after - 1])
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the page's table."""
+    equal = at_equal_compute(results)
+    steps = next(iter(results.values()))["steps"]
+    lines = [
+        f"| job | AP after {steps} steps | AP50 | AP after equal compute | GMACs per image | CPU minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, r in sorted(results.items(), key=lambda item: -item[1]["AP"][-1]):
+        cells = (f"{r['AP'][-1]:.3f}", f"{r['AP50'][-1]:.3f}", f"{equal[name]:.3f}")
+        cost = (f"{r['gmacs_per_image']:.2f}", f"{r['cpu_seconds'] / 60:.0f}")
+        lines.append(" | ".join((f"| `{name}.py`", *cells, *cost)) + " |")
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw both sets of curves."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
+    colors = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for color, (name, r) in zip(colors, results.items(), strict=False):
+        left.plot(r["at"], r["AP"], color=color, label=name)
+        right.plot(compute(r), r["AP"], color=color)
+    left.set_xlabel("optimizer steps of 16 images")
+    right.set_xlabel("trillions of multiply-accumulates, forward and backward")
+    left.set_ylabel("AP on 250 held-out images")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(FlagCreatePairsOff,))

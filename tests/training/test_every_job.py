@@ -1,0 +1,94 @@
+"""Every detector that a job names trains: two steps of each, and eight images learned by heart."""
+
+from dataclasses import replace
+
+import pytest
+from ranks import losses, train_all
+from recipes import JOBS, job_of
+from rich.console import Console
+
+from data_prep.coco_to_shards import Conversion, convert
+from data_prep.synthetic import SyntheticConfig, prepare
+from qdet.backbones import SwinConfig
+from qdet.config import override
+from qdet.job import Job
+
+
+def demos() -> dict[str, Job]:
+    """Demo size of every job whose detector or loss no job before it has."""
+    found: dict[str, Job] = {}
+    for path in JOBS:
+        job = job_of(path).demo()
+        if all((job.detector, job.loss) != (other.detector, other.loss) for other in found.values()):
+            found[path.stem] = job
+    return found
+
+
+DEMOS = demos()
+
+
+def test_every_demo_makes_two_steps(demo_shards, tmp_path):
+    """One process trains them all, one after the other: most of the time is its start."""
+    changes = {
+        "data.train": str(demo_shards / "train"),
+        "data.val": str(demo_shards / "val"),
+        "data.augment.sizes": (64,),
+        "data.augment.max_size": 64,
+        "train.steps": 2,
+        "train.batch_size": 4,
+        "train.workers": 1,
+        "train.log_every": 1,
+        "train.checkpoint_every": 100,
+        "eval.pictures": 0,
+    }
+    points = train_all(1, {name: override(job, changes) for name, job in DEMOS.items()}, tmp_path)
+    for name in DEMOS:
+        assert len(losses(points[name])) == 2, name
+        assert "val/AP" in points[name][2], name
+
+
+STEPS = {}
+"""Optimizer steps that a detector needs here, where it is not the default; measured, with room."""
+DEFAULT_STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """Shards of eight renderings of 128 pixels, all of which show something."""
+    root = tmp_path_factory.mktemp("eight")
+    prepare(SyntheticConfig(out=root / "coco", train=8, val=1, size=128, workers=1))
+    conversion = Conversion(coco=root / "coco", split="train", out=root / "train", processes=1)
+    convert(conversion, console=Console(quiet=True))
+    return root / "train"
+
+
+def by_heart(name: str, shards) -> Job:
+    """A job that sees nothing but those images, unflipped, from the demo's pre-trained backbone."""
+    job = DEMOS[name]
+    if not getattr(job.detector.backbone, "dilate_c5", False):
+        job = replace(job, detector=replace(job.detector, backbone=SwinConfig().demo()))
+    return override(
+        job,
+        {
+            "data.train": str(shards),
+            "data.val": str(shards),
+            "data.augment.flip": 0.0,
+            "optim.ema_decay": 0.0,
+            "train.steps": STEPS.get(name, DEFAULT_STEPS),
+            "train.batch_size": 8,
+            "train.workers": 1,
+            "train.precision": "fp32",
+            "train.log_every": 50,
+            "train.checkpoint_every": 10_000,
+            "eval.pictures": 0,
+        },
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_detector_learns_eight_images_by_heart(name, eight, tmp_path):
+    job = by_heart(name, eight)
+    points = train_all(1, {name: job}, tmp_path)[name]
+    assert points[job.train.steps]["val/AP50"] >= 0.90
