@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -30,17 +30,15 @@ CLASSES = 5
 SIZES = torch.tensor([[128, 96], [100, 128]])
 
 
-# Settings of AdaMixer's demo: each value of its ablations that is not the paper's, in one of them.
+# Settings of AdaMixer's demo: each value of its ablations that no job has, in one of them.
 SWITCHED = (
-    {"sampling": "2d", "mixing": "asm-acm", "groups": 1},
-    {"sampling": "c3", "mixing": "acm-acm", "groups": 2},
-    {"sampling": "c4", "mixing": "asm-asm", "groups": 8},
-    {"sampling": "c5", "adaptive": "content", "points_out": 32},
-    {"sampling": "roi-align", "pyramid": "fpn", "points_out": 64},
+    {"sampling": "c3", "mixing": "acm-acm", "groups": 1, "points_out": 128},
+    {"sampling": "c4", "mixing": "asm-asm", "groups": 2},
+    {"sampling": "c5", "adaptive": "none", "groups": 8, "points_out": 32},
+    {"sampling": "roi-align", "points_out": 64},
     {"pyramid": "pafpn", "position": "sine", "points_in": 8},
-    {"position": "iof", "adaptive": "location", "points_in": 64},
-    {"position": "none", "adaptive": "none", "points_in": 32},
-    {"points_out": 256},
+    {"adaptive": "location", "position": "iof", "points_in": 64},
+    {"position": "none", "points_in": 32, "points_out": 256},
 )
 
 
@@ -114,6 +112,12 @@ def objects(*counts: int) -> Targets:
 
 def test_every_detector_has_a_job():
     assert {type(config) for config, _ in VARIANTS.values()} == set(get_args(DetectorConfig))
+
+
+@pytest.mark.parametrize("switch", ["sampling", "mixing", "adaptive", "position", "pyramid"])
+def test_every_value_of_adamixers_switches_is_tried(switch):
+    tried = {getattr(c, switch) for c, _ in VARIANTS.values() if isinstance(c, AdaMixerConfig)}
+    assert tried == set(get_args(get_type_hints(AdaMixerConfig)[switch]))
 
 
 def test_is_a_detector_that_says_what_it_is(detector, config):
