@@ -109,10 +109,12 @@ class DeformableDETR(Detector):
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)
         self.start = (ProposedQueries if c.two_stage else PointQueries)(c.queries, c.width)
         self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **sizes)
-        # One head for all layers, or one for each and, last, the tokens'. A point has no size, so the head
-        # that first makes a box of it gives it one: sigmoid(-2), 0.12 of the image.
-        biases = [0.0 if c.two_stage else -2.0] + [0.0] * (c.decoder_layers - 1 + c.two_stage) * c.refine
-        self.heads = nn.ModuleList(DetectionHead(c.width, classes, size_bias=bias) for bias in biases)
+        # One head for all layers; or one for each and, last, that of the tokens.
+        count = c.decoder_layers + c.two_stage if c.refine else 1
+        heads = [DetectionHead(c.width, classes) for _ in range(count)]
+        if not c.two_stage:  # points have no size: the first boxes made of them are 0.12 of the image
+            heads[0].box_head.start_at_zero(size_bias=-2.0)
+        self.heads = nn.ModuleList(heads)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes

@@ -11,16 +11,13 @@ from qdet.layers.reference_points import boxes_from
 
 
 class DetectionHead(nn.Module):
-    """A linear layer for classes, a perceptron for boxes; fresh ones score `PRIOR` and stay at the reference.
+    """A linear layer for classes, a perceptron for boxes; fresh, it scores `PRIOR` and stays at the reference."""
 
-    `size_bias` is the logit of fresh widths and heights, for references that are points and have none.
-    """
-
-    def __init__(self, dim: int, classes: int, *, size_bias: float = 0.0) -> None:
+    def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.class_head = sigmoid_class_head(dim, classes)
         self.box_head = BoxHead(dim)
-        self.box_head.start_at_zero(size_bias)
+        self.box_head.start_at_zero()
 
     def forward(
         self, x: Float[Tensor, "B N D"], reference: Float[Tensor, "B N _"]
