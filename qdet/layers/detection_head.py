@@ -11,7 +11,7 @@ from qdet.layers.reference_points import boxes_from
 
 
 class DetectionHead(nn.Module):
-    """A linear layer for classes, a perceptron for boxes; fresh, it scores `PRIOR` and stays at the reference."""
+    """A linear layer for classes, a perceptron for boxes; fresh, it scores `PRIOR` and moves no reference."""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
