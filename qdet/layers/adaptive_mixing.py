@@ -27,9 +27,10 @@ class AdaptiveMixing(nn.Module):
     LayerNorm spans both trailing axes and has no affine weights, as in the authors' code. The weight
     generator starts at zero weight, so at initialisation every query mixes alike, by the bias alone.
 
-    Two ablations: `order` mixes in another order or one way twice, each time with weights of their own and
-    an ASM making O points of however many it gets, so that two ACM end with P points and not O. Without
-    `adaptive`, all queries share the weights (`SharedNumbers`).
+    Two ablations. `order` mixes in another order or one way twice, each step with weights of its own. The
+    paper does not say how many points then come out; by the definitions above an ASM makes O of however many
+    it gets and an ACM keeps them, so that two ACM end with P. Without `adaptive`, all queries share the
+    weights (`SharedNumbers`).
     """
 
     def __init__(

@@ -28,9 +28,10 @@ class AdaptiveSampling(nn.Module):
 
     Group g reads its own slice of the channels. Points outside the padded image read zero.
 
-    Two ablations: with two `axes` points have no dz, and their level is that of the box's own size, z~ = z,
-    or the only one there is where `strides` names one level. Without `adaptive`, all queries share the
-    offsets (`SharedNumbers`), still as shares of each one's own box.
+    Two ablations. With two `axes` points have no dz, and their level is that of the box's own size, z~ = z,
+    or the only one there is where `strides` names one level: the paper says no more than "2D", and this takes
+    away the third dimension alone. Without `adaptive`, all queries share the offsets (`SharedNumbers`), still
+    as shares of each one's own box.
     """
 
     def __init__(
