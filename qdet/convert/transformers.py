@@ -12,8 +12,8 @@ from torch import Tensor
 
 MARK = re.compile(r"model\.encoder\.layers\.0\.self_attn_layer_norm\.weight")
 
+_BACKBONE = (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body.")
 _RULES: tuple[tuple[str, str], ...] = (
-    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
     (r"^model\.query_position_embeddings\.", "query_embed."),
     (r"^model\.query_refpoint_embeddings\.", "refpoint_embed."),
     (r"^model\.(input_projection|input_proj)\.", "input_proj."),
@@ -67,10 +67,12 @@ def to_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rules = _RULES + _DETR
     renamed = {}
     for key, value in state.items():
-        for pattern, name in rules:
-            key = re.sub(pattern, name, key)
-        renamed[key] = value
-    return _packed(renamed)
+        new = re.sub(*_BACKBONE, key)
+        if new == key:
+            for pattern, name in rules:
+                new = re.sub(pattern, name, new)
+        renamed[new] = value
+    return _untied(_packed(renamed))
 
 
 def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,3 +86,11 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             parts = [state[f"{part[1]}{which}_proj.{part[3]}"] for which in "qkv"]
             packed[f"{part[1]}in_proj_{part[3]}"] = torch.cat(parts)
     return packed
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give each layer of a refining Deformable DETR a class head; files hold only the one that they share."""
+    layers = {m[1] for key in state if (m := re.match(r"transformer\.decoder\.bbox_embed\.(\d+)\.", key))}
+    shared = {key: t for key, t in state.items() if key.startswith("class_embed.0.")}
+    copies = {key.replace(".0.", f".{layer}."): t for layer in layers for key, t in shared.items()}
+    return copies | dict(state)

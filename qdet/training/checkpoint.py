@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,20 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
+def check_start(start: Checkpoint, *, detector: str, classes: Sequence[str], source: Path) -> None:
+    """Raise a CheckpointError unless a job of this detector and these classes can start from `start`.
+
+    Sizes are left to `load_weights`, which compares every tensor.
+    """
+    theirs, names = str(start.job.get("detector")), start.state.categories["names"]
+    if theirs != detector:
+        raise CheckpointError(f"--store.init-from {source} is of {theirs}, the job's detector of {detector}")
+    if len(names) != len(classes):
+        raise CheckpointError(
+            f"--store.init-from {source} knows {_listed(names)}, but the shards have {_listed(classes)}"
+        )
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
     """Copy `weights` into `module`.
 
@@ -167,6 +181,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} classes ({few})"
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -205,7 +205,9 @@ class _Training:
         if saved is not None:
             checkpoint.load_weights(self.detector, saved.weights, source=Path("the run's last checkpoint"))
         elif source is not None:
-            start = checkpoint.read(Path(source))
+            start, kind = checkpoint.read(Path(source)), type(self.job.detector).__name__
+            names = self.train_shards.categories.names
+            checkpoint.check_start(start, detector=kind, classes=names, source=Path(source))
             checkpoint.load_weights(self.detector, start.average or start.weights, source=Path(source))
         else:
             load_pretrained(self.detector.backbone, self.job.detector.backbone)

@@ -1,0 +1,232 @@
+"""`python -m qdet convert`: from an authors' file to a checkpoint that a job of that detector starts from."""
+
+import functools
+import json
+import re
+from argparse import Namespace
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from published import FULL_SIZE, recorded
+from safetensors.torch import save_file
+
+from qdet.__main__ import main
+from qdet.backbones import ResNetConfig
+from qdet.convert import rename
+from qdet.convert.coco import COCO, IDS
+from qdet.convert.files import Told, read
+from qdet.convert.recognize import recognize
+from qdet.data.categories import Categories
+from qdet.detectors import DETRConfig
+from qdet.errors import CheckpointError
+from qdet.training import checkpoint
+
+SMALL = {
+    "queries": 9,
+    "anchors": 9,
+    "points": 9,
+    "stages": 2,
+    "width": 64,
+    "feature_width": 64,
+    "heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "ffn": 48,
+    "points_in": 6,
+    "points_out": 10,
+    "encoder_points": 3,
+    "decoder_points": 5,
+    "filters": 6,
+    "roi_size": 5,
+}
+ONE_OF_EACH = (
+    "adamixer_r50_100q",
+    "anchor_detr_r50",
+    "conditional_detr_r50",
+    "dab_detr_r50",
+    "dab_detr_r50_3pat",
+    "deformable_detr_r50_single_scale",
+    "deformable_detr_r50",
+    "deformable_detr_r50_refine",
+    "deformable_detr_r50_two_stage",
+    "detr_r50",
+    "mmdet_sparse_rcnn_r50_100q",
+    "smca_detr_r50_new_multi_scale",
+    "smca_detr_r50_single_scale",
+    "sparse_rcnn_r50_100pro",
+)
+
+
+def small(config):
+    """The same detector with other sizes throughout."""
+    sizes = {f.name: SMALL[f.name] for f in fields(config) if f.type is int and f.name in SMALL}
+    return replace(config, **sizes, backbone=ResNetConfig(depth=14, width=8, norm=config.backbone.norm))
+
+
+def small_checkpoint(folder, name: str):
+    """Weights of a small detector under the authors' names, and what they become."""
+    official, keys = FULL_SIZE[name], recorded(folder, name)["keys"]
+    config = small(official.detector)
+    ours = config.build(official.classes).state_dict()
+    ours = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in ours.items()}
+    theirs = {key: ours[new] for key in keys if (new := rename(key, official.table)) in ours}
+    body = {
+        k.replace("backbone.", "backbone.0.body."): t for k, t in ours.items() if k.startswith("backbone.")
+    }
+    return config, ours, theirs | body
+
+
+def command(*args) -> None:
+    main(["convert", *map(str, args)])
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_checkpoint_of_every_detector_and_of_any_size(parity_dir, tmp_path, name):
+    config, ours, theirs = small_checkpoint(parity_dir, name)
+    args = Namespace(nheads=4, num_queries=9, dilation=False, lr=1e-4)
+    torch.save({"model": theirs, "epoch": 49, "args": args}, tmp_path / "them.pth")
+    command(tmp_path / "them.pth", "--to", tmp_path / "ours")
+    start = checkpoint.read(tmp_path / "ours")
+    assert start.state.categories == {"names": list(COCO.names), "ids": list(COCO.ids)}
+    assert start.job["detector"] == type(config).__name__
+    checkpoint.load_weights(config.build(len(COCO)), start.weights, source=tmp_path)
+    assert start.weights.keys() == ours.keys()
+    assert all(start.weights[key].equal(t) for key, t in ours.items() if "class_head" not in key)
+    assert recognize(*read(tmp_path / "them.pth")).detector == config
+
+
+def test_the_80_classes_keep_their_rows(parity_dir):
+    told = Told(heads=4, queries=9)
+    for name, head, rows in (
+        ("conditional_detr_r50", "class_head", COCO.ids),
+        ("detr_r50", "class_head", (*COCO.ids, 91)),  # no object stays, and stays the last
+        ("smca_detr_r50_single_scale", "class_head", COCO.ids),
+        ("deformable_detr_r50_refine", "heads.2.class_head", COCO.ids),
+        ("deformable_detr_r50_two_stage", "heads.2.class_head", COCO.ids),
+        ("deformable_detr_r50_two_stage", "heads.3.class_head", (0, *COCO.ids[1:])),  # ranks by its first
+        ("sparse_rcnn_r50_100pro", "decoder.stages.0.class_head", range(80)),
+    ):
+        _, ours, theirs = small_checkpoint(parity_dir, name)
+        weights = recognize(theirs, told).weights
+        for part in (f"{head}.weight", f"{head}.bias"):
+            assert weights[part].equal(ours[part][list(rows)]), (name, part)
+
+
+def test_all_91_rows_can_stay(parity_dir):
+    for name, rows in (("detr_r50", 92), ("smca_detr_r50_single_scale", 91), ("dab_detr_r50", 91)):
+        _, ours, theirs = small_checkpoint(parity_dir, name)
+        found = recognize(theirs, Told(heads=4), all_classes=True)
+        assert len(found.categories) == IDS
+        assert found.weights["class_head.bias"].equal(ours["class_head.bias"][:rows])
+
+
+def test_these_are_cocos_classes(coco_root):
+    content = json.loads((coco_root / "annotations" / "instances_train2017.json").read_text())
+    assert Categories.from_coco(content["categories"], where="coco") == COCO
+
+
+@pytest.fixture
+def detr() -> dict[str, torch.Tensor]:
+    """A DETR of five classes as its authors save it, made without any record of theirs."""
+    config = DETRConfig(
+        backbone=ResNetConfig(depth=14, width=8), encoder_layers=1, decoder_layers=1, width=32, ffn=8
+    )
+    inverse = (
+        (r"^backbone\.", "backbone.0.body."),
+        (r"^(encoder|decoder)\.(layers|norm)", r"transformer.\1.\2"),
+        (r"\.attention\.update\.attention\.qkv", ".self_attn.in_proj"),
+        (r"\.attention\.update\.attention\.out", ".self_attn.out_proj"),
+        (r"\.attention\.norm", ".norm1"),
+        (r"\.self_attention\.update\.attention\.qkv", ".self_attn.in_proj"),
+        (r"\.self_attention\.update\.attention\.out", ".self_attn.out_proj"),
+        (r"\.self_attention\.norm", ".norm1"),
+        (r"\.cross_attention\.update\.attention\.qkv", ".multihead_attn.in_proj"),
+        (r"\.cross_attention\.update\.attention\.out", ".multihead_attn.out_proj"),
+        (r"\.cross_attention\.norm", ".norm2"),
+        (r"\.ffn\.update\.expand", ".linear1"),
+        (r"\.ffn\.update\.contract", ".linear2"),
+        (r"(encoder\.layers\.\d)\.ffn\.norm", r"\1.norm2"),
+        (r"\.ffn\.norm", ".norm3"),
+        (r"^class_head", "class_embed"),
+        (r"^box_head", "bbox_embed"),
+        (r"^projection", "input_proj"),
+        (r"^decoder\.position", "query_embed"),
+    )
+    return {
+        functools.reduce(lambda name, row: re.sub(*row, name), inverse, name): t
+        for name, t in config.build(5).state_dict().items()
+    }
+
+
+def test_other_classes_are_numbered_or_named_by_the_file(detr, tmp_path, capsys):
+    save_file(detr, tmp_path / "model.safetensors")
+    command(tmp_path, "--to", tmp_path / "numbered", "--heads", 4)
+    assert checkpoint.read(tmp_path / "numbered").state.categories["names"] == list("01234")
+    labels = {"0": "ant", "1": "bee", "2": "cat", "3": "dog", "4": "eel"}
+    said = {"encoder_attention_heads": 4, "dilation": True, "id2label": labels}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    command(tmp_path / "model.safetensors", "--to", tmp_path / "named")
+    assert checkpoint.read(tmp_path / "named").state.categories["names"] == list(labels.values())
+    assert "ResNetConfig(depth=14, width=8, dilate_c5=True)" in capsys.readouterr().out
+
+
+def refused(capsys, *args, code: int = 1) -> str:
+    with pytest.raises(SystemExit) as left:
+        command(*args)
+    assert left.value.code == code
+    return capsys.readouterr().err
+
+
+def test_an_unknown_file_is_told_what_was_looked_for(tmp_path, capsys):
+    torch.save({"language.embed": torch.zeros(2)}, tmp_path / "other.pth")
+    said = refused(capsys, tmp_path / "other.pth", "--to", tmp_path / "ours")
+    assert "such as language.embed" in said
+    assert "DAB-DETR (IDEA-Research/DAB-DETR): refpoint_embed.weight" in said
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_embed.weight": None}, "class_head.weight is missing"),
+        ({"bbox_embed.layers.0.weight": torch.zeros(3, 32)}, "is (3, 32) in the file and (32, 32) in the"),
+        ({"mask_head.weight": torch.zeros(1)}, "not a checkpoint of this detector, it has: mask_head.weight"),
+        ({"query_embed.weight": torch.zeros(7, 33)}, "decoder.position.weight is (7, 33) in the file"),
+        ({"transformer.decoder.layers.0.linear1.weight": None}, "nothing in it becomes decoder.layers.0.ffn"),
+        ({"backbone.0.body.layer4.1.conv1.weight": torch.zeros(1)}, "no ResNet here has (1, 1, 1, 2)"),
+    ],
+    ids=["missing", "misshapen", "foreign", "inconsistent", "incomplete", "backbone"],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(detr, tmp_path, capsys, change, message):
+    changed = {name: t for name, t in (detr | change).items() if t is not None}
+    torch.save({"model": changed}, tmp_path / "them.pth")
+    assert message in refused(capsys, tmp_path / "them.pth", "--to", tmp_path / "ours", "--heads", 4)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_files_that_cannot_be_read_are_named(detr, tmp_path, capsys):
+    for source in ("nowhere.pth", "."):
+        assert str(tmp_path / source) in refused(capsys, tmp_path / source, "--to", tmp_path / "ours")
+    torch.save({"model": detr, "hook": print}, tmp_path / "code.pth")
+    assert "wants to run" in refused(capsys, tmp_path / "code.pth", "--to", tmp_path / "ours")
+    torch.save({"model": detr}, tmp_path / "them.pth")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "mine.txt").touch()
+    assert "--to" in refused(capsys, tmp_path / "them.pth", "--to", tmp_path / "ours", code=2)
+
+
+def test_a_job_of_another_detector_or_of_other_classes_is_refused(detr, tmp_path):
+    torch.save({"model": detr}, tmp_path / "them.pth")
+    command(tmp_path / "them.pth", "--to", tmp_path / "ours", "--heads", 4)
+    start = checkpoint.read(tmp_path / "ours")
+    checkpoint.check_start(start, detector="DETRConfig", classes=list("abcde"), source=tmp_path)
+    with pytest.raises(CheckpointError, match="is of DETRConfig, the job's detector of AdaMixerConfig"):
+        checkpoint.check_start(start, detector="AdaMixerConfig", classes=list("abcde"), source=tmp_path)
+    with pytest.raises(CheckpointError, match=r"5 classes \(0, 1, 2, \.\.\.\), but .* 2 classes \(a, b\)"):
+        checkpoint.check_start(start, detector="DETRConfig", classes=["a", "b"], source=tmp_path)
+    larger = DETRConfig(backbone=ResNetConfig(depth=14, width=8), heads=4).build(5)
+    before = {name: t.clone() for name, t in larger.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"there and .* here"):
+        checkpoint.load_weights(larger, start.weights, source=tmp_path)
+    assert all(t.equal(before[name]) for name, t in larger.state_dict().items())
