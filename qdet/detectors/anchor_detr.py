@@ -9,15 +9,15 @@ this is the code.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.anchor_points import anchor_points
 from qdet.layers.attention import CrossAttention, SelfAttention
@@ -35,10 +35,11 @@ from qdet.types import PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorDETRConfig:
+class AnchorDETRConfig(TransformerConfig):
     """Anchor DETR; the defaults are the paper's ResNet-50, `backbone.dilate_c5` makes it the DC5 one."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    ffn: int = 1024
+    dropout: float = 0.0
     points: int = 300
     """Anchor points: places of the image where objects are looked for."""
     patterns: int = 3
@@ -49,26 +50,16 @@ class AnchorDETRConfig:
     """Attention to columns and rows of the map, or to each of its cells."""
     levels: Literal[1, 3] = 1
     """Maps that are read: the backbone's last, or its last three, of which two must have the same stride."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 6
     """Layers of attention within the map; with 3 levels every second one is attention between them."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the map; each predicts."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "points", "patterns", "heads", "decoder_layers", "ffn", "detections")
+        super().__post_init__()
+        check_at_least(self, 1, "points", "patterns", "detections")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
         check_split(self, "width", 32, "the groups of its normalisation")
         if self.anchors == "grid" and math.isqrt(self.points) ** 2 != self.points:
             raise ConfigError(f"--detector.points must be a square number for a grid, got {self.points}")
@@ -86,14 +77,10 @@ class AnchorDETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             points=16,
             patterns=2,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
             detections=30,
         )
 

@@ -8,14 +8,14 @@ is the code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.conditional_attention import conditional_layers
 from qdet.layers.encoder import Encoder, as_tokens
@@ -33,28 +33,18 @@ EPS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DABDETRConfig:
+class DABDETRConfig(TransformerConfig):
     """DAB-DETR; the defaults are the paper's ResNet-50, `backbone.dilate_c5` makes it the DC5 one."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    dropout: float = 0.0
     anchors: int = 300
     """Learned boxes that queries start from."""
     patterns: int = 0
     """Learned contents, each a query of its own at every anchor; 0 lets one query start from nothing."""
     fixed_centers: bool = False
     """Draw the centres of the first layer's boxes once, all over the image, instead of learning them."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the map; each moves the boxes and predicts."""
-    ffn: int = 2048
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
     map_temperatures_yx: tuple[float, float] = (20.0, 20.0)
     """Longest waves that embed the row and column of a cell, in heights and widths of the image."""
     query_temperature: float = 10_000.0
@@ -64,15 +54,14 @@ class DABDETRConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "anchors", "heads", "decoder_layers", "ffn", "detections")
+        super().__post_init__()
+        check_at_least(self, 1, "anchors", "detections")
         check_at_least(self, 0, "patterns", "encoder_layers")
         if min(*self.map_temperatures_yx, self.query_temperature) <= 0:
             raise ConfigError(
                 "--detector.map-temperatures-yx and --detector.query-temperature must be above 0, "
                 f"got {self.map_temperatures_yx} and {self.query_temperature}"
             )
-        check_split(self, "width", "heads")
-        check_split(self, "width", 4, "sine and cosine of two coordinates")
 
     @property
     def queries(self) -> int:
@@ -87,13 +76,9 @@ class DABDETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             anchors=max(30 // max(self.patterns, 1), 1),
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
             detections=30,
         )
 

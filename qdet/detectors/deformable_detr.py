@@ -8,14 +8,14 @@ differ, this is the code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.box_position import BoxPosition
 from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
@@ -34,10 +34,10 @@ BACKBONE_LEVELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeformableDETRConfig:
+class DeformableDETRConfig(TransformerConfig):
     """Deformable DETR; the defaults are the paper's ResNet-50 on four levels, without its two additions."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    ffn: int = 1024
     queries: int = 300
     """Queries of an image."""
     refine: bool = False
@@ -46,31 +46,21 @@ class DeformableDETRConfig:
     """Start queries from the encoder's best proposals rather than learned ones; needs `refine`."""
     levels: int = 4
     """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 6
     """Layers of deformable attention between tokens."""
     encoder_points: int = 4
     """Points that a token looks at per head and level."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the tokens; each predicts."""
     decoder_points: int = 4
     """Points that a query looks at per head and level."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "levels", "heads", "decoder_layers", "ffn", "detections")
+        super().__post_init__()
+        check_at_least(self, 1, "queries", "levels", "detections")
         check_at_least(self, 1, "encoder_points", "decoder_points")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
         check_split(self, "width", 32, "the groups of its normalisation")
         if self.two_stage and not self.refine:
             raise ConfigError("--detector.two-stage needs --detector.refine: proposals are boxes to refine")
@@ -83,14 +73,9 @@ class DeformableDETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
-            dropout=0.0,
         )
 
 

@@ -7,13 +7,13 @@ Where the paper and the authors' code (facebookresearch/detr) differ, this is th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, check_split
+from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention import CrossAttention, SelfAttention
 from qdet.layers.encoder import Encoder, as_tokens
 from qdet.layers.heads import BoxHead, Head
@@ -24,33 +24,21 @@ from qdet.types import Detections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DETRConfig:
+class DETRConfig(TransformerConfig):
     """DETR; the defaults are the paper's ResNet-50. `backbone.dilate_c5` makes it DETR-DC5."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
     queries: int = 100
     """Objects that an image can have at most."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the map; each predicts."""
-    ffn: int = 2048
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
     pre_norm: bool = False
     """Normalise before each update instead of after it."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
+        super().__post_init__()
+        check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
-        check_split(self, "width", 4, "sine and cosine of two coordinates")
 
     def build(self, classes: int) -> "DETR":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -60,14 +48,9 @@ class DETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
-            dropout=0.0,
         )
 
 

@@ -8,15 +8,15 @@ was chosen here stands beside it with the reason.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.box_position import BoxPosition
 from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
 from qdet.layers.detection_head import DetectionHead
@@ -31,45 +31,37 @@ BACKBONE_LEVELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientDETRConfig:
+class EfficientDETRConfig(TransformerConfig):
     """Efficient DETR; the defaults are the paper's ResNet-50 with three encoder layers (its "*" has six).
 
     Neck, deformable layers and their sizes are Deformable DETR's: they give the paper's number of
     parameters, 32 million with three layers and 35 with six.
     """
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    decoder_layers: int = 1
+    ffn: int = 1024
+    dropout: float = 0.0
     queries: int = 100
     """Best tokens that become queries once training is over."""
     proposals_start: int = 300
     """Best tokens that become queries when training starts; from there their number falls linearly."""
     levels: int = 4
     """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 3
     """Layers of deformable attention between tokens."""
     encoder_points: int = 4
     """Points that a token looks at per head and level."""
-    decoder_layers: int = 1
-    """Layers of attention between the queries and to the tokens; each refines the boxes before it."""
     decoder_points: int = 4
     """Points that a query looks at per head and level."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "proposals_start", "levels", "heads", "decoder_layers", "ffn")
+        super().__post_init__()
+        check_at_least(self, 1, "queries", "proposals_start", "levels")
         check_at_least(self, 1, "encoder_points", "decoder_points", "detections")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
         check_split(self, "width", 32, "the groups of its normalisation")
 
     def build(self, classes: int) -> "EfficientDETR":
@@ -80,13 +72,10 @@ class EfficientDETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
             proposals_start=60,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            ffn=256,
         )
 
 

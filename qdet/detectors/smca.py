@@ -8,13 +8,13 @@ https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.encoder import Encoder, as_tokens
 from qdet.layers.gaussian_prior import Sharpness
 from qdet.layers.heads import BoxHead, sigmoid_class_head
@@ -25,24 +25,13 @@ from qdet.types import PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SMCAConfig:
+class SMCAConfig(TransformerConfig):
     """SMCA-DETR on one feature map; the defaults are the paper's ResNet-50."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
     queries: int = 300
     """Objects that are looked for in every image; as many pairs of query and class are detections."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the map; each predicts."""
-    ffn: int = 2048
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
     sharpness: Sharpness = "independent"
     """What a query decides of its Gaussians: nothing, one number, one for each of x and y, or also one for
     the product of both distances. The paper calls them scales: fixed, single, independent."""
@@ -51,10 +40,9 @@ class SMCAConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
+        super().__post_init__()
+        check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
-        check_split(self, "width", 4, "sine and cosine of two coordinates")
 
     def build(self, classes: int) -> "SMCA":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -64,14 +52,9 @@ class SMCAConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
-            dropout=0.0,
         )
 
 

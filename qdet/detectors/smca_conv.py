@@ -9,14 +9,14 @@ alone in its batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.heads import BoxHead, sigmoid_class_head
 from qdet.layers.modulated_decoder import ModulatedDecoder
@@ -28,33 +28,22 @@ from qdet.types import PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvSMCAConfig:
+class ConvSMCAConfig(TransformerConfig):
     """SMCA-DETR on maps of strides 8 to 64 without attention between cells; the defaults are the authors'."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    ffn: int = 1024
     queries: int = 300
     """Objects that are looked for in every image; as many pairs of query and class are detections."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder_layers: int = 5
     """Layers of convolutions within and between scales."""
     kernel: int = 5
     """Height and width of their depthwise kernels."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the maps; each predicts."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn", "kernel")
+        super().__post_init__()
+        check_at_least(self, 1, "queries", "kernel")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
-        check_split(self, "width", 4, "sine and cosine of two coordinates")
         if self.kernel % 2 == 0:
             raise ConfigError(f"--detector.kernel must be odd, got {self.kernel}")
 
@@ -66,14 +55,9 @@ class ConvSMCAConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
-            width=64,
-            heads=4,
             encoder_layers=2,
-            decoder_layers=3,
-            ffn=256,
-            dropout=0.0,
         )
 
 

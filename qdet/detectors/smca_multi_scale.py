@@ -9,15 +9,15 @@ make the maps, what tells scales apart, how far coarser cells count.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention import SelfAttention
 from qdet.layers.heads import BoxHead, sigmoid_class_head
 from qdet.layers.modulated_decoder import ModulatedDecoder
@@ -28,30 +28,19 @@ from qdet.types import PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiScaleSMCAConfig:
+class MultiScaleSMCAConfig(TransformerConfig):
     """SMCA-DETR on maps of strides 16, 32 and 64; the defaults are the paper's ResNet-50."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    ffn: int = 1024
     queries: int = 300
     """Objects that are looked for in every image; as many pairs of query and class are detections."""
-    width: int = 256
-    """Features of tokens and queries."""
-    heads: int = 8
-    """Heads of every attention."""
     encoder: tuple[Literal["intra", "multi"], ...] = ("intra", "intra", "multi", "intra", "intra")
     """What the cells of each encoder layer attend to: those of their own scale, or of all."""
-    decoder_layers: int = 6
-    """Layers of attention between the queries and to the maps; each predicts."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "heads", "decoder_layers", "ffn")
-        check_split(self, "width", "heads")
-        check_split(self, "width", 4, "sine and cosine of two coordinates")
+        super().__post_init__()
+        check_at_least(self, 1, "queries")
 
     def build(self, classes: int) -> "MultiScaleSMCA":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -61,14 +50,9 @@ class MultiScaleSMCAConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
+            **self.demo_sizes(),
             queries=30,
-            width=64,
-            heads=4,
             encoder=("intra", "multi"),
-            decoder_layers=3,
-            ffn=256,
-            dropout=0.0,
         )
 
 

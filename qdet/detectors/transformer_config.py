@@ -1,0 +1,41 @@
+"""Settings that the detectors of DETR's family have in common."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import check_at_least, check_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A backbone and the sizes of a transformer behind it; the defaults are DETR's."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    width: int = 256
+    """Features of tokens and queries."""
+    heads: int = 8
+    """Heads of every attention."""
+    decoder_layers: int = 6
+    """Layers of attention between the queries and to the image; each predicts."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Share of attention weights, hidden features and updates that training drops."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "heads", "decoder_layers", "ffn")
+        check_split(self, "width", "heads")
+        check_split(self, "width", 4, "sine and cosine of two coordinates")
+
+    def demo_sizes(self) -> dict[str, Any]:
+        """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
+        return {
+            "backbone": self.backbone.demo(),
+            "width": 64,
+            "heads": 4,
+            "decoder_layers": min(self.decoder_layers, 3),
+            "ffn": 256,
+            "dropout": 0.0,
+        }
