@@ -4,11 +4,19 @@ A backbone's `forward(images)` returns its maps from fine to coarse; `.channels`
 are. A configuration's `build()` makes one with fresh weights, and `load_pretrained` loads what it names.
 """
 
+from qdet.backbones.hugging_face import HuggingFaceConfig
 from qdet.backbones.resnet import ResNetConfig
 from qdet.backbones.resnext_dcn import ResNeXtDCNConfig
 from qdet.backbones.swin import SwinConfig
 from qdet.backbones.weights import load_pretrained
 
-BackboneConfig = ResNetConfig | ResNeXtDCNConfig | SwinConfig
+BackboneConfig = HuggingFaceConfig | ResNetConfig | ResNeXtDCNConfig | SwinConfig
 
-__all__ = ["BackboneConfig", "ResNeXtDCNConfig", "ResNetConfig", "SwinConfig", "load_pretrained"]
+__all__ = [
+    "BackboneConfig",
+    "HuggingFaceConfig",
+    "ResNeXtDCNConfig",
+    "ResNetConfig",
+    "SwinConfig",
+    "load_pretrained",
+]

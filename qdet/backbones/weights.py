@@ -59,6 +59,15 @@ class PretrainedConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class LoadsItself(Protocol):
+    """A backbone that another library finds and reads the weights of."""
+
+    def load_pretrained(self, weights: str) -> None:
+        """Load what `weights` names."""
+        ...
+
+
 def check_weights(weights: str | None, sha256: str | None) -> None:
     """Reject settings that name no file, in the words of the command line."""
     if weights == "":
@@ -75,6 +84,9 @@ def load_pretrained(module: nn.Module, config: PretrainedConfig) -> None:
         ConfigError: `imagenet` is asked of a size that nobody published weights of.
     """
     if config.weights is None or config.weights.lower() == "none":
+        return
+    if isinstance(module, LoadsItself):
+        module.load_pretrained(config.weights)
         return
     path = find(config)
     load_state(module, to_qdet(read_weights(path)), name=str(path))
