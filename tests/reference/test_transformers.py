@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qdet.boxes import xyxy_to_cxcywh
-from qdet.convert.files import Told
+from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
 from qdet.detectors import Detector
 from qdet.layers.pixels import normalize
@@ -31,10 +31,14 @@ GAINS = (
 )
 
 
-def their_model(name: str, *, stages: tuple[int, ...] = (4,), **settings):
+def their_model(name: str, *, stages: tuple[int, ...] = (4,), channels: int = 64, **settings):
     """Make one of their detectors with lively weights, behind a short ResNet that ends with `stages`."""
     backbone = transformers.ResNetConfig(
-        depths=[1, 1, 1, 1], layer_type="bottleneck", out_features=[f"stage{i}" for i in stages]
+        embedding_size=channels,
+        hidden_sizes=[4 * channels, 8 * channels, 16 * channels, 32 * channels],
+        depths=[1, 1, 1, 1],
+        layer_type="bottleneck",
+        out_features=[f"stage{i}" for i in stages],
     )
     config = getattr(transformers, f"{name}Config")(
         backbone_config=backbone,
@@ -130,3 +134,21 @@ def test_every_layer_where_boxes_are_refined(form):
     assert len(predictions) == len(stages) == DECODER_LAYERS
     for ours, stage in zip(predictions, stages, strict=True):
         assert_same(ours, stage["logits"], stage["pred_boxes"])
+
+
+EVERY_FORM = {"detr": ("Detr", {}), "conditional": ("ConditionalDetr", {})} | FORMS
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_a_saved_folder_becomes_what_its_model_does(form, tmp_path):
+    """It has the names of version 4, lacks what is tied, and says how many heads and queries there are."""
+    name, settings = EVERY_FORM[form]
+    width = {"hidden_size" if name == "DabDetr" else "d_model": 64}
+    theirs = their_model(name, channels=8, encoder_ffn_dim=32, decoder_ffn_dim=32, **width, **settings)
+    theirs.save_pretrained(tmp_path)
+    state, told = read(tmp_path)
+    found, wanted = recognize(state, told), recognize(theirs.state_dict(), told)
+    assert found.detector == wanted.detector
+    assert found.weights.keys() == wanted.weights.keys()
+    assert all(t.equal(wanted.weights[key]) for key, t in found.weights.items())
+    assert found.detector.queries == settings.get("two_stage_num_proposals", found.detector.queries)
