@@ -21,6 +21,7 @@ from qdet.errors import ConfigError
 from qdet.layers.adaptive_mixing import AdaptiveMixing, MixingOrder
 from qdet.layers.channel_mapping import ChannelMapping
 from qdet.layers.feature_pyramid import FPN, PAFPN
+from qdet.layers.first_boxes import Start, first_boxes
 from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
@@ -29,7 +30,7 @@ from qdet.layers.position import embed_xyzr
 from qdet.layers.precision import widen
 from qdet.layers.sampling import ONE_LEVEL, Maps, Sampling, lay_out, make_sampling
 from qdet.layers.transformer import run
-from qdet.layers.xyzr import decode_xyzr, grid_boxes, log_iof, refine_xyzr, scale_to_images, whole_boxes
+from qdet.layers.xyzr import decode_xyzr, log_iof, refine_xyzr, scale_to_images
 from qdet.types import PaddedSizes, Predictions
 
 PYRAMIDS = {"none": nn.Identity, "fpn": FPN, "pafpn": PAFPN}
@@ -72,7 +73,7 @@ class AdaMixerConfig:
     """Linear layers before the class head's last."""
     box_layers: int = 1
     """Linear layers before the box head's last."""
-    start: Literal["image", "grid"] = "image"
+    start: Start = "image"
     """First boxes: all the whole image, as in the paper, or spread over it for short training."""
     position_scale: float = 1e-3
     """Positions in pixels are multiplied by this before they are embedded."""
@@ -155,8 +156,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.content = LearnedQueries(config.queries, config.width, normalize=True)
         # The authors keep these as a parameter that never gets a gradient; a buffer says so.
-        first = grid_boxes(config.queries) if config.start == "grid" else whole_boxes(config.queries)
-        self.register_buffer("first_boxes_cxcywh", first)
+        self.register_buffer("first_boxes_cxcywh", first_boxes(config.queries, config.start))
         self.first_boxes_cxcywh: Tensor
         self.stages = nn.ModuleList(Stage(config, strides, classes) for _ in range(config.stages))
 

@@ -34,9 +34,10 @@ from qdet.detectors.detector import Detector, check_at_least, check_split, clip_
 from qdet.errors import ConfigError
 from qdet.layers.dynamic_relu import DynamicReLU
 from qdet.layers.feature_pyramid import FPN
+from qdet.layers.first_boxes import Start
 from qdet.layers.pyramid_conv import NORM_GROUPS, PyramidConv
 from qdet.layers.region_decoder import RegionDecoder, RegionStage
-from qdet.layers.roi_align import Pyramid
+from qdet.layers.roi_align import CANONICAL_SIZE, Pyramid
 from qdet.layers.squeeze_excitation import SqueezeExcitation
 from qdet.layers.transformer import run
 from qdet.types import Detections, PaddedSizes, Predictions
@@ -61,8 +62,12 @@ class DynamicDETRConfig:
     """Hidden features of the feed-forward blocks."""
     dropout: float = 0.0
     """Share of attention weights, hidden features and updates that training drops."""
+    start: Start = "image"
+    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
     roi_size: int = 7
     """Cells along each side of the region that a query reads."""
+    canonical_size: int = CANONICAL_SIZE
+    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
     filters: int = 32
     """Filters that a query writes: features of each cell of its region after the first convolution."""
     dynamic_layers: Literal[1, 2] = 1
@@ -70,7 +75,9 @@ class DynamicDETRConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "decoder_layers", "heads", "ffn", "roi_size", "filters")
+        check_at_least(
+            self, 1, "queries", "decoder_layers", "heads", "ffn", "roi_size", "canonical_size", "filters"
+        )
         check_at_least(self, 0, "encoder_layers")
         check_split(self, "width", "heads")
         check_split(self, "width", NORM_GROUPS, "the groups of the encoder's normalisation")
@@ -94,7 +101,9 @@ class DynamicDETRConfig:
             width=64,
             heads=4,
             ffn=256,
+            start="grid",
             roi_size=5,
+            canonical_size=CANONICAL_SIZE * 128 // 800,
             filters=16,
         )
 
@@ -126,7 +135,9 @@ class DynamicDETR(Detector):
             )
             for _ in range(config.decoder_layers)
         )
-        self.decoder = RegionDecoder(stages, config.queries, config.width, encode_boxes=True)
+        self.decoder = RegionDecoder(
+            stages, config.queries, config.width, start=config.start, encode_boxes=True
+        )
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
@@ -135,7 +146,8 @@ class DynamicDETR(Detector):
         levels = self.neck(features)
         for layer in self.encoder:
             levels = run(layer, levels, recompute=self.recomputes)
-        return self.decoder(Pyramid.of(levels, self.strides), sizes.sizes_hw, recompute=self.recomputes)
+        pyramid = Pyramid.of(levels, self.strides, canonical_size=self.config.canonical_size)
+        return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
 from qdet.layers.feature_pyramid import FPN
+from qdet.layers.first_boxes import Start
 from qdet.layers.region_decoder import RegionDecoder, RegionStage
-from qdet.layers.roi_align import Pyramid
+from qdet.layers.roi_align import CANONICAL_SIZE, Pyramid
 from qdet.types import Detections, PaddedSizes, Predictions
 
 
@@ -38,8 +39,12 @@ class SparseRCNNConfig:
     """Hidden features of the feed-forward blocks."""
     dropout: float = 0.0
     """Share of attention weights, hidden features and updates that training drops."""
+    start: Start = "image"
+    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
     roi_size: int = 7
     """Cells along each side of the region that a query reads."""
+    canonical_size: int = CANONICAL_SIZE
+    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
     filters: int = 64
     """Features between the two convolutions that a query writes."""
     class_layers: int = 1
@@ -49,7 +54,7 @@ class SparseRCNNConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "stages", "heads", "ffn", "roi_size", "filters")
+        check_at_least(self, 1, "queries", "stages", "heads", "ffn", "roi_size", "canonical_size", "filters")
         check_at_least(self, 0, "class_layers", "box_layers")
         check_split(self, "width", "heads")
 
@@ -67,7 +72,9 @@ class SparseRCNNConfig:
             width=64,
             heads=4,
             ffn=256,
+            start="grid",
             roi_size=5,
+            canonical_size=CANONICAL_SIZE * 128 // 800,
             filters=16,
             box_layers=1,
         )
@@ -98,13 +105,13 @@ class SparseRCNN(Detector):
             )
             for _ in range(config.stages)
         )
-        self.decoder = RegionDecoder(stages, config.queries, config.width)
+        self.decoder = RegionDecoder(stages, config.queries, config.width, start=config.start)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        pyramid = Pyramid.of(self.neck(features), self.strides)
+        pyramid = Pyramid.of(self.neck(features), self.strides, canonical_size=self.config.canonical_size)
         return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
 
     def detect(

@@ -17,6 +17,7 @@ from qdet.boxes import xyxy_to_cxcywh
 from qdet.layers.attention import SelfAttention
 from qdet.layers.box_deltas import apply_deltas
 from qdet.layers.dynamic_conv import DynamicConv
+from qdet.layers.first_boxes import Start, first_boxes
 from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
@@ -25,7 +26,6 @@ from qdet.layers.precision import fp32_island
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.roi_align import Pyramid, roi_align
 from qdet.layers.transformer import Residual, run, xavier_matrices
-from qdet.layers.xyzr import whole_boxes
 from qdet.types import Predictions
 
 
@@ -37,14 +37,20 @@ class RegionDecoder(nn.Module):
     """
 
     def __init__(
-        self, stages: Iterable["RegionStage"], queries: int, width: int, *, encode_boxes: bool = False
+        self,
+        stages: Iterable["RegionStage"],
+        queries: int,
+        width: int,
+        *,
+        start: Start = "image",
+        encode_boxes: bool = False,
     ) -> None:
         super().__init__()
         self.encode_boxes = encode_boxes
         self.content = LearnedQueries(queries, width, normalize=False)
         self.first_boxes_cxcywh = LearnedQueries(queries, 4, normalize=False)
         with torch.no_grad():
-            self.first_boxes_cxcywh.weight.copy_(whole_boxes(queries))
+            self.first_boxes_cxcywh.weight.copy_(first_boxes(queries, start))
         self.stages = nn.ModuleList(stages)
 
     def forward(

@@ -21,8 +21,9 @@ from qdet.boxes import area
 from qdet.layers.precision import fp32_island
 
 CANONICAL_SIZE = 224
-"""A box of this width and height is read from the map of `CANONICAL_STRIDE`: ImageNet's crops and C4."""
+"""Size in pixels of ImageNet's crops, which networks saw before they became detectors (FPN, section 4.2)."""
 CANONICAL_STRIDE = 16
+"""Stride of the map that a box of that size is read from."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,23 @@ class Pyramid:
     """Height and width of every map."""
     strides: tuple[int, ...]
     """Pixels per cell of every map."""
+    canonical_size: int = CANONICAL_SIZE
+    """Width and height in pixels of a box that is read from the map of `CANONICAL_STRIDE`."""
 
     @classmethod
     @fp32_island("sampling")
-    def of(cls, maps: Sequence[Float[Tensor, "B C _ _"]], strides: Sequence[int]) -> "Pyramid":
+    def of(
+        cls,
+        maps: Sequence[Float[Tensor, "B C _ _"]],
+        strides: Sequence[int],
+        *,
+        canonical_size: int = CANONICAL_SIZE,
+    ) -> "Pyramid":
         """Lay out the maps of a batch, finest first."""
         widest = max(x.shape[-1] for x in maps)
         canvas = torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in maps], dim=2)
-        return cls(canvas, tuple((x.shape[-2], x.shape[-1]) for x in maps), tuple(strides))
+        sizes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
+        return cls(canvas, sizes, tuple(strides), canonical_size)
 
 
 @fp32_island("sampling")
@@ -74,9 +84,11 @@ def roi_align(
 
 
 @fp32_island("geometry")
-def region_levels(boxes_xyxy: Float[Tensor, "B N 4"], strides: Sequence[int]) -> Int[Tensor, "B N"]:
+def region_levels(
+    boxes_xyxy: Float[Tensor, "B N 4"], strides: Sequence[int], canonical_size: int = CANONICAL_SIZE
+) -> Int[Tensor, "B N"]:
     """Index of the map that a box is read from: one coarser whenever its width and height double."""
-    size = area(boxes_xyxy).sqrt() / CANONICAL_SIZE
+    size = area(boxes_xyxy).sqrt() / canonical_size
     level = (torch.log2(size + 1e-8) + math.log2(CANONICAL_STRIDE / strides[0])).floor()
     # A box that is not a number must not become an index: the loss will tell of it.
     return level.nan_to_num(0.0).clamp(0, len(strides) - 1).long()
@@ -90,7 +102,7 @@ def _sample_grid(
     Returns where they are on the canvas, in the numbers of `grid_sample`, and which of them count.
     """
     like = {"device": boxes_xyxy.device, "dtype": boxes_xyxy.dtype}
-    levels = region_levels(boxes_xyxy.detach(), pyramid.strides)
+    levels = region_levels(boxes_xyxy.detach(), pyramid.strides, pyramid.canonical_size)
     heights, widths = zip(*pyramid.sizes_hw, strict=True)
     first_rows = list(accumulate(heights[:-1], initial=0))
     facts = torch.tensor((pyramid.strides, widths, heights, first_rows), **like)

@@ -1,4 +1,4 @@
-"""AdaMixer's boxes: where they start, decoding, refining, and how far one lies inside another.
+"""AdaMixer's boxes: decoding, refining, and how far one lies inside another.
 
 AdaMixer (Gao et al., CVPR 2022, https://arxiv.org/abs/2203.16507), section 3.1. A box is (x, y, z, r): its
 centre in pixels, z = log2 sqrt(w h), r = log2(h / w). The authors' code and the paper write r
@@ -6,8 +6,6 @@ differently; this is the code's, which the published weights need.
 
     B images   N queries
 """
-
-import math
 
 import torch
 from jaxtyping import Float, Int
@@ -38,20 +36,6 @@ def log_iof(boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N N"]:
     """
     covered = intersection(boxes_xyxy.unsqueeze(2), boxes_xyxy.unsqueeze(1))
     return torch.log(covered / area(boxes_xyxy).clamp(min=1e-6).unsqueeze(2) + 1e-7)
-
-
-def whole_boxes(queries: int) -> Float[Tensor, "N 4"]:
-    """First boxes (cxcywh, shares of the image) of the paper: the whole image for every query."""
-    return torch.tensor((0.5, 0.5, 1.0, 1.0)).repeat(queries, 1)
-
-
-def grid_boxes(queries: int) -> Float[Tensor, "N 4"]:
-    """First boxes (cxcywh, shares of the image) on a grid, each 2^-1.5 of the image wide and high."""
-    columns = math.ceil(math.sqrt(queries))
-    rows = math.ceil(queries / columns)
-    cell = torch.arange(queries)
-    centres = torch.stack(((cell % columns + 0.5) / columns, (cell // columns + 0.5) / rows), dim=-1)
-    return torch.cat((centres, torch.full_like(centres, 2**-1.5)), dim=-1)
 
 
 @fp32_island("geometry")

@@ -1,6 +1,7 @@
 """Decoders of regions beyond recorded numbers: initialisation, sizes, gradients, encodings, borders."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ SIZES = torch.tensor([[64, 96], [60, 80]])
 
 @pytest.fixture
 def detector():
-    return SparseRCNNConfig().demo().build(5)
+    return replace(SparseRCNNConfig().demo(), start="image").build(5)
 
 
 def predict(detector):
@@ -33,7 +34,7 @@ def predict(detector):
 @pytest.mark.parametrize("classes", [5, 64, 256])
 def test_starts_as_the_authors_code_does(classes):
     """Also with as many classes as there are features, where their rule overwrites weights."""
-    detector = SparseRCNNConfig().demo().build(classes)
+    detector = replace(SparseRCNNConfig().demo(), start="image").build(classes)
     assert (detector.decoder.first_boxes_cxcywh.weight == torch.tensor((0.5, 0.5, 1.0, 1.0))).all()
     assert detector.decoder.content.weight.std().item() == pytest.approx(1, abs=0.1)
     for stage in detector.decoder.stages:
