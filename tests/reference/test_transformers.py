@@ -10,17 +10,25 @@ import re
 import pytest
 import torch
 
-from qdet.boxes import xyxy_to_cxcywh
+from qdet import losses
+from qdet.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
 from qdet.detectors import Detector
 from qdet.layers.pixels import normalize
-from qdet.types import Predictions, Proposals
+from qdet.types import Predictions, Proposals, Targets
 
 transformers = pytest.importorskip("transformers")
 
 CLASSES, ENCODER_LAYERS, DECODER_LAYERS = 7, 2, 3
 SIZES = torch.tensor([[64, 96], [72, 60]])
+LABELS = [
+    {"class_labels": torch.tensor(classes), "boxes": torch.tensor(boxes)}
+    for classes, boxes in (
+        ([1, 5], [[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.5]]),
+        ([0, 6, 6], [[0.5, 0.5, 0.9, 0.8], [0.2, 0.8, 0.2, 0.2], [0.6, 0.3, 0.1, 0.2]]),
+    )
+]
 EXTENT = SIZES.flip(-1).repeat(1, 2).unsqueeze(1)
 
 
@@ -109,6 +117,37 @@ def test_every_layer_where_none_changes_what_the_next_starts_from(name):
         del theirs.model.decoder.layers[-1]
 
 
+def targets() -> Targets:
+    boxes = [cxcywh_to_xyxy(x["boxes"]) * extent for x, extent in zip(LABELS, EXTENT, strict=True)]
+    return Targets(torch.cat(boxes), torch.cat([x["class_labels"] for x in LABELS]), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "more"),
+    [
+        ("Detr", losses.DETR, {}),
+        ("ConditionalDetr", losses.FOCAL_DETR, {}),
+        ("DabDetr", losses.DAB_DETR, {}),
+        ("DeformableDetr", losses.FOCAL_DETR, {"stages": (2, 3, 4), "class_cost": 2}),
+    ],
+)
+@torch.no_grad()
+def test_the_last_layers_loss(name, loss, more):
+    """Matched and summed by their code, each term times the weight that it has in ours."""
+    theirs = their_model(name, **more)
+    pixels, inside = images()
+    predictions = our_model(theirs)(pixels, SIZES)
+    ours = loss.build(CLASSES)(predictions, targets(), SIZES, normalizer=5).terms
+    terms = theirs(pixel_values=pixels, pixel_mask=inside, labels=LABELS).loss_dict
+    last = f"stage{DECODER_LAYERS - 1}/"
+    for key, term, weight in (
+        ("loss_ce", "classification", loss.classification),
+        ("loss_bbox", "l1", loss.l1),
+        ("loss_giou", "giou", loss.giou),
+    ):
+        assert ours[last + term].item() == pytest.approx(weight * terms[key].item(), rel=1e-4), key
+
+
 FORMS = {
     "dab": ("DabDetr", {}),
     "dab with patterns": ("DabDetr", {"num_patterns": 3, "num_queries": 100}),
@@ -128,8 +167,7 @@ def test_every_layer_where_boxes_are_refined(form):
     theirs = their_model(name, auxiliary_loss=True, **settings)
     pixels, inside = images()
     predictions = decoded(our_model(theirs, queries=50)(pixels, SIZES))
-    one = {"class_labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.3)}
-    out = theirs(pixel_values=pixels, pixel_mask=inside, labels=[one, one])
+    out = theirs(pixel_values=pixels, pixel_mask=inside, labels=LABELS)
     stages = [*out.auxiliary_outputs, {"logits": out.logits, "pred_boxes": out.pred_boxes}]
     assert len(predictions) == len(stages) == DECODER_LAYERS
     for ours, stage in zip(predictions, stages, strict=True):

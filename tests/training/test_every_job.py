@@ -27,24 +27,39 @@ def demos() -> dict[str, Job]:
 DEMOS = demos()
 
 
-def test_every_demo_makes_two_steps(demo_shards, tmp_path):
-    """One process trains them all, one after the other: most of the time is its start."""
-    changes = {
-        "data.train": str(demo_shards / "train"),
-        "data.val": str(demo_shards / "val"),
+def brief(shards, **changes) -> dict[str, Job]:
+    """All demos, for a few steps on images of 64 pixels."""
+    common = {
+        "data.train": str(shards / "train"),
+        "data.val": str(shards / "val"),
         "data.augment.sizes": (64,),
         "data.augment.max_size": 64,
-        "train.steps": 2,
         "train.batch_size": 4,
         "train.workers": 1,
         "train.log_every": 1,
         "train.checkpoint_every": 100,
         "eval.pictures": 0,
     }
-    points = train_all(1, {name: override(job, changes) for name, job in DEMOS.items()}, tmp_path)
+    return {name: override(job, common | changes) for name, job in DEMOS.items()}
+
+
+def test_every_demo_makes_two_steps(demo_shards, tmp_path):
+    """One process trains them all, one after the other: most of the time is its start."""
+    points = train_all(1, brief(demo_shards, **{"train.steps": 2}), tmp_path)
     for name in DEMOS:
         assert len(losses(points[name])) == 2, name
         assert "val/AP" in points[name][2], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path):
+    """ZeRO-0 equals plain PyTorch (`test_train.py`)."""
+    common = {"train.steps": 5, "train.workers": 2, "train.precision": "fp32", "optim.lr": 5e-5}
+    plain = train_all(2, brief(demo_shards, **common, **{"train.zero": 0}), tmp_path / "zero0")
+    sharded = train_all(2, brief(demo_shards, **common, **{"train.zero": 3}), tmp_path / "zero3")
+    for name in DEMOS:
+        assert losses(sharded[name]) == pytest.approx(losses(plain[name]), rel=1e-5), name
 
 
 STEPS = {}
