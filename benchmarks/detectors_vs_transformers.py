@@ -1,0 +1,207 @@
+"""One training step of qdet's detectors beside transformers' of the same weights, for docs/benchmarks.md.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.detectors_vs_transformers            # prints the table
+    OMP_NUM_THREADS=1 python -m benchmarks.detectors_vs_transformers --write    # and puts it into the page
+
+A step is forward pass, set loss of all layers with its matching, and backward pass, in fp32 on one CPU
+thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in one
+process, so that whatever else the machine does slows both; memory is measured in a process of its own for
+each.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from qdet.boxes import xyxy_to_cxcywh
+from qdet.convert.files import Told
+from qdet.convert.recognize import recognize
+from qdet.layers.pixels import normalize
+from qdet.losses import counted_objects
+from qdet.types import Targets
+from qdet.zoo import load_job
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- detectors_vs_transformers: begin -->", "<!-- detectors_vs_transformers: end -->"
+DETECTORS = {  # what it is called in transformers, and our job whose loss it has
+    "DETR": ("Detr", "detr_r50"),
+    "Conditional DETR": ("ConditionalDetr", "conditional_detr_r50"),
+    "DAB-DETR": ("DabDetr", "dab_detr_r50"),
+    "Deformable DETR": ("DeformableDetr", "deformable_detr_r50"),
+}
+CLASSES, OBJECTS = 80, 6
+SIZES = torch.tensor([[320, 448], [288, 416]])
+
+Step = Callable[[], Tensor]
+"""Runs forward and backward and returns the loss."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the steps of one detector took."""
+
+    ours: list[float]
+    """Seconds of each step."""
+    theirs: list[float]
+    ours_mb: float
+    """Memory that a step adds, at its highest."""
+    theirs_mb: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long a step of theirs takes, by the median of neighbouring pairs."""
+        return statistics.median(t / o for o, t in zip(self.ours, self.theirs, strict=True))
+
+
+def main(*, repeats: int = 3, only: tuple[str, ...] = tuple(DETECTORS), write: bool = False) -> None:
+    """Measure the detectors and print a table.
+
+    Args:
+        repeats: Steps of each kind that count, after one that does not.
+        only: Detectors to measure.
+        write: Put the table into docs/benchmarks.md.
+    """
+    torch.set_num_threads(1)
+    costs = {}
+    for name in only:
+        costs[name] = measure(name, repeats)
+        print(f"{name}: {costs[name]}", flush=True)
+    shown = table(costs, repeats)
+    print(shown)
+    if write:
+        page = PAGE.read_text()
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n{shown}\n{END}{after}")
+
+
+def measure(name: str, repeats: int) -> Cost:
+    """Time alternating steps here, then see what one adds to the memory of a fresh process."""
+    steps = make_steps(name)
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(1 + repeats):
+        for which, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[which].append(time.perf_counter() - start)
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        ours, theirs = (pool.apply(added_memory, (name, which)) for which in ("ours", "theirs"))
+    return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
+
+
+def make_steps(name: str) -> dict[str, Step]:
+    """Build both detectors with the same weights, and the step that each takes on the same two images."""
+    import transformers
+
+    model, job = DETECTORS[name]
+    stages = ("stage2", "stage3", "stage4") if name == "Deformable DETR" else ("stage4",)
+    config = getattr(transformers, f"{model}Config")(
+        backbone_config=transformers.AutoConfig.for_model("resnet", out_features=list(stages)),
+        num_labels=CLASSES,
+        dropout=0.0,
+        auxiliary_loss=True,
+    )
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{model}ForObjectDetection")(config).train()
+    for part, parameter in theirs.model.backbone.named_parameters():
+        parameter.requires_grad_(any(f"encoder.stages.{stage}." in part for stage in (1, 2, 3)))
+    found = recognize(theirs.state_dict(), Told(heads=8))
+    ours = replace(found.detector, dropout=0.0).build(CLASSES).train()
+    ours.load_state_dict(found.weights)
+    images, inside, targets = batch()
+    return {
+        "ours": our_step(ours, load_job(job).loss, images, targets),
+        "theirs": their_step(theirs, images, inside, targets),
+    }
+
+
+def our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
+    """Return the step of one of our detectors."""
+    criterion = loss.build(CLASSES)
+    objects = counted_objects(targets, detector.config.queries, loss.per)
+
+    def step() -> Tensor:
+        detector.zero_grad()
+        total = criterion(detector(images, SIZES), targets, SIZES, normalizer=objects).total
+        total.backward()
+        return total.detach()
+
+    return step
+
+
+def their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
+    """Return the step of one of theirs, with the loss that comes with it."""
+    extents = SIZES.flip(-1).repeat(1, 2)
+    labels = [
+        {"class_labels": classes, "boxes": xyxy_to_cxcywh(boxes) / extent}
+        for (boxes, classes), extent in zip(targets.per_image(), extents, strict=True)
+    ]
+
+    def step() -> Tensor:
+        model.zero_grad()
+        total = model(pixel_values=normalize(images, SIZES), pixel_mask=inside, labels=labels).loss
+        total.backward()
+        return total.detach()
+
+    return step
+
+
+def batch() -> tuple[Tensor, Tensor, Targets]:
+    """Return two images of noise, which of their pixels are no padding, and objects at random."""
+    height, width = SIZES.amax(0).tolist()
+    images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    rows, columns = torch.arange(height) < SIZES[:, :1], torch.arange(width) < SIZES[:, 1:]
+    corners = torch.rand(2 * OBJECTS, 2) * 200
+    boxes = torch.cat((corners, corners + 20 + 60 * torch.rand(2 * OBJECTS, 2)), dim=1)
+    targets = Targets(boxes, torch.randint(0, CLASSES, (2 * OBJECTS,)), (OBJECTS, OBJECTS))
+    return images, (rows.unsqueeze(2) & columns.unsqueeze(1)).long(), targets
+
+
+def added_memory(name: str, which: str) -> float:
+    """Return by how many MB the second step of a process exceeds what it held before its first; Linux."""
+    torch.set_num_threads(1)
+    step = make_steps(name)[which]
+    before = _status("VmRSS")
+    step()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    step()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def table(costs: dict[str, Cost], repeats: int) -> str:
+    """Return the page's rows."""
+    rows = [
+        "| detector | qdet, s | transformers, s | ratio | qdet, MB | transformers, MB |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for name, cost in costs.items():
+        ours, theirs = statistics.median(cost.ours), statistics.median(cost.theirs)
+        rows.append(
+            f"| {name} | {ours:.2f} | {theirs:.2f} | {cost.ratio:.2f} | {cost.ours_mb:.0f} "
+            f"| {cost.theirs_mb:.0f} |"
+        )
+    import transformers
+
+    rows.append("")
+    rows.append(
+        f"Medians of {repeats} steps on one thread of {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}."
+    )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
