@@ -25,6 +25,8 @@ class Told:
     """Queries of a two-stage detector, which learns none."""
     dilated: bool | None = None
     """Whether the backbone's last stage is dilated: DC5."""
+    fixed_centers: bool | None = None
+    """Whether DAB-DETR's anchors were trained with centres that stay where they were drawn."""
     names: tuple[str, ...] | None = None
     """Class names in order of their logits."""
 
@@ -57,7 +59,12 @@ def _told(path: Path) -> Told:
     if not isinstance(args, Namespace):
         return Told()
     said = vars(args)
-    return Told(heads=said.get("nheads"), queries=said.get("num_queries"), dilated=said.get("dilation"))
+    return Told(
+        heads=said.get("nheads"),
+        queries=said.get("num_queries"),
+        dilated=said.get("dilation"),
+        fixed_centers=said.get("random_refpoints_xy"),
+    )
 
 
 def _of_transformers(config: Mapping[str, Any]) -> Told:
@@ -67,6 +74,7 @@ def _of_transformers(config: Mapping[str, Any]) -> Told:
         heads=config.get("encoder_attention_heads"),
         queries=config.get("two_stage_num_proposals"),
         dilated=config.get("dilation"),
+        fixed_centers=config.get("random_refpoints_xy"),
         names=names if names and names[0] != "LABEL_0" else None,  # what it calls those without names
     )
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from qdet.backbones import BackboneConfig
 from qdet.convert import sizes
 from qdet.convert.adamixer import ADAMIXER
 from qdet.convert.anchor_detr import ANCHOR_DETR
 from qdet.convert.conditional_detr import CONDITIONAL_DETR
-from qdet.convert.dab_detr import DAB_DETR
+from qdet.convert.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.detr import DETR
 from qdet.convert.files import Told
@@ -36,6 +38,8 @@ class Layout:
     """Whether the first row of the last class head tells objects of any class from background."""
     last_row: Literal["class", "no object", "dead"] = "class"
     """What the last row is, where heads have one beside those of the classes."""
+    finish: Callable[[dict[str, Tensor], Told], dict[str, Tensor]] = lambda weights, told: weights
+    """What is left to do to tensors that have their names, by what the file says."""
 
 
 _DEFORMABLE = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
@@ -92,6 +96,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=("refpoint_embed.weight", "transformer.decoder.ref_anchor_head.layers.0.weight"),
         table=DAB_DETR,
         config=sizes.dab_detr,
+        finish=lambda weights, told: fix_centers(weights) if told.fixed_centers else weights,
     ),
     Layout(
         title="Conditional DETR (Atten4Vis/ConditionalDETR)",

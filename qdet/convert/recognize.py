@@ -44,7 +44,7 @@ def recognize(state: Mapping[str, Tensor], told: Told, *, all_classes: bool = Fa
     state = {key.removeprefix("module."): t for key, t in state.items()}
     layout = _layout(state)
     try:
-        weights = convert(state, layout.table)
+        weights = layout.finish(convert(state, layout.table), told)
     except CheckpointError as error:
         raise CheckpointError(f"this looks like {layout.title}, but is {error}") from error
     weights, categories = with_classes(weights, layout, told, everything=all_classes)

@@ -49,6 +49,7 @@ def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRCo
         backbone=backbone,
         anchors=weights["decoder.queries.boxes.weight"][0],
         patterns=weights[patterns][0] if patterns in weights else 0,
+        fixed_centers="decoder.queries.centers" in weights,
         **_transformer(weights, told),
     )
 

@@ -113,6 +113,17 @@ def test_the_80_classes_keep_their_rows(parity_dir):
             assert weights[part].equal(ours[part][list(rows)]), (name, part)
 
 
+def test_centres_stay_fixed_where_the_file_says_so(parity_dir, tmp_path):
+    _, ours, theirs = small_checkpoint(parity_dir, "dab_detr_r50")
+    torch.save({"model": theirs, "args": Namespace(nheads=4, random_refpoints_xy=True)}, tmp_path / "x.pth")
+    found = recognize(*read(tmp_path / "x.pth"))
+    assert found.detector.fixed_centers
+    anchors = torch.cat(
+        [found.weights["decoder.queries.centers"], found.weights["decoder.queries.boxes.weight"]], dim=1
+    )
+    assert anchors.equal(ours["decoder.queries.boxes.weight"])
+
+
 def test_all_91_rows_can_stay(parity_dir):
     for name, rows in (("detr_r50", 92), ("smca_detr_r50_single_scale", 91), ("dab_detr_r50", 91)):
         _, ours, theirs = small_checkpoint(parity_dir, name)
