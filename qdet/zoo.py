@@ -164,9 +164,11 @@ def load_job(name: str) -> Job:
 def describe_backbone(config: object) -> str:
     """Name a backbone by its class and those settings that tell published ones apart."""
     kind = type(config).__name__.removesuffix("Config")
-    known = ((name, getattr(config, name, None)) for name in ("depth", "size"))
-    name = "-".join([kind, *(str(value).upper() for _, value in known if value)])
-    return f"{name}-DC5" if getattr(config, "dilate_c5", False) else name
+    groups = getattr(config, "groups", 1)
+    parts = ["ResNeXt" if kind == "ResNet" and groups > 1 else kind]
+    parts += [str(getattr(config, name)).upper() for name in ("depth", "size") if hasattr(config, name)]
+    parts += [f"{groups}x{config.width_per_group}d"] if groups > 1 else []
+    return "-".join([*parts, "DC5"] if getattr(config, "dilate_c5", False) else parts)
 
 
 def table() -> str:

@@ -18,6 +18,7 @@ from qdet.backbones.weights import Source, check_weights
 from qdet.errors import ConfigError
 from qdet.layers.deformable_conv import DeformableConv2d
 from qdet.layers.norm import Norm, make_norm
+from qdet.layers.normed_conv import NormedConv2d, NormedProjection
 
 # Bottlenecks per stage, by depth: 3 convolutions each, plus the stem and the ImageNet classifier.
 BOTTLENECKS: dict[int, tuple[int, int, int, int]] = {
@@ -122,7 +123,7 @@ class ResNet(nn.Module):
         planes = tuple(planes or (width * 2**stage for stage in range(4)))
         self.channels = tuple(4 * p for p in planes)
         self.strides = (4, 8, 16, 16 if dilate_c5 else 32)
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = NormedConv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, width)
         channels = (width, *self.channels)
         for stage, depth in enumerate(depths):
@@ -148,7 +149,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """Return the map of every stage."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
+        x = F.max_pool2d(F.relu(self.conv1(images, self.bn1)), 3, stride=2, padding=1)
         maps = []
         for stage in range(4):
             x = self.get_submodule(f"layer{stage + 1}")(x)
@@ -172,26 +173,27 @@ class Bottleneck(nn.Module):
         deformable: bool,
     ) -> None:
         super().__init__()
-        convolution = DeformableConv2d if deformable else nn.Conv2d
-        self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
+        convolution = DeformableConv2d if deformable else NormedConv2d
+        self.conv1 = NormedConv2d(channels, inner, 1, bias=False)
         self.bn1 = make_norm(norm, inner)
         self.conv2 = convolution(
             inner, inner, 3, stride=stride, padding=dilation, dilation=dilation, groups=groups, bias=False
         )
         self.bn2 = make_norm(norm, inner)
-        self.conv3 = nn.Conv2d(inner, channels_out, 1, bias=False)
+        self.conv3 = NormedConv2d(inner, channels_out, 1, bias=False)
         self.bn3 = make_norm(norm, channels_out)
         self.downsample = None
         if stride > 1 or channels != channels_out:
-            projection = nn.Conv2d(channels, channels_out, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(projection, make_norm(norm, channels_out))
+            projection = NormedConv2d(channels, channels_out, 1, stride=stride, bias=False)
+            self.downsample = NormedProjection(projection, make_norm(norm, channels_out))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Return the block's map."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return F.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = F.relu(self.conv1(x, self.bn1), inplace=True)
+        x = self.conv2(x, self.bn2) if isinstance(self.conv2, NormedConv2d) else self.bn2(self.conv2(x))
+        x = F.relu(x, inplace=True)
+        return F.relu(self.conv3(x, self.bn3) + shortcut, inplace=True)
 
 
 def _inner(planes: int, groups: int, width_per_group: int) -> int:

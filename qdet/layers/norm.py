@@ -42,15 +42,12 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return `x` normalised, in its own precision."""
-        if self.train_affine or not x.is_cuda:  # one pass; on a CPU twice as fast as the other way
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return self.scale_and_shift(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
-    def scale_and_shift(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Do the same without keeping `x` for a backward pass: half of a convolution's memory on a GPU."""
+    def scale_and_shift(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """Return what the norm multiplies a map by and what it then adds, for folding (`NormedConv2d`)."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)  # in the buffers' float32
-        shift = self.bias - self.running_mean * scale
-        return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
+        return scale, self.bias - self.running_mean * scale
 
     def extra_repr(self) -> str:
         """Show the width when the module is printed."""
@@ -66,7 +63,3 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "group":
         return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels)
     return FrozenBatchNorm(channels, train_affine=kind == "eval")
-
-
-def _per_channel(vector: Tensor, like: Tensor) -> Tensor:
-    return vector.to(like.dtype)[:, None, None]

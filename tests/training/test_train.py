@@ -47,8 +47,8 @@ def tiny_job(shards, **changes):
             "train.log_every": 1,
             "train.checkpoint_every": 1000,
             "eval.pictures": 0,
-            # Twice the recipe's rate. At the demo's 1e-3 rounding grows: plain PyTorch that splits its batch in
-            # two drifts from plain PyTorch that does not by 1.2e-3 of the loss in 20 steps (in float64, 7e-15).
+            # Twice the recipe's rate. At the demo's 1e-3 rounding grows: plain PyTorch that splits its batch
+            # drifts from plain PyTorch that does not by 1.2e-3 of the loss in 20 steps (in float64, 7e-15).
             "optim.lr": 5e-5,
             "optim.schedule": "step",
             "optim.drop_epochs": (3,),
