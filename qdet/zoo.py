@@ -167,7 +167,7 @@ def describe_backbone(config: object) -> str:
     groups = getattr(config, "groups", 1)
     parts = ["ResNeXt" if kind == "ResNet" and groups > 1 else kind]
     parts += [str(getattr(config, name)).upper() for name in ("depth", "size") if hasattr(config, name)]
-    parts += [f"{groups}x{config.width_per_group}d"] if groups > 1 else []
+    parts += [f"{groups}x{getattr(config, 'width_per_group', '')}d"] if groups > 1 else []
     return "-".join([*parts, "DC5"] if getattr(config, "dilate_c5", False) else parts)
 
 
