@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -148,7 +149,11 @@ class ResNet(nn.Module):
                 part.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return the map of every stage."""
+        """Return the map of every stage.
+
+        Channels lie next to each other in memory: convolutions, on CPUs as on GPUs, then spare a reordering.
+        """
+        images = images.contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(F.relu(self.conv1(images, self.bn1)), 3, stride=2, padding=1)
         maps = []
         for stage in range(4):

@@ -3,6 +3,7 @@
 B images   C channels in   D channels out   H, W map
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ class NormedConv2d(nn.Conv2d):
         if not isinstance(norm, FrozenBatchNorm) or norm.train_affine:
             return norm(super().forward(x))
         scale, shift = norm.scale_and_shift()
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        weight = self.weight * scale[:, None, None, None]
+        return self._conv_forward(x, weight.contiguous(memory_format=torch.channels_last), shift)
 
 
 class NormedProjection(nn.Sequential):
