@@ -62,9 +62,8 @@ def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path):
         assert losses(sharded[name]) == pytest.approx(losses(plain[name]), rel=1e-5), name
 
 
-STEPS = {}
-"""Optimizer steps that a detector needs here, where it is not the default; measured, with room."""
-DEFAULT_STEPS = 600
+STEPS = 500
+"""Optimizer steps; measured: AP50 is above 0.95 after 300 of them, or after 400 with the widest schedules."""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def by_heart(name: str, shards) -> Job:
             "data.val": str(shards),
             "data.augment.flip": 0.0,
             "optim.ema_decay": 0.0,
-            "train.steps": STEPS.get(name, DEFAULT_STEPS),
+            "train.steps": STEPS,
             "train.batch_size": 8,
             "train.workers": 1,
             "train.precision": "fp32",
