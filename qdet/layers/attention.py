@@ -12,20 +12,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class MultiheadAttention(nn.Module):
-    """W_o softmax(Q K^T / sqrt(d)) V from one set of vectors to another.
+class PackedAttention(nn.Module):
+    """The weights of an attention: those of its inputs in one tensor, and those of its output.
 
-    The weights of Q, K and V are one tensor as in `torch.nn.MultiheadAttention`, from whose initialisation
-    the authors start. The module owns them, rather than linear layers inside it, because ZeRO-3 gathers
-    a module's parameters when that module runs.
+    One tensor as in `torch.nn.MultiheadAttention`, from whose initialisation the authors start. The module
+    owns it, rather than linear layers inside it, because ZeRO-3 gathers a module's parameters when that
+    module runs.
     """
 
-    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, inputs: int, *, heads: int, dropout: float) -> None:
         super().__init__()
         check_heads(dim, heads)
         self.heads, self.dropout = heads, dropout
-        self.qkv_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.qkv_bias = nn.Parameter(torch.empty(3 * dim))
+        self.qkv_weight = nn.Parameter(torch.empty(inputs * dim, dim))
+        self.qkv_bias = nn.Parameter(torch.empty(inputs * dim))
         self.out = nn.Linear(dim, dim)
         self.reset_parameters()
 
@@ -34,6 +34,13 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.qkv_weight)
         nn.init.zeros_(self.qkv_bias)
         nn.init.zeros_(self.out.bias)
+
+
+class MultiheadAttention(PackedAttention):
+    """W_o softmax(Q K^T / sqrt(d)) V from one set of vectors to another."""
+
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__(dim, 3, heads=heads, dropout=dropout)
 
     def forward(
         self,

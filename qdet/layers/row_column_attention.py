@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.layers.attention import check_heads, split_heads
+from qdet.layers.attention import PackedAttention, split_heads
 from qdet.layers.precision import fp32_island
 
 
-class RowColumnAttention(nn.Module):
+class RowColumnAttention(PackedAttention):
     """W_o sum_y A_col[y] sum_x A_row[x] V[y, x]: attention to h + w places instead of h w.
 
         A_row = softmax(Q_row K_row^T / sqrt(d)),   K_row = mean over y of W key_row    (w keys)
@@ -26,19 +26,7 @@ class RowColumnAttention(nn.Module):
     """
 
     def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
-        super().__init__()
-        check_heads(dim, heads)
-        self.heads, self.dropout = heads, dropout
-        self.qkv_weight = nn.Parameter(torch.empty(5 * dim, dim))
-        self.qkv_bias = nn.Parameter(torch.empty(5 * dim))
-        self.out = nn.Linear(dim, dim)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as torch's own attention does."""
-        nn.init.xavier_uniform_(self.qkv_weight)
-        nn.init.zeros_(self.qkv_bias)
-        nn.init.zeros_(self.out.bias)
+        super().__init__(dim, 5, heads=heads, dropout=dropout)
 
     def forward(
         self,
