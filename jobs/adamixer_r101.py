@@ -9,8 +9,9 @@ Paper: https://arxiv.org/abs/2203.16507
 from qdet.backbones import ResNetConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import AdaMixerConfig
-from qdet.job import DataConfig, Job, OptimConfig, TrainConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launch.cli import launch
+from qdet.search import Choice, LogUniform
 
 job = Job(
     name="adamixer_r101",
@@ -30,5 +31,14 @@ job = Job(
     ),
 )
 
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(1e-5, 1e-4),
+        "detector.queries": Choice((100, 300)),
+    },
+)
+
 if __name__ == "__main__":
-    launch(job)
+    launch(job, sweep=sweep)

@@ -11,9 +11,10 @@ Paper: https://arxiv.org/abs/2010.04159
 from qdet.backbones import ResNeXtDCNConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import DeformableDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, TrainConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launch.cli import launch
 from qdet.losses import FOCAL_DETR
+from qdet.search import Choice, LogUniform
 
 job = Job(
     name="deformable_detr_x101_dcn_two_stage",
@@ -39,5 +40,15 @@ job = Job(
     ),
 )
 
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(1e-4, 4e-4),
+        "detector.queries": Choice((100, 300)),
+        "detector.decoder_points": Choice((2, 4, 8)),
+    },
+)
+
 if __name__ == "__main__":
-    launch(job)
+    launch(job, sweep=sweep)

@@ -12,9 +12,10 @@ Paper: https://arxiv.org/abs/2104.01318
 from qdet.backbones import ResNetConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import EfficientDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, TrainConfig
+from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launch.cli import launch
 from qdet.losses import FOCAL_DETR
+from qdet.search import Choice, LogUniform
 
 job = Job(
     name="efficient_detr_r101_6enc",
@@ -40,5 +41,15 @@ job = Job(
     ),
 )
 
+sweep = Sweep(
+    metric="val/AP",
+    trials=12,
+    space={
+        "optim.lr": LogUniform(5e-5, 4e-4),
+        "detector.proposals_start": Choice((100, 300)),
+        "detector.decoder_layers": Choice((1, 2, 3)),
+    },
+)
+
 if __name__ == "__main__":
-    launch(job)
+    launch(job, sweep=sweep)

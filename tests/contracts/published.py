@@ -118,7 +118,7 @@ def recorded(folder: Path, name: str) -> dict:
     """Return what was recorded of one of them; `keys` has a shape by every key."""
     file = folder / "keys" / f"{name}.json"
     if not file.is_file():
-        pytest.skip(f"{file} is not there")
+        pytest.skip(f"{file} is not there; set QDET_PARITY_DIR to run this test with another folder")
     return json.loads(file.read_text())
 
 

@@ -62,9 +62,7 @@ def test_every_parameter_setting_of_the_recipe_names_a_parameter(path: Path, mod
 
 
 def test_sweep_names_settings_of_the_job(module: dict):
-    sweep: Sweep | None = module.get("sweep")
-    if sweep is None:
-        pytest.skip("this job has no sweep")
+    sweep: Sweep = module["sweep"]
     sweep.check(module["job"])
     sweep.check(module["job"].demo())
 
