@@ -22,52 +22,36 @@ The authors released no code, and the paper leaves much open. What is chosen her
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
+from qdet.detectors.region_config import RegionConfig
 from qdet.errors import ConfigError
 from qdet.layers.dynamic_relu import DynamicReLU
 from qdet.layers.feature_pyramid import FPN
-from qdet.layers.first_boxes import Start
 from qdet.layers.pyramid_conv import NORM_GROUPS, PyramidConv
 from qdet.layers.region_decoder import RegionDecoder, RegionStage
-from qdet.layers.roi_align import CANONICAL_SIZE, Pyramid
+from qdet.layers.roi_align import Pyramid
 from qdet.layers.squeeze_excitation import SqueezeExcitation
 from qdet.layers.transformer import run
 from qdet.types import Detections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicDETRConfig:
+class DynamicDETRConfig(RegionConfig):
     """Dynamic DETR; the defaults are the paper's ResNet-50 as read here."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
     queries: int = 300
-    """Objects that an image can have at most."""
+    ffn: int = 1024
     encoder_layers: int = 6
     """Layers of convolutions over the feature pyramid."""
     decoder_layers: int = 6
     """Layers of attention and filtered regions, each with weights of its own; each predicts."""
-    width: int = 256
-    """Features of a query and channels of the feature pyramid."""
-    heads: int = 8
-    """Heads of the attention between queries."""
-    ffn: int = 1024
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
-    start: Start = "image"
-    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
-    roi_size: int = 7
-    """Cells along each side of the region that a query reads."""
-    canonical_size: int = CANONICAL_SIZE
-    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
     filters: int = 32
     """Filters that a query writes: features of each cell of its region after the first convolution."""
     dynamic_layers: Literal[1, 2] = 1
@@ -75,11 +59,9 @@ class DynamicDETRConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(
-            self, 1, "queries", "decoder_layers", "heads", "ffn", "roi_size", "canonical_size", "filters"
-        )
+        super().__post_init__()
+        check_at_least(self, 1, "decoder_layers", "filters")
         check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", "heads")
         check_split(self, "width", NORM_GROUPS, "the groups of the encoder's normalisation")
         if getattr(self.backbone, "dilate_c5", False):
             raise ConfigError(
@@ -94,16 +76,9 @@ class DynamicDETRConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
-            queries=30,
+            **self.demo_sizes(),
             encoder_layers=1,
             decoder_layers=3,
-            width=64,
-            heads=4,
-            ffn=256,
-            start="grid",
-            roi_size=5,
-            canonical_size=CANONICAL_SIZE * 128 // 800,
             filters=16,
         )
 
@@ -124,10 +99,7 @@ class DynamicDETR(Detector):
             RegionStage(
                 config.width,
                 classes,
-                heads=config.heads,
-                ffn=config.ffn,
-                dropout=config.dropout,
-                roi_size=config.roi_size,
+                **config.stage_sizes(),
                 filters=config.filters,
                 dynamic_layers=config.dynamic_layers,
                 class_layers=0,

@@ -8,43 +8,25 @@ is the code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
+from qdet.detectors.detector import Detector, check_at_least, clip_to_images
+from qdet.detectors.region_config import RegionConfig
 from qdet.layers.feature_pyramid import FPN
-from qdet.layers.first_boxes import Start
 from qdet.layers.region_decoder import RegionDecoder, RegionStage
-from qdet.layers.roi_align import CANONICAL_SIZE, Pyramid
+from qdet.layers.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseRCNNConfig:
+class SparseRCNNConfig(RegionConfig):
     """Sparse R-CNN; the defaults are the paper's ResNet-50 with 100 proposals."""
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
-    queries: int = 100
-    """Objects that an image can have at most: proposals in the paper, whose larger models use 300."""
     stages: int = 6
     """Stages of refinement, each with weights of its own."""
-    width: int = 256
-    """Features of a query and channels of the feature pyramid."""
-    heads: int = 8
-    """Heads of the attention between queries."""
-    ffn: int = 2048
-    """Hidden features of the feed-forward blocks."""
-    dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
-    start: Start = "image"
-    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
-    roi_size: int = 7
-    """Cells along each side of the region that a query reads."""
-    canonical_size: int = CANONICAL_SIZE
-    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
     filters: int = 64
     """Features between the two convolutions that a query writes."""
     class_layers: int = 1
@@ -54,9 +36,9 @@ class SparseRCNNConfig:
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
-        check_at_least(self, 1, "queries", "stages", "heads", "ffn", "roi_size", "canonical_size", "filters")
+        super().__post_init__()
+        check_at_least(self, 1, "stages", "filters")
         check_at_least(self, 0, "class_layers", "box_layers")
-        check_split(self, "width", "heads")
 
     def build(self, classes: int) -> "SparseRCNN":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -66,15 +48,8 @@ class SparseRCNNConfig:
         """A detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
-            backbone=self.backbone.demo(),
-            queries=30,
+            **self.demo_sizes(),
             stages=3,
-            width=64,
-            heads=4,
-            ffn=256,
-            start="grid",
-            roi_size=5,
-            canonical_size=CANONICAL_SIZE * 128 // 800,
             filters=16,
             box_layers=1,
         )
@@ -94,10 +69,7 @@ class SparseRCNN(Detector):
             RegionStage(
                 config.width,
                 classes,
-                heads=config.heads,
-                ffn=config.ffn,
-                dropout=config.dropout,
-                roi_size=config.roi_size,
+                **config.stage_sizes(),
                 filters=config.filters,
                 dynamic_layers=2,
                 class_layers=config.class_layers,

@@ -1,0 +1,54 @@
+"""Settings that detectors whose queries read regions have in common."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.detectors.detector import check_at_least, check_split
+from qdet.layers.first_boxes import Start
+from qdet.layers.roi_align import CANONICAL_SIZE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """A backbone and the sizes of a region decoder behind it; the defaults are Sparse R-CNN's."""
+
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    queries: int = 100
+    """Objects that an image can have at most: Sparse R-CNN's proposals, whose larger models use 300."""
+    width: int = 256
+    """Features of a query and channels of the feature pyramid."""
+    heads: int = 8
+    """Heads of the attention between queries."""
+    ffn: int = 2048
+    """Hidden features of the feed-forward blocks."""
+    dropout: float = 0.0
+    """Share of attention weights, hidden features and updates that training drops."""
+    start: Start = "image"
+    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
+    roi_size: int = 7
+    """Cells along each side of the region that a query reads."""
+    canonical_size: int = CANONICAL_SIZE
+    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        check_at_least(self, 1, "queries", "heads", "ffn", "roi_size", "canonical_size")
+        check_split(self, "width", "heads")
+
+    def demo_sizes(self) -> dict[str, Any]:
+        """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
+        return {
+            "backbone": self.backbone.demo(),
+            "queries": 30,
+            "width": 64,
+            "heads": 4,
+            "ffn": 256,
+            "start": "grid",
+            "roi_size": 5,
+            "canonical_size": CANONICAL_SIZE * 128 // 800,
+        }
+
+    def stage_sizes(self) -> dict[str, Any]:
+        """Arguments that `RegionStage` has of these settings."""
+        return {name: getattr(self, name) for name in ("heads", "ffn", "dropout", "roi_size")}
