@@ -33,11 +33,11 @@ class RunRecord:
 
 
 def new_name(job: Job) -> str:
-    """Return a name that no other run has: the job's, the time, four random letters.
+    """Return a name that no other run has: the job's, the time, eight random letters.
 
     Ray Train silently continues a run whose name it finds in the store, so a name must never come twice.
     """
-    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def write(store: str, record: RunRecord) -> None:
