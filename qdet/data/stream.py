@@ -1,16 +1,12 @@
-"""Shards to batches, along a plan, by threads that stay a bounded number of batches ahead.
+"""Shards to batches, along a plan, by readers that stay a bounded number of batches ahead.
 
-Threads rather than processes: decoding and resizing release Python's lock, nothing has to be sent between
-processes, and nothing is forked beside CUDA or Ray. Where an iteration stands is one integer, the step.
+Where an iteration stands is one integer, the step.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,11 +14,10 @@ from jaxtyping import Int64
 from qdet.data.augment import AugmentConfig
 from qdet.data.collate import load_batch
 from qdet.data.plan import Plan, plan_epoch, plan_evaluation, steps_per_epoch
+from qdet.data.readers import read_ahead
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 from qdet.types import Batch
-
-T = TypeVar("T")
 
 
 class TrainStream:
@@ -70,9 +65,7 @@ class TrainStream:
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
-        with closing(
-            _read_ahead(self._loads(first, last), readers=self.readers, ahead=self.ahead)
-        ) as batches:
+        with closing(read_ahead(self._loads(first, last), readers=self.readers, ahead=self.ahead)) as batches:
             while micro_batches := list(islice(batches, self.accumulation)):
                 yield micro_batches
 
@@ -112,7 +105,7 @@ class EvalStream:
         return -(-len(self.plan.rows) // self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _read_ahead(self._loads(), readers=self.readers, ahead=self.ahead)
+        return read_ahead(self._loads(), readers=self.readers, ahead=self.ahead)
 
     def _loads(self) -> Iterator[Callable[[], Batch]]:
         rows = self.plan.rows
@@ -137,23 +130,3 @@ def _load(
 
 def _sizes_hw(shards: ShardSet) -> Int64[np.ndarray, "n 2"]:
     return np.stack([shards.index.height, shards.index.width], axis=1).astype(np.int64)
-
-
-def _read_ahead(loads: Iterable[Callable[[], T]], *, readers: int, ahead: int) -> Generator[T, None, None]:
-    """Call each of `loads` in a thread and yield their results in order.
-
-    While the consumer works on one result, up to `ahead` further ones are made or wait. An error is raised
-    where its result would be. When the consumer stops, so do the threads.
-    """
-    pending: deque[Future[T]] = deque()
-    loads = iter(loads)
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="qdet-reader")
-    try:
-        for load in loads:
-            pending.append(pool.submit(load))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
