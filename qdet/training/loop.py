@@ -4,30 +4,27 @@ It runs alone in a process, under torchrun and inside a Ray worker with no chang
 `distributed.join`, checkpoints and progress go to a `Reporter`, metrics to a `Tracker`.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qdet.backbones import load_pretrained
-from qdet.config import flatten
 from qdet.data.shards import ShardSet
 from qdet.data.stream import TrainStream
-from qdet.errors import CheckpointError, ConfigError, DivergedError
+from qdet.errors import DivergedError
 from qdet.job import Job
 from qdet.losses import counted_objects, matched_objects
 from qdet.tracking import Tracker
-from qdet.training import checkpoint
-from qdet.training.checkpoint import Checkpoint, TrainState
+from qdet.training.checks import check_categories, check_world
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
 from qdet.training.evaluate import evaluate_shards
 from qdet.training.meter import Meter
 from qdet.training.pictures import log_pictures
 from qdet.training.reporting import Reporter
+from qdet.training.saving import Saving
 from qdet.training.schedule import lr_factor
 from qdet.training.zero import ZeroEngine
 from qdet.types import Batch
@@ -68,15 +65,16 @@ class _Training:
         torch.manual_seed(job.train.seed)
         self.detector = job.detector.build(len(self.train_shards.categories))
         self.criterion = job.loss.build(len(self.train_shards.categories)).to(world.device)
-        saved = self._saved()
-        self._load_weights(saved)
+        self.saving = Saving(job, world, self.train_shards, reporter)
+        if not self.saving.start(self.detector):
+            load_pretrained(self.detector.backbone, job.detector.backbone)
         self.detector.recompute = job.train.activation_checkpointing
         self.engine = ZeroEngine(self.detector, job.train, job.optim, world)
         self.ema = Ema(self.detector, job.optim.ema_decay)
-        self.step = 0
+        self.step = self.saving.go_on(self.engine, self.ema)
+        if self.step and world.main:
+            print(f"going on after step {self.step} of {self.steps}", flush=True)
         self.evaluated: dict[str, float] = {}
-        if saved is not None:
-            self._go_on_from(saved)
 
     def to_the_end(self) -> Result:
         """Run the remaining steps, evaluating and saving on the way."""
@@ -162,63 +160,9 @@ class _Training:
             log_pictures(self.tracker, self.val_shards, rows, self.job.eval.pictures, self.step)
 
     def _save(self) -> None:
-        """Write a checkpoint and hand it to the reporter."""
-        weights, moments = self.engine.weights(), self.engine.moments()
-        average = None
-        if self.job.optim.ema_decay:
-            with self.ema.swapped():
-                average = self.engine.weights()
-        saved = Checkpoint(
-            weights=weights, moments=moments, average=average, state=self._state(), job=flatten(self.job)
-        )
-        folder = self.world.on_main(lambda: checkpoint.write_new(saved))
-        folder = folder if self.world.main else None
-        if self.world.main and self.step == self.steps:
-            with tempfile.TemporaryDirectory() as model:
-                checkpoint.export(Path(model), saved)
-                self.tracker.model(Path(model))
-        self.reporter.checkpoint(folder, step=self.step, metrics=self.evaluated)
-        self.world.barrier()
-
-    def _state(self) -> TrainState:
-        categories = self.train_shards.categories
-        return TrainState(
-            step=self.step,
-            ema_updates=self.ema.updates,
-            seed=self.job.train.seed,
-            batch_size=self.job.train.batch_size,
-            data_digest=self.train_shards.digest,
-            categories={"names": list(categories.names), "ids": list(categories.ids)},
-        )
-
-    def _saved(self) -> Checkpoint | None:
-        """Read the run's last checkpoint, if there is one, and see that the job still fits it."""
-        folder = self.reporter.latest_checkpoint()
-        if folder is None:
-            return None
-        saved = checkpoint.read(folder)
-        check_unchanged(saved.state, self.job, self.train_shards.digest, folder)
-        return saved
-
-    def _load_weights(self, saved: Checkpoint | None) -> None:
-        source = self.job.store.init_from
-        if saved is not None:
-            checkpoint.load_weights(self.detector, saved.weights, source=Path("the run's last checkpoint"))
-        elif source is not None:
-            start, kind = checkpoint.read(Path(source)), type(self.job.detector).__name__
-            names = self.train_shards.categories.names
-            checkpoint.check_start(start, detector=kind, classes=names, source=Path(source))
-            checkpoint.load_weights(self.detector, start.average or start.weights, source=Path(source))
-        else:
-            load_pretrained(self.detector.backbone, self.job.detector.backbone)
-
-    def _go_on_from(self, saved: Checkpoint) -> None:
-        self.step = saved.state.step
-        self.engine.load_moments(saved.moments, step=self.step)
-        if saved.average is not None:
-            self.ema.load(saved.average, updates=saved.state.ema_updates, share=self.engine.share)
-        if self.world.main:
-            print(f"going on after step {self.step} of {self.steps}", flush=True)
+        """Write a checkpoint, and at the end the model."""
+        last = self.tracker if self.step == self.steps else None
+        self.saving.save(self.engine, self.ema, step=self.step, metrics=self.evaluated, model_to=last)
 
     def _train_stream(self) -> TrainStream:
         job = self.job
@@ -238,40 +182,3 @@ class _Training:
 def total_steps(job: Job, steps_per_epoch: int) -> int:
     """Return how many optimizer steps a job makes."""
     return job.train.steps or job.train.epochs * steps_per_epoch
-
-
-def check_world(job: Job, size: int) -> None:
-    """Raise unless `size` ranks can share the job's global batch."""
-    if job.train.batch_size % (size * job.train.accumulation):
-        raise ConfigError(
-            f"--train.batch-size {job.train.batch_size} must split evenly over {size} workers times "
-            f"--train.accumulation {job.train.accumulation}"
-        )
-
-
-def check_categories(train: ShardSet, val: ShardSet) -> None:
-    """Raise unless both sets of shards have the same classes."""
-    if train.categories != val.categories:
-        only = set(train.categories.names) ^ set(val.categories.names)
-        raise ConfigError(
-            "--data.train and --data.val have different categories"
-            + (f"; only one of them has {', '.join(sorted(only))}" if only else ": their ids differ")
-        )
-
-
-def check_unchanged(state: TrainState, job: Job, digest: str, folder: Path) -> None:
-    """Raise where a job changed what the data order of the checkpoint in `folder` rests on."""
-    changed = [
-        f"{what} is {now}, it was {then}"
-        for what, now, then in (
-            ("--train.seed", job.train.seed, state.seed),
-            ("--train.batch-size", job.train.batch_size, state.batch_size),
-            ("the digest of --data.train", digest, state.data_digest),
-        )
-        if now != then
-    ]
-    if changed:
-        raise CheckpointError(
-            f"cannot go on from {folder}: {'; '.join(changed)}. Change it back, or start a new run from "
-            "those weights with --store.init-from"
-        )
