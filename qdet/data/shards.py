@@ -8,7 +8,7 @@ DIR/{split}-000000.idx     the same offsets for NVIDIA DALI
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +84,9 @@ class ShardSet:
         )
         check_crc32(data, int(i.annotation_crc32[row]), name=f"{self.name_of(row)}: the annotation")
         return json.loads(data)
+
+    def will_read(self, rows: Iterable[int]) -> None:
+        """Say which samples are read next, in about this order: nothing to prepare where files are local."""
 
     def ground_truth(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """The split, or some rows of it, as a COCO annotation dictionary with its original ids and boxes."""

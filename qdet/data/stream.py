@@ -7,24 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.collate import load_batch
-from qdet.data.plan import Plan, plan_epoch, plan_evaluation, steps_per_epoch
+from qdet.data.order import Order, Step, share, sizes_hw
+from qdet.data.plan import Plan, Tail, plan_evaluation
 from qdet.data.readers import read_ahead
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 from qdet.types import Batch
+
+ANNOUNCED = 256
+"""Batches, at least, whose samples the shards are told of in advance: half a window of the plan."""
 
 
 class TrainStream:
     """One worker's share of augmented training batches, from any step to any other.
 
     What a global step holds depends on `seed` and the global batch size, `batch_size`, alone: not on
-    `world_size`, `accumulation`, `readers` or where the iteration began.
+    `world_size`, `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class TrainStream:
         rank: int = 0,
         world_size: int = 1,
         accumulation: int = 1,
+        tail: Tail = "drop",
+        by_size: bool = True,
         readers: int = 2,
         prefetch: int = 4,
     ) -> None:
@@ -45,23 +52,22 @@ class TrainStream:
                 f"--train.batch-size {batch_size} must split evenly over {world_size} workers "
                 f"times --train.accumulation {accumulation}"
             )
-        self.shards, self.augment, self.batch_size, self.seed = shards, augment, batch_size, seed
-        self.accumulation, self.readers, self.ahead = accumulation, readers, max(prefetch, readers)
-        self.micro_batch = batch_size // (world_size * accumulation)
-        self._first = rank * accumulation * self.micro_batch
-        self.steps_per_epoch = steps_per_epoch(len(shards), batch_size)
-        """Global steps in an epoch; samples that fill no global batch sit it out."""
+        self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
+        self.readers, self.ahead = readers, max(prefetch, readers)
+        self.order = Order(
+            index=shards.index,
+            augment=augment,
+            batch_size=batch_size,
+            seed=seed,
+            tail=tail,
+            by_size=by_size,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        """Global steps in an epoch."""
 
     def plan(self, epoch: int) -> Plan:
         """Every worker's batches of one epoch."""
-        return plan_epoch(
-            _sizes_hw(self.shards),
-            self.shards.index.shard,
-            self.augment,
-            seed=self.seed,
-            epoch=epoch,
-            global_batch=self.batch_size,
-        )
+        return self.order.plan(epoch)
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
@@ -70,14 +76,13 @@ class TrainStream:
                 yield micro_batches
 
     def _loads(self, first: int, last: int) -> Iterator[Callable[[], Batch]]:
-        for epoch in range(first // self.steps_per_epoch, -(-last // self.steps_per_epoch)):
-            plan = self.plan(epoch)
-            start = epoch * self.steps_per_epoch
-            for step in range(max(first - start, 0), min(last - start, self.steps_per_epoch)):
-                for micro in range(self.accumulation):
-                    begin = self._first + micro * self.micro_batch
-                    chosen = plan.rows[step, begin : begin + self.micro_batch]
-                    yield _load(self.shards, plan, step, chosen, np.ones(len(chosen), dtype=bool))
+        return _loads(self.shards, self._parts(first, last))
+
+    def _parts(self, first: int, last: int) -> Iterator["_Part"]:
+        for step in self.order.steps(first, last):
+            mine = share(step.rows, rank=self.rank, world_size=self.world_size)
+            for rows in mine.reshape(self.accumulation, -1):
+                yield _Part(step, rows, np.ones(len(rows), dtype=bool))
 
 
 class EvalStream:
@@ -99,7 +104,7 @@ class EvalStream:
     ) -> None:
         self.shards, self.rank, self.world_size = shards, rank, world_size
         self.readers, self.ahead = readers, max(prefetch, readers)
-        self.plan = plan_evaluation(_sizes_hw(shards), augment, batch_size=batch_size)
+        self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.plan.rows) // self.world_size)
@@ -108,25 +113,33 @@ class EvalStream:
         return read_ahead(self._loads(), readers=self.readers, ahead=self.ahead)
 
     def _loads(self) -> Iterator[Callable[[], Batch]]:
+        return _loads(self.shards, self._parts())
+
+    def _parts(self) -> Iterator["_Part"]:
         rows = self.plan.rows
         valid = (np.arange(rows.size) < len(self.shards)).reshape(rows.shape)
         for number in range(self.rank, len(self) * self.world_size, self.world_size):
             if number < len(rows):
-                yield _load(self.shards, self.plan, number, rows[number], valid[number])
+                yield _Part(Step(self.plan, number), rows[number], valid[number])
             else:  # other workers have one batch more: the smallest, read again and not counted
-                yield _load(
-                    self.shards, self.plan, len(rows) - 1, rows[-1], np.zeros(rows.shape[1], dtype=bool)
-                )
+                yield _Part(Step(self.plan, len(rows) - 1), rows[-1], np.zeros_like(valid[-1]))
 
 
-def _load(
-    shards: ShardSet, plan: Plan, step: int, rows: Int64[np.ndarray, " b"], valid: np.ndarray
-) -> Callable[[], Batch]:
-    chosen = [int(row) for row in rows]
-    padded = int(plan.padded_hw[step, 0]), int(plan.padded_hw[step, 1])
-    views = [plan.views.of(row) for row in chosen]
-    return partial(load_batch, shards, chosen, views, padded, [bool(v) for v in valid])
+class _Part(NamedTuple):
+    """A worker's share of a step, or a micro-batch of it."""
+
+    step: Step
+    rows: Int64[np.ndarray, " b"]
+    valid: Bool[np.ndarray, " b"]
 
 
-def _sizes_hw(shards: ShardSet) -> Int64[np.ndarray, "n 2"]:
-    return np.stack([shards.index.height, shards.index.width], axis=1).astype(np.int64)
+def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Callable[[], Batch]]:
+    """What reads each part; the shards learn in time what will be read, also across the end of an epoch."""
+    now = list(islice(parts, ANNOUNCED))
+    while now:
+        after = list(islice(parts, ANNOUNCED))
+        shards.will_read([row for part in (*now, *after) for row in part.rows.tolist()])
+        for step, rows, valid in now:
+            views = [step.plan.views.of(row) for row in rows.tolist()]
+            yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist())
+        now = after
