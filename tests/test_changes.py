@@ -1,0 +1,71 @@
+"""What a run that goes on may change: every setting of every kind, through JSON and back."""
+
+import json
+
+import pytest
+
+from qdet.changes import FIXED, LEARNING, allowed, changes
+from qdet.config import flatten, override
+from qdet.job import Job
+
+JOB = Job(name="x")
+
+
+def recorded(job: Job) -> dict[str, object]:
+    """The settings as a checkpoint's job.json brings them back."""
+    return json.loads(json.dumps(flatten(job), default=str))
+
+
+def test_the_same_job_has_no_changes():
+    same = changes(recorded(JOB), JOB)
+    assert same.refused == ()
+    assert same.learning == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("train.seed", 5, "--train.seed is 5, it was 0"),
+        ("train.batch_size", 32, "--train.batch-size is 32, it was 16"),
+        ("data.augment.flip", 0.0, "--data.augment.flip is 0.0, it was 0.5"),
+        ("detector.queries", 50, "--detector.queries is 50, it was 100"),
+    ],
+)
+def test_what_a_checkpoint_rests_on_is_refused(path, value, said):
+    found = changes(recorded(JOB), override(JOB, {path: value}))
+    assert [str(change) for change in found.refused] == [said]
+    assert found.learning == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("optim.lr", 1e-3), ("train.epochs", 24), ("train.precision", "fp32"), ("loss.l1", 2.0)],
+)
+def test_what_is_learned_from_may_change_and_is_said(path, value):
+    found = changes(recorded(JOB), override(JOB, {path: value}))
+    assert found.refused == ()
+    assert [change.path for change in found.learning] == [path]
+
+
+def test_how_it_is_computed_may_change():
+    now = override(
+        JOB,
+        {"train.workers": 4, "train.zero": 3, "train.accumulation": 2, "data.readers": 7,
+         "eval.batch_size": 9, "track.experiment": "other", "store.path": "/elsewhere",
+         "detector.backbone.weights": None},
+    )  # fmt: skip
+    found = changes(recorded(JOB), now)
+    assert (found.refused, found.learning) == ((), ())
+
+
+def test_settings_of_another_version_do_not_count():
+    then = recorded(JOB)
+    del then["detector.queries"]
+    assert changes({**then, "detector.forgotten": 3}, JOB).refused == ()
+
+
+def test_every_named_group_exists_and_is_told():
+    paths = flatten(JOB)
+    for group in (*FIXED, *LEARNING):
+        assert any(path == group or path.startswith(f"{group}.") for path in paths), group
+    assert "--train.batch-size" in allowed()
