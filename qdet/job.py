@@ -8,32 +8,11 @@ from typing import Any, Literal
 
 from qdet.config import flatten, override
 from qdet.data.augment import AugmentConfig
+from qdet.data.config import DataConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
 from qdet.search import Each, Space
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """WebDataset shards and how their images are augmented and read."""
-
-    train: str = "data/coco/train2017"
-    """Folder of shards to train on, as `data_prep` writes it."""
-    val: str = "data/coco/val2017"
-    """Folder of shards to evaluate on."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    readers: int = 2
-    """Threads per worker that read, decode and augment ahead of training."""
-    prefetch: int = 4
-    """Batches held ready per worker."""
-
-    def __post_init__(self) -> None:
-        """Reject what could never read, in the words of the command line."""
-        if self.readers < 1:
-            raise ConfigError(f"--data.readers must be at least 1, got {self.readers}")
-        if self.prefetch < 1:
-            raise ConfigError(f"--data.prefetch must be at least 1, got {self.prefetch}")
 
 
 @dataclass(frozen=True, kw_only=True)

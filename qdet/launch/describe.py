@@ -102,7 +102,7 @@ def _steps(job: Job) -> dict[str, str]:
             continue
         found[f"{split} images"] = f"{len(shards):,} of {len(shards.categories)} classes in {Path(path)}"
         if split == "train":
-            each = steps_per_epoch(len(shards), job.train.batch_size)
+            each = steps_per_epoch(len(shards), job.train.batch_size, job.data.tail)
             steps = job.train.steps or each * job.train.epochs
             found["steps"] = f"{each:,} per epoch, {steps:,} in all"
     return found

@@ -24,7 +24,7 @@ def check(job: Job) -> None:
             f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
         )
     if train is not None:
-        steps_per_epoch(len(train), job.train.batch_size)
+        steps_per_epoch(len(train), job.train.batch_size, job.data.tail)
     start = job.store.init_from
     if start and not is_url(start) and not (Path(start) / "manifest.json").is_file():
         raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a manifest.json)")

@@ -77,7 +77,7 @@ def evaluations(job: Job) -> int:
 
 
 def _epoch(job: Job) -> int:
-    return steps_per_epoch(len(ShardSet.open(job.data.train)), job.train.batch_size)
+    return steps_per_epoch(len(ShardSet.open(job.data.train)), job.train.batch_size, job.data.tail)
 
 
 def _steps(job: Job) -> int:

@@ -174,6 +174,8 @@ class _Training:
             rank=self.world.rank,
             world_size=self.world.size,
             accumulation=job.train.accumulation,
+            tail=job.data.tail,
+            by_size=job.data.by_size,
             readers=job.data.readers,
             prefetch=job.data.prefetch,
         )
