@@ -136,10 +136,25 @@ class StoreConfig:
 
     path: str = "outputs"
     """Folder or URL (s3://, gs://) of checkpoints; every run has a folder of its own in it."""
+    run: str | None = None
+    """Name of the run, such as a scheduler's job id; by default the job's name, the time, random letters."""
     resume: str | None = None
-    """Name of the run to go on with, from its last checkpoint and in its MLflow run."""
+    """Run to go on with, from its last checkpoint and in its MLflow run; `auto`: `run`, if it is there."""
     init_from: str | None = None
     """Checkpoint folder whose weights training starts from, with a fresh schedule."""
+
+    def __post_init__(self) -> None:
+        """Reject names that contradict each other or cannot be a folder, in the words of the command line."""
+        if self.run is not None and (not self.run.strip(". ") or set(self.run) & set('/\\:*?"<>|')):
+            raise ConfigError(
+                f"--store.run {self.run!r} is no name of a folder; use letters, digits, - and _"
+            )
+        if self.resume == "auto" and self.run is None:
+            raise ConfigError("--store.resume auto needs the run's name: give --store.run NAME as well")
+        if self.run is not None and self.resume not in (None, "auto", self.run):
+            raise ConfigError(
+                f"--store.run {self.run} and --store.resume {self.resume} name two runs; give one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

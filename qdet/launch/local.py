@@ -20,10 +20,13 @@ def run_here(job: Job) -> None:
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     job = paths.resolve(override(job, {"train.workers": size}))
+    if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        job = override(job, {"store.resume": "auto"})  # torchrun started this very run again
     preflight.check(job)
     keep = job.train.keep_checkpoints
     if rank != 0:
-        name = job.store.resume or _shared_name(job) or runs.new_name(job)
+        named = job.store.run or job.store.resume
+        name = named or _shared_name(job) or runs.new_name(job)
         train(job, reporter=LocalReporter(Run(name, job.store.path), keep=keep), tracker=NullTracker())
         return
     with (

@@ -40,6 +40,39 @@ def new_name(job: Job) -> str:
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
+def chosen(job: Job, *, name: str | None = None) -> tuple[str, RunRecord | None]:
+    """Return the name of the run that `job` asks for, and its record where it goes on with an old one.
+
+    Args:
+        job: Its `store.run` and `store.resume` decide.
+        name: Name for a run that the job gives none, from who started it. Where the store has that run it
+            goes on: the same starter came again.
+
+    Raises:
+        ConfigError: The run to go on with is not there, or a new one has the name of one that is.
+    """
+    store = job.store
+    if store.resume == "auto" or (name and not store.run and not store.resume):
+        wanted = store.run or name or ""
+        return wanted, read(store.path, wanted) if exists(store.path, wanted) else None
+    if store.resume:
+        return store.resume, read(store.path, store.resume)
+    if store.run and exists(store.path, store.run):
+        raise ConfigError(
+            f"--store.run {store.run}: --store.path {store.path} has a run of that name. Go on with it by "
+            f"--store.resume {store.run}, or give another name"
+        )
+    return store.run or new_name(job), None
+
+
+def exists(store: str, name: str) -> bool:
+    """Whether the store has a run of that name."""
+    from pyarrow.fs import FileType
+
+    filesystem, base = _open(store)
+    return filesystem.get_file_info(f"{base}/{name}/{RECORD}").type == FileType.File
+
+
 def write(store: str, record: RunRecord) -> None:
     """Put `record` into the run's folder in the store, which this makes."""
     filesystem, base = _open(store)

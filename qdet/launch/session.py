@@ -57,16 +57,15 @@ def open_session(
     """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
 
     Args:
-        job: A job with absolute paths. `store.resume` goes on with the run of that name.
-        name: Name of a new run; by default one that no other has.
+        job: A job with absolute paths; its `store` says which run it is.
+        name: Name of the run where the job gives none; see `qdet.launch.runs.chosen`.
         parent: MLflow run that this one is shown under.
         tags: Further tags of the MLflow run.
 
     Raises:
-        ConfigError: The run to resume is not in the store, or the store cannot be written to.
+        ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
     """
-    resumed = runs.read(job.store.path, job.store.resume) if job.store.resume else None
-    name = resumed.name if resumed else name or runs.new_name(job)
+    name, resumed = runs.chosen(job, name=name)
     tracker = MLflowTracker.open(
         spool_folder(name, "driver"),
         experiment=job.track.experiment,

@@ -95,6 +95,39 @@ class TestRuns:
         with pytest.raises(ConfigError, match=r"--store\.path"):
             runs.write(str(tmp_path / "file"), runs.RunRecord(name="a", mlflow_run_id=None, tracking_uri=""))
 
+    def test_a_new_run_under_a_used_name_is_refused(self, tmp_path: Path):
+        record = runs.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
+        job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
+        assert runs.chosen(job) == ("night", None)
+        runs.write(str(tmp_path), record)
+        with pytest.raises(
+            ConfigError, match=r"--store\.run night: .*by --store\.resume night"
+        ):
+            runs.chosen(job)
+        assert runs.chosen(override(job, {"store.resume": "night"})) == ("night", record)
+
+    def test_one_command_starts_a_run_and_later_goes_on_with_it(self, tmp_path: Path):
+        job = override(
+            Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
+        )
+        assert runs.chosen(job) == ("job-7", None)
+        record = runs.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
+        runs.write(str(tmp_path), record)
+        assert runs.chosen(job) == ("job-7", record)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"store.run": "a/b"}, "no name of a folder"),
+            ({"store.run": ".."}, "no name of a folder"),
+            ({"store.resume": "auto"}, "--store.run NAME"),
+            ({"store.run": "a", "store.resume": "b"}, "name two runs"),
+        ],
+    )
+    def test_names_that_cannot_be_are_refused(self, changes: dict[str, str], said: str):
+        with pytest.raises(ConfigError, match=said):
+            override(Job(name="a"), changes)
+
 
 class TestCapacity:
     @pytest.mark.parametrize(
