@@ -1,4 +1,4 @@
-"""The `python -m qdet` commands around a job: submit it, convert weights for it, keep a local Ray head."""
+"""The `python -m qdet` commands around a job: submit it, print what it reads, convert weights, start Ray."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from qdet.launch.cli import guarded
+from qdet.launch.guarded import guarded
 
 app = tyro.extras.SubcommandApp()
 _rest: list[str] = []  # what stands behind `--`, for the job
@@ -121,6 +121,41 @@ def convert(
 
     found = converter.convert(checkpoint, to, all_classes=all_classes, dc5=dc5, heads=heads)
     print(converter.report(found, to))
+    return 0
+
+
+@app.command
+def order(
+    *,
+    data: str,
+    split: str = "train",
+    seed: int = 0,
+    epoch: int = 0,
+    global_batch: int = 16,
+    world: int = 1,
+    start: int = 0,
+    steps: int | None = None,
+    job: Path | None = None,
+) -> int:
+    """Print which images training reads, a line of JSON per step. What follows `--` are flags of the job.
+
+    Args:
+        data: Folder or URL of shards, or one that holds a folder per split.
+        split: Split to print the order of.
+        seed: The job's --train.seed.
+        epoch: Epoch to print, from 0.
+        global_batch: Images per step over all workers, the job's --train.batch-size.
+        world: Workers that a step is shared by.
+        start: First step, counted from the epoch's beginning.
+        steps: Steps to print; by default all up to the epoch's end, which they never pass.
+        job: Job file whose augmentation, tail and batching by size are taken; by default those of DataConfig.
+    """
+    from qdet.launch import order as printing
+
+    settings = printing.settings_of(job, _rest)
+    stretch = printing.Stretch(epoch=epoch, start=start, steps=steps, world=world)
+    shards = printing.find_split(data, split)
+    printing.show(printing.lines(shards, settings, stretch, seed=seed, global_batch=global_batch))
     return 0
 
 

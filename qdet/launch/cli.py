@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from qdet.errors import ConfigError, QdetError
+from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
+from qdet.launch.guarded import guarded
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -51,18 +52,9 @@ def launch(
     guarded(lambda: _run(_parse(job, sweep, demo, arguments)))
 
 
-def guarded(run: Callable[[], int | None]) -> None:
-    """Call `run` and leave by its answer; an error of the user's is one line, without a traceback."""
-    try:
-        code = run()
-    except QdetError as error:
-        sys.stdout.flush()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    if code:
-        raise SystemExit(code)
+def parse(job: Job, args: Sequence[str]) -> Job:
+    """Return `job` as the flags of its command line change it; nothing runs."""
+    return _parse(job, None, None, list(args)).job
 
 
 def _parse(job: Job, sweep: Sweep | None, demo: Mapping[str, Any] | None, arguments: list[str]) -> _Command:

@@ -1,0 +1,122 @@
+"""`python -m qdet order`: what it prints is what training reads, whoever shares it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qdet.__main__ import main
+from qdet.data.augment import AugmentConfig
+from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
+
+REPO = Path(__file__).resolve().parents[2]
+JOB = """
+from qdet.data.augment import AugmentConfig
+from qdet.job import DataConfig, Job
+
+job = Job(name="small", data=DataConfig(augment=AugmentConfig(sizes=(64, 96)), tail="wrap", by_size=False))
+"""
+
+
+@pytest.fixture
+def printed(capsys):
+    """Run the command and return its lines, parsed."""
+
+    def run(*args) -> list[dict]:
+        main(["order", *map(str, args)])
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run the command and return the error that it ends with."""
+
+    def run(*args) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(["order", *map(str, args)])
+        assert left.value.code in (1, 2)
+        return capsys.readouterr().err
+
+    return run
+
+
+def read(folder: Path, augment: AugmentConfig, first: int, last: int, *, world: int, **how) -> list[list]:
+    """Image ids of every rank at some steps, from the batches that training would get."""
+    shards = ShardSet.open(folder)
+    steps = [[] for _ in range(first, last)]
+    for rank in range(world):
+        stream = TrainStream(shards, augment, rank=rank, world_size=world, **how)
+        for step, batches in zip(steps, stream.steps(first, last), strict=True):
+            step.append([i for batch in batches for i in batch.image_ids.tolist()])
+    return steps
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 12])
+def test_it_prints_what_training_reads_in_any_epoch_and_from_any_step(demo_shards, printed, world):
+    args = ["--data", demo_shards, "--split", "train", "--seed", 5, "--global-batch", 12, "--world", world]
+    found = printed(*args, "--epoch", 2, "--start", 1)
+    assert [line["step"] for line in found] == [1, 2, 3]  # 48 images, 4 steps
+    expected = read(demo_shards / "train", AugmentConfig(), 9, 12, world=world, batch_size=12, seed=5)
+    assert [line["ranks"] for line in found] == expected
+    assert printed(*args, "--epoch", 2, "--start", 2, "--steps", 1) == found[1:2]
+
+
+def test_the_folder_of_a_split_itself_is_as_good(demo_shards, printed):
+    inside = printed("--data", demo_shards, "--split", "val", "--global-batch", 4)
+    assert len(inside) == 4
+    assert printed("--data", demo_shards / "val", "--split", "val", "--global-batch", 4) == inside
+    assert printed("--data", f"{demo_shards}/val/", "--split", "va", "--global-batch", 4) == inside
+
+
+def test_a_job_and_flags_of_a_job_decide_as_they_do_in_training(demo_shards, tmp_path, printed):
+    (tmp_path / "small.py").write_text(JOB)
+    args = ["--data", demo_shards, "--global-batch", 14, "--world", 2, "--job", tmp_path / "small.py"]
+    how = {"world": 2, "batch_size": 14, "seed": 0}
+    small = AugmentConfig(sizes=(64, 96))
+    found = [line["ranks"] for line in printed(*args)]
+    assert len(found) == 4  # 48 images, the last batch is filled up with 8
+    wrapped = read(demo_shards / "train", small, 0, 4, tail="wrap", by_size=False, **how)
+    assert found == wrapped
+    flags = ["--", "--data.tail", "drop", "--data.augment.flip", "0"]
+    dropped = read(demo_shards / "train", small, 0, 3, by_size=False, **how)
+    assert [line["ranks"] for line in printed(*args, *flags)] == dropped
+    flags = ["--", "--data.augment.sizes", "32", "64", "--data.augment.crop"]
+    other = read(demo_shards / "train", AugmentConfig(sizes=(32, 64), crop=True), 0, 3, **how)
+    assert [line["ranks"] for line in printed(*args[:6], *flags)] == other
+
+
+def test_what_no_training_has_is_refused_by_its_flag(demo_shards, tmp_path, refused):
+    data = ["--data", demo_shards]
+    (tmp_path / "empty.py").write_text("jobs = []\n")
+    for args, said in (
+        (["--world", 3], "--global-batch 16 must split evenly over --world 3"),
+        (["--global-batch", 0], "--global-batch 0 must split evenly"),
+        (["--world", 0], "--world must be at least 1, got 0"),
+        (["--epoch", -1], "--epoch must be at least 0, got -1"),
+        (["--start", 3], "--start 3 is behind the epoch's last step, 2"),
+        (["--global-batch", 49], "more than the 48 images"),
+        (["--split", "test"], "holds no shards"),
+        (["--job", tmp_path / "none.py"], "none.py: there is no such file"),
+        (["--job", tmp_path / "empty.py"], "empty.py: the file defines no `job`"),
+    ):
+        assert said in refused(*data, *args)
+    assert "holds the split train, not --split val" in refused(
+        "--data", demo_shards / "train", "--split", "val"
+    )
+
+
+def test_whoever_has_read_enough_may_leave(demo_shards):
+    command = [sys.executable, "-m", "qdet", "order", "--data", demo_shards, "--global-batch", "1"]
+    environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
