@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.command_line import command
-from qdet.data.collate import load_image
+from qdet.data.sample import load_image
 from qdet.data.shards import ShardSet
 from qdet.errors import DataError
 

@@ -1,18 +1,20 @@
-"""How training images are resized, cropped and flipped: the augmentation of DETR and its successors.
+"""How training images are changed at random, and how all images are resized.
 
-DETR (Carion et al., ECCV 2020, section 4); the authors' `datasets/coco.py`. With probability 1/2 the short
-side becomes one of `sizes`; otherwise, where `crop` is on, it becomes one of `crop_sizes`, a window whose
-sides are drawn from `crop_range` is cut out, and that window is resized as in the first case.
+The default is the augmentation of DETR (Carion et al., ECCV 2020, section 4; the authors' `datasets/coco.py`)
+and of most of its successors. With probability 1/2 the short side becomes one of `sizes`; otherwise, where
+`crop` is on, it becomes one of `crop_sizes`, a window whose sides are drawn from `crop_range` is cut out, and
+that window is resized as in the first case. Everything else that is drawn is off by default.
 """
 
 from dataclasses import dataclass
 
+from qdet.data.resize import Resize
 from qdet.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Sizes, crops and flips of training images, and the size of evaluated ones."""
+    """Sizes, crops, flips and mixtures of training images, and the size of evaluated ones."""
 
     sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """Lengths in pixels, one drawn per image, that the short side is resized to."""
@@ -26,6 +28,22 @@ class AugmentConfig:
     """Lengths, one drawn per image, that the short side is resized to before a window is cut out."""
     crop_range: tuple[int, int] = (384, 600)
     """Shortest and longest side of that window; it never exceeds the image."""
+    scale_jitter: tuple[float, float] | None = None
+    """Large-scale jitter in place of `sizes` and `crop`: images are scaled by a factor from this range, such
+    as 0.1 2.0, of what fits into `jitter_size`, and what does not fit is cut off."""
+    jitter_size: int = 1024
+    """Side in pixels of the square that jittered images are fitted into."""
+    photometric: bool = False
+    """Change brightness, contrast, saturation, hue and the order of the channels at random, as SSD does."""
+    mosaic: float = 0.0
+    """Probability that an image is seen as one of four around a point, as in YOLOv4."""
+    mosaic_size: int = 640
+    """Side in pixels of the square that each image of a mosaic is fitted into; the mosaic's is twice that."""
+    mixup: float = 0.0
+    """Probability that an image is blended half and half with another one, as in YOLOX."""
+    resize: Resize = "pillow"
+    """Filter of training, evaluation and exported models: Pillow's bilinear one, which averages where an
+    image shrinks, or that of OpenCV and mmdetection, which does not."""
     pad_multiple: int = 32
     """Batches are padded until both sides divide by this."""
     eval_size: int | None = None
@@ -41,19 +59,38 @@ class AugmentConfig:
                 f"--data.augment.max-size {self.max_size} is below the largest of --data.augment.sizes, "
                 f"{max(self.sizes)}"
             )
-        if not 0 <= self.flip <= 1:
-            raise ConfigError(f"--data.augment.flip is a probability, got {self.flip}")
+        for name in ("flip", "mosaic", "mixup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"--data.augment.{name} is a probability, got {getattr(self, name)}")
         if not 1 <= self.crop_range[0] <= self.crop_range[1]:
             raise ConfigError(
                 "--data.augment.crop-range must be the shortest and the longest side of a window, "
                 f"got {self.crop_range[0]} and {self.crop_range[1]}"
             )
-        if self.pad_multiple < 1:
-            raise ConfigError(f"--data.augment.pad-multiple must be at least 1, got {self.pad_multiple}")
+        for name, least in (("pad_multiple", 1), ("jitter_size", 1), ("mosaic_size", 2)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise ConfigError(
+                    f"--data.augment.{flag} must be at least {least}, got {getattr(self, name)}"
+                )
         if self.eval_size is not None and not 1 <= self.eval_size <= self.max_size:
             raise ConfigError(
                 f"--data.augment.eval-size must lie between 1 and --data.augment.max-size {self.max_size}, "
                 f"got {self.eval_size}"
+            )
+        self._check_jitter()
+
+    def _check_jitter(self) -> None:
+        if self.scale_jitter is None:
+            return
+        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise ConfigError(
+                "--data.augment.scale-jitter must be the least and the largest factor, both above 0, got "
+                f"{self.scale_jitter[0]} and {self.scale_jitter[1]}"
+            )
+        if self.crop:
+            raise ConfigError(
+                "--data.augment.scale-jitter cuts images by itself; give --data.augment.no-crop with it"
             )
 
     @property

@@ -1,39 +1,26 @@
-"""An image and its boxes, taken along the way that its view describes.
-
-Resizing is Pillow's bilinear filter, with which DETR and its successors were trained: shrinking averages over
-all source pixels. Torch computes the same values from bytes (off by at most one) 2.7 times as fast; where
-both sides grow nothing is averaged, and OpenCV, 7 times as fast, is off by at most one as well.
-"""
+"""An image and its boxes, taken along the way that its view describes."""
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float64, Shaped, UInt8
 
-from qdet.data.views import HW, View
-
-cv2.setNumThreads(1)  # reader threads are the parallelism; a pool under each would fight over the cores
-
-
-def resize(image: UInt8[np.ndarray, "h w 3"], size_hw: HW) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize bilinearly, with antialiasing where a side shrinks."""
-    if image.shape[:2] == size_hw:
-        return image
-    if image.shape[0] <= size_hw[0] and image.shape[1] <= size_hw[1]:
-        return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_LINEAR))
-    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
-    small = F.interpolate(planes, size=size_hw, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+from qdet.data.resize import HW, resize
+from qdet.data.view import View
 
 
-def view_image(image: UInt8[np.ndarray, "h w 3"], view: View) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize, cut out, resize again and mirror."""
-    image = resize(image, view.resized_hw)
+def view_image(
+    image: UInt8[np.ndarray, "h w 3"], view: View, out: UInt8[np.ndarray, "H W 3"] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize, cut out, resize again and mirror, into `out` where that is given.
+
+    The image is mirrored before it is resized the last time: the filter is symmetric, and it is smaller then.
+    """
     if view.window_tlhw is not None:
         top, left, height, width = view.window_tlhw
-        image = resize(np.ascontiguousarray(image[top : top + height, left : left + width]), view.final_hw)
-    return np.asarray(cv2.flip(image, 1)) if view.flip else image
+        image = resize(image, view.resized_hw, view.resize)[top : top + height, left : left + width]
+    if view.flip:
+        image = np.asarray(cv2.flip(image, 1))
+    return resize(image, view.final_hw, view.resize, out=out)
 
 
 def view_boxes(
@@ -43,11 +30,11 @@ def view_boxes(
 
     Boxes are clipped to the image, then to the window; what has no area after that is gone.
     """
-    boxes, kept = _clipped(boxes_xyxy, original_hw)
+    boxes, kept = clipped(boxes_xyxy, original_hw)
     boxes = boxes * _scale(original_hw, view.resized_hw)
     if view.window_tlhw is not None:
         top, left, height, width = view.window_tlhw
-        boxes, inside = _clipped(boxes - (left, top, left, top), (height, width))
+        boxes, inside = clipped(boxes - (left, top, left, top), (height, width))
         kept[kept] = inside
         boxes = boxes * _scale((height, width), view.final_hw)
     if view.flip:
@@ -57,9 +44,10 @@ def view_boxes(
     return boxes, kept
 
 
-def _clipped(
+def clipped(
     boxes_xyxy: Float64[np.ndarray, "n 4"], size_hw: HW
 ) -> tuple[Float64[np.ndarray, "m 4"], Bool[np.ndarray, " n"]]:
+    """Boxes within an image, and which of the given ones have any area in it."""
     h, w = size_hw
     boxes = np.clip(boxes_xyxy, 0, (w, h, w, h))
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

@@ -1,31 +1,22 @@
 """How each image is seen in an epoch: its size after resizing, the window cut out of it, its final size.
 
-Everything random about an image is drawn here, in one call for the whole dataset, from a generator keyed by
+Everything random about an image is drawn here, in one call for the whole dataset, from generators keyed by
 (seed, epoch) whose row is the sample. So an image looks the same whoever reads it, and its final size is
 known before it is read: batches of like sizes can be planned.
 
     n images   hw height and width   tlhw top, left, height and width of a window
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from qdet.data import photometric
 from qdet.data.augment import AugmentConfig
-
-HW = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class View:
-    """One image's way: resize to `resized_hw`, cut `window_tlhw` out, resize that to `final_hw`, mirror."""
-
-    resized_hw: HW
-    window_tlhw: tuple[int, int, int, int] | None
-    """In pixels of the resized image; None where nothing is cut."""
-    final_hw: HW
-    flip: bool
+from qdet.data.mixtures import Mixtures, draw_mixtures
+from qdet.data.resize import HW, Resize
+from qdet.data.view import View
 
 
 @dataclass(frozen=True)
@@ -37,22 +28,71 @@ class Views:
     cropped: Bool[np.ndarray, " n"]
     final_hw: Int64[np.ndarray, "n 2"]
     flip: Bool[np.ndarray, " n"]
+    resize: Resize = "pillow"
+    mixtures: Mixtures | None = None
+    """Which other images are in an image; None where none ever is."""
+    distortion: Float64[np.ndarray, "n chances"] | None = None
+    """What distortions of colours are made of; None without."""
 
     def of(self, row: int) -> View:
         """The view of one image."""
         window = tuple(int(v) for v in self.window_tlhw[row]) if self.cropped[row] else None
+        final_hw = _pair(self.final_hw[row])
+        mixtures = self.mixtures
         return View(
             resized_hw=_pair(self.resized_hw[row]),
             window_tlhw=window,  # type: ignore[arg-type]
-            final_hw=_pair(self.final_hw[row]),
+            final_hw=final_hw,
             flip=bool(self.flip[row]),
+            resize=self.resize,
+            mosaic=mixtures.mosaic_of(row) if mixtures else None,
+            mixup=mixtures.mixup_of(row, final_hw) if mixtures else None,
+            distortion=photometric.drawn(self.distortion[row]) if self.distortion is not None else None,
         )
 
+    def needed(self, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " m"]:
+        """`rows` and, after each, the samples that are part of its image."""
+        return rows if self.mixtures is None else self.mixtures.needed(rows)
 
-def draw_views(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, *, seed: int, epoch: int) -> Views:
-    """Draw the training views of one epoch (see `qdet.data.augment` for the distribution)."""
+
+def draw_views(
+    sizes_hw: Int64[np.ndarray, "n 2"],
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    epoch: int,
+    order: Int64[np.ndarray, " n"] | None = None,
+) -> Views:
+    """Draw the training views of one epoch (see `qdet.data.augment` for the distribution).
+
+    `order` is about the order in which images are read: what is mixed into an image comes from its vicinity.
+    By default that is the order of the rows.
+    """
+    mixtures = None
+    if augment.mosaic or augment.mixup:
+        order = np.arange(len(sizes_hw)) if order is None else order
+        chance = _generator(seed, epoch, stream=2)
+        mixtures = draw_mixtures(sizes_hw, augment, chance, order=order)
+        sizes_hw = mixtures.sources_hw
+    chance = _generator(seed, epoch, stream=0).random((len(sizes_hw), 8)).T
+    distortion = None
+    if augment.photometric:
+        distortion = _generator(seed, epoch, stream=3).random((len(sizes_hw), photometric.CHANCES))
+    draw = _draw_multi_scale if augment.scale_jitter is None else _draw_jittered
+    geometry = draw(sizes_hw, augment, chance)
+    return replace(geometry, resize=augment.resize, mixtures=mixtures, distortion=distortion)
+
+
+def _generator(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
+    """One of the independent streams of an epoch: the same key, another counter. The plan has stream 1."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
-    chance = np.random.Generator(np.random.Philox(key=key)).random((len(sizes_hw), 8)).T
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+
+
+def _draw_multi_scale(
+    sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, chance: Float64[np.ndarray, "8 n"]
+) -> Views:
+    """DETR's sizes and windows."""
     flip = chance[0] < augment.flip
     size = np.array(augment.sizes)[_draw(chance[1], 0, len(augment.sizes) - 1)]
     if not augment.crop:
@@ -75,10 +115,34 @@ def draw_views(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, *, se
     )
 
 
+def _draw_jittered(
+    sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, chance: Float64[np.ndarray, "8 n"]
+) -> Views:
+    """Large-scale jitter (Ghiasi et al., CVPR 2021, section 3): scale, and cut to a square what exceeds it.
+
+    The authors pad what is smaller to the square. Padding is masked in every detector here, so that batches
+    are padded to their largest image instead: same numbers, less work.
+    """
+    low, high = augment.scale_jitter or (1.0, 1.0)
+    longest = augment.jitter_size * (low + (high - low) * chance[1])
+    scale = longest / sizes_hw.max(axis=1)
+    scaled_hw = np.maximum(np.rint(sizes_hw * scale[:, None]), 1).astype(np.int64)
+    window_hw = np.minimum(scaled_hw, augment.jitter_size)
+    corner = np.stack([_draw(chance[6 + i], 0, scaled_hw[:, i] - window_hw[:, i]) for i in (0, 1)], 1)
+    return Views(
+        resized_hw=scaled_hw,
+        window_tlhw=np.concatenate([corner, window_hw], axis=1),
+        cropped=(window_hw < scaled_hw).any(axis=1),
+        final_hw=window_hw,
+        flip=chance[0] < augment.flip,
+    )
+
+
 def evaluation_views(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig) -> Views:
     """Views without chance: every image at the evaluation size."""
     size = np.full(len(sizes_hw), augment.short_side_of_evaluation)
-    return _uncropped(resized(sizes_hw, size, augment.max_size), np.zeros(len(sizes_hw), dtype=bool))
+    views = _uncropped(resized(sizes_hw, size, augment.max_size), np.zeros(len(sizes_hw), dtype=bool))
+    return replace(views, resize=augment.resize)
 
 
 def resized(

@@ -193,7 +193,7 @@ def test_a_png_named_jpg_keeps_its_bytes_and_is_read(dataset, tmp_path):
     shards = ShardSet.open(tmp_path / "out")
     row = shards.index.image_id.tolist().index(10)
     assert shards.read_image(row) == file.read_bytes()
-    from qdet.data.collate import load_image
+    from qdet.data.sample import load_image
 
     np.testing.assert_array_equal(load_image(shards, row), pixels)
     assert simplejpeg.is_jpeg(shards.read_image(row)) is False

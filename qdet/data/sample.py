@@ -1,0 +1,90 @@
+"""One sample as training sees it: read, decoded, joined with others where planned, taken along its view."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from qdet.data.images import decode
+from qdet.data.photometric import distort
+from qdet.data.resize import HW
+from qdet.data.shards import ShardSet
+from qdet.data.transforms import view_boxes, view_image
+from qdet.data.view import Canvas, View
+from qdet.errors import DataError
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+FILL = 114
+"""Grey where a canvas shows no sample, as in YOLOX and mmdetection."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What there is in an image to train on."""
+
+    boxes_xyxy: Float64[np.ndarray, "m 4"]
+    """Corners in pixels."""
+    labels: Int64[np.ndarray, " m"]
+    """Class indices."""
+
+
+def load_sample(shards: ShardSet, row: int, view: View, out: Pixels) -> Objects:
+    """Draw a sample into `out`, which is of its final size, and return the objects that are left in it."""
+    if view.mosaic is None:
+        image, objects = load_image(shards, row), load_objects(shards, row)
+    else:
+        image, objects = _drawn(shards, view.mosaic)
+    view_image(image, view, out)
+    objects = _seen(objects, view, (image.shape[0], image.shape[1]))
+    if view.mixup is not None:
+        partner, others = _drawn(shards, view.mixup)
+        objects = _joined([objects, others])
+        cv2.addWeighted(out, 0.5, partner, 0.5, 0, dst=out)
+    if view.distortion is not None:
+        distort(out, view.distortion)
+    return objects
+
+
+def load_image(shards: ShardSet, row: int) -> Pixels:
+    """Decode one image; DataError if it is not of the size that the index says."""
+    image = decode(shards.read_image(row), name=shards.name_of(row))
+    expected = int(shards.index.height[row]), int(shards.index.width[row])
+    if image.shape[:2] != expected:
+        raise DataError(
+            f"{shards.name_of(row)} is {image.shape[1]}x{image.shape[0]} pixels, its index says "
+            f"{expected[1]}x{expected[0]}; convert the dataset again"
+        )
+    return image
+
+
+def load_objects(shards: ShardSet, row: int) -> Objects:
+    """Annotated objects of one image, in its own pixels, without crowds."""
+    sample = shards.read_annotation(row)
+    boxes = np.array(sample["boxes_xywh"], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = shards.categories.contiguous(sample["category_ids"])
+    single = np.array(sample["iscrowd"], dtype=np.int64) == 0
+    return Objects(boxes[single], labels[single])
+
+
+def _drawn(shards: ShardSet, canvas: Canvas) -> tuple[Pixels, Objects]:
+    """Draw each piece at its place, and gather the objects there."""
+    image = np.full((*canvas.size_hw, 3), FILL, dtype=np.uint8)
+    found = []
+    for piece in canvas.pieces:
+        (top, left), (h, w) = piece.at_tl, piece.view.final_hw
+        here = load_sample(shards, piece.row, piece.view, image[top : top + h, left : left + w])
+        found.append(Objects(here.boxes_xyxy + np.array((left, top, left, top)), here.labels))
+    return image, _joined(found)
+
+
+def _seen(objects: Objects, view: View, size_hw: HW) -> Objects:
+    boxes, kept = view_boxes(objects.boxes_xyxy, view, size_hw)
+    return Objects(boxes, objects.labels[kept])
+
+
+def _joined(parts: list[Objects]) -> Objects:
+    return Objects(
+        np.concatenate([part.boxes_xyxy for part in parts]), np.concatenate([part.labels for part in parts])
+    )
