@@ -77,12 +77,12 @@ def plan_epoch(
     Where `tail` wraps, the first samples of the epoch come again in its last window, seen as before, and
     never twice in one batch unless the dataset is smaller than that.
     """
-    views = draw_views(sizes_hw, augment, seed=seed, epoch=epoch)
-    # Another counter than the one of draw_views: the same key, an independent stream.
+    # Another counter than those of draw_views: the same key, an independent stream.
     bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64), counter=[0, 0, 0, 1])
     chance = np.random.Generator(bits)
     n, steps = len(sizes_hw), steps_per_epoch(len(sizes_hw), global_batch, tail)
     order = _mixed(n, chance)
+    views = draw_views(sizes_hw, augment, seed=seed, epoch=epoch, order=order)
     rows = np.resize(order, (steps, global_batch))  # repeats from its start where that is longer
     if by_size:
         windows = np.array_split(rows, -(-steps // WINDOW))

@@ -138,7 +138,8 @@ def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Callable[[], Ba
     now = list(islice(parts, ANNOUNCED))
     while now:
         after = list(islice(parts, ANNOUNCED))
-        shards.will_read([row for part in (*now, *after) for row in part.rows.tolist()])
+        needed = [part.step.plan.views.needed(part.rows) for part in (*now, *after)]
+        shards.will_read(np.concatenate(needed).tolist())
         for step, rows, valid in now:
             views = [step.plan.views.of(row) for row in rows.tolist()]
             yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist())
