@@ -13,6 +13,7 @@ from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
 from qdet.search import Each, Space
+from qdet.workers import check_batch, passes_per_step, worker_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,8 @@ class TrainConfig:
     """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights)."""
     activation_checkpointing: bool = False
     """Recompute decoder stages in the backward pass instead of keeping their activations."""
-    workers: int = 8
-    """Ray workers, one process each."""
+    workers: int | str = 8
+    """Ray workers, one process each; a range such as 2:8 goes on with fewer when nodes are lost."""
     accelerator: Literal["auto", "gpu", "cpu"] = "auto"
     """What a worker trains on; `auto` takes a GPU where the cluster has enough of them."""
     cpus_per_worker: int = 1
@@ -99,7 +100,6 @@ class TrainConfig:
             "epochs",
             "batch_size",
             "accumulation",
-            "workers",
             "cpus_per_worker",
             "log_every",
             "checkpoint_every",
@@ -111,11 +111,23 @@ class TrainConfig:
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
-        if self.batch_size % (self.workers * self.accumulation):
-            raise ConfigError(
-                f"--train.batch-size {self.batch_size} must split evenly over --train.workers {self.workers} "
-                f"times --train.accumulation {self.accumulation}"
-            )
+        check_batch(self.batch_size, self.workers, self.accumulation)
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that the run can do with."""
+        return worker_range(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that the run starts with where there is room."""
+        return worker_range(self.workers)[1]
+
+    def passes(self, workers: int) -> int:
+        """Forward and backward passes per step when `workers` share it."""
+        return passes_per_step(
+            self.batch_size, workers, most=self.most_workers, accumulation=self.accumulation
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

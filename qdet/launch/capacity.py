@@ -22,10 +22,10 @@ def workers_that_fit(nodes: Sequence[Node], *, cpus: int, gpu: bool) -> int:
 
 
 def choose_gpu(nodes: Sequence[Node], train: TrainConfig) -> bool | None:
-    """Return True for GPUs, False for CPUs, None when `train.workers` fit on neither as asked."""
+    """Return True for GPUs, False for CPUs, None when not even the fewest of `train.workers` fit as asked."""
     for gpu in (True, False):
         wanted = train.accelerator in ("auto", "gpu" if gpu else "cpu")
-        if wanted and workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.workers:
+        if wanted and workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.least_workers:
             return gpu
     return None
 
@@ -63,7 +63,7 @@ class _Demand:
         bundle: dict[str, float] = {"CPU": train.cpus_per_worker}
         if train.accelerator == "gpu":
             bundle["GPU"] = 1
-        self._bundles = [bundle] * train.workers
+        self._bundles = [bundle] * train.least_workers
 
     def __enter__(self) -> None:
         from ray.util.placement_group import placement_group

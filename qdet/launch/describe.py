@@ -77,17 +77,17 @@ def _detector(job: Job) -> dict[str, str]:
     parameters = count_parameters(detector)
     trained = count_parameters(detector, trainable=True)
     memory = memory_per_rank(
-        parameters, trained, zero=train.zero, ranks=train.workers, average=job.optim.ema_decay > 0
+        parameters, trained, zero=train.zero, ranks=train.most_workers, average=job.optim.ema_decay > 0
     )
     parts = ("weights", "gradients", "optimizer", "average")
     shares = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
-    at_a_time = train.batch_size // (train.workers * train.accumulation)
+    at_a_time = train.batch_size // (train.most_workers * train.accumulation)
     giga_macs = count_macs(detector, image, size) / 1e9
     return {
         "parameters": f"{parameters:,}, {trained:,} of them trained ({classes} classes)",
         "multiply-accumulates": f"{giga_macs:.2f} G for {height} x {width} pixels",
-        "memory per rank": f"{memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over {train.workers} workers "
-        f"({shares}); activations come on top",
+        "memory per rank": f"{memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over {train.most_workers} "
+        f"workers ({shares}); activations come on top",
         "images per worker": f"{at_a_time} at a time, {train.accumulation} per step, in {train.precision}",
     }
 
