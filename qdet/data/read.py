@@ -1,12 +1,11 @@
-"""Bytes of shards by offset, each checked against its recorded checksum.
+"""Bytes of shards on this machine, by offset.
 
 Threads share one reader: `os.pread` moves no file position. Files stay open, up to a limit.
 """
 
 import os
 import threading
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qdet.errors import DataError
@@ -19,27 +18,35 @@ class ShardFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
+        self.names = tuple(map(str, self.paths))
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Return `length` bytes of file number `shard`."""
-        path = self.paths[shard]
         try:
             descriptor, keep = self._descriptor(shard)
-            try:
-                data = os.pread(descriptor, length, offset)
-            finally:
-                if not keep:
-                    os.close(descriptor)
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-        if len(data) != length:
-            raise DataError(
-                f"{path} ends at byte {offset + len(data)}, within a sample: it is truncated; "
-                "copy it again or convert the dataset again"
-            )
-        return data
+            raise DataError(f"{self.paths[shard]} cannot be read: {error.strerror or error}") from error
+        try:
+            return pread(descriptor, length, offset, name=self.names[shard])
+        finally:
+            if not keep:
+                os.close(descriptor)
+
+    def descriptor(self, shard: int) -> int:
+        """File descriptor of a whole shard, to be closed by the caller."""
+        try:
+            return os.open(self.paths[shard], os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"{self.paths[shard]} cannot be read: {error.strerror or error}") from error
+
+    def will_read(self, shards: Iterable[int]) -> None:
+        """Nothing to prepare: the files are here."""
+
+    def forget(self, shard: int) -> bool:
+        """False: there is no other copy to read."""
+        return False
 
     def close(self) -> None:
         """Close every file."""
@@ -62,10 +69,15 @@ class ShardFiles:
             return descriptor, keep
 
 
-def check_crc32(data: bytes, expected: int, *, name: str) -> None:
-    """Raise DataError unless `data` has the checksum that the index recorded."""
-    if zlib.crc32(data) != expected:
+def pread(descriptor: int, length: int, offset: int, *, name: str) -> bytes:
+    """Read `length` bytes of the file `name`; DataError where it has less."""
+    try:
+        data = os.pread(descriptor, length, offset)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+    if len(data) != length:
         raise DataError(
-            f"{name} is not what was written: its checksum differs; "
-            "copy the shard again or convert the dataset again"
+            f"{name} ends at byte {offset + len(data)}, within a sample: it is truncated; "
+            "copy it again or convert the dataset again"
         )
+    return data

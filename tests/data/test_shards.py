@@ -118,6 +118,19 @@ def test_a_foreign_manifest_index_or_layout_is_refused(converted):
         ShardSet.open(folder)
 
 
-def test_urls_are_refused_in_words():
-    with pytest.raises(DataError, match="read from a folder"):
-        ShardSet.open("s3://bucket/coco")
+def test_commands_and_unknown_places_are_refused_in_words(converted):
+    for source, said in {
+        "pipe:cat x.tar": "commands are not run",
+        "gopher://host/coco": "no way to read gopher://",
+        "data/{a,b.tar": "braces do not pair up",
+        "{a,a}.tar": "more than once",
+    }.items():
+        with pytest.raises(DataError, match=said):
+            ShardSet.open(source)
+    folder, _, _ = converted
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    for url, said in {"pipe:id": "commands are not run", "../other/a.tar": "outside of it"}.items():
+        manifest.write_text(text.replace('"url": "train-000000.tar"', f'"url": "{url}"'))
+        with pytest.raises(DataError, match=said):
+            ShardSet.open(folder)

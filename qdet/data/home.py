@@ -1,0 +1,167 @@
+"""Where a dataset's manifest and index are: in its folder, or in one on this machine that is made for them.
+
+Those of a dataset behind a URL are copied into `<cache>/indexes`. Those of one that others packed, without
+either, are made by a scan and kept in `.qdet-index` beside the shards or, where that cannot be written, in
+`<cache>/indexes`. Such folders appear in one piece, and processes that need the same one wait for the first.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdet.data.cache import NodeCache, RemoteShard
+from qdet.data.cached import CachedShards
+from qdet.data.foreign import identity, scan_set
+from qdet.data.locations import checked, expand, is_pattern, is_url, join
+from qdet.data.locks import locked
+from qdet.data.manifest import INDEX, NAME, parse_manifest
+from qdet.data.read import ShardFiles
+from qdet.data.remote import Absent, read_bytes, size_of, tars_in
+from qdet.errors import DataError
+
+BESIDE = ".qdet-index"
+"""Folder beside foreign shards that keeps what their scan found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What reading a dataset may need besides its address."""
+
+    cache: str = "~/.cache/qdet"
+    """Folder for shards from behind URLs."""
+    cache_gb: float = 100.0
+    """Largest size of those shards together."""
+    categories: str | None = None
+    """File with the classes of shards that do not name them."""
+
+    @property
+    def folder(self) -> Path:
+        """The cache's folder on this machine."""
+        return Path(self.cache).expanduser()
+
+    def files(self, shards: Sequence[Mapping[str, Any]], base: str) -> ShardFiles | CachedShards:
+        """Shards that a manifest in `base` lists, for reading."""
+        names = [join(base, shard["url"]) for shard in shards]
+        if not any(map(is_url, names)):
+            return ShardFiles([Path(name) for name in names])
+        here = [name for name in names if not is_url(name)]
+        if here:
+            raise DataError(f"{here[0]} is on this machine, other shards of its dataset are behind URLs")
+        remote = [
+            RemoteShard(name, shard["filesize"], shard.get("sha256"))
+            for name, shard in zip(names, shards, strict=True)
+        ]
+        return CachedShards(remote, NodeCache(self.folder, round(self.cache_gb * 1e9)))
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder on this machine with a dataset's manifest and index."""
+
+    folder: Path
+    base: str
+    """What relative names of shards in the manifest start from."""
+    mend: str
+    """What to do when the folder is damaged."""
+
+
+def find(source: str, access: Access) -> Home:
+    """Find the home of a dataset, and make it where there is none."""
+    if is_pattern(source):
+        return _scanned(source, expand(source), access)
+    address = checked(source)
+    if is_url(address):
+        try:
+            return _copied(address, read_bytes(join(address, NAME)), access)
+        except Absent as absent:
+            tars = tars_in(address)
+            if not tars:
+                raise DataError(
+                    f"{address} has no manifest.json, so its shards are unknown; name them by a pattern such "
+                    f"as {address}/train-{{000000..000146}}.tar"
+                ) from absent
+            return _scanned(address, tars, access)
+    folder = Path(address)
+    tars = sorted(map(str, folder.glob("*.tar")))
+    if (folder / NAME).is_file() or not tars:
+        return Home(folder, str(folder), "convert the dataset again")
+    if (folder / ".parts").exists():
+        raise DataError(
+            f"{folder} holds a conversion that did not finish (no manifest.json); "
+            "run data_prep.coco_to_shards again"
+        )
+    return _scanned(address, tars, access)
+
+
+def _copied(url: str, manifest: bytes, access: Access) -> Home:
+    """Copy manifest and index of a dataset behind a URL, once per version of it."""
+    version = hashlib.sha256(url.encode() + b"\n" + manifest).hexdigest()[:32]
+
+    def fetch() -> dict[str, bytes]:
+        expected = parse_manifest(manifest, where=join(url, NAME))["index_sha256"]
+        index = read_bytes(join(url, INDEX))
+        if hashlib.sha256(index).hexdigest() != expected:
+            raise DataError(f"{join(url, INDEX)} does not belong to {join(url, NAME)}; upload both again")
+        return {INDEX: index, NAME: manifest}
+
+    folder = _made(access.folder / "indexes", version, fetch)
+    return Home(folder, url, f"delete {folder}; it is fetched again")
+
+
+def _scanned(source: str, names: Sequence[str], access: Access) -> Home:
+    """Scan shards that came without manifest and index, once per version of them."""
+    shards = _sizes(names)
+    files = access.files([{"url": name, "filesize": size} for name, size, _ in shards], "")
+    name = identity(shards, access.categories)
+    beside = Path(names[0]).parent / BESIDE
+
+    def scan() -> dict[str, bytes]:
+        return scan_set(files, categories=access.categories, name=source)
+
+    parents = [access.folder / "indexes"] if is_url(names[0]) else [beside, access.folder / "indexes"]
+    for parent in parents[:-1]:
+        try:
+            folder = _made(parent, name, scan)
+        except OSError:  # a folder that can only be read
+            continue
+        return Home(folder, "", f"delete {folder}; the shards are scanned again")
+    folder = _made(parents[-1], name, scan)
+    return Home(folder, "", f"delete {folder}; the shards are scanned again")
+
+
+def _sizes(names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every shard; servers are not asked for the time."""
+
+    def ask(name: str) -> tuple[str, int, int]:
+        if is_url(name):
+            return name, size_of(name), 0
+        try:
+            found = Path(name).absolute().stat()
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror or error}; complete the copy") from error
+        return str(Path(name).absolute()), found.st_size, found.st_mtime_ns
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(ask, names))
+
+
+def _made(parent: Path, name: str, make: Callable[[], Mapping[str, bytes]]) -> Path:
+    """Folder `name` in `parent` with the files that `make` returns, made by one process alone."""
+    folder = parent / name
+    if folder.is_dir():
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    with locked(parent / f"{name}.lock"):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=parent) as temporary:
+                whole = Path(temporary) / name
+                whole.mkdir()
+                for file, content in make().items():
+                    (whole / file).write_bytes(content)
+                shutil.move(whole, folder)
+    return folder

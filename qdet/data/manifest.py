@@ -1,0 +1,42 @@
+"""The manifest of a set of shards: which files belong to it, its categories, counts and checksums.
+
+It is valid for `wids` (a shardlist with url, nsamples and filesize) and adds what qdet needs. It is written
+last: where it is, everything that it lists was there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdet.errors import DataError
+
+SCHEMA = 1
+"""Version of the layout; a reader refuses another."""
+NAME = "manifest.json"
+INDEX = "index.npz"
+
+
+def digest_of(categories: Sequence[Mapping[str, Any]], shards: Sequence[Mapping[str, Any]]) -> str:
+    """Identity of a dataset: changes with any byte of any shard, with their order and with the classes."""
+    identity = {"schema": SCHEMA, "categories": categories, "shards": shards}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
+    """Read the manifest of a finished conversion; `where` names the file in errors."""
+    try:
+        manifest = json.loads(data)
+        schema = manifest["schema"]
+        complete = {"shardlist", "categories", "digest", "index_sha256"} <= manifest.keys()
+        shards = manifest.get("shardlist", ())
+        complete = complete and all({"url", "nsamples", "filesize"} <= shard.keys() for shard in shards)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{where} was not written by data_prep.coco_to_shards; convert the dataset again"
+        ) from error
+    if schema != SCHEMA or not complete:
+        raise DataError(
+            f"{where} has layout {schema}, this qdet reads layout {SCHEMA}; convert the dataset again"
+        )
+    return manifest

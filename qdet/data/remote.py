@@ -1,0 +1,164 @@
+"""Whole files from behind a URL, to the last byte or with an error that names them.
+
+Object stores are opened by pyarrow, as for checkpoints and for Ray itself: one way to give credentials and
+endpoints. Everything else is opened by fsspec. A server that stalls, fails or breaks off is asked again a few
+times; what arrives is compared with the size and the checksum that it must have.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from qdet.errors import DataError
+
+T = TypeVar("T")
+PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between attempts."""
+STALLED = 60.0
+"""Seconds without a byte after which an attempt over HTTP is given up."""
+_CHUNK = 8 * 2**20
+
+
+class Absent(DataError):
+    """There is nothing at a URL."""
+
+
+class _Broken(Exception):
+    """Bytes arrived, and they are not what was asked for."""
+
+
+def read_bytes(url: str) -> bytes:
+    """Content of a small file."""
+
+    def read() -> bytes:
+        with _stream(url) as stream:
+            return stream.read()
+
+    return _patiently(url, read)
+
+
+def size_of(url: str) -> int:
+    """Bytes of a file, as its server tells them."""
+
+    def ask() -> int:
+        files, path = _files(url)
+        size = files.size(path)
+        if size is None:
+            raise DataError(f"{url}: its server does not tell its size; serve it as a plain file")
+        return int(size)
+
+    return _patiently(url, ask)
+
+
+def tars_in(url: str) -> list[str]:
+    """URLs of the tars in a folder, sorted; none where the server cannot list."""
+    if url.startswith(("http://", "https://")):
+        return []  # what a web page links to is no list of files
+    files, path = _files(url)
+    found = sorted(entry for entry in files.ls(path, detail=False) if entry.endswith(".tar"))
+    folder, question, query = url.partition("?")
+    return [f"{folder.rstrip('/')}/{Path(entry).name}{question}{query}" for entry in found]
+
+
+def download(url: str, to: Path, *, size: int, sha256: str | None) -> None:
+    """Write the file at `url` into the existing file `to`, whose length may be the room it has.
+
+    DataError unless it has `size` and, where that is known, `sha256`.
+    """
+
+    def attempt() -> None:
+        hashing, length = hashlib.sha256(), 0
+        with _stream(url, size=size) as stream, to.open("r+b") as file:
+            while chunk := stream.read(_CHUNK):
+                length += len(chunk)
+                if length > size:
+                    raise _Broken(f"it has more than the {size} bytes that are listed")
+                hashing.update(chunk)
+                _write(file, chunk)
+        if length != size:
+            raise _Broken(f"it ended after {length} of {size} bytes")
+        if sha256 is not None and hashing.hexdigest() != sha256:
+            raise _Broken("its sha256 is not the one that is listed")
+
+    _patiently(url, attempt)
+
+
+def _write(file: IO[bytes], chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise DataError(
+            f"{file.name} cannot be written: {error.strerror or error}; "
+            "make room, lower --data.cache-gb or name another --data.cache"
+        ) from error
+
+
+def _patiently(url: str, act: Callable[[], T]) -> T:
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            return act()
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise Absent(f"{url} is not there; check the address") from error
+        except Exception as error:  # every kind of file system has errors of its own
+            pause = next(pauses, None)
+            if pause is None or _refused(error):
+                said = str(error) or type(error).__name__
+                raise DataError(f"{url} cannot be read: {said}; check the server and the address") from error
+            time.sleep(pause)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether asking again is no use."""
+    status = getattr(error, "status", 500)  # aiohttp's errors have one
+    return isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
+
+
+def _stream(url: str, *, size: int | None = None) -> Any:
+    """Open a file to be read once from front to back."""
+    files, path = _files(url)
+    if _is_store(url):
+        return files.open(path, "rb", seekable=False)
+    if url.startswith(("http://", "https://")):
+        # Block size 0 asks for one plain GET; any size spares the question for it.
+        return files.open(path, "rb", block_size=0, size=size or 1)
+    return files.open(path, "rb")
+
+
+def _files(url: str) -> tuple[Any, str]:
+    """File system of a URL, and the path in it."""
+    if not _is_store(url):
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url, **_http_options(url))
+    scheme, place, path, query, _ = urlsplit(url)
+    bucket = place.rpartition("@")[2]
+    return _store(urlunsplit((scheme, place, "", query, "")), os.getpid()), f"{bucket}{path}".rstrip("/")
+
+
+def _is_store(url: str) -> bool:
+    return url.startswith(("s3://", "gs://"))
+
+
+@lru_cache(maxsize=16)
+def _store(bucket: str, process: int) -> Any:
+    """Open a bucket once per process: finding out its region takes a question to the server."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    return ArrowFSWrapper(FileSystem.from_uri(bucket)[0])
+
+
+def _http_options(url: str) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)}}
