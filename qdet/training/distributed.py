@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from qdet.errors import ConfigError, QdetError
@@ -40,6 +42,14 @@ class World:
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(totals)
         return totals.tolist()
+
+    def total(self, counts: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Add tensors of one shape up over all ranks (collective)."""
+        if self.size == 1:
+            return counts.clone()
+        totals = counts.to(self.device, copy=True)
+        dist.all_reduce(totals)
+        return totals.cpu()
 
     def gather(self, value: Any) -> list[Any]:
         """Return all ranks' values in order on rank 0, and an empty list elsewhere (collective)."""

@@ -17,6 +17,7 @@ from qdet.errors import DivergedError
 from qdet.job import Job
 from qdet.losses import counted_objects, matched_objects
 from qdet.tracking import Tracker
+from qdet.training.accounting import Accounting
 from qdet.training.checks import check_categories, check_world
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
@@ -74,6 +75,7 @@ class _Training:
         self.step = self.saving.go_on(self.engine, self.ema)
         if self.step and world.main:
             print(f"going on after step {self.step} of {self.steps}", flush=True)
+        self.accounting = Accounting(self.stream.order, world, tracker, step=self.step)
         self.evaluated: dict[str, float] = {}
 
     def to_the_end(self) -> Result:
@@ -81,11 +83,14 @@ class _Training:
         job, meter = self.job, Meter(self.job, self.steps, self.stream.steps_per_epoch)
         self.engine.train()
         for micro_batches in meter.waiting(self.stream.steps(self.step, self.steps)):
+            self.accounting.record(micro_batches)
             terms, norm = self._train_step(micro_batches)
             self.step += 1
             meter.add(terms, norm)
             if self.step % job.train.log_every == 0 or self.step == self.steps:
                 self._log(meter)
+            if self._due(self.stream.steps_per_epoch) or self.step == self.steps:
+                self.accounting.settle(self.step)
             if self._due(job.train.eval_every * self.stream.steps_per_epoch) or self.step == self.steps:
                 meter.pause()
                 self._evaluate()

@@ -1,0 +1,59 @@
+"""Proof, at the end of every epoch, that all ranks together received the images that were planned."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from qdet.data.ledger import Ledger
+from qdet.data.order import Order
+from qdet.tracking import Tracker
+from qdet.training.distributed import World
+from qdet.types import Batch
+
+
+class Accounting:
+    """Counts the images of this rank's batches, and settles the accounts of all ranks.
+
+    A run that goes on without the counts of its checkpoint accounts for the steps since then.
+    """
+
+    def __init__(self, order: Order, world: World, tracker: Tracker, *, step: int) -> None:
+        self.order, self.world, self.tracker = order, world, tracker
+        self.ledger = Ledger(order.index.image_id, first=step)
+
+    def record(self, micro_batches: Sequence[Batch]) -> None:
+        """Count the images that this rank trains on at a step."""
+        for batch in micro_batches:
+            self.ledger.record(batch.image_ids.numpy())
+
+    def settle(self, step: int) -> None:
+        """Hold what was counted against the plan, log it, and count anew from `step` on. Collective.
+
+        Raises:
+            DataError: On every rank, if images were lost or received twice.
+        """
+        total = self.total()
+        if total.first < step:
+            self.world.on_main(lambda: self._report(total, step))
+        self.ledger.start(step)
+
+    def total(self) -> Ledger:
+        """What all ranks have counted since the last settlement: a checkpoint's share. Collective."""
+        total = Ledger(self.order.index.image_id, first=self.ledger.first)
+        total.counts = self.world.total(self.ledger.counts)
+        return total
+
+    def load(self, state: Int64[Tensor, " state"]) -> None:
+        """Go on from `total().to_tensor()` of a checkpoint, the same on all ranks."""
+        self.ledger = Ledger.from_tensor(self.order.index.image_id, state)
+        if not self.world.main:  # counts of all ranks add up: one of them goes on with the old ones
+            self.ledger.start(self.ledger.first)
+
+    def _report(self, total: Ledger, step: int) -> None:
+        account = total.account(self.order, step)
+        print(account, flush=True)
+        self.tracker.metrics(account.metrics(), step)
+        if images := account.table():
+            self.tracker.table(images, f"data/epoch_{account.epoch:04d}_to_{account.last}.json")
+        account.check()
