@@ -1,5 +1,9 @@
 """Anchor DETR's names (megvii-research/AnchorDETR) to qdet's."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from qdet.convert.detr import attention, module
 from qdet.convert.rename import Table
 
@@ -50,3 +54,9 @@ ANCHOR_DETR: Table = (
 
 ANCHOR_DETR_ATTENTION: Table = (*_SHARED, (r"transformer\.adapt_pos1d\..*", ""))
 """The same with plain attention, where the embedding of single coordinates is never used."""
+
+
+def attends_plainly(state: Mapping[str, Tensor]) -> bool:
+    """Tell by the projections of the attention to the image: plain attention has three, row-column five."""
+    rows, width = state["transformer.decoder_layers.0.cross_attn.in_proj_weight"].shape
+    return rows == 3 * width

@@ -23,6 +23,8 @@ class Told:
     """Heads of every attention."""
     queries: int | None = None
     """Queries of a two-stage detector, which learns none."""
+    points: int | None = None
+    """Anchor points of Anchor DETR, which are in no tensor where they form a grid."""
     dilated: bool | None = None
     """Whether the backbone's last stage is dilated: DC5."""
     fixed_centers: bool | None = None
@@ -62,6 +64,7 @@ def _told(path: Path) -> Told:
     return Told(
         heads=said.get("nheads"),
         queries=said.get("num_queries"),
+        points=said.get("num_query_position"),
         dilated=said.get("dilation"),
         fixed_centers=said.get("random_refpoints_xy"),
     )

@@ -1,6 +1,6 @@
 """The checkpoints that can be converted: how each is told from the others, and how it becomes qdet's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from qdet.backbones import BackboneConfig
 from qdet.convert import sizes
 from qdet.convert.adamixer import ADAMIXER
-from qdet.convert.anchor_detr import ANCHOR_DETR
+from qdet.convert.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION, attends_plainly
 from qdet.convert.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
@@ -30,6 +30,8 @@ class Layout:
     title: str
     marks: tuple[str, ...]
     """Names that together no other detector's checkpoint has."""
+    told_by: Callable[[Mapping[str, Tensor]], bool] = lambda state: True
+    """What tells it from others with the same names."""
     table: Table
     config: Callable[[Shapes, Told, BackboneConfig], DetectorConfig]
     norm: Norm = "frozen"
@@ -43,6 +45,7 @@ class Layout:
 
 
 _DEFORMABLE = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
+_ANCHOR = ("transformer.pattern.weight", "transformer.decoder_layers.0.cross_attn.in_proj_weight")
 
 # Kin of DETR have names of it, hence the more particular first.
 LAYOUTS: tuple[Layout, ...] = (
@@ -86,8 +89,15 @@ LAYOUTS: tuple[Layout, ...] = (
         config=sizes.deformable_detr,
     ),
     Layout(
+        title="Anchor DETR with plain attention (megvii-research/AnchorDETR)",
+        marks=_ANCHOR,
+        told_by=attends_plainly,
+        table=ANCHOR_DETR_ATTENTION,
+        config=sizes.anchor_detr,
+    ),
+    Layout(
         title="Anchor DETR (megvii-research/AnchorDETR)",
-        marks=("transformer.pattern.weight", "transformer.adapt_pos1d.0.weight"),
+        marks=_ANCHOR,
         table=ANCHOR_DETR,
         config=sizes.anchor_detr,
     ),

@@ -57,7 +57,7 @@ def recognize(state: Mapping[str, Tensor], told: Told, *, all_classes: bool = Fa
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:
     for layout in LAYOUTS:
-        if all(mark in state for mark in layout.marks):
+        if all(mark in state for mark in layout.marks) and layout.told_by(state):
             return layout
     known = "".join(f"\n  {layout.title}: {', '.join(layout.marks)}" for layout in LAYOUTS)
     shown = (

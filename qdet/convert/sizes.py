@@ -4,10 +4,11 @@ Dropout, learning rates and the like show in no weight: they stay at the paper's
 show in few; where neither they nor the file tell, they are the 8 that all these papers have.
 """
 
-from math import isqrt
+from dataclasses import replace
+from math import isqrt, sqrt
 from typing import Any
 
-from qdet.backbones import BackboneConfig
+from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.convert.files import Told
 from qdet.convert.shapes import Shapes
 from qdet.detectors import (
@@ -55,12 +56,21 @@ def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRCo
 
 
 def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> AnchorDETRConfig:
-    """Read an Anchor DETR with row-column attention and learned anchor points, as all published ones are."""
+    """Read an Anchor DETR. Its points are in no tensor where they are the square grid nearest to a number."""
+    shared, learned = _transformer(weights, told), "decoder.points.weight"
+    cross = "decoder.layers.0.cross_attention.update."
+    levels = 3 if cross + "fuse.weight" in weights else 1
+    shared["encoder_layers"] += weights.count("encoder.level_layers.")
+    if levels == 3 and isinstance(backbone, ResNetConfig):
+        backbone = replace(backbone, dilate_c5=True)  # its maps could not be stacked otherwise
     return AnchorDETRConfig(
         backbone=backbone,
-        points=weights["decoder.points.weight"][0],
+        points=weights[learned][0] if learned in weights else round(sqrt(told.points or 300)) ** 2,
         patterns=weights["decoder.patterns.weight"][0],
-        **_transformer(weights, told),
+        anchors="learned" if learned in weights else "grid",
+        attention="row_column" if "embed_axis.layers.0.weight" in weights else "plain",
+        levels=levels,
+        **shared,
     )
 
 

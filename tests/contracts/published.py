@@ -1,7 +1,12 @@
-"""The authors' published models: for each recorded list of keys and shapes, the detector that it fills."""
+"""The authors' published models: for each recorded list of keys and shapes, the detector that it fills.
 
+And small ones of the same kinds, with random weights under the authors' names.
+"""
+
+import functools
 import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,7 @@ from qdet.convert import (
     SPARSE_RCNN,
     SPARSE_RCNN_MMDET,
     Table,
+    rename,
 )
 from qdet.detectors import (
     AdaMixerConfig,
@@ -125,3 +131,76 @@ def recorded(folder: Path, name: str) -> dict:
 def on_meta(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         return {key: torch.empty(shape) for key, shape in shapes.items()}
+
+
+SMALL = {
+    "queries": 9,
+    "anchors": 9,
+    "points": 9,
+    "stages": 2,
+    "width": 64,
+    "feature_width": 64,
+    "heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "ffn": 48,
+    "points_in": 6,
+    "points_out": 10,
+    "encoder_points": 3,
+    "decoder_points": 5,
+    "filters": 6,
+    "roi_size": 5,
+}
+"""Sizes that no published detector has, by the name of the setting."""
+
+
+def small(config: DetectorConfig) -> DetectorConfig:
+    """The same detector with other sizes throughout."""
+    sizes = {f.name: SMALL[f.name] for f in fields(config) if f.type is int and f.name in SMALL}
+    return replace(config, **sizes, backbone=ResNetConfig(depth=14, width=8, norm=config.backbone.norm))
+
+
+def small_checkpoint(
+    folder: Path, name: str, **settings
+) -> tuple[DetectorConfig, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return a small detector of that kind, random weights for it, and them under the authors' names."""
+    official, keys = FULL_SIZE[name], recorded(folder, name)["keys"]
+    config = replace(small(official.detector), **settings)
+    ours = config.build(official.classes).state_dict()
+    ours = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in ours.items()}
+    theirs = {key: ours[new] for key in keys if (new := rename(key, official.table)) in ours}
+    body = {
+        k.replace("backbone.", "backbone.0.body."): t for k, t in ours.items() if k.startswith("backbone.")
+    }
+    return config, ours, theirs | body
+
+
+_TO_DETR = (
+    (r"^backbone\.", "backbone.0.body."),
+    (r"^(encoder|decoder)\.(layers|norm)", r"transformer.\1.\2"),
+    (r"\.attention\.update\.attention\.qkv", ".self_attn.in_proj"),
+    (r"\.attention\.update\.attention\.out", ".self_attn.out_proj"),
+    (r"\.attention\.norm", ".norm1"),
+    (r"\.self_attention\.update\.attention\.qkv", ".self_attn.in_proj"),
+    (r"\.self_attention\.update\.attention\.out", ".self_attn.out_proj"),
+    (r"\.self_attention\.norm", ".norm1"),
+    (r"\.cross_attention\.update\.attention\.qkv", ".multihead_attn.in_proj"),
+    (r"\.cross_attention\.update\.attention\.out", ".multihead_attn.out_proj"),
+    (r"\.cross_attention\.norm", ".norm2"),
+    (r"\.ffn\.update\.expand", ".linear1"),
+    (r"\.ffn\.update\.contract", ".linear2"),
+    (r"(encoder\.layers\.\d)\.ffn\.norm", r"\1.norm2"),
+    (r"\.ffn\.norm", ".norm3"),
+    (r"^class_head", "class_embed"),
+    (r"^box_head", "bbox_embed"),
+    (r"^projection", "input_proj"),
+    (r"^decoder\.position", "query_embed"),
+)
+
+
+def as_detrs_authors(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give a DETR's weights the names that its authors save them under; needs no record of theirs."""
+    return {
+        functools.reduce(lambda name, row: re.sub(*row, name), _TO_DETR, name): t
+        for name, t in weights.items()
+    }

@@ -1,19 +1,15 @@
 """`python -m qdet convert`: from an authors' file to a checkpoint that a job of that detector starts from."""
 
-import functools
 import json
-import re
 from argparse import Namespace
-from dataclasses import fields, replace
 
 import pytest
 import torch
-from published import FULL_SIZE, recorded
+from published import as_detrs_authors, small_checkpoint
 from safetensors.torch import save_file
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
-from qdet.convert import rename
 from qdet.convert.coco import COCO, IDS
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
@@ -22,24 +18,6 @@ from qdet.detectors import DETRConfig
 from qdet.errors import CheckpointError
 from qdet.training import checkpoint
 
-SMALL = {
-    "queries": 9,
-    "anchors": 9,
-    "points": 9,
-    "stages": 2,
-    "width": 64,
-    "feature_width": 64,
-    "heads": 4,
-    "encoder_layers": 2,
-    "decoder_layers": 3,
-    "ffn": 48,
-    "points_in": 6,
-    "points_out": 10,
-    "encoder_points": 3,
-    "decoder_points": 5,
-    "filters": 6,
-    "roi_size": 5,
-}
 ONE_OF_EACH = (
     "adamixer_r50_100q",
     "anchor_detr_r50",
@@ -56,25 +34,6 @@ ONE_OF_EACH = (
     "smca_detr_r50_single_scale",
     "sparse_rcnn_r50_100pro",
 )
-
-
-def small(config):
-    """The same detector with other sizes throughout."""
-    sizes = {f.name: SMALL[f.name] for f in fields(config) if f.type is int and f.name in SMALL}
-    return replace(config, **sizes, backbone=ResNetConfig(depth=14, width=8, norm=config.backbone.norm))
-
-
-def small_checkpoint(folder, name: str):
-    """Weights of a small detector under the authors' names, and what they become."""
-    official, keys = FULL_SIZE[name], recorded(folder, name)["keys"]
-    config = small(official.detector)
-    ours = config.build(official.classes).state_dict()
-    ours = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in ours.items()}
-    theirs = {key: ours[new] for key in keys if (new := rename(key, official.table)) in ours}
-    body = {
-        k.replace("backbone.", "backbone.0.body."): t for k, t in ours.items() if k.startswith("backbone.")
-    }
-    return config, ours, theirs | body
 
 
 def command(*args) -> None:
@@ -143,31 +102,7 @@ def detr() -> dict[str, torch.Tensor]:
     config = DETRConfig(
         backbone=ResNetConfig(depth=14, width=8), encoder_layers=1, decoder_layers=1, width=32, ffn=8
     )
-    inverse = (
-        (r"^backbone\.", "backbone.0.body."),
-        (r"^(encoder|decoder)\.(layers|norm)", r"transformer.\1.\2"),
-        (r"\.attention\.update\.attention\.qkv", ".self_attn.in_proj"),
-        (r"\.attention\.update\.attention\.out", ".self_attn.out_proj"),
-        (r"\.attention\.norm", ".norm1"),
-        (r"\.self_attention\.update\.attention\.qkv", ".self_attn.in_proj"),
-        (r"\.self_attention\.update\.attention\.out", ".self_attn.out_proj"),
-        (r"\.self_attention\.norm", ".norm1"),
-        (r"\.cross_attention\.update\.attention\.qkv", ".multihead_attn.in_proj"),
-        (r"\.cross_attention\.update\.attention\.out", ".multihead_attn.out_proj"),
-        (r"\.cross_attention\.norm", ".norm2"),
-        (r"\.ffn\.update\.expand", ".linear1"),
-        (r"\.ffn\.update\.contract", ".linear2"),
-        (r"(encoder\.layers\.\d)\.ffn\.norm", r"\1.norm2"),
-        (r"\.ffn\.norm", ".norm3"),
-        (r"^class_head", "class_embed"),
-        (r"^box_head", "bbox_embed"),
-        (r"^projection", "input_proj"),
-        (r"^decoder\.position", "query_embed"),
-    )
-    return {
-        functools.reduce(lambda name, row: re.sub(*row, name), inverse, name): t
-        for name, t in config.build(5).state_dict().items()
-    }
+    return as_detrs_authors(config.build(5).state_dict())
 
 
 def test_other_classes_are_numbered_or_named_by_the_file(detr, tmp_path, capsys):
