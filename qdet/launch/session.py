@@ -16,12 +16,12 @@ from types import FrameType
 from typing import Any
 
 from qdet.config import flatten
-from qdet.data.shards import ShardSet
 from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launch import paths, runs
 from qdet.launch.auth import state_folder
 from qdet.launch.report import Outcome, last_picture
+from qdet.launch.witness import witnessed
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
 from qdet.training.reporting import Run
 
@@ -81,7 +81,8 @@ def open_session(
         uri = paths.tracking_uri()
         if resumed is None:
             runs.write(job.store.path, runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=uri))
-        yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
+        with witnessed(name, run_id, job.track.experiment, uri):
+            yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def _log_inputs(tracker: Tracker, job: Job) -> None:
     tracker.params(flatten(job))
     for path, context in ((job.data.train, "training"), (job.data.val, "validation")):
         if not paths.is_url(path):
-            tracker.dataset(Path(path).name, ShardSet.open(path).digest, path, context)
+            tracker.dataset(Path(path).name, job.data.open(path).digest, path, context)
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.is_file():
         tracker.artifact(script, "job")

@@ -1,5 +1,6 @@
 """Logging of runs to MLflow, never on the training path."""
 
+from qdet.tracking.mlflow_run import has_ended
 from qdet.tracking.mlflow_tracker import MLflowTracker
 from qdet.tracking.sender import send_spool
 from qdet.tracking.server import (
@@ -18,6 +19,7 @@ __all__ = [
     "Status",
     "Tracker",
     "git_commit",
+    "has_ended",
     "mlflow_ui_command",
     "send_spool",
     "tracking_environment",

@@ -7,7 +7,7 @@ from typing import Any
 
 from qdet.errors import TrackingError
 from qdet.tracking.masking import mask
-from qdet.tracking.server import artifact_location
+from qdet.tracking.server import artifact_location, quiet_environment
 
 NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
@@ -42,6 +42,18 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
     if first.info.run_id != mine.info.run_id:
         client.delete_run(mine.info.run_id)
     return first
+
+
+def has_ended(run_id: str, uri: str) -> bool:
+    """Whether MLflow says that a run is over; False where it does not answer."""
+    quiet_environment()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri=uri).get_run(run_id).info.status != "RUNNING"
+    except MlflowException:
+        return False
 
 
 def _first_of_name(client: Any, experiment: str, name: str) -> Any:
