@@ -23,7 +23,6 @@ from tyro.conf import FlagCreatePairsOff
 from qdet.backbones import SwinConfig
 from qdet.complexity import count_macs
 from qdet.config import override
-from qdet.data.shards import ShardSet
 from qdet.job import Job
 from qdet.tracking import NullTracker
 from qdet.training.loop import train
@@ -113,7 +112,7 @@ def measure(job: Job) -> dict[str, Any]:
         train(job, reporter=LocalReporter(Run(job.name, store), keep=1), tracker=points)
     size = job.data.augment.max_size
     with torch.device("meta"):
-        detector = job.detector.build(len(ShardSet.open(job.data.train).categories))
+        detector = job.detector.build(len(job.data.open(job.data.train).categories))
     macs = count_macs(detector, torch.empty(1, 3, size, size), torch.tensor([[size, size]]))
     return {
         "steps": job.train.steps,

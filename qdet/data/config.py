@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.home import Access
 from qdet.data.plan import Tail
+from qdet.data.readers import Readers
+from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 
 
@@ -12,9 +15,15 @@ class DataConfig:
     """WebDataset shards and how their images are augmented and read."""
 
     train: str = "data/coco/train2017"
-    """Folder of shards to train on, as `data_prep` writes it."""
+    """Shards to train on: a folder or URL as `data_prep` writes it, or tars such as s3://a/t-{000..146}.tar."""
     val: str = "data/coco/val2017"
-    """Folder of shards to evaluate on."""
+    """Shards to evaluate on."""
+    categories: str | None = None
+    """COCO annotation file that names the classes of shards which do not name them themselves."""
+    cache: str = Access.cache
+    """Folder on every machine that keeps shards from behind URLs; its workers share it."""
+    cache_gb: float = Access.cache_gb
+    """Largest size of that folder; shards that are not needed soon leave it first."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
@@ -32,3 +41,10 @@ class DataConfig:
             raise ConfigError(f"--data.readers must be at least 1, got {self.readers}")
         if self.prefetch < 1:
             raise ConfigError(f"--data.prefetch must be at least 1, got {self.prefetch}")
+        if not self.cache_gb > 0:
+            raise ConfigError(f"--data.cache-gb must be above 0, got {self.cache_gb}")
+
+    def open(self, address: str) -> ShardSet:
+        """Open `train`, `val` or other shards with these settings."""
+        access = Access(cache=self.cache, cache_gb=self.cache_gb, categories=self.categories)
+        return ShardSet.open(address, access)

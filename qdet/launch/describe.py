@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from qdet.complexity import count_macs, count_parameters
 from qdet.config import flatten
 from qdet.data.plan import steps_per_epoch
-from qdet.data.shards import ShardSet
 from qdet.errors import DataError
 from qdet.job import Job
 from qdet.launch.paths import resolve
@@ -96,11 +94,11 @@ def _steps(job: Job) -> dict[str, str]:
     found: dict[str, str] = {}
     for split, path in (("train", job.data.train), ("val", job.data.val)):
         try:
-            shards = ShardSet.open(path)
+            shards = job.data.open(path)
         except DataError as error:
             found[f"{split} images"] = f"unknown: {error}"
             continue
-        found[f"{split} images"] = f"{len(shards):,} of {len(shards.categories)} classes in {Path(path)}"
+        found[f"{split} images"] = f"{len(shards):,} of {len(shards.categories)} classes in {path}"
         if split == "train":
             each = steps_per_epoch(len(shards), job.train.batch_size, job.data.tail)
             steps = job.train.steps or each * job.train.epochs
@@ -116,7 +114,7 @@ def image_size(job: Job) -> tuple[int, int]:
 
 def _classes(job: Job) -> int:
     try:
-        return len(ShardSet.open(job.data.train).categories)
+        return len(job.data.open(job.data.train).categories)
     except DataError:
         return COCO_CLASSES
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from qdet.config import flatten, override
+from qdet.data.locations import is_url
 from qdet.job import Job
 
 ROOT = "QDET_ROOT"
@@ -25,18 +26,22 @@ def absolute(path: str) -> str:
     return path if is_url(path) else str(root() / Path(path).expanduser())
 
 
-def is_url(path: str) -> bool:
-    """True for s3://, gs://, https:// and the like."""
-    return "://" in path
+def _shards(address: str) -> str:
+    """Return the address of shards, which may be several patterns in one, with absolute paths."""
+    return "::".join(part if part.startswith("pipe:") else absolute(part) for part in address.split("::"))
 
 
 def resolve(job: Job) -> Job:
     """Return `job` with every path absolute: shards, store, checkpoint and pre-trained weights."""
     changes = {
-        "data.train": absolute(job.data.train),
-        "data.val": absolute(job.data.val),
+        "data.train": _shards(job.data.train),
+        "data.val": _shards(job.data.val),
         "store.path": absolute(job.store.path),
     }
+    if job.data.categories:
+        changes["data.categories"] = absolute(job.data.categories)
+    if not job.data.cache.startswith("~"):  # every machine has a home of its own
+        changes["data.cache"] = absolute(job.data.cache)
     if job.store.init_from:
         changes["store.init_from"] = absolute(job.store.init_from)
     for path, value in flatten(job.detector).items():

@@ -17,8 +17,8 @@ def check(job: Job) -> None:
     Raises:
         ConfigError: A flag names something that is not there or cannot be used.
     """
-    train = _open("train", job.data.train)
-    val = _open("val", job.data.val)
+    train = _open("train", job.data.train, job)
+    val = _open("val", job.data.val, job)
     if train is not None and val is not None and train.categories != val.categories:
         raise ConfigError(
             f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
@@ -34,11 +34,11 @@ def check(job: Job) -> None:
         )
 
 
-def _open(split: str, path: str) -> ShardSet | None:
+def _open(split: str, path: str, job: Job) -> ShardSet | None:
     """Open a split, or None where it lies behind a URL that only workers need to reach."""
     if is_url(path):
         return None
     try:
-        return ShardSet.open(path)
+        return job.data.open(path)
     except DataError as error:
         raise ConfigError(f"--data.{split}: {error}") from error

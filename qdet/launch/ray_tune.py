@@ -17,7 +17,6 @@ from typing import Any
 
 from qdet.config import override
 from qdet.data.plan import steps_per_epoch
-from qdet.data.shards import ShardSet
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launch import capacity, connect, paths, preflight, runs
@@ -77,7 +76,7 @@ def evaluations(job: Job) -> int:
 
 
 def _epoch(job: Job) -> int:
-    return steps_per_epoch(len(ShardSet.open(job.data.train)), job.train.batch_size, job.data.tail)
+    return steps_per_epoch(len(job.data.open(job.data.train)), job.train.batch_size, job.data.tail)
 
 
 def _steps(job: Job) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qdet.backbones import load_pretrained
-from qdet.data.shards import ShardSet
+from qdet.checkpoint import Folder, Retention, RunFolder
 from qdet.data.stream import TrainStream
 from qdet.errors import DivergedError
 from qdet.job import Job
@@ -59,7 +59,7 @@ class _Training:
     def __init__(self, job: Job, world: World, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
-        self.train_shards, self.val_shards = ShardSet.open(job.data.train), ShardSet.open(job.data.val)
+        self.train_shards, self.val_shards = job.data.open(job.data.train), job.data.open(job.data.val)
         check_categories(self.train_shards, self.val_shards)
         self.stream = self._train_stream()
         self.steps = total_steps(job, self.stream.steps_per_epoch)
