@@ -1,0 +1,143 @@
+"""A thread that ends a worker which stands still, after naming what it was doing and showing every stack.
+
+A worker that hangs takes all others with it: they wait for it in a collective, and nobody says for whom.
+Each worker therefore watches itself. The training loop tells its `Watchdog` what it is about to do (`now`)
+and that a step is done (`beat`); halfway to the limit the worker says where it stands, at the limit it leaves
+with exit code 75, and whoever started it starts it again.
+"""
+
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: trying again may well work."""
+FIRST_BEAT = 600.0
+"""Seconds on top of the limit before the first step: kernels are tuned, files and caches are cold."""
+RECENT = 50
+"""Beats whose slowest counts."""
+_STDERR = 2  # the descriptor itself: Ray and pytest put objects without one in the place of sys.stderr
+_DEBUGGERS = frozenset({"bdb", "pdb", "ray.util.rpdb", "IPython.core.debugger"})
+
+
+class Watchdog:
+    """Sees that a worker goes on. `close` it, or use it in a `with`.
+
+    Args:
+        rank: Rank of the worker, for messages.
+        limit: Seconds beyond the slowest recent step that the next may take; 0 never ends the worker.
+        end: What ends the worker.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        limit: int | float,
+        end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rank, self.limit = rank, limit
+        self._end, self._clock = end, clock
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._doing, self._since = "starting", clock()
+        self._last_beat = self._since
+        self._patience = 0  # how many `off` blocks are open
+        self._warned = False
+        self._closed = threading.Event()
+        if limit > 0:
+            threading.Thread(target=self._watch, name="qdet-watchdog", daemon=True).start()
+
+    def __enter__(self) -> "Watchdog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def now(self, operation: str) -> None:
+        """Say what the worker is about to do."""
+        self._doing, self._since = operation, self._clock()
+
+    def beat(self) -> None:
+        """Say that a step, or a batch of an evaluation, is done."""
+        now = self._clock()
+        self._recent.append(now - self._last_beat)
+        self._restart(now)
+
+    @contextmanager
+    def off(self, operation: str) -> Iterator[None]:
+        """Do not watch inside a `with`: for what may take long and has a timeout of its own."""
+        self.now(operation)
+        self._patience += 1
+        try:
+            yield
+        finally:
+            self._patience -= 1
+            self._restart(self._clock())
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that may pass from one beat to the next."""
+        return self.limit + (max(self._recent) if self._recent else FIRST_BEAT)
+
+    def look(self) -> None:
+        """Warn or end the worker if it is time to; the thread calls this about every second."""
+        still = self._clock() - self._last_beat
+        if self._patience or debugging():
+            return
+        if still >= self.allowed:
+            self._say(
+                f"{self._where(still)}. It ends now with exit code {EXIT_CODE}, to be started again; "
+                "--train.hang-after sets the limit, 0 turns it off"
+            )
+            self._end()
+        elif still >= self.allowed - self.limit / 2 and not self._warned:
+            self._warned = True
+            self._say(f"{self._where(still)}. It ends in {self.allowed - still:.0f} s if nothing changes")
+
+    def _where(self, still: float) -> str:
+        doing, since = self._doing, min(self._clock() - self._since, still)
+        return (
+            f"worker {self.rank} on host {socket.gethostname()}: no step for {still:.0f} s, the last "
+            f"{since:.0f} s of it in: {doing}"
+        )
+
+    def _restart(self, now: float) -> None:
+        self._last_beat, self._warned = now, False
+
+    def _watch(self) -> None:
+        every = min(1.0, self.limit / 10)
+        while not self._closed.wait(every):
+            self.look()
+            if not debugging():
+                # This thread cannot run while a C function keeps the interpreter's lock; this timer can.
+                faulthandler.dump_traceback_later(self.allowed + self.limit, exit=True, file=_STDERR)
+        faulthandler.cancel_dump_traceback_later()
+
+    @staticmethod
+    def _say(message: str) -> None:
+        os.write(_STDERR, f"{message}\nStacks of all its threads:\n".encode())
+        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+
+
+def debugging() -> bool:
+    """True while somebody holds the process in a debugger: standing still is then what it should do."""
+    if "pydevd" in sys.modules or "debugpy" in sys.modules:
+        return True
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _DEBUGGERS:
+            return True
+        frame = frame.f_back
+    return False
