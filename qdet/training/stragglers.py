@@ -1,0 +1,86 @@
+"""Stragglers: workers that keep all others waiting, found from what each step took on each of them.
+
+A step takes as long everywhere, since workers meet in collectives: only what a worker does between them is
+its own, the waiting for data and the forward pass. Those times travel with a collective that every step makes
+anyway. Comparing a worker with the others *of the same step* takes out what differs from step to step, such
+as the size of the images; medians take out the odd slow step.
+
+    steps, ranks   parts: waiting for data, forward pass
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+PARTS = ("waiting for data", "forward pass")
+WINDOW = 40
+"""Steps that are looked at together."""
+EVERY = 5
+"""Steps between two looks."""
+SLOWER = 1.2
+"""A worker is a straggler whose median step takes this many times as long as the others' ..."""
+OFTEN = 0.7
+"""... and this share of whose steps take at least `A_LITTLE` times as long: one bad minute is not enough."""
+A_LITTLE = 1.1
+QUIET = 500
+"""Steps before the same worker is named again."""
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """A worker that is slower than the others."""
+
+    rank: int
+    ratio: float
+    """Its own time of a step over the median of the others'."""
+    part: str
+    """Which of `PARTS` the difference is mostly in."""
+
+
+def find_stragglers(times: Float[np.ndarray, "steps ranks parts"]) -> list[Straggler]:
+    """Return the workers whose own time was longer than that of the others, in most of `steps`."""
+    if times.shape[1] < 2:
+        return []
+    found = []
+    for rank in range(times.shape[1]):
+        others = np.median(np.delete(times.sum(2), rank, axis=1), axis=1)
+        ratios = times[:, rank].sum(1) / np.maximum(others, 1e-9)
+        ratio = float(np.median(ratios))
+        if ratio >= SLOWER and (ratios >= A_LITTLE).mean() >= OFTEN:
+            rest = np.median(np.delete(times, rank, axis=1), axis=1)
+            more = np.median(times[:, rank] - rest, axis=0)
+            found.append(Straggler(rank, ratio, PARTS[int(more.argmax())]))
+    return found
+
+
+class Stragglers:
+    """The last steps of a training, and who was named already."""
+
+    def __init__(self) -> None:
+        self._times: deque[np.ndarray] = deque(maxlen=WINDOW)
+        self._steps = 0
+        self._named: dict[int, int] = {}
+
+    def add(self, times: Float[np.ndarray, "ranks parts"]) -> list[Straggler]:
+        """Count one step; return whom to name now."""
+        self._times.append(times)
+        self._steps += 1
+        if len(self._times) < WINDOW or self._steps % EVERY:
+            return []
+        found = [s for s in find_stragglers(np.stack(self._times)) if self._is_news(s.rank)]
+        self._named |= {straggler.rank: self._steps for straggler in found}
+        return found
+
+    def _is_news(self, rank: int) -> bool:
+        return self._steps - self._named.get(rank, -QUIET) >= QUIET
+
+
+def line(straggler: Straggler, hosts: Sequence[str]) -> str:
+    """Say who is slow, how much and in what."""
+    return (
+        f"worker {straggler.rank} on host {hosts[straggler.rank]} is {straggler.ratio:.2f} times as slow as "
+        f"the others' median over the last {WINDOW} steps, mostly in: {straggler.part}"
+    )
