@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -44,6 +45,44 @@ def flatten(config: Any) -> dict[str, Any]:
         else:
             flat[f.name] = value
     return flat
+
+
+def restored(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
+    """Return the tree that `flatten` made `flat` of, also after a journey through JSON.
+
+    Settings that `flat` does not have keep their defaults.
+
+    Raises:
+        ConfigError: It names a class or a setting that this version does not have.
+    """
+    types = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  (T is a dataclass)
+    given = {path.removeprefix(at).partition(".")[0] for path in flat if path.startswith(at)}
+    if unknown := sorted(given - names):
+        raise ConfigError(
+            f"{kind.__name__} has no setting {', '.join(unknown)}: it was saved by another version"
+        )
+    values: dict[str, Any] = {}
+    for name in given:
+        value, classes = flat[at + name], {c.__name__: c for c in _dataclasses_in(types[name])}
+        if isinstance(value, str) and value in classes:
+            values[name] = restored(classes[value], flat, at=f"{at}{name}.")
+        elif classes and value is not None:
+            raise ConfigError(f"{at}{name}: {value!r} is none of {', '.join(classes)}")
+        else:
+            values[name] = _tuples(value)
+    return kind(**values)
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    """Return the dataclasses that a type, or a union, allows."""
+    found = [hint, *typing.get_args(hint)]
+    return [c for c in found if isinstance(c, type) and dataclasses.is_dataclass(c)]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples, and a job has no lists."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _require(config: Any, name: str) -> None:
