@@ -48,6 +48,8 @@ class Annotations:
     categories: Categories
     report: dict[str, int]
     """Counts of what was dropped, clipped or filled in."""
+    listed: dict[str, int]
+    """How many `images` and `boxes` the file lists, before anything was dropped."""
 
 
 def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
@@ -81,7 +83,13 @@ def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
         Image(id=i, file_name=name, width=width, height=height, boxes=tuple(boxes[i]))
         for i, (name, width, height) in sorted(sizes.items())
     )
-    return Annotations(file=file, images=images, categories=categories, report=dict(sorted(report.items())))
+    return Annotations(
+        file=file,
+        images=images,
+        categories=categories,
+        report=dict(sorted(report.items())),
+        listed={"images": len(content["images"]), "boxes": len(content["annotations"])},
+    )
 
 
 def _parsed(file: Path) -> dict[str, Any]:

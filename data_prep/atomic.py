@@ -30,6 +30,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
                 f"no space left for {path} ({error.strerror}); nothing of it was kept, files finished before "
                 "it were: free some space and run the same command again"
             ) from error
+        if isinstance(error, FileNotFoundError) and not temporary.exists():
+            raise DataError(
+                f"{temporary} vanished while it was written: does another command write to {path.parent}, or "
+                "was the folder removed? Run one at a time"
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError):
+            raise DataError(f"{path} cannot be written: {error.strerror}") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

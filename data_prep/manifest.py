@@ -6,41 +6,46 @@ It is valid for `wids` (shardlist with url, nsamples, filesize) and adds what qd
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from data_prep.annotations import Annotations
-from data_prep.atomic import write_atomically
-from qdet.data.index import index_from_rows
-from qdet.data.shards import SCHEMA, read_manifest
+from data_prep.packing import too_many_dropped
+from data_prep.store import Store, write
+from qdet.data.index import Index, index_from_rows
+from qdet.data.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
 from qdet.errors import DataError
 
 
-def manifest_of(out: Path, plan: str) -> dict[str, Any] | None:
-    """The manifest of a finished conversion by the same plan; DataError if `out` holds another one."""
-    if not (out / "manifest.json").is_file():
+def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
+    """The manifest of a finished conversion by the same plan; DataError if the store holds another one."""
+    if store.size(NAME) is None:
         return None
-    manifest = read_manifest(out)
+    manifest = parse_manifest(store.read(NAME), where=f"{store}/{NAME}")
     if manifest.get("plan") != plan:
         raise DataError(
-            f"{out} holds shards of another dataset or of other settings; delete it or choose another --out"
+            f"{store} holds shards of another dataset or of other settings; delete it or choose another --out"
         )
     return manifest
 
 
 def write_manifest(
-    out: Path, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
+    store: Store, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
 ) -> dict[str, Any]:
     """Gather the shards' markers into index.npz and manifest.json; return the manifest."""
+    for shard in shards:
+        if store.size(shard["url"]) != shard["filesize"]:
+            raise DataError(
+                f"{store}/{shard['url']} was written but is not here in full: a cluster's --out must be "
+                "a URL, or a folder that all its machines share"
+            )
     rows = [{"shard": number} | row for number, shard in enumerate(shards) for row in shard["rows"]]
-    if len(rows) != len(content.images):
-        raise DataError(
-            f"{out}: {len(rows)} of {len(content.images)} images were written; run the command again"
-        )
-    index = index_from_rows(rows).to_bytes()
+    dropped = [drop for shard in shards for drop in shard["dropped"]]
+    index = index_from_rows(rows)
+    counts, report = _counts(content, index, dropped), _report(content, dropped)
+    check_sums(content.listed, counts, report, where=str(store))
+    index_bytes = index.to_bytes()
     listed = [{name: shard[name] for name in ("url", "nsamples", "filesize", "sha256")} for shard in shards]
     categories = content.categories.to_coco()
-    identity = {"schema": SCHEMA, "categories": categories, "shards": listed}
     manifest = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
@@ -48,35 +53,69 @@ def write_manifest(
         "shardlist": listed,
         "schema": SCHEMA,
         "categories": categories,
-        "counts": _counts(content),
-        "report": content.report,
-        "index_sha256": hashlib.sha256(index).hexdigest(),
-        "digest": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        "listed": content.listed,
+        "counts": counts,
+        "report": report,
+        "dropped_images": dropped,
+        "index_sha256": hashlib.sha256(index_bytes).hexdigest(),
+        "digest": digest_of(categories, listed),
         "plan": plan,
     }
-    write_atomically(out / "index.npz", index)
-    write_atomically(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    write(store, INDEX, index_bytes)
+    write(store, NAME, (json.dumps(manifest, indent=1) + "\n").encode())
     return manifest
 
 
-def describe(manifest: dict[str, Any], out: Path) -> str:
+def check_sums(listed: dict[str, int], counts: dict[str, int], report: dict[str, int], *, where: str) -> None:
+    """Raise DataError unless every listed image and box was either written or counted as dropped."""
+    for what in ("images", "boxes"):
+        dropped = sum(count for name, count in report.items() if _dropped_kind(name) == what)
+        if counts[what] + dropped != listed[what]:
+            raise DataError(
+                f"{where}: {listed[what]} {what} are listed, but {counts[what]} were written and "
+                f"{dropped} dropped; delete the shards and convert the dataset again"
+            )
+
+
+def check_dropped(manifest: dict[str, Any], allowed: int) -> None:
+    """Raise DataError if the conversion left out more images than `--max-bad` allows."""
+    if len(manifest["dropped_images"]) > allowed:
+        raise DataError(too_many_dropped(manifest["dropped_images"], allowed))
+
+
+def describe(manifest: dict[str, Any], store: Store) -> str:
     """Say in a few lines what a conversion wrote and left out."""
     counts, shards = manifest["counts"], manifest["shardlist"]
     size = sum(shard["filesize"] for shard in shards) / 1e6
     lines = [
-        f"{out}: {counts['images']} images, {counts['boxes']} boxes "
+        f"{store}: {counts['images']} images, {counts['boxes']} boxes "
         f"of {len(manifest['categories'])} categories, {len(shards)} shards, {size:.0f} MB",
         f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
     ]
     lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in manifest["report"].items()]
+    lines += [f"  left out: {drop['reason']}" for drop in manifest["dropped_images"]]
     return "\n".join(lines)
 
 
-def _counts(content: Annotations) -> dict[str, int]:
-    boxes = [box for image in content.images for box in image.boxes]
+def _dropped_kind(name: str) -> str | None:
+    if not name.startswith("dropped_"):
+        return None
+    return "images" if name.startswith("dropped_images_") else "boxes"
+
+
+def _counts(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+    gone = {drop["image_id"] for drop in dropped}
     return {
-        "images": len(content.images),
-        "boxes": len(boxes),
-        "crowds": sum(box.iscrowd for box in boxes),
-        "images_without_boxes": sum(not image.boxes for image in content.images),
+        "images": len(index),
+        "boxes": int(index.boxes.sum()),
+        "crowds": sum(box.iscrowd for image in content.images if image.id not in gone for box in image.boxes),
+        "images_without_boxes": int((index.boxes == 0).sum()),
     }
+
+
+def _report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+    if not dropped:
+        return content.report
+    gone = {drop["image_id"] for drop in dropped}
+    boxes = sum(len(image.boxes) for image in content.images if image.id in gone)
+    return content.report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}

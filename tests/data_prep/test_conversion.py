@@ -55,23 +55,21 @@ def test_a_finished_conversion_does_nothing(conversion, monkeypatch):
 def test_an_interrupted_conversion_goes_on_where_it_stopped(conversion, monkeypatch, tmp_path):
     pack, packed = packing.pack, []
 
-    def interrupted(task, marker):
+    def interrupted(task):
         if len(packed) == 2:
             raise KeyboardInterrupt
-        packed.append(task.tar.name)
-        return pack(task, marker)
+        packed.append(task.name)
+        return pack(task)
 
     monkeypatch.setattr(coco_to_shards, "pack", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(conversion)
-    with pytest.raises(DataError, match="holds no shards"):
+    with pytest.raises(DataError, match="did not finish"):
         ShardSet.open(conversion.out)
     (conversion.out / ".train-000002.tar.tmp-0").write_text("left by a process that was killed")
     first = list(packed)
     packed.clear()
-    monkeypatch.setattr(
-        coco_to_shards, "pack", lambda task, marker: (packed.append(task.tar.name), pack(task, marker))[1]
-    )
+    monkeypatch.setattr(coco_to_shards, "pack", lambda task: (packed.append(task.name), pack(task))[1])
     convert(conversion)
     assert packed
     assert not set(first) & set(packed)
@@ -120,7 +118,7 @@ def test_another_dataset_in_the_folder_is_left_alone(conversion, make_coco):
 
 def test_an_unwritable_folder_is_named(conversion, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"--out .* cannot be written"):
+    with pytest.raises(DataError, match=r"file/shards cannot be written"):
         convert(dataclasses.replace(conversion, out=tmp_path / "file" / "shards"))
 
 
@@ -131,6 +129,8 @@ def test_an_unwritable_folder_is_named(conversion, tmp_path):
         ({"split": "a.b"}, "--split"),
         ({"shard_megabytes": 0.0}, "--shard-megabytes"),
         ({"max_pixels": 0}, "--max-pixels"),
+        ({"max_bad": -1}, "--max-bad"),
+        ({"seed": -1}, "--seed"),
         ({"processes": -1}, "--processes"),
     ],
 )
