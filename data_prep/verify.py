@@ -1,92 +1,183 @@
 """Whether shards still are what was written.
 
-    python -m data_prep.verify data/coco/train2017
-    python -m data_prep.verify data/coco/train2017 --decode
+    python -m data_prep.verify data/coco/train2017              sizes and checksums
+    python -m data_prep.verify data/coco/train2017 --fast       sizes, index and manifest only
+    python -m data_prep.verify data/coco/train2017 --decode     also decodes every image
 
-Sizes and checksums of all shards by default; `--decode` also decodes every image and reads every annotation.
+The folder may be a URL. Everything that is wrong is listed, by shard and, where bytes differ, by sample.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 
 from data_prep.command_line import command
+from data_prep.progress import progress
+from data_prep.store import Store, store_at
+from qdet.data.manifest import INDEX, NAME, digest_of
 from qdet.data.sample import load_image
 from qdet.data.shards import ShardSet
-from qdet.errors import DataError
+from qdet.errors import ConfigError, DataError
 
-T = TypeVar("T")
-_SHOWN = 10
+_SHOWN = 20
+_CHUNK = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """What to check, and how closely."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of shards, as `data_prep.coco_to_shards` writes it."""
+    folder: Annotated[str | Path, tyro.conf.Positional]
+    """Folder or URL of shards, as `data_prep.coco_to_shards` writes it."""
+    fast: bool = False
+    """Check sizes, index and manifest, and read no shard."""
     decode: bool = False
-    """Also decode every image."""
+    """Also decode every image and read every annotation."""
+
+    def __post_init__(self) -> None:
+        """Reject what contradicts itself."""
+        if self.fast and self.decode:
+            raise ConfigError("--fast reads no shard, --decode all of them; choose one")
 
 
 def verify(verification: Verification, *, console: Console | None = None) -> dict[str, Any]:
     """Check the shards and return their counts; DataError lists what is damaged."""
     console = console or Console(quiet=True)
     shards = ShardSet.open(verification.folder)
-    listed = shards.manifest["shardlist"]
-    problems = [
-        p for p in _shown(map(_damage, _paths(shards), listed), len(listed), "checksums", console) if p
-    ]
+    store = store_at(verification.folder)
+    problems = [*_manifest_problems(shards), *_size_problems(shards, store), *_idx_problems(shards, store)]
+    if not verification.fast and not problems:
+        problems = _checksum_problems(shards, store, console)
     if verification.decode and not problems:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            found = pool.map(lambda row: _unreadable(shards, row), range(len(shards)))
-            problems = [p for p in _shown(found, len(shards), "images", console) if p]
-    counts = shards.manifest["counts"]
-    if len(shards) != counts["images"] or int(shards.index.boxes.sum()) != counts["boxes"]:
-        problems.append(
-            f"{shards.path / 'index.npz'} and manifest.json do not count the same images and boxes"
-        )
+        problems = _image_problems(shards, console)
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError("damaged:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+        raise DataError(
+            f"{verification.folder} is damaged; copy what is named again or convert the dataset again:\n  "
+            + "\n  ".join(problems[:_SHOWN])
+            + more
+        )
+    counts = shards.manifest["counts"]
     checked = "every image decodes" if verification.decode else "all checksums agree"
-    console.print(f"{shards.path}: {counts['images']} images in {len(listed)} shards, {checked}")
+    console.print(
+        f"{verification.folder}: {counts['images']} images in {len(shards.manifest['shardlist'])} shards, "
+        f"{'all sizes agree' if verification.fast else checked}",
+        soft_wrap=True,
+        highlight=False,
+    )
     return counts
 
 
-def _paths(shards: ShardSet) -> Iterator[Path]:
-    return (shards.path / shard["url"] for shard in shards.manifest["shardlist"])
+def _manifest_problems(shards: ShardSet) -> Iterator[str]:
+    manifest = shards.manifest
+    counts = manifest["counts"]
+    if digest_of(manifest["categories"], manifest["shardlist"]) != manifest["digest"]:
+        yield f"{NAME}: its digest is not that of its categories and shards"
+    if len(shards) != counts["images"] or int(shards.index.boxes.sum()) != counts["boxes"]:
+        yield f"{INDEX} and {NAME} do not count the same images and boxes"
+    if len(np.unique(shards.index.image_id)) != len(shards):
+        yield f"{INDEX} has an image more than once"
 
 
-def _damage(path: Path, shard: dict[str, Any]) -> str | None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == shard["sha256"]:
-        return None
-    return f"{path} is not what was written: its sha256 differs; copy it again or convert the dataset again"
+def _size_problems(shards: ShardSet, store: Store) -> Iterator[str]:
+    for shard in shards.manifest["shardlist"]:
+        size = store.size(shard["url"])
+        if size is None:
+            yield f"{store}/{shard['url']} is missing"
+        elif size != shard["filesize"]:
+            yield f"{store}/{shard['url']} has {size} bytes instead of {shard['filesize']}"
 
 
-def _unreadable(shards: ShardSet, row: int) -> str | None:
+def _idx_problems(shards: ShardSet, store: Store) -> Iterator[str]:
+    """Compare the offsets that DALI reads with ours."""
+    i = shards.index
+    for number, shard in enumerate(shards.manifest["shardlist"]):
+        name = str(PurePosixPath(shard["url"]).with_suffix(".idx"))
+        rows = np.flatnonzero(i.shard == number)
+        begins = np.stack((i.image_offset[rows], i.annotation_offset[rows]), 1)
+        lengths = np.stack((i.image_length[rows], i.annotation_length[rows]), 1)
+        expected = [
+            sorted(zip(begin, length, strict=True))
+            for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True)
+        ]
+        try:
+            if _offsets(store.read(name)) != expected:
+                yield f"{store}/{name} does not list the samples of {shard['url']}"
+        except (OSError, ValueError) as error:
+            yield f"{store}/{name} cannot be read: {error}"
+
+
+def _offsets(idx: bytes) -> list[list[tuple[int, int]]]:
+    """Offset and length of every file, sample by sample, of a DALI index."""
+    first, *lines = idx.decode("ascii").splitlines()
+    if first != f"v1.2 {len(lines)}":
+        raise ValueError(f"it begins with {first!r} and has {len(lines)} samples")
+    words = [line.split() for line in lines]
+    return [[(int(at), int(length)) for at, length in zip(w[1::4], w[2::4], strict=True)] for w in words]
+
+
+def _checksum_problems(shards: ShardSet, store: Store, console: Console) -> list[str]:
+    listed = shards.manifest["shardlist"]
+    sizes = [shard["filesize"] for shard in listed]
+
+    def damage(number: int) -> list[str]:
+        name = listed[number]["url"]
+        if _sha256(store, name) == listed[number]["sha256"]:
+            return []
+        rows = np.flatnonzero(shards.index.shard == number).tolist()
+        named = [problem for row in rows if (problem := _unreadable(shards, row, decode=False))]
+        return named or [f"{store}/{name} is not what was written, between its samples: its sha256 differs"]
+
+    return _all(damage, sizes, "checksums", console)
+
+
+def _image_problems(shards: ShardSet, console: Console) -> list[str]:
+    def damage(row: int) -> list[str]:
+        problem = _unreadable(shards, row, decode=True)
+        return [problem] if problem else []
+
+    return _all(damage, shards.index.image_length.tolist(), "images", console)
+
+
+def _all(find: Callable[[int], list[str]], sizes: Sequence[int], what: str, console: Console) -> list[str]:
+    """Gather what `find` says of every place in `sizes`, several at a time and in order."""
+    problems: list[str] = []
+    with (
+        progress(what, sum(sizes), console) as advance,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool,
+    ):
+        for found, size in zip(pool.map(find, range(len(sizes))), sizes, strict=True):
+            problems += found
+            advance(size)
+    return problems
+
+
+def _unreadable(shards: ShardSet, row: int, *, decode: bool) -> str | None:
     try:
-        load_image(shards, row)
         shards.read_annotation(row)
+        if decode:
+            load_image(shards, row)
+        else:
+            shards.read_image(row)
     except DataError as error:
         return str(error)
     return None
 
 
-def _shown(items: Iterable[T], total: int, what: str, console: Console) -> Iterable[T]:
-    if not console.is_terminal:
-        return items
-    return track(items, description=what, total=total, console=console, transient=True)
+def _sha256(store: Store, name: str) -> str:
+    found = hashlib.sha256()
+    with store.opened(name) as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def main(args: list[str] | None = None) -> None:
