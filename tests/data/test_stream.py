@@ -1,4 +1,4 @@
-"""Batches from shards: the same for any number of workers, and what a slow literal reading gives."""
+"""Batches from shards: what their types promise, and what a slow literal reading gives."""
 
 import hashlib
 import threading
@@ -36,38 +36,6 @@ def hashes_of(batch):
             h.update(tensor.numpy().tobytes())
         out.append(h.hexdigest())
     return out
-
-
-def global_steps(shards, first, last, *, world=1, readers=1, accumulation=1):
-    """Hashes of every image of global steps, gathered from all workers."""
-    steps = [[] for _ in range(first, last)]
-    for rank in range(world):
-        stream = TrainStream(
-            shards,
-            SMALL,
-            batch_size=8,
-            seed=4,
-            rank=rank,
-            world_size=world,
-            accumulation=accumulation,
-            readers=readers,
-        )
-        for step, micro_batches in zip(steps, stream.steps(first, last), strict=True):
-            assert len(micro_batches) == accumulation
-            step += [image for batch in micro_batches for image in hashes_of(batch)]
-    return steps
-
-
-def test_steps_do_not_depend_on_workers_readers_accumulation_or_where_one_began(shards):
-    whole = global_steps(shards, 0, 15)  # two and a half epochs of 6 steps
-    assert all(len(set(step)) == 8 for step in whole)
-    assert len({image for step in whole[:6] for image in step}) == 48
-    assert global_steps(shards, 0, 15, world=1, readers=2) == whole
-    assert global_steps(shards, 0, 15, world=2, readers=1) == whole
-    assert global_steps(shards, 0, 15, world=4, readers=2) == whole
-    assert global_steps(shards, 0, 15, world=2, accumulation=4) == whole
-    assert global_steps(shards, 7, 15, world=2) == whole[7:]
-    assert global_steps(shards, 5, 5) == []
 
 
 def test_a_batch_that_does_not_split_is_refused(shards):
