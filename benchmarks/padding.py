@@ -1,0 +1,92 @@
+"""How much of a training batch is padding, and how uneven its ranks are, with and without batches by size.
+
+    python -m benchmarks.padding             # sizes of the images of QDET_COCO_ROOT; what docs/data.md has
+
+COCO's 118,287 training images are stood in for by as many draws from the sizes that are there; nothing is
+read but the annotation files. DETR's augmentation, batches padded to multiples of 32.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+from jaxtyping import Int64
+
+from qdet.data.augment import AugmentConfig
+from qdet.data.plan import Plan, plan_epoch
+
+COCO = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
+DETR = AugmentConfig(crop=True)
+SHARES = ((2, 16), (4, 16), (8, 64), (16, 16))
+"""Images of a rank and of a global batch."""
+
+
+def main(
+    *,
+    coco: Path = COCO,
+    images: int = 118_287,
+    epochs: int = 3,
+) -> None:
+    """Plan epochs of every kind and print a table.
+
+    Args:
+        coco: COCO dataset in the standard layout; where it is not there, sizes like COCO's are made up.
+        images: Images of an epoch.
+        epochs: Epochs whose mean is printed.
+    """
+    sizes, where = sizes_like_coco(coco, images)
+    print(f"{images:,} images with sizes {where}, {epochs} epochs; padded over real pixels,")
+    print("and in parentheses the pixels of the fullest rank over the mean of the ranks\n")
+    print("| images per rank, global | at random | by size | by size, ranks pad alone | seconds to plan |")
+    print("| --- | --: | --: | --: | --: |")
+    for each, batch in SHARES:
+        columns: list[str] = []
+        for by_size, alone in ((False, True), (True, False), (True, True)):
+            began = time.process_time()
+            plans = [
+                plan_epoch(sizes, DETR, seed=0, epoch=e, global_batch=batch, by_size=by_size)
+                for e in range(epochs)
+            ]
+            seconds = (time.process_time() - began) / epochs
+            waste, uneven = np.mean([cost(plan, each, alone=alone) for plan in plans], axis=0)
+            columns.append(f"{waste:.3f} ({uneven:.3f})")
+        print(f"| {each}, {batch} | {' | '.join(columns)} | {seconds:.2f} |", flush=True)
+
+
+def cost(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
+    """Padded over real pixels, and the fullest rank's padded pixels over the mean rank's.
+
+    Args:
+        plan: Batches of an epoch.
+        each: Images of a rank.
+        alone: Whether every rank pads to its own largest image, instead of the global batch's.
+    """
+    final = plan.views.final_hw[plan.rows]  # [S, G, 2]
+    ranks = final.reshape(len(final), -1, each, 2)
+    padded = np.repeat(plan.padded_hw[:, None], ranks.shape[1], axis=1)
+    if alone:
+        padded = -(-ranks.max(axis=2) // DETR.pad_multiple) * DETR.pad_multiple
+    pixels = padded.prod(axis=-1) * each  # [S, ranks]
+    uneven = pixels.max(axis=1).sum() / pixels.mean(axis=1).sum()
+    return float(pixels.sum() / final.prod(axis=-1).sum()), float(uneven)
+
+
+def sizes_like_coco(coco: Path, images: int) -> tuple[Int64[np.ndarray, "n 2"], str]:
+    """Heights and widths of as many images, drawn from those of a dataset, and where they are from."""
+    chance = np.random.default_rng(0)
+    files = sorted((coco / "annotations").glob("instances_*.json"))
+    listed = [image for file in files for image in json.loads(file.read_text())["images"]]
+    if listed:
+        known = np.array([(image["height"], image["width"]) for image in listed], dtype=np.int64)
+        return chance.choice(known, images), f"of the {len(known)} images in {coco.name}"
+    sizes = np.stack([chance.integers(333, 481, images), np.full(images, 640)], axis=1)
+    upright = chance.random((images, 1)) < 0.25
+    sizes = np.where(upright, sizes[:, ::-1], sizes)
+    return sizes.astype(np.int64), "made up: 640 pixels long and 333 to 480 short"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
