@@ -36,6 +36,16 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Substitute:
+    """An image that stands in for a planned one, which could not be read."""
+
+    planned_id: int
+    image_id: int
+    reason: str
+    """The shard, the sample, and what is wrong with it."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images padded at the right and bottom to one size, with what is known of each."""
 
@@ -50,6 +60,8 @@ class Batch:
     valid: Bool[Tensor, " B"]
     """False where an image only fills up the last evaluation batch and must not be counted."""
     targets: Targets
+    substitutes: tuple[Substitute, ...] = ()
+    """Images here that were not planned."""
 
     def __len__(self) -> int:
         return self.images.shape[0]

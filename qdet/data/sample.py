@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from qdet.data.images import decode
+from qdet.data.images import decode, size_hw
 from qdet.data.photometric import distort
 from qdet.data.resize import HW
 from qdet.data.shards import ShardSet
@@ -47,15 +47,16 @@ def load_sample(shards: ShardSet, row: int, view: View, out: Pixels) -> Objects:
 
 
 def load_image(shards: ShardSet, row: int) -> Pixels:
-    """Decode one image; DataError if it is not of the size that the index says."""
-    image = decode(shards.read_image(row), name=shards.name_of(row))
+    """Decode one image; DataError, before decoding, if it is not of the size that the index says."""
+    data, name = shards.read_image(row), shards.name_of(row)
+    height, width = size_hw(data, name=name)
     expected = int(shards.index.height[row]), int(shards.index.width[row])
-    if image.shape[:2] != expected:
+    if (height, width) != expected:
         raise DataError(
-            f"{shards.name_of(row)} is {image.shape[1]}x{image.shape[0]} pixels, its index says "
-            f"{expected[1]}x{expected[0]}; convert the dataset again"
+            f"{name} is {width}x{height} pixels, its index says {expected[1]}x{expected[0]}; "
+            "convert the dataset again"
         )
-    return image
+    return decode(data, name=name)
 
 
 def load_objects(shards: ShardSet, row: int) -> Objects:

@@ -25,7 +25,8 @@ class Accounting:
     def record(self, micro_batches: Sequence[Batch]) -> None:
         """Count the images that this rank trains on at a step."""
         for batch in micro_batches:
-            self.ledger.record(batch.image_ids.numpy())
+            replaced = [(image.planned_id, image.image_id) for image in batch.substitutes]
+            self.ledger.record(batch.image_ids.numpy(), replaced)
 
     def settle(self, step: int) -> None:
         """Hold what was counted against the plan, log it, and count anew from `step` on. Collective.
