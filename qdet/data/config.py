@@ -6,6 +6,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.home import Access
 from qdet.data.plan import Tail
 from qdet.data.readers import Readers
+from qdet.data.readers import Readers
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 
@@ -31,7 +32,10 @@ class DataConfig:
     """What happens to the last images of an epoch that fill no batch: they sit it out, or `wrap` fills the
     batch up with images that the epoch began with."""
     readers: int = 2
-    """Threads per worker that read, decode and augment ahead of training."""
+    """Readers per worker that read, decode and augment ahead of training."""
+    reader_kind: Readers = "threads"
+    """What readers are: threads, which take half the processor time, or processes, which share no Python lock
+    with training."""
     prefetch: int = 4
     """Batches held ready per worker."""
 

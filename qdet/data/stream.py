@@ -3,7 +3,7 @@
 Where an iteration stands is one integer, the step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -16,11 +16,12 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.collate import load_batch
 from qdet.data.order import Order, Step, share, sizes_hw
 from qdet.data.plan import Plan, Tail, plan_evaluation
-from qdet.data.readers import read_ahead
+from qdet.data.readers import Readers, read_ahead
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 from qdet.types import Batch
 
+Load = Callable[[], Batch]
 ANNOUNCED = 256
 """Batches, at least, whose samples the shards are told of in advance: half a window of the plan."""
 
@@ -45,7 +46,9 @@ class TrainStream:
         tail: Tail = "drop",
         by_size: bool = True,
         readers: int = 2,
+        reader_kind: Readers = "threads",
         prefetch: int = 4,
+        pinned: bool = False,
     ) -> None:
         if batch_size % (world_size * accumulation):
             raise ConfigError(
@@ -53,7 +56,7 @@ class TrainStream:
                 f"times --train.accumulation {accumulation}"
             )
         self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
-        self.readers, self.ahead = readers, max(prefetch, readers)
+        self._read_ahead = _reader(readers, reader_kind, prefetch, pinned)
         self.order = Order(
             index=shards.index,
             augment=augment,
@@ -71,11 +74,11 @@ class TrainStream:
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
-        with closing(read_ahead(self._loads(first, last), readers=self.readers, ahead=self.ahead)) as batches:
+        with closing(self._read_ahead(self._loads(first, last))) as batches:
             while micro_batches := list(islice(batches, self.accumulation)):
                 yield micro_batches
 
-    def _loads(self, first: int, last: int) -> Iterator[Callable[[], Batch]]:
+    def _loads(self, first: int, last: int) -> Iterator[Load]:
         return _loads(self.shards, self._parts(first, last))
 
     def _parts(self, first: int, last: int) -> Iterator["_Part"]:
@@ -100,19 +103,21 @@ class EvalStream:
         rank: int = 0,
         world_size: int = 1,
         readers: int = 2,
+        reader_kind: Readers = "threads",
         prefetch: int = 4,
+        pinned: bool = False,
     ) -> None:
         self.shards, self.rank, self.world_size = shards, rank, world_size
-        self.readers, self.ahead = readers, max(prefetch, readers)
+        self._read_ahead = _reader(readers, reader_kind, prefetch, pinned)
         self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.plan.rows) // self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return read_ahead(self._loads(), readers=self.readers, ahead=self.ahead)
+        return self._read_ahead(self._loads())
 
-    def _loads(self) -> Iterator[Callable[[], Batch]]:
+    def _loads(self) -> Iterator[Load]:
         return _loads(self.shards, self._parts())
 
     def _parts(self) -> Iterator["_Part"]:
@@ -125,6 +130,14 @@ class EvalStream:
                 yield _Part(Step(self.plan, len(rows) - 1), rows[-1], np.zeros_like(valid[-1]))
 
 
+def _reader(
+    readers: int, kind: Readers, prefetch: int, pinned: bool
+) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
+    """How a stream reads; batches that are `pinned` in memory can be copied to a GPU while it computes."""
+    then = Batch.pin_memory if pinned else None
+    return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)
+
+
 class _Part(NamedTuple):
     """A worker's share of a step, or a micro-batch of it."""
 
@@ -133,7 +146,7 @@ class _Part(NamedTuple):
     valid: Bool[np.ndarray, " b"]
 
 
-def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Callable[[], Batch]]:
+def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
     """What reads each part; the shards learn in time what will be read, also across the end of an epoch."""
     now = list(islice(parts, ANNOUNCED))
     while now:

@@ -46,5 +46,7 @@ def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
         rank=world.rank,
         world_size=world.size,
         readers=job.data.readers,
+        reader_kind=job.data.reader_kind,
         prefetch=job.data.prefetch,
+        pinned=world.device.type == "cuda",
     )

@@ -182,7 +182,9 @@ class _Training:
             tail=job.data.tail,
             by_size=job.data.by_size,
             readers=job.data.readers,
+            reader_kind=job.data.reader_kind,
             prefetch=job.data.prefetch,
+            pinned=self.world.device.type == "cuda",
         )
 
 

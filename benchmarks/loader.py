@@ -1,0 +1,146 @@
+"""CPU time per image of the loader beside DETR's own path and beside decoding and resizing alone.
+
+    python -m benchmarks.loader                      # images of QDET_COCO_ROOT; what docs/data.md has
+    python -m benchmarks.loader --reader-kind processes --readers 4
+
+Processor time of this process and of those it started, the least of interleaved rounds, so that ratios hold
+where times do not. All paths augment the same images as DETR does, in batches of the same size; the loader
+and decoding see the same drawn sizes and windows.
+"""
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import simplejpeg
+import torch
+import tyro
+from rich.console import Console
+
+from benchmarks import detr_reference
+from data_prep.coco_to_shards import Conversion, convert
+from qdet.data.augment import AugmentConfig
+from qdet.data.readers import Readers
+from qdet.data.resize import resize
+from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
+from qdet.data.view import View
+
+DETR = AugmentConfig(crop=True)
+Seen = list[tuple[int, View]]
+"""Samples and how each is seen, in the order of the loader."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderBenchmark:
+    """What is measured."""
+
+    coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
+    """COCO dataset in the standard layout."""
+    split: str = "train2017"
+    """Its split."""
+    images: int = 480
+    """Images per round; a smaller dataset is read more than once."""
+    batch_size: int = 8
+    """Images of a batch."""
+    readers: int = 2
+    """Readers of the loader, worker processes of the reference."""
+    reader_kind: Readers = "threads"
+    """What the loader's readers are."""
+    rounds: int = 4
+    """How often every path takes its turn."""
+
+
+def main(config: LoaderBenchmark) -> None:
+    """Measure every path and print the ratios."""
+    torch.set_num_threads(1)
+    steps = config.images // config.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "shards"
+        conversion = Conversion(coco=config.coco, split=config.split, out=out, processes=1)
+        convert(conversion, console=Console(quiet=True))
+        shards = ShardSet.open(out)
+        stream = TrainStream(
+            shards,
+            DETR,
+            batch_size=config.batch_size,
+            seed=0,
+            readers=config.readers,
+            reader_kind=config.reader_kind,
+        )
+        seen = _seen(stream, steps)
+        files = {row: shards.read_image(row) for row, _ in seen}
+        reference = _reference(config)
+        paths: dict[str, Callable[[], None]] = {
+            "DETR's path": lambda: _consume(reference(steps)),
+            "loader": lambda: _consume(stream.steps(0, steps)),
+            "decode and resize": lambda: _decode_and_resize(files, seen),
+            "read": lambda: _read(shards, seen),
+        }
+        _report(paths, config)
+
+
+def _report(paths: dict[str, Callable[[], None]], config: LoaderBenchmark) -> None:
+    best = dict.fromkeys(paths, float("inf"))
+    for _ in range(config.rounds):
+        for name, path in paths.items():
+            best[name] = min(best[name], _processor_seconds(path) / config.images * 1000)
+    for name, spent in best.items():
+        print(f"{name:28s} {spent:8.2f} ms of processor time per image")
+    reference, loader, bare, read = best.values()
+    print(f"DETR's path / loader         {reference / loader:8.2f}")
+    print(f"loader / decode and resize   {loader / bare:8.2f}")
+    print(f"read / loader                {read / loader:8.1%}")
+
+
+def _processor_seconds(path: Callable[[], None]) -> float:
+    """Seconds that this process and the ones it started and ended spend on `path`."""
+
+    def spent() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(u.ru_utime + u.ru_stime for u in used)
+
+    before = spent()
+    path()
+    return spent() - before
+
+
+def _reference(config: LoaderBenchmark) -> Callable[[int], Iterable[object]]:
+    annotations = config.coco / "annotations" / f"instances_{config.split}.json"
+    dataset = detr_reference.DetrDataset(config.coco / config.split, annotations, DETR)
+    return lambda steps: detr_reference.loader(
+        dataset, batch_size=config.batch_size, images=steps * config.batch_size, workers=config.readers
+    )
+
+
+def _consume(batches: Iterable[object]) -> None:
+    for _ in batches:
+        pass
+
+
+def _seen(stream: TrainStream, steps: int) -> Seen:
+    return [
+        (row, step.plan.views.of(row)) for step in stream.order.steps(0, steps) for row in step.rows.tolist()
+    ]
+
+
+def _decode_and_resize(files: dict[int, bytes], seen: Seen) -> None:
+    """Nothing but the decoder and the resizes of each image, both of them where a window is cut out."""
+    for row, view in seen:
+        image = resize(simplejpeg.decode_jpeg(files[row], colorspace="RGB"), view.resized_hw)
+        if view.window_tlhw is not None:
+            top, left, h, w = view.window_tlhw
+            resize(image[top : top + h, left : left + w], view.final_hw)
+
+
+def _read(shards: ShardSet, seen: Seen) -> None:
+    for row, _ in seen:
+        shards.read_image(row)
+        shards.read_annotation(row)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(LoaderBenchmark, description=__doc__))
