@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qdet import trials
 from qdet.config import flatten, override
 from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
@@ -264,7 +265,8 @@ class Sweep:
         return self.trials * math.prod(len(s.options) for s in self.space.values() if isinstance(s, Each))
 
     def check(self, job: Job) -> None:
-        """Fail now, not in trial seven, when a path names no setting of `job`."""
+        """Fail now, not in trial seven, when there is no such setting or `job` cannot have such a value."""
         unknown = self.space.keys() - flatten(job).keys()
         if unknown:
             raise ConfigError(f"sweep of {job.name!r} names no setting: {', '.join(sorted(unknown))}")
+        trials.check(job, self.space)
