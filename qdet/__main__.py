@@ -154,7 +154,7 @@ def order(
 
     settings = printing.settings_of(job, _rest)
     stretch = printing.Stretch(epoch=epoch, start=start, steps=steps, world=world)
-    shards = printing.find_split(data, split)
+    shards = printing.find_split(data, split, settings)
     printing.show(printing.lines(shards, settings, stretch, seed=seed, global_batch=global_batch))
     return 0
 

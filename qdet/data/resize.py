@@ -12,8 +12,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 
 HW = tuple[int, int]
@@ -35,6 +33,9 @@ def resize(
     grows = image.shape[0] <= size_hw[0] and image.shape[1] <= size_hw[1]
     if filter == "opencv" or grows:
         return np.asarray(cv2.resize(image, size_hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR))
+    import torch  # not above: settings and plans know filters by name alone, and start in a third of the time
+    import torch.nn.functional as F
+
     # A batch of one whose channels lie next to each other: torch has a vectorised kernel for just that.
     planes = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     small = F.interpolate(planes, size=size_hw, mode="bilinear", antialias=True)[0]

@@ -76,15 +76,16 @@ def show(output: Iterable[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
-def find_split(data: str, split: str) -> ShardSet:
+def find_split(data: str, split: str, settings: DataConfig) -> ShardSet:
     """Open the shards of `split`: the folder of that name in `data`, or `data` itself if it holds them."""
     inner = f"{data.rstrip('/')}/{split}"
     if "://" not in data:
-        return ShardSet.open(inner) if Path(inner).is_dir() else _named(ShardSet.open(data), data, split)
+        found = Path(inner).is_dir()
+        return settings.open(inner) if found else _named(settings.open(data), data, split)
     try:
-        return ShardSet.open(inner)
+        return settings.open(inner)
     except DataError:
-        return _named(ShardSet.open(data), data, split)
+        return _named(settings.open(data), data, split)
 
 
 def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
