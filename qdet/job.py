@@ -90,6 +90,10 @@ class TrainConfig:
     """Steps between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2
     """Checkpoints kept beside the last."""
+    keep_best: int = 1
+    """Checkpoints of highest AP that are kept as well; with 1 or more, one is written at every evaluation."""
+    keep_every: int = 0
+    """Epochs between checkpoints that are kept for good; 0 keeps none."""
     max_failures: int = 3
     """Times that the workers are restarted from the last checkpoint before the run fails."""
     timeout: int = 60
@@ -110,6 +114,10 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
+        for name in ("keep_best", "keep_every"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
         check_batch(self.batch_size, self.workers, self.accumulation)

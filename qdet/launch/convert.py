@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from qdet.checkpoint import Folder, TrainState, write_whole
 from qdet.config import flatten
 from qdet.convert.files import read
 from qdet.convert.recognize import Recognized, recognize
 from qdet.errors import ConfigError
-from qdet.training import checkpoint
-from qdet.training.checkpoint import Checkpoint, TrainState
 
 
 def convert(
@@ -33,7 +32,7 @@ def convert(
     state, told = read(source)
     told = dataclasses.replace(told, dilated=told.dilated or dc5, heads=heads or told.heads)
     found = recognize(state, told, all_classes=all_classes)
-    checkpoint.write(folder, _as_checkpoint(found))
+    _write(found, folder)
     return found
 
 
@@ -59,20 +58,18 @@ def as_code(config: Any) -> str:
     return f"{type(config).__name__}({', '.join(changed)})"
 
 
-def _as_checkpoint(found: Recognized) -> Checkpoint:
-    """The state of a training that has not made a step yet."""
-    detector = type(found.detector).__name__
+def _write(found: Recognized, folder: Path) -> None:
+    """Write the state of a training that has not made a step yet."""
     settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()}
-    return Checkpoint(
-        weights={name: t.float() if t.is_floating_point() else t for name, t in found.weights.items()},
-        moments={},
-        state=TrainState(
-            step=0,
-            ema_updates=0,
-            seed=0,
-            batch_size=0,
-            data_digest="",
-            categories={"names": list(found.categories.names), "ids": list(found.categories.ids)},
-        ),
-        job={"name": found.title, "detector": detector} | settings,
+    tensors = {f"weights/{n}": t.float() if t.is_floating_point() else t for n, t in found.weights.items()}
+    state = TrainState(
+        step=0,
+        updates=0,
+        ema_updates=0,
+        seed=0,
+        batch_size=0,
+        data_digest="",
+        categories={"names": list(found.categories.names), "ids": list(found.categories.ids)},
     )
+    job = {"name": found.title, "detector": type(found.detector).__name__} | settings
+    write_whole(Folder.open(folder), tensors, state=state, job=job)

@@ -23,17 +23,16 @@ def run_here(job: Job) -> None:
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun started this very run again
     preflight.check(job)
-    keep = job.train.keep_checkpoints
     if rank != 0:
         named = job.store.run or job.store.resume
         name = named or _shared_name(job) or runs.new_name(job)
-        train(job, reporter=LocalReporter(Run(name, job.store.path), keep=keep), tracker=NullTracker())
+        train(job, run=Run(name, job.store.path), reporter=LocalReporter(), tracker=NullTracker())
         return
     with (
         open_session(job, name=_shared_name(job)) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
-        result = train(job, reporter=LocalReporter(session.run, keep=keep), tracker=tracker)
+        result = train(job, run=session.run, reporter=LocalReporter(), tracker=tracker)
         tracker.close()
         report.tell(session.outcome(result.step, result.metrics))
 

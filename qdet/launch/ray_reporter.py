@@ -1,8 +1,6 @@
-"""How a run speaks through Ray Train: checkpoints go to its store, progress to the driver's output."""
+"""How a run speaks through Ray Train: metrics for schedulers, progress to the driver's output."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from qdet.training.reporting import Progress
 
@@ -10,33 +8,12 @@ from qdet.training.reporting import Progress
 class RayReporter:
     """A `Reporter` for a worker of Ray Train."""
 
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
     def progress(self, progress: Progress) -> None:
         """Print one line; Ray brings it to the driver."""
         print(progress.line(), flush=True)
 
-    def latest_checkpoint(self) -> Path | None:
-        """Return the last checkpoint that Ray Train holds for this run, downloaded where it is not local."""
-        import ray.train
-        from pyarrow.fs import LocalFileSystem
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        if isinstance(checkpoint.filesystem, LocalFileSystem) and Path(checkpoint.path).is_dir():
-            return Path(checkpoint.path)
-        return Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="qdet-checkpoint-")))
-
-    def checkpoint(self, folder: Path | None, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Store rank 0's folder; Ray records it once every rank has come here, and so never half of one."""
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report to Ray Train, which waits for all workers and takes a second: too slow for every step."""
         import ray.train
 
-        held = ray.train.Checkpoint.from_directory(folder) if folder is not None and self._rank == 0 else None
-        ray.train.report(
-            {"step": step, **metrics},
-            checkpoint=held,
-            checkpoint_dir_name=f"step_{step:06d}",
-            delete_local_checkpoint_after_upload=True,
-        )
+        ray.train.report({"step": step, **metrics})

@@ -1,4 +1,4 @@
-"""One training on a Ray cluster: Ray Train starts the workers, keeps their checkpoints and replaces the dead.
+"""One training on a Ray cluster: Ray Train starts the workers and replaces the dead.
 
 The driver checks the job, joins the cluster, opens the MLflow run and then waits; every worker runs
 `qdet.training.loop.train`, which knows nothing of Ray.
@@ -62,7 +62,6 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
         TrainingError: Workers failed more often than `train.max_failures`.
     """
     from ray.train import (
-        CheckpointConfig,
         FailureConfig,
         LoggingConfig,
         RunConfig,
@@ -86,7 +85,6 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,
-            checkpoint_config=CheckpointConfig(num_to_keep=train.keep_checkpoints + 1),
             failure_config=FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
             callbacks=[_stop_at_user_errors(), *callbacks],
@@ -146,7 +144,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     logging.disable(logging.INFO)  # Ray Train tells of every report on every rank, others of every evaluation
     rank = ray.train.get_context().get_world_rank()
     with join_session(config["job"], config["run"], rank=rank) as tracker:
-        result = train(config["job"], reporter=RayReporter(rank), tracker=tracker)
+        result = train(config["job"], run=config["run"], reporter=RayReporter(), tracker=tracker)
     return {"step": result.step, "metrics": dict(result.metrics)}
 
 

@@ -65,14 +65,13 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
 
 
 def evaluated_often(job: Job) -> Job:
-    """Return `job` evaluated at least once in its course, with a report to the scheduler after each."""
-    every = max(job.train.eval_every, 1)
-    return override(job, {"train.eval_every": every, "train.checkpoint_every": every * _epoch(job)})
+    """Return `job` evaluated at least once in its course; every evaluation is reported to the scheduler."""
+    return override(job, {"train.eval_every": max(job.train.eval_every, 1)})
 
 
 def evaluations(job: Job) -> int:
     """Return how many evaluations a whole training makes."""
-    return math.ceil(_steps(job) / job.train.checkpoint_every)
+    return math.ceil(_steps(job) / (job.train.eval_every * _epoch(job)))
 
 
 def _epoch(job: Job) -> int:

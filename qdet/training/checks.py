@@ -1,11 +1,10 @@
 """Whether a job, its shards, its ranks and its last checkpoint fit each other."""
 
-from pathlib import Path
-
+from qdet.changes import Change, allowed, changes
+from qdet.checkpoint import Saved
 from qdet.data.shards import ShardSet
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
-from qdet.training.checkpoint import TrainState
 
 
 def check_world(job: Job, size: int) -> None:
@@ -27,19 +26,22 @@ def check_categories(train: ShardSet, val: ShardSet) -> None:
         )
 
 
-def check_unchanged(state: TrainState, job: Job, digest: str, folder: Path) -> None:
-    """Raise where a job changed what the data order of the checkpoint in `folder` rests on."""
-    changed = [
-        f"{what} is {now}, it was {then}"
-        for what, now, then in (
-            ("--train.seed", job.train.seed, state.seed),
-            ("--train.batch-size", job.train.batch_size, state.batch_size),
-            ("the digest of --data.train", digest, state.data_digest),
-        )
-        if now != then
-    ]
-    if changed:
+def check_unchanged(saved: Saved, job: Job, digest: str) -> tuple[Change, ...]:
+    """Compare a job with the one that wrote the checkpoint it goes on from.
+
+    Returns:
+        What is allowed to differ, and changes what is learned.
+
+    Raises:
+        CheckpointError: What the checkpoint or the order of its data rests on has changed.
+    """
+    found = changes(saved.job, job)
+    refused = [str(change) for change in found.refused]
+    if digest != saved.state.data_digest:
+        refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
+    if refused:
         raise CheckpointError(
-            f"cannot go on from {folder}: {'; '.join(changed)}. Change it back, or start a new run from "
-            "those weights with --store.init-from"
+            f"cannot go on from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "
+            f"from those weights with --store.init-from. {allowed()}"
         )
+    return found.learning

@@ -7,6 +7,7 @@ makes a world of one. Nothing here knows Ray or DeepSpeed.
 import atexit
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -68,14 +69,22 @@ class World:
         return box[0]
 
     def on_main(self, task: Callable[[], T]) -> T:
-        """Run `task` on rank 0 and return its value on every rank (collective).
+        """Run `task`, which uses no device, on rank 0 and return its value on every rank (collective).
 
-        A `QdetError` in it is raised on every rank, so that none waits for one that has given up.
+        It may take longer than a collective may: rank 0 does it on a thread and meanwhile tells the others,
+        in one collective a second, to go on waiting. A `QdetError` in it is raised on every rank, so that
+        none waits for one that has given up.
         """
         outcome: tuple[T | None, QdetError | None] = (None, None)
-        if self.main:
+        if self.size == 1:
+            return task()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(task) if self.main else None
+            while self.sum(float(running is not None and _still(running)))[0]:
+                pass
+        if running is not None:
             try:
-                outcome = (task(), None)
+                outcome = (running.result(), None)
             except QdetError as error:
                 outcome = (None, error)
         value, error = self.broadcast(outcome)
@@ -114,6 +123,11 @@ def set_timeout_of_all_groups(seconds: int) -> None:
 
     for group in list(c10d._world.pg_map):
         c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+
+def _still(running: Future[Any]) -> bool:
+    """Wait for a task for a second at most, and say whether it still runs."""
+    return not wait((running,), timeout=1.0).done
 
 
 def _device(accelerator: str) -> torch.device:

@@ -1,10 +1,13 @@
 """An exponential moving average of the weights, kept on whatever share of each a rank holds."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from qdet.checkpoint import Piece, Saved
+from qdet.training.sharded_state import ShardedState
 
 
 class Ema:
@@ -42,11 +45,24 @@ class Ema:
         finally:
             self._exchange()
 
-    def load(self, average: Mapping[str, Tensor], *, updates: int, share: Callable[[Tensor], Tensor]) -> None:
-        """Go on from full tensors by name; `share` cuts out what this rank holds of each."""
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters that are averaged."""
+        return [name for name, _ in self._named]
+
+    def pieces(self, state: ShardedState) -> list[Piece]:
+        """Return the part of the average that this rank answers for in a checkpoint, as `average/NAME`."""
+        named = zip(self._named, self._average, strict=True)
+        found = (state.piece_of("average", name, held) for (name, _), held in named)
+        return [piece for piece in found if piece is not None]
+
+    def load(self, saved: Saved, state: ShardedState) -> None:
+        """Go on from a checkpoint; one without averages leaves those of the weights at this moment."""
+        if not saved.names("average"):
+            return
         for (name, _), held in zip(self._named, self._average, strict=True):
-            held.copy_(share(average[name].to(held.device)).view_as(held))
-        self.updates = updates
+            held.copy_(state.held_part(saved, f"average/{name}", held))
+        self.updates = saved.state.ema_updates
 
     @torch.no_grad()
     def _exchange(self) -> None:

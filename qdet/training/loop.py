@@ -19,12 +19,14 @@ from qdet.losses import counted_objects, matched_objects
 from qdet.tracking import Tracker
 from qdet.training.accounting import Accounting
 from qdet.training.checks import check_categories, check_world
+from qdet.training.contents import Description, pieces
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
 from qdet.training.evaluate import evaluate_shards
 from qdet.training.meter import Meter
 from qdet.training.pictures import log_pictures
-from qdet.training.reporting import Reporter
+from qdet.training.reporting import Reporter, Run
+from qdet.training.resuming import Start
 from qdet.training.saving import Saving
 from qdet.training.schedule import lr_factor
 from qdet.training.zero import ZeroEngine
@@ -40,7 +42,7 @@ class Result:
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
 
 
-def train(job: Job, *, reporter: Reporter, tracker: Tracker) -> Result:
+def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result:
     """Train `job` to its last step, from its last checkpoint where there is one. Collective.
 
     Raises:
@@ -49,14 +51,18 @@ def train(job: Job, *, reporter: Reporter, tracker: Tracker) -> Result:
     world = join(job.train.accelerator, timeout=job.train.timeout)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
-    run = _Training(job, world, reporter, tracker)
-    return run.to_the_end()
+    training = _Training(job, world, run, reporter, tracker)
+    try:
+        return training.to_the_end()
+    except BaseException:
+        training.saving.leave()
+        raise
 
 
 class _Training:
     """The state of one training: what is learned, and how far it is."""
 
-    def __init__(self, job: Job, world: World, reporter: Reporter, tracker: Tracker) -> None:
+    def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         self.train_shards, self.val_shards = job.data.open(job.data.train), job.data.open(job.data.val)
@@ -66,17 +72,21 @@ class _Training:
         torch.manual_seed(job.train.seed)
         self.detector = job.detector.build(len(self.train_shards.categories))
         self.criterion = job.loss.build(len(self.train_shards.categories)).to(world.device)
-        self.saving = Saving(job, world, self.train_shards, reporter)
-        if not self.saving.start(self.detector):
+        folder = RunFolder(Folder.open(run.store).child(run.name))
+        start = Start(job, world, self.train_shards, folder)
+        if not start.give_weights(self.detector):
             load_pretrained(self.detector.backbone, job.detector.backbone)
         self.detector.recompute = job.train.activation_checkpointing
         self.engine = ZeroEngine(self.detector, job.train, job.optim, world)
         self.ema = Ema(self.detector, job.optim.ema_decay)
-        self.step = self.saving.go_on(self.engine, self.ema)
+        self.step = start.go_on(self.engine, self.ema)
+        self.saving = Saving(folder, world, retention(job, self.stream.steps_per_epoch))
+        self.description = Description(job, world, self.train_shards, self.saving.attempt)
         if self.step and world.main:
             print(f"going on after step {self.step} of {self.steps}", flush=True)
         self.accounting = Accounting(self.stream.order, world, tracker, step=self.step)
         self.evaluated: dict[str, float] = {}
+        self.evaluated_at = -1
 
     def to_the_end(self) -> Result:
         """Run the remaining steps, evaluating and saving on the way."""
@@ -94,9 +104,10 @@ class _Training:
             if self._due(job.train.eval_every * self.stream.steps_per_epoch) or self.step == self.steps:
                 meter.pause()
                 self._evaluate()
-            if self._due(job.train.checkpoint_every) or self.step == self.steps:
+            if self._save_is_due():
                 meter.pause()
                 self._save()
+        self._finish()
         if not self.evaluated:  # every step was done before: a finished run was started again
             self._evaluate()
         return Result(self.step, self.evaluated)
@@ -158,16 +169,37 @@ class _Training:
         with self.ema.swapped():
             metrics, rows = evaluate_shards(self.detector, self.engine, self.val_shards, self.job, self.world)
         self.engine.train()
-        self.evaluated = metrics.as_dict("val/")
+        self.evaluated, self.evaluated_at = metrics.as_dict("val/"), self.step
+        self.reporter.evaluated(self.step, self.evaluated)
         if self.world.main:
             self.tracker.metrics(self.evaluated, self.step)
             self.tracker.table(metrics.class_rows(), f"per_class/step_{self.step:06d}.json")
             log_pictures(self.tracker, self.val_shards, rows, self.job.eval.pictures, self.step)
 
+    def _save_is_due(self) -> bool:
+        """True where the job wants a checkpoint, and where one may turn out to be the best."""
+        train, epoch = self.job.train, self.stream.steps_per_epoch
+        evaluated = train.keep_best > 0 and self.evaluated_at == self.step
+        regular = self._due(train.checkpoint_every) or self._due(train.keep_every * epoch)
+        return regular or evaluated or self.step == self.steps
+
     def _save(self) -> None:
-        """Write a checkpoint, and at the end the model."""
-        last = self.tracker if self.step == self.steps else None
-        self.saving.save(self.engine, self.ema, step=self.step, metrics=self.evaluated, model_to=last)
+        """Have a checkpoint written while training goes on."""
+        state, ema = self.engine.state, self.ema
+        metrics = self.evaluated if self.evaluated_at == self.step else {}
+        stall = self.saving.save(
+            self.step,
+            lambda: pieces(state, ema, None, self.world.rank),
+            lambda: self.description.of(self.step, state, ema, None, metrics),
+        )
+        if self.world.main:
+            self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
+
+    def _finish(self) -> None:
+        """See the last checkpoint written, and log its model."""
+        self.saving.wait(at_end=True)
+        if self.world.main:
+            self.saving.give_model(self.tracker)
 
     def _train_stream(self) -> TrainStream:
         job = self.job
@@ -181,6 +213,7 @@ class _Training:
             accumulation=job.train.accumulation,
             tail=job.data.tail,
             by_size=job.data.by_size,
+            max_bad=job.data.max_bad,
             readers=job.data.readers,
             reader_kind=job.data.reader_kind,
             prefetch=job.data.prefetch,
@@ -191,3 +224,11 @@ class _Training:
 def total_steps(job: Job, steps_per_epoch: int) -> int:
     """Return how many optimizer steps a job makes."""
     return job.train.steps or job.train.epochs * steps_per_epoch
+
+
+def retention(job: Job, steps_per_epoch: int) -> Retention:
+    """Return which of its checkpoints a job keeps."""
+    train = job.train
+    return Retention(
+        last=train.keep_checkpoints, best=train.keep_best, every_steps=train.keep_every * steps_per_epoch
+    )

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO engine around one detector: forward, backward, step, and full tensors in and out of it.
+"""DeepSpeed's ZeRO engine around one detector: forward, backward, step.
 
 What a job says becomes a DeepSpeed configuration here and nowhere else. Three traps of DeepSpeed 0.19 are
 avoided: on a CPU it compiles a C++ op at start-up that only inference uses (and hangs for ever on the lock of
@@ -8,18 +8,15 @@ whole, where an average kept on shares would miss them.
 
 import os
 import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import World, set_timeout_of_all_groups
 from qdet.training.optim import build_optimizer
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from qdet.training.sharded_state import ShardedState
 
 
 def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> dict[str, Any]:
@@ -63,6 +60,8 @@ class ZeroEngine:
             dist_init_required=False,
         )
         set_timeout_of_all_groups(train.timeout)
+        self.state = ShardedState(module, self._optimizer, stage=train.zero, world=world)
+        """What was learned so far, as far as this rank holds it."""
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the detector in the job's precision."""
@@ -95,104 +94,9 @@ class ZeroEngine:
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         return float("nan") if norm is None else float(norm)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return parameters and buffers in full, on the CPU of rank 0 (empty on other ranks)."""
-        full: dict[str, Tensor] = {}
-        for name, parameter in self.module.named_parameters():
-            with self._gathered(parameter):
-                if self.world.main:
-                    full[name] = parameter.detach().cpu().clone()
-        if self.world.main:
-            kept = self.module.state_dict().keys()
-            full |= {n: b.detach().cpu().clone() for n, b in self.module.named_buffers() if n in kept}
-        return full
-
-    def moments(self) -> dict[str, Tensor]:
-        """Return AdamW's moments as `exp_avg/NAME`, in full, on the CPU of rank 0 (empty on other ranks)."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        self._link_optimizer_state()
-        full: dict[str, Tensor] = {}
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            for key in MOMENTS:
-                if self.stage == 0:
-                    value = self._state()[parameter][key]
-                else:
-                    value = safe_get_full_optimizer_state(parameter, key)
-                if self.world.main and value is not None:
-                    full[f"{key}/{name}"] = value.detach().float().cpu().clone()
-        return full
-
-    def load_moments(self, tensors: dict[str, Tensor], *, step: int) -> None:
-        """Put AdamW where it was after `step` steps; every rank passes the same full `tensors`."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
-        self._make_optimizer_state(step)
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            for key in MOMENTS:
-                value = tensors[f"{key}/{name}"].to(self.world.device)
-                if self.stage == 0:
-                    self._state()[parameter][key].copy_(value)
-                elif self.stage == 3:
-                    self._share_of_moment(parameter, key).copy_(self.share(value))
-                else:
-                    safe_set_full_optimizer_state(parameter, value, key)
-
-    def _state(self) -> dict[Any, dict[str, Tensor]]:
-        """Return the state of the torch optimizer inside DeepSpeed's."""
-        inner = self._optimizer if self.stage == 0 else self._optimizer.optimizer
-        return inner.state
-
-    def _make_optimizer_state(self, step: int) -> None:
-        """Create the state that AdamW would only make in its first step."""
-        if self.stage == 3:
-            held = self._optimizer.fp32_partitioned_groups_flat
-        elif self.stage == 0:
-            held = [p for group in self._optimizer.param_groups for p in group["params"]]
-        else:
-            held = self._optimizer.single_partition_of_fp32_groups
-        for tensor in held:
-            self._state()[tensor] = {
-                # One tensor each: a shared one would advance once for every tensor.
-                "step": torch.tensor(float(step)),
-                **{key: torch.zeros_like(tensor.detach()) for key in MOMENTS},
-            }
-        self._link_optimizer_state()
-
-    def _link_optimizer_state(self) -> None:
-        """Tie each parameter to its slice of the flat state; DeepSpeed itself ties only the first group's."""
-        if self.stage in (1, 2):
-            self._optimizer._hp_optimizer_states_linked = False
-            self._optimizer._lazy_init_hp_params_optimizer_state()
-
     def _norm_of_whole_gradients(self) -> Tensor:
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads)
-
-    def _gathered(self, parameter: nn.Parameter) -> Any:
-        if self.stage != 3:
-            return nullcontext()
-        import deepspeed
-
-        return deepspeed.zero.GatheredParameters([parameter])
-
-    def _share_of_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
-        """Return this rank's slice of a moment (ZeRO-3); DeepSpeed's setter refuses padded sizes."""
-        share, _ = self._optimizer._get_fp32_opt_state_partition(
-            parameter, release_swap_buffers=False, optim_state_key=key
-        )
-        return share
-
-    def share(self, value: Tensor) -> Tensor:
-        """Return what this rank holds of a full parameter: all of it, or under ZeRO-3 its padded slice."""
-        if self.stage != 3:
-            return value
-        flat = value.flatten()
-        return F.pad(flat, (0, -flat.numel() % self.world.size)).chunk(self.world.size)[self.world.rank]
 
 
 def _deepspeed() -> Any:

@@ -5,8 +5,10 @@ import os
 import socket
 from pathlib import Path
 
+import torch
 import torch.multiprocessing as mp
 
+from qdet.checkpoint import Folder, RunFolder, Saved
 from qdet.job import Job
 
 Points = dict[int, dict[str, float]]
@@ -39,6 +41,18 @@ def train_all(ranks: int, jobs: dict[str, Job], store: Path) -> dict[str, Points
     return {name: _read(store / f"{name}.json") for name in jobs}
 
 
+def checkpoint(store: Path, run: str, step: int) -> Saved:
+    """Open a checkpoint that `train_all` wrote."""
+    return Saved(RunFolder(Folder.open(store / run)).at(step))
+
+
+def assert_same(one: Saved, other: Saved) -> None:
+    """Two checkpoints hold the same tensors, bit for bit."""
+    assert one.shapes == other.shapes
+    for name in one.shapes:
+        assert torch.equal(one.whole(name), other.whole(name)), name
+
+
 def losses(points: Points) -> list[float]:
     return [points[step]["train/loss"] for step in sorted(points)]
 
@@ -68,8 +82,7 @@ def _train(jobs, store):
 
     for name, job in jobs.items():
         recorder = Recorder()
-        reporter = LocalReporter(Run(name=name, store=str(store)), keep=job.train.keep_checkpoints)
-        train(job, reporter=reporter, tracker=recorder)
+        train(job, run=Run(name=name, store=str(store)), reporter=LocalReporter(), tracker=recorder)
         if os.environ.get("RANK", "0") == "0":
             (store / f"{name}.json").write_text(json.dumps(recorder.points))
 

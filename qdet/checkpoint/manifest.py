@@ -1,0 +1,134 @@
+"""A checkpoint's manifest: what every file of it must be. It is written last, and makes the checkpoint one.
+
+It carries a digest of itself and must be spelled exactly as it would be written, so that no flipped bit in it
+goes unseen.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qdet.checkpoint.folder import Folder
+from qdet.checkpoint.rank_file import CHUNK, Fingerprint
+from qdet.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is in a checkpoint."""
+
+    step: int
+    attempt: str
+    """Letters in the names of its files, of the training that wrote them."""
+    world_size: int = 1
+    zero: int = 0
+    """ZeRO stage of the training; of no consequence for reading."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those of an evaluation of these very weights; empty where there was none at this step."""
+    files: Mapping[str, Fingerprint]
+
+    def file(self, role: str) -> str:
+        """Name of the JSON file `role`: state, job or tensors."""
+        return f"{role}.{self.attempt}.json"
+
+    @property
+    def rank_files(self) -> list[str]:
+        """Names of the files with tensors, in order of rank."""
+        return sorted(name for name in self.files if name.endswith(".safetensors"))
+
+    @property
+    def size(self) -> int:
+        """Size of all files together."""
+        return sum(f.bytes for f in self.files.values())
+
+    def render(self) -> bytes:
+        """Return the content of its file."""
+        content = {"format": FORMAT} | asdict(self)
+        return _spell(content | {"digest": _digest(content)})
+
+
+def read_manifest(folder: Folder) -> Manifest:
+    """Read the manifest of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another format.
+    """
+    try:
+        text = folder.read(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}/{MANIFEST} cannot be read: {error}") from error
+    try:
+        content = json.loads(text)
+        version = content.pop("format")
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{folder}/{MANIFEST} has format {version}, this version of qdet reads {FORMAT}; convert "
+                "published weights again, and start over from a run's model with the version that wrote it"
+            )
+        del content["digest"]  # part of what `render` makes anew
+        files = {name: Fingerprint(**print_) for name, print_ in content.pop("files").items()}
+        manifest = Manifest(files=files, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder}/{MANIFEST} is damaged: it is not what was written") from error
+    if text != manifest.render():
+        raise CheckpointError(f"{folder}/{MANIFEST} is damaged: it is not what was written")
+    return manifest
+
+
+def verify(folder: Folder) -> Manifest:
+    """Return a checkpoint's manifest after comparing every byte of its files with it.
+
+    Raises:
+        CheckpointError: A file is missing or damaged; the message names it.
+    """
+    manifest = read_manifest(folder)
+    with ThreadPoolExecutor(4) as pool:  # hashing lets go of Python's lock
+        list(pool.map(lambda one: _check(folder, *one), manifest.files.items()))
+    return manifest
+
+
+def copy_checked(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
+    """Read the file `name` and compare it with `expected`; with `to`, a binary file, also copy it there.
+
+    Raises:
+        CheckpointError: It is missing or not what it should be.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with folder.reading(name) as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                if to is not None:
+                    to.write(chunk)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}/{name} is missing although {MANIFEST} lists it") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
+    if Fingerprint(size, digest.hexdigest()) != expected:
+        raise CheckpointError(f"{folder}/{name} is damaged: its size or sha256 is not what {MANIFEST} says")
+
+
+def _check(folder: Folder, name: str, expected: Fingerprint) -> None:
+    size = folder.size(name)
+    if size is not None and size != expected.bytes:  # no need to read it
+        raise CheckpointError(f"{folder}/{name} is damaged: it has {size} bytes instead of {expected.bytes}")
+    copy_checked(folder, name, expected)
+
+
+def _spell(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_spell(content)).hexdigest()

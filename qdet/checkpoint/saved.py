@@ -1,0 +1,110 @@
+"""Reading a checkpoint: whole tensors or any part of one, whoever wrote which piece of it."""
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qdet.checkpoint.folder import Folder
+from qdet.checkpoint.manifest import copy_checked, read_manifest, verify
+from qdet.checkpoint.pieces import check_cover, name_and_start
+from qdet.checkpoint.state import TrainState
+from qdet.errors import CheckpointError
+
+
+class Saved:
+    """An open checkpoint. Tensors are named by kind and name, as `weights/decoder.query`.
+
+    Kinds are `weights` (parameters and buffers), `average` (of the trained parameters), `exp_avg` and
+    `exp_avg_sq` (AdamW's moments), and `ledger`.
+
+    Args:
+        folder: Where it is. Files behind a URL are first brought to this machine.
+        verified: The caller has seen that the files are as the manifest says. Files that must be brought here
+            are compared with it in any case.
+
+    Raises:
+        CheckpointError: A file or a part of a tensor is missing, damaged, or there twice.
+    """
+
+    def __init__(self, folder: Folder, *, verified: bool = False) -> None:
+        self.folder = folder
+        if folder.local is not None and not verified:
+            verify(folder)
+        self.manifest = read_manifest(folder)
+        self._brought: tempfile.TemporaryDirectory[str] | None = None
+        here = folder.local or self._bring()
+        state, job, shapes = (
+            json.loads((here / self.manifest.file(role)).read_text()) for role in ("state", "job", "tensors")
+        )
+        self.state = TrainState(**state)
+        self.job: dict[str, Any] = job
+        """The settings, flat."""
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self._pieces: dict[str, list[tuple[range, Any, str]]] = {name: [] for name in self.shapes}
+        self._open_files([here / name for name in self.manifest.rank_files])
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all tensors of one kind."""
+        return [name.removeprefix(f"{kind}/") for name in self.shapes if name.startswith(f"{kind}/")]
+
+    def part(self, name: str, share: range) -> Shaped[Tensor, " n"]:
+        """Return some elements of a flattened tensor."""
+        found = []
+        for span, file, key in self._pieces[name]:
+            start, stop = max(span.start, share.start), min(span.stop, share.stop)
+            if start < stop:
+                found.append(file.get_slice(key)[start - span.start : stop - span.start])
+        return torch.cat(found) if found else torch.empty(0)
+
+    def whole(self, name: str) -> Shaped[Tensor, "..."]:
+        """Return a tensor in its shape.
+
+        Raises:
+            CheckpointError: The checkpoint does not have it.
+        """
+        if name not in self.shapes:
+            raise CheckpointError(f"{self.folder} has no tensor {name}")
+        shape = self.shapes[name]
+        return self.part(name, range(math.prod(shape))).reshape(shape)
+
+    def all(self, kind: str) -> dict[str, Tensor]:
+        """Return all whole tensors of one kind by name."""
+        return {name: self.whole(f"{kind}/{name}") for name in self.names(kind)}
+
+    def model(self, *, averaged: bool = True) -> dict[str, Tensor]:
+        """Return parameters and buffers; of the averaged ones, if there are and `averaged` asks for them."""
+        weights = self.all("weights")
+        return weights | self.all("average") if averaged else weights
+
+    def _open_files(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            try:
+                file: Any = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from error
+            for key in file.keys():  # noqa: SIM118  (a file of safetensors is no dictionary)
+                name, start = name_and_start(key)
+                length = file.get_slice(key).get_shape()[0]
+                if name not in self._pieces:
+                    raise CheckpointError(f"{path} holds a piece of {name}, which no tensor is called")
+                self._pieces[name].append((range(start, start + length), file, key))
+        for name, pieces in self._pieces.items():
+            pieces.sort(key=lambda piece: piece[0].start)
+            check_cover(name, math.prod(self.shapes[name]), (p[0] for p in pieces), source=self.folder)
+
+    def _bring(self) -> Path:
+        """Copy every file to a folder of this machine that lives as long as this object."""
+        self._brought = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
+        here = Path(self._brought.name)
+        for name, expected in self.manifest.files.items():
+            with (here / name).open("wb") as to:
+                copy_checked(self.folder, name, expected, to)
+        return here

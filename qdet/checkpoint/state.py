@@ -1,0 +1,30 @@
+"""Where a run stands, and what must stay the same for the rest of it to mean anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RANDOM = "every step seeds torch anew with (seed * 1000003 + step) * 1009 + rank"
+"""How random numbers follow from what a checkpoint holds, so that it needs no state of a generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """What training needs to know besides tensors."""
+
+    step: int
+    """Steps done; data order, augmentation, learning rate and random numbers follow from it."""
+    updates: int
+    """Steps that AdamW made: those whose gradients were finite."""
+    ema_updates: int
+    seed: int
+    batch_size: int
+    data_digest: str
+    """Digest of the training shards."""
+    categories: dict[str, Any]
+    """Class names and original ids, in order of label."""
+    random: str = RANDOM
+    git_commit: str | None = None
+    """Of the qdet that wrote it, where that was a working copy."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that computed it."""

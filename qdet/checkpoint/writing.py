@@ -1,0 +1,108 @@
+"""Writing a checkpoint: every rank its share, and rank 0 the manifest when all shares are there.
+
+Nothing here is a collective. A rank says that its share is written by a small file beside it; rank 0 looks
+for those of its own attempt.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qdet.checkpoint.folder import Folder
+from qdet.checkpoint.manifest import MANIFEST, Manifest
+from qdet.checkpoint.pieces import Piece
+from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
+from qdet.checkpoint.state import TrainState
+from qdet.errors import CheckpointError
+
+PATIENCE = 600.0
+"""Seconds that rank 0 waits for the shares of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What rank 0 adds to everybody's tensors."""
+
+    attempt: str
+    world_size: int
+    state: TrainState
+    job: Mapping[str, Any]
+    shapes: Mapping[str, Sequence[int]]
+    """Of every whole tensor, by kind and name."""
+    zero: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def share_name(rank: int, attempt: str) -> str:
+    """Name of the file with a rank's tensors, without its ending."""
+    return f"rank_{rank:05d}.{attempt}"
+
+
+def write_share(folder: Folder, *, rank: int, attempt: str, pieces: Sequence[Piece]) -> None:
+    """Write one rank's pieces, then the file that says so."""
+    name = share_name(rank, attempt)
+    written = write_pieces(folder, f"{name}.safetensors", pieces)
+    folder.put(f"{name}.json", json.dumps(asdict(written) | {"attempt": attempt}).encode())
+
+
+def commit(
+    folder: Folder, contents: Contents, *, give_up: threading.Event | None = None, patience: float = PATIENCE
+) -> Manifest:
+    """Wait for the shares of all ranks and make the folder a checkpoint (rank 0).
+
+    Args:
+        folder: Where the shares are written.
+        contents: What else is in the checkpoint.
+        give_up: Set by whoever knows that a share will not come.
+        patience: Seconds to wait for shares.
+
+    Raises:
+        CheckpointError: Not all shares came.
+    """
+    files = _await_shares(folder, contents, give_up or threading.Event(), patience)
+    roles = {"state": asdict(contents.state), "job": dict(contents.job), "tensors": dict(contents.shapes)}
+    for role, content in roles.items():
+        name, text = f"{role}.{contents.attempt}.json", json.dumps(content, indent=1, default=str).encode()
+        folder.put(name, text)
+        files[name] = fingerprint(text)
+    manifest = Manifest(
+        step=contents.state.step,
+        attempt=contents.attempt,
+        world_size=contents.world_size,
+        zero=contents.zero,
+        metrics=dict(contents.metrics),
+        files=files,
+    )
+    folder.put(MANIFEST, manifest.render())
+    for name in folder.names():  # shares of attempts that came to nothing, and what said that ours are there
+        if name != MANIFEST and name not in files:
+            folder.remove(name)
+    return manifest
+
+
+def _await_shares(
+    folder: Folder, contents: Contents, give_up: threading.Event, patience: float
+) -> dict[str, Fingerprint]:
+    expected = [share_name(rank, contents.attempt) for rank in range(contents.world_size)]
+    deadline, pause = time.monotonic() + patience, 0.02
+    while missing := {f"{name}.json" for name in expected} - set(folder.names()):
+        if give_up.is_set():
+            raise CheckpointError(f"cannot complete checkpoint {folder}: a rank could not write its share")
+        if time.monotonic() > deadline:
+            ranks = ", ".join(
+                sorted(name.split(".")[0].removeprefix("rank_").lstrip("0") or "0" for name in missing)
+            )
+            raise CheckpointError(
+                f"cannot complete checkpoint {folder}: after {patience:.0f} s the share of rank {ranks} is "
+                "not there; see whether all workers write to the same --store.path, and how fast it is"
+            )
+        give_up.wait(pause)
+        pause = min(2 * pause, 1.0)
+    files = {}
+    for name in expected:
+        said = json.loads(folder.read(f"{name}.json"))
+        files[f"{name}.safetensors"] = Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
+    return files

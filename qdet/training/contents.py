@@ -1,0 +1,83 @@
+"""What a training puts into its checkpoints."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from qdet.checkpoint import Piece, TrainState
+from qdet.checkpoint.writing import Contents
+from qdet.config import flatten
+from qdet.data.shards import ShardSet
+from qdet.job import Job
+from qdet.tracking import git_commit
+from qdet.tracking.masking import mask
+from qdet.training.distributed import World
+from qdet.training.ema import Ema
+from qdet.training.sharded_state import MOMENTS, ShardedState
+
+
+def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, "..."] | None, rank: int) -> list[Piece]:
+    """Return this rank's part of all tensors.
+
+    Args:
+        state: Weights and moments.
+        ema: The average.
+        ledger: What this rank alone knows of the data it has seen.
+        rank: This rank.
+    """
+    found = state.pieces() + ema.pieces(state)
+    return found if ledger is None else [*found, Piece(f"ledger/{rank:05d}", 0, ledger.reshape(-1))]
+
+
+class Description:
+    """Describes each checkpoint of one training (rank 0)."""
+
+    def __init__(self, job: Job, world: World, shards: ShardSet, attempt: str) -> None:
+        self.job, self.world, self.shards, self.attempt = job, world, shards, attempt
+        self._commit = git_commit()
+
+    def of(
+        self,
+        step: int,
+        state: ShardedState,
+        ema: Ema,
+        ledger: Shaped[Tensor, "..."] | None,
+        metrics: Mapping[str, float],
+    ) -> Contents:
+        """Describe the state after `step` steps; `metrics` are those of an evaluation of this very state."""
+        whole, trained = state.shapes, state.trained if state.updates else []
+        kinds = {"weights": list(whole), "average": ema.names} | dict.fromkeys(MOMENTS, trained)
+        shapes = {f"{kind}/{name}": whole[name] for kind, names in kinds.items() for name in names}
+        if ledger is not None:
+            shapes |= {f"ledger/{rank:05d}": list(ledger.shape) for rank in range(self.world.size)}
+        return Contents(
+            attempt=self.attempt,
+            world_size=self.world.size,
+            zero=self.job.train.zero,
+            state=self._state(step, state.updates, ema.updates),
+            job=self._settings(),
+            shapes=shapes,
+            metrics=metrics,
+        )
+
+    def _state(self, step: int, updates: int, ema_updates: int) -> TrainState:
+        categories = self.shards.categories
+        return TrainState(
+            step=step,
+            updates=updates,
+            ema_updates=ema_updates,
+            seed=self.job.train.seed,
+            batch_size=self.job.train.batch_size,
+            data_digest=self.shards.digest,
+            categories={"names": list(categories.names), "ids": list(categories.ids)},
+            git_commit=self._commit,
+            versions={name: version(name) for name in ("torch", "deepspeed", "safetensors")},
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """The job's settings without secrets, which a URL can hold."""
+        flat = flatten(self.job)
+        return {path: mask(v, key=path) if isinstance(v, str) else v for path, v in flat.items()}

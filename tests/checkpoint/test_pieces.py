@@ -1,0 +1,57 @@
+"""Pieces: shares that partition every tensor, and a cover that is checked element by element."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdet.checkpoint.pieces import check_cover, even_shares, name_and_start
+from qdet.errors import CheckpointError
+
+SPANS = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda s: range(s[0], s[0] + s[1]))
+DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(DTYPES)), max_size=8),
+    world=st.integers(1, 9),
+)
+def test_shares_hold_every_element_once_and_as_many_bytes_each(sizes, world):
+    tensors = {f"t{i}": torch.zeros(n, dtype=dtype) for i, (n, dtype) in enumerate(sizes)}
+    counts = {name: [0] * t.numel() for name, t in tensors.items()}
+    held = []
+    for rank in range(world):
+        shares = even_shares(tensors, rank=rank, world=world)
+        held.append(sum(len(share) * tensors[name].element_size() for name, share in shares.items()))
+        for name, share in shares.items():
+            for element in share:
+                counts[name][element] += 1
+    assert all(count == 1 for found in counts.values() for count in found)
+    assert max(held) - min(held) <= 16  # an element of eight bytes more at either end
+
+
+@given(
+    numel=st.integers(0, 30),
+    spans=st.lists(SPANS, max_size=6),
+)
+def test_a_cover_is_accepted_if_and_only_if_every_element_is_there_once(numel, spans):
+    counts = [0] * 50
+    for span in spans:
+        for element in span:
+            counts[element] += 1
+    whole = counts == [1] * numel + [0] * (50 - numel)
+    with nullcontext() if whole else pytest.raises(CheckpointError, match="weights/a"):
+        check_cover("weights/a", numel, spans, source="here")
+
+
+def test_what_is_missing_or_double_is_named():
+    with pytest.raises(CheckpointError, match="lacks element 3 of the 9 of weights/a"):
+        check_cover("weights/a", 9, [range(3), range(4, 9)], source="here")
+    with pytest.raises(CheckpointError, match="holds element 2 of weights/a twice"):
+        check_cover("weights/a", 9, [range(3), range(2, 9)], source="here")
+
+
+def test_names_may_hold_any_sign():
+    assert name_and_start("weights/a@b.c@17") == ("weights/a@b.c", 17)
