@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64, Integer
 from torch import Tensor
 
 from qdet.data.order import Order
@@ -38,7 +38,7 @@ class Ledger:
     def start(self, first: int) -> None:
         """Forget what was counted, and count from global step `first` on."""
         self.first = first
-        self.counts = torch.zeros((2, len(self._ids)), dtype=torch.int64)
+        self.counts = torch.zeros((2, len(self._ids)), dtype=torch.int32)
         """For every row of the index: how often it was received or replaced, and how often replaced. What
         several ranks counted adds up."""
 
@@ -61,12 +61,12 @@ class Ledger:
             np.add.at(settled, self._rows(instead), -1)
             np.add.at(gone, self._rows(planned), 1)
 
-    def to_tensor(self) -> Int64[Tensor, " state"]:
+    def to_tensor(self) -> Int32[Tensor, " state"]:
         """First step and counts as one tensor, for a checkpoint."""
-        return torch.cat([torch.tensor([self.first]), self.counts.ravel()])
+        return torch.cat([torch.tensor([self.first], dtype=torch.int32), self.counts.ravel()])
 
     @classmethod
-    def from_tensor(cls, image_ids: Int64[np.ndarray, " n"], *states: Int64[Tensor, " state"]) -> "Ledger":
+    def from_tensor(cls, image_ids: Int64[np.ndarray, " n"], *states: Int32[Tensor, " state"]) -> "Ledger":
         """Go on from the states of one rank or more, whose counts add up.
 
         Raises:
@@ -162,7 +162,7 @@ class Account:
         }
 
 
-def _repeated(ids: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> tuple[int, ...]:
+def _repeated(ids: Int64[np.ndarray, " n"], counts: Integer[np.ndarray, " n"]) -> tuple[int, ...]:
     """Every id as often as its count says; not at all where that is negative."""
     return tuple(np.repeat(ids, np.maximum(counts, 0)).tolist())
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Int64
+from jaxtyping import Int32
 from torch import Tensor
 
 from qdet.data.ledger import Ledger
@@ -34,21 +34,16 @@ class Accounting:
         Raises:
             DataError: On every rank, if images were lost or received twice.
         """
-        total = self.total()
+        total = Ledger(self.order.index.image_id, first=self.ledger.first)
+        total.counts = self.world.total(self.ledger.counts)
         if total.first < step:
             self.world.on_main(lambda: self._report(total, step))
         self.ledger.start(step)
 
-    def total(self) -> Ledger:
-        """What all ranks have counted since the last settlement: a checkpoint's share. Collective."""
-        total = Ledger(self.order.index.image_id, first=self.ledger.first)
-        total.counts = self.world.total(self.ledger.counts)
-        return total
-
-    def load(self, state: Int64[Tensor, " state"]) -> None:
-        """Go on from `total().to_tensor()` of a checkpoint, the same on all ranks."""
-        self.ledger = Ledger.from_tensor(self.order.index.image_id, state)
-        if not self.world.main:  # counts of all ranks add up: one of them goes on with the old ones
+    def load(self, *states: Int32[Tensor, " state"]) -> None:
+        """Go on from the `ledger.to_tensor()` of any number of ranks; every rank is given all of them."""
+        self.ledger = Ledger.from_tensor(self.order.index.image_id, *states)
+        if not self.world.main:  # counts of all ranks add up: one of them takes over the old ones
             self.ledger.start(self.ledger.first)
 
     def _report(self, total: Ledger, step: int) -> None:
