@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from qdet.data.locations import checked, expand, is_pattern, is_url, join
 from qdet.data.locks import locked
 from qdet.data.manifest import INDEX, NAME, parse_manifest
 from qdet.data.read import ShardFiles
-from qdet.data.remote import Absent, read_bytes, size_of, tars_in
+from qdet.data.remote import Absent, names_in, read_bytes, size_of
 from qdet.errors import DataError
 
 BESIDE = ".qdet-index"
 """Folder beside foreign shards that keeps what their scan found."""
+UNFINISHED = ".parts"
+"""Folder that a conversion keeps until it is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,26 +79,23 @@ def find(source: str, access: Access) -> Home:
         return _scanned(source, expand(source), access)
     address = checked(source)
     if is_url(address):
-        try:
+        with suppress(Absent):
             return _copied(address, read_bytes(join(address, NAME)), access)
-        except Absent as absent:
-            tars = tars_in(address)
-            if not tars:
-                raise DataError(
-                    f"{address} has no manifest.json, so its shards are unknown; name them by a pattern such "
-                    f"as {address}/train-{{000000..000146}}.tar"
-                ) from absent
-            return _scanned(address, tars, access)
-    folder = Path(address)
-    tars = sorted(map(str, folder.glob("*.tar")))
-    if (folder / NAME).is_file() or not tars:
-        return Home(folder, str(folder), "convert the dataset again")
-    if (folder / ".parts").exists():
+    elif (Path(address) / NAME).is_file():
+        return Home(Path(address), address, "convert the dataset again")
+    found = names_in(address)
+    if UNFINISHED in found:
         raise DataError(
-            f"{folder} holds a conversion that did not finish (no manifest.json); "
-            "run data_prep.coco_to_shards again"
+            f"{address} holds a conversion that did not finish (no {NAME}); run the same command again"
         )
-    return _scanned(address, tars, access)
+    tars = [join(address, name) for name in found if name.endswith(".tar")]
+    if tars:
+        return _scanned(address, tars, access)
+    raise DataError(
+        f"{address} holds no shards that are known of (no {NAME}). Make them with: "
+        f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {address}, or name foreign "
+        f"ones by a pattern such as {address}/train-{{000000..000146}}.tar"
+    )
 
 
 def _copied(url: str, manifest: bytes, access: Access) -> Home:

@@ -55,14 +55,19 @@ def size_of(url: str) -> int:
     return _patiently(url, ask)
 
 
-def tars_in(url: str) -> list[str]:
-    """URLs of the tars in a folder, sorted; none where the server cannot list."""
+def names_in(url: str) -> list[str]:
+    """Names of what is in a folder, of this machine too; none where there is none or a server cannot list."""
     if url.startswith(("http://", "https://")):
         return []  # what a web page links to is no list of files
-    files, path = _files(url)
-    found = sorted(entry for entry in files.ls(path, detail=False) if entry.endswith(".tar"))
-    folder, question, query = url.partition("?")
-    return [f"{folder.rstrip('/')}/{Path(entry).name}{question}{query}" for entry in found]
+
+    def ask() -> list[str]:
+        files, path = _files(url)
+        try:
+            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in files.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+    return _patiently(url, ask)
 
 
 def download(url: str, to: Path, *, size: int, sha256: str | None) -> None:

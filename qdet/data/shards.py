@@ -179,11 +179,6 @@ def key_of(image_id: int) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read manifest.json of a finished conversion."""
     file = folder / NAME
-    if not file.is_file():
-        raise DataError(
-            f"{folder} holds no shards (no manifest.json). Make them with: "
-            f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}"
-        )
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -1,0 +1,246 @@
+"""Shards from behind URLs: the same samples as from a folder, whatever the server does meanwhile."""
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qdet.data import remote
+from qdet.data.home import Access
+from qdet.data.shards import ShardSet
+from qdet.errors import DataError
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(cache=str(tmp_path / "cache"), cache_gb=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
+
+
+def _samples(shards: ShardSet) -> list[tuple[bytes, dict]]:
+    return [(shards.read_image(row), shards.read_annotation(row)) for row in range(len(shards))]
+
+
+def _urls(folder: Path) -> list[str]:
+    return ["/" + shard["url"] for shard in json.loads((folder / "manifest.json").read_text())["shardlist"]]
+
+
+def test_http_gives_the_folders_samples_and_fetches_every_shard_once(shards_folder, serve, access):
+    server = serve(shards_folder)
+    here, there = ShardSet.open(shards_folder), ShardSet.open(server.url, access)
+    assert _samples(there) == _samples(here)
+    assert (there.digest, there.categories, len(there)) == (here.digest, here.categories, len(here))
+    assert there.name_of(0).startswith(server.url + "/train-000000.tar, sample 0000000000")
+    again = ShardSet.open(server.url, access)
+    assert _samples(again) == _samples(here)
+    assert {url: server.gets[url] for url in _urls(shards_folder)} == dict.fromkeys(_urls(shards_folder), 1)
+    assert server.gets["/index.npz"] == 1
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "short", "long", "flip", "slow"])
+def test_a_server_that_fails_is_asked_again(shards_folder, serve, access, fault):
+    server = serve(shards_folder)
+    for url in ["/manifest.json", *_urls(shards_folder)]:
+        # A manifest brings no checksum of its own: a mended answer cannot be told from a changed dataset.
+        server.faults[url] += (
+            [] if url == "/manifest.json" and fault in ("short", "long", "flip") else [fault]
+        )
+    assert _samples(ShardSet.open(server.url, access)) == _samples(ShardSet.open(shards_folder))
+    tries = 1 if fault == "slow" else 2
+    assert all(server.gets[url] == tries for url in _urls(shards_folder))
+
+
+def test_a_server_that_stalls_is_asked_again(shards_folder, serve, access, monkeypatch):
+    monkeypatch.setattr(remote, "STALLED", 0.3)
+    server = serve(shards_folder)
+    url = _urls(shards_folder)[0]
+    server.faults[url] += ["stall"]
+    assert _samples(ShardSet.open(server.url, access)) == _samples(ShardSet.open(shards_folder))
+    assert server.gets[url] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("500", "cannot be read: .*500"),
+        ("cut", "cannot be read"),
+        ("short", r"it ended after \d+ of \d+ bytes"),
+        ("long", r"it has more than the \d+ bytes that are listed"),
+        ("flip", "its sha256 is not the one that is listed"),
+    ],
+)
+def test_a_server_that_goes_on_failing_is_named_with_the_shard(shards_folder, serve, access, fault, said):
+    server = serve(shards_folder)
+    url = _urls(shards_folder)[0]
+    server.faults[url] += [fault] * 100
+    shards = ShardSet.open(server.url, access)
+    with pytest.raises(DataError, match=f"{server.url}{url}.*{said}"):
+        shards.read_image(0)
+    assert server.gets[url] == 4
+    assert not list((access.folder / "shards").glob("*.tar")) + list(
+        (access.folder / "shards").glob("*.part")
+    )
+    shards.read_image(len(shards) - 1)  # the others are none the worse
+
+
+def test_what_is_missing_or_forbidden_is_not_asked_for_again(shards_folder, serve, access):
+    server = serve(shards_folder)
+    first, second = _urls(shards_folder)[:2]
+    (shards_folder / first.strip("/")).unlink()
+    server.faults[second] += ["403"] * 100
+    shards = ShardSet.open(server.url, access)
+    row = int((shards.index.shard == 1).argmax())
+    with pytest.raises(DataError, match=f"{server.url}{first} is not there"):
+        shards.read_image(0)
+    with pytest.raises(DataError, match=f"{server.url}{second} cannot be read: 403"):
+        shards.read_image(row)
+    assert (server.gets[first], server.gets[second]) == (1, 1)
+    with pytest.raises(DataError, match=r"no manifest\.json.*ones by a pattern such as"):
+        ShardSet.open(server.url + "/nowhere", access)
+
+
+def test_an_index_of_another_dataset_is_refused(shards_folder, serve, access):
+    (shards_folder / "index.npz").write_bytes(b"other")
+    with pytest.raises(DataError, match=r"index\.npz does not belong to .*manifest\.json"):
+        ShardSet.open(serve(shards_folder).url, access)
+
+
+def test_a_dataset_that_is_uploaded_again_is_fetched_again(shards_folder, serve, access, make_coco, tmp_path):
+    from data_prep.coco_to_shards import Conversion, convert
+
+    server = serve(shards_folder)
+    before = _samples(ShardSet.open(server.url, access))
+    root, _ = make_coco(23, name="other")
+    server.folder = tmp_path / "new"
+    convert(Conversion(coco=root, split="train", out=server.folder, shard_megabytes=0.012, processes=1))
+    after = _samples(ShardSet.open(server.url, access))
+    assert after == _samples(ShardSet.open(server.folder))
+    assert after != before
+
+
+def test_damage_of_the_cache_is_mended_from_the_source(shards_folder, serve, access):
+    server = serve(shards_folder)
+    good = _samples(ShardSet.open(server.url, access))
+    flipped, cut = sorted((access.folder / "shards").glob("*.tar"))[:2]
+    data = bytearray(flipped.read_bytes())
+    data[600:4000] = bytes(3400)
+    flipped.write_bytes(data)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert _samples(ShardSet.open(server.url, access)) == good
+
+
+def test_shards_are_fetched_before_they_are_read(shards_folder, serve, access):
+    server = serve(shards_folder)
+    shards = ShardSet.open(server.url, access)
+    shards.will_read(range(len(shards)))
+    cached = access.folder / "shards"
+    deadline = time.monotonic() + 20
+    while len(list(cached.glob("*.tar"))) < len(_urls(shards_folder)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    asked = dict(server.gets)
+    assert {url for url in asked if url.endswith(".tar")} == set(_urls(shards_folder))
+    assert _samples(shards) == _samples(ShardSet.open(shards_folder))
+    assert dict(server.gets) == asked
+
+
+def test_a_pickled_set_opens_itself_once_where_it_arrives(shards_folder, serve, access):
+    server = serve(shards_folder)
+    shards = ShardSet.open(server.url, access)
+    sent = pickle.dumps(shards)
+    assert len(sent) < 1000
+    first, second = pickle.loads(sent), pickle.loads(sent)
+    assert first is second
+    assert first.read_image(3) == shards.read_image(3)
+
+
+def test_memory_and_file_urls_are_read_too(shards_folder, access):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for file in shards_folder.iterdir():
+        if file.is_file():
+            store.pipe_file(f"/bucket/coco/{file.name}", file.read_bytes())
+    try:
+        here = _samples(ShardSet.open(shards_folder))
+        assert _samples(ShardSet.open("memory://bucket/coco", access)) == here
+        assert _samples(ShardSet.open(f"file://{shards_folder}", access)) == here
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name of an empty bucket on an S3 server of this machine, which the environment names."""
+    boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "of",
+        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="shards")
+    try:
+        yield "shards"
+    finally:
+        server.stop()
+        remote._store.cache_clear()
+
+
+def test_a_bucket_gives_the_folders_samples(shards_folder, access, bucket):
+    import boto3
+
+    client = boto3.client("s3")
+    for file in shards_folder.iterdir():
+        client.upload_file(str(file), bucket, f"coco/train/{file.name}")
+    here = ShardSet.open(shards_folder)
+    assert _samples(ShardSet.open(f"s3://{bucket}/coco/train", access)) == _samples(here)
+    with pytest.raises(DataError, match="s3://shards/nowhere"):
+        ShardSet.open(f"s3://{bucket}/nowhere", access)
+    client.delete_object(Bucket=bucket, Key="coco/train/manifest.json")
+    names = shards_folder.parent / "coco" / "annotations" / "instances_train.json"
+    listed = ShardSet.open(  # scanned: S3 can list what there is
+        f"s3://{bucket}/coco/train", dataclasses.replace(access, categories=str(names))
+    )
+    assert [image for image, _ in _samples(listed)] == [image for image, _ in _samples(here)]
+    client.put_object(Bucket=bucket, Key="coco/train/.parts/plan", Body=b"")
+    with pytest.raises(DataError, match="conversion that did not finish"):
+        ShardSet.open(f"s3://{bucket}/coco/train", access)
+
+
+def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, access):
+    server = serve(shards_folder)
+    for url in _urls(shards_folder):
+        server.faults[url] += ["slow"]
+    program = (
+        "import sys, hashlib\n"
+        "from qdet.data.home import Access\n"
+        "from qdet.data.shards import ShardSet\n"
+        "shards = ShardSet.open(sys.argv[1], Access(cache=sys.argv[2], cache_gb=1.0))\n"
+        "shards.will_read(range(len(shards)))\n"
+        "print(hashlib.sha256(b''.join(map(shards.read_image, range(len(shards))))).hexdigest())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = (sys.executable, "-c", program, server.url, access.cache)
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)
+    ]
+    said = {process.communicate(timeout=120)[0] for process in running}
+    assert len(said) == 1
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert all(server.gets[url] == 1 for url in _urls(shards_folder))
+    assert server.gets["/index.npz"] == 1
