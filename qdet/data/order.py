@@ -75,9 +75,8 @@ class Order:
 
 
 def share(rows: Shaped[np.ndarray, " G"], *, rank: int, world_size: int) -> Shaped[np.ndarray, " b"]:
-    """What one of `world_size` workers reads of a global batch that splits evenly over them."""
-    each = len(rows) // world_size
-    return rows[rank * each : (rank + 1) * each]
+    """What one of `world_size` workers reads of a global batch: their shares differ by one image at most."""
+    return rows[rank * len(rows) // world_size : (rank + 1) * len(rows) // world_size]
 
 
 def sizes_hw(index: Index) -> Int64[np.ndarray, "n 2"]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.bad import BadBudget, Spares
 from qdet.data.collate import load_batch
 from qdet.data.order import Order, Step, share, sizes_hw
 from qdet.data.plan import Plan, Tail, plan_evaluation
@@ -45,18 +46,20 @@ class TrainStream:
         accumulation: int = 1,
         tail: Tail = "drop",
         by_size: bool = True,
+        max_bad: int = 0,
         readers: int = 2,
         reader_kind: Readers = "threads",
         prefetch: int = 4,
         pinned: bool = False,
     ) -> None:
-        if batch_size % (world_size * accumulation):
+        if batch_size < world_size * accumulation:
             raise ConfigError(
-                f"--train.batch-size {batch_size} must split evenly over {world_size} workers "
-                f"times --train.accumulation {accumulation}"
+                f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
+                f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
             )
         self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
         self._read_ahead = _reader(readers, reader_kind, prefetch, pinned)
+        self.bad = BadBudget(max_bad)
         self.order = Order(
             index=shards.index,
             augment=augment,
@@ -76,16 +79,17 @@ class TrainStream:
         """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
         with closing(self._read_ahead(self._loads(first, last))) as batches:
             while micro_batches := list(islice(batches, self.accumulation)):
-                yield micro_batches
+                yield [self.bad.charge(batch) for batch in micro_batches]
 
     def _loads(self, first: int, last: int) -> Iterator[Load]:
         return _loads(self.shards, self._parts(first, last))
 
     def _parts(self, first: int, last: int) -> Iterator["_Part"]:
         for step in self.order.steps(first, last):
-            mine = share(step.rows, rank=self.rank, world_size=self.world_size)
-            for rows in mine.reshape(self.accumulation, -1):
-                yield _Part(step, rows, np.ones(len(rows), dtype=bool))
+            mine = share(np.arange(len(step.rows)), rank=self.rank, world_size=self.world_size)
+            for places in np.array_split(mine, self.accumulation):
+                spares = _spares(step, places) if self.bad.limit else None
+                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), spares)
 
 
 class EvalStream:
@@ -144,6 +148,13 @@ class _Part(NamedTuple):
     step: Step
     rows: Int64[np.ndarray, " b"]
     valid: Bool[np.ndarray, " b"]
+    spares: Spares | None = None
+
+
+def _spares(step: Step, places: Int64[np.ndarray, " b"]) -> Spares:
+    rows = step.rows.tolist()
+    views = tuple(step.plan.views.of(row) for row in rows)
+    return Spares(step=step.place, rows=tuple(rows), views=views, places=tuple(places.tolist()))
 
 
 def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
@@ -153,7 +164,7 @@ def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
         after = list(islice(parts, ANNOUNCED))
         needed = [part.step.plan.views.needed(part.rows) for part in (*now, *after)]
         shards.will_read(np.concatenate(needed).tolist())
-        for step, rows, valid in now:
+        for step, rows, valid, spares in now:
             views = [step.plan.views.of(row) for row in rows.tolist()]
-            yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist())
+            yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), spares)
         now = after

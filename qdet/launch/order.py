@@ -43,10 +43,10 @@ def lines(
     """Yield a JSON object per step: its number in the epoch and the image ids that every rank reads.
 
     Raises:
-        ConfigError: The batch does not split evenly, or the stretch begins behind the epoch's end.
+        ConfigError: There are more workers than images in a batch, or the stretch begins behind the end.
     """
-    if global_batch < 1 or global_batch % stretch.world:
-        raise ConfigError(f"--global-batch {global_batch} must split evenly over --world {stretch.world}")
+    if global_batch < stretch.world:
+        raise ConfigError(f"--global-batch {global_batch} has no image for some of --world {stretch.world}")
     order = Order(
         index=shards.index,
         augment=data.augment,

@@ -27,6 +27,9 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
+GROWTH_CHECK = 30.0
+"""Seconds between looks for room for more workers, in a job with a range of them."""
+
 
 def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
     """Train `job` on a Ray cluster and print how it ended.
@@ -75,11 +78,15 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
     if _all_on_loopback():  # nobody will preempt this machine
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     train = job.train
+    elastic = train.least_workers < train.most_workers
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "run": run},
         scaling_config=ScalingConfig(
-            num_workers=train.workers, use_gpu=gpu, resources_per_worker=_resources(job, gpu=gpu)
+            num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
+            use_gpu=gpu,
+            resources_per_worker=_resources(job, gpu=gpu),
+            elastic_resize_monitor_interval_s=GROWTH_CHECK,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
         run_config=RunConfig(

@@ -8,12 +8,10 @@ from qdet.job import Job
 
 
 def check_world(job: Job, size: int) -> None:
-    """Raise unless `size` ranks can share the job's global batch."""
-    if job.train.batch_size % (size * job.train.accumulation):
-        raise ConfigError(
-            f"--train.batch-size {job.train.batch_size} must split evenly over {size} workers times "
-            f"--train.accumulation {job.train.accumulation}"
-        )
+    """Raise unless `size` ranks are as many as the job says."""
+    least, most = job.train.least_workers, job.train.most_workers
+    if not least <= size <= most:
+        raise ConfigError(f"--train.workers {job.train.workers}, but {size} processes train")
 
 
 def check_categories(train: ShardSet, val: ShardSet) -> None:

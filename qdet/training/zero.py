@@ -21,11 +21,13 @@ from qdet.training.sharded_state import ShardedState
 
 def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> dict[str, Any]:
     """Return the DeepSpeed configuration of a job on `world_size` ranks."""
-    micro_batch = train.batch_size // (world_size * train.accumulation)
+    passes = train.passes(world_size)
     return {
-        "train_batch_size": train.batch_size,
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": train.accumulation,
+        # DeepSpeed wants these to multiply up and uses them for nothing but its own reports. Workers need not
+        # have equally many images, so a pass counts as one.
+        "train_batch_size": passes * world_size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": optim.clip_norm,
         "zero_optimization": {"stage": train.zero, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,

@@ -38,9 +38,27 @@ def hashes_of(batch):
     return out
 
 
-def test_a_batch_that_does_not_split_is_refused(shards):
-    with pytest.raises(ConfigError, match=r"--train\.batch-size 8 must split evenly"):
-        TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=3)
+@pytest.mark.parametrize(("world", "passes"), [(3, 1), (3, 2), (5, 1), (7, 1), (1, 3)])
+def test_workers_that_do_not_divide_a_batch_share_it_all_the_same(shards, world, passes):
+    whole = [batch.image_ids for (batch,) in TrainStream(shards, SMALL, batch_size=8, seed=0).steps(0, 3)]
+    streams = [
+        TrainStream(shards, SMALL, batch_size=8, seed=0, rank=r, world_size=world, accumulation=passes)
+        for r in range(world)
+    ]
+    shares = [[[batch.image_ids for batch in step] for step in stream.steps(0, 3)] for stream in streams]
+    for step, ids in enumerate(whole):
+        parts = [part for share in shares for part in share[step]]
+        assert torch.equal(torch.cat(parts), ids)
+        sizes = [sum(map(len, share[step])) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert min(map(len, parts)) >= 1
+
+
+def test_a_batch_without_an_image_for_everybody_is_refused(shards):
+    with pytest.raises(ConfigError, match=r"--train\.batch-size 8 leaves some of 9 workers without an image"):
+        TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=9)
+    with pytest.raises(ConfigError, match="in one of their 3 passes per step"):
+        TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=3, accumulation=3)
     with pytest.raises(ConfigError, match="more than the 50 images"):
         TrainStream(shards, SMALL, batch_size=51, seed=0)
 

@@ -95,8 +95,8 @@ def test_what_no_training_has_is_refused_by_its_flag(demo_shards, tmp_path, refu
     data = ["--data", demo_shards]
     (tmp_path / "empty.py").write_text("jobs = []\n")
     for args, said in (
-        (["--world", 3], "--global-batch 16 must split evenly over --world 3"),
-        (["--global-batch", 0], "--global-batch 0 must split evenly"),
+        (["--world", 17], "--global-batch 16 has no image for some of --world 17"),
+        (["--global-batch", 0], "--global-batch 0 has no image"),
         (["--world", 0], "--world must be at least 1, got 0"),
         (["--epoch", -1], "--epoch must be at least 0, got -1"),
         (["--start", 3], "--start 3 is behind the epoch's last step, 2"),
