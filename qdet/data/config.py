@@ -6,7 +6,6 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.home import Access
 from qdet.data.plan import Tail
 from qdet.data.readers import Readers
-from qdet.data.readers import Readers
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError
 
@@ -25,6 +24,8 @@ class DataConfig:
     """Folder on every machine that keeps shards from behind URLs; its workers share it."""
     cache_gb: float = Access.cache_gb
     """Largest size of that folder; shards that are not needed soon leave it first."""
+    max_bad: int = 0
+    """Images that a worker may find unreadable; each is named, and another of its global batch stands in."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
@@ -45,6 +46,8 @@ class DataConfig:
             raise ConfigError(f"--data.readers must be at least 1, got {self.readers}")
         if self.prefetch < 1:
             raise ConfigError(f"--data.prefetch must be at least 1, got {self.prefetch}")
+        if self.max_bad < 0:
+            raise ConfigError(f"--data.max-bad must be 0 (stop at once) or more, got {self.max_bad}")
         if not self.cache_gb > 0:
             raise ConfigError(f"--data.cache-gb must be above 0, got {self.cache_gb}")
 
