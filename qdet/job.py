@@ -98,6 +98,10 @@ class TrainConfig:
     """Times that the workers are restarted from the last checkpoint before the run fails."""
     timeout: int = 60
     """Seconds after which a collective that does not answer fails the step."""
+    hang_after: int = 60
+    """Seconds beyond the slowest recent step after which a worker that stands still is restarted; 0 never."""
+    max_skips: int = 10
+    """Steps that may be skipped because a loss or gradient was not finite; three in a row end the run."""
 
     def __post_init__(self) -> None:
         """Reject what could never train, in the words of the command line."""
@@ -114,7 +118,7 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_best", "keep_every"):
+        for name in ("keep_best", "keep_every", "hang_after", "max_skips"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")
