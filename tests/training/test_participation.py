@@ -1,0 +1,52 @@
+"""Parameters without a gradient are named, whatever the ZeRO stage, before anything comes of it."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from faulty import TwoHeads, leave_a_head_out, on_ranks
+from torch.multiprocessing import ProcessException
+from torch.utils.checkpoint import checkpoint
+
+from qdet.errors import ConfigError
+from qdet.training.participation import Participation
+
+
+def test_a_parameter_without_a_gradient_is_named_once(capsys):
+    module = TwoHeads()
+    watch = Participation(module, rank=3, must=False)
+    for use_second in (True, False, False, True, False):
+        watch.watched(module(torch.ones(2, 4), use_second)).backward()
+        watch.check()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "no gradient reached second.weight, second.bias on worker 3 (host" in said
+
+
+def test_where_all_must_take_part_it_is_an_error_in_every_step_without_one():
+    module = TwoHeads()
+    watch = Participation(module, rank=0, must=True)
+    for use_second in (True, False, True, False):
+        watch.watched(module(torch.ones(2, 4), use_second)).backward()
+        refused = pytest.raises(ConfigError, match=r"--train\.zero 3: no gradient reached second\.weight")
+        with nullcontext() if use_second else refused:
+            watch.check()
+
+
+def test_a_recomputed_part_takes_part(capsys):
+    module = TwoHeads()
+    watch = Participation(module, rank=0, must=True)
+    x = torch.ones(2, 4, requires_grad=True)
+    watch.watched(checkpoint(module, x, True, use_reentrant=False)).backward()
+    watch.check()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2, 3])
+def test_on_two_ranks_it_is_named_before_they_crash_in_their_exchange(zero, tmp_path):
+    # ZeRO-0 alone survives ranks whose parameters differ.
+    with nullcontext() if zero == 0 else pytest.raises(ProcessException):
+        on_ranks(2, leave_a_head_out, zero, tmp_path)
+    said = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[1].startswith("a step\na step\nno gradient reached second.weight, second.bias on worker 1")
+    assert "no gradient" not in said[0]
