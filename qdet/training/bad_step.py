@@ -1,0 +1,112 @@
+"""A training step that went wrong, kept in one file: what one worker computed it from.
+
+    weights/NAME            parameters and buffers before the step
+    batch0/images, ...      the micro-batches of the worker, as they were read
+
+The header of the safetensors file holds the rest as JSON: the job, the step, the seed of its random numbers,
+the divisors of the loss. `python -m qdet replay FILE` runs it again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from qdet.errors import CheckpointError
+from qdet.types import Batch, Targets
+
+KEY = "qdet_bad_step"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a bad step besides its tensors."""
+
+    step: int
+    """Steps done before it."""
+    rank: int
+    world_size: int
+    random_seed: int
+    """What torch's generator was seeded with for this step and rank."""
+    progress: float
+    """Share of the training that was done."""
+    divisors: Mapping[str, float]
+    """What the loss is divided by, as arguments of the loss."""
+    classes: int
+    job: Mapping[str, Any]
+    """The settings, flat."""
+    image_ids: Sequence[Sequence[int]]
+    """The dataset's ids of the images of each micro-batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadStep:
+    """A bad step in full."""
+
+    facts: Facts
+    weights: Mapping[str, Tensor]
+    batches: Sequence[Batch]
+
+
+def file_name(step: int, rank: int) -> str:
+    """Name of the file of the step after `step` others, after the step that it would have been."""
+    return f"bad_step_{step + 1:06d}_rank_{rank}.safetensors"
+
+
+def to_bytes(bad: BadStep) -> bytes:
+    """Return the content of the file."""
+    tensors = {f"weights/{name}": tensor for name, tensor in bad.weights.items()}
+    for i, batch in enumerate(bad.batches):
+        tensors |= {f"batch{i}/{name}": tensor for name, tensor in _tensors_of(batch).items()}
+    header = json.dumps({"format": FORMAT} | asdict(bad.facts), default=str)
+    # Clones: safetensors refuses tensors that share memory, as tied weights do.
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {KEY: header})
+
+
+def read(path: Path) -> BadStep:
+    """Read a file that training wrote.
+
+    Raises:
+        CheckpointError: It is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dictionary)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if header is None:
+        raise CheckpointError(f"{path} is not a bad step of qdet: give a file named bad_step_*.safetensors")
+    told = json.loads(header)
+    if told.pop("format") != FORMAT:
+        raise CheckpointError(f"{path} is of another version of qdet, this one reads format {FORMAT}")
+    facts = Facts(**told)
+    batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(facts.image_ids))]
+    return BadStep(facts=facts, weights=_below(tensors, "weights/"), batches=batches)
+
+
+def _tensors_of(batch: Batch) -> dict[str, Tensor]:
+    own = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
+    targets = batch.targets
+    return own | {
+        "boxes_xyxy": targets.boxes_xyxy,
+        "labels": targets.labels,
+        "counts": torch.tensor(targets.counts, dtype=torch.int64),
+    }
+
+
+def _batch_of(tensors: dict[str, Tensor]) -> Batch:
+    boxes, labels, counts = (tensors.pop(name) for name in ("boxes_xyxy", "labels", "counts"))
+    own: dict[str, Any] = tensors
+    return Batch(**own, targets=Targets(boxes, labels, tuple(counts.tolist())))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
