@@ -147,3 +147,10 @@ def test_evaluation_has_every_sample_once_and_fills_the_last_batch(sizes, batch_
     assert plan.rows.size - n < batch_size
     assert plan.rows.ravel()[n:].tolist() == plan.wrapped.tolist()
     assert set(plan.wrapped.tolist()) <= set(plan.rows[-1].tolist())
+
+
+def test_the_order_is_what_it_was():
+    """Runs go on in the order they began: whoever changes it, here or by another numpy, sees it."""
+    plan = plan_epoch(np.arange(600, 1400).reshape(-1, 2), AUGMENT, seed=7, epoch=3, global_batch=8)
+    assert plan.rows[0].tolist() == [217, 294, 319, 246, 394, 311, 251, 85]
+    assert plan.padded_hw[:3].tolist() == [[800, 768], [672, 672], [672, 672]]
