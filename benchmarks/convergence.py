@@ -109,7 +109,7 @@ def measure(job: Job) -> dict[str, Any]:
     """Train one job; return its curve and what a step of it costs."""
     points, begin = Points(), time.process_time()
     with tempfile.TemporaryDirectory() as store:
-        train(job, reporter=LocalReporter(Run(job.name, store), keep=1), tracker=points)
+        train(job, run=Run(job.name, store), reporter=LocalReporter(), tracker=points)
     size = job.data.augment.max_size
     with torch.device("meta"):
         detector = job.detector.build(len(job.data.open(job.data.train).categories))

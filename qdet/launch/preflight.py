@@ -1,7 +1,7 @@
 """What must be true before a job may start, checked where the user sees the answer at once."""
 
-from pathlib import Path
-
+from qdet.checkpoint import Folder, RunFolder
+from qdet.checkpoint.manifest import MANIFEST
 from qdet.data.plan import steps_per_epoch
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError, DataError
@@ -26,12 +26,24 @@ def check(job: Job) -> None:
     if train is not None:
         steps_per_epoch(len(train), job.train.batch_size, job.data.tail)
     start = job.store.init_from
-    if start and not is_url(start) and not (Path(start) / "manifest.json").is_file():
-        raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a manifest.json)")
+    if start and not is_url(start):
+        _check_start(start)
     if start and job.store.resume:
         raise ConfigError(
             "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
         )
+
+
+def _check_start(start: str) -> None:
+    """Raise unless a checkpoint is in the folder; whether its bytes are good is seen when they are read."""
+    folder = Folder.open(start)
+    if steps := RunFolder(folder).steps():
+        newest = RunFolder(folder).at(steps[-1])
+        raise ConfigError(
+            f"--store.init-from {start} holds a run: give one of its checkpoints, such as {newest}"
+        )
+    if folder.size(MANIFEST) is None:
+        raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a {MANIFEST})")
 
 
 def _open(split: str, path: str, job: Job) -> ShardSet | None:

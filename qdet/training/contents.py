@@ -1,6 +1,6 @@
 """What a training puts into its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from qdet.training.ema import Ema
 from qdet.training.sharded_state import MOMENTS, ShardedState
 
 
-def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, "..."] | None, rank: int) -> list[Piece]:
+def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: int) -> list[Piece]:
     """Return this rank's part of all tensors.
 
     Args:
@@ -28,8 +28,7 @@ def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, "..."] | None, 
         ledger: What this rank alone knows of the data it has seen.
         rank: This rank.
     """
-    found = state.pieces() + ema.pieces(state)
-    return found if ledger is None else [*found, Piece(f"ledger/{rank:05d}", 0, ledger.reshape(-1))]
+    return [*state.pieces(), *ema.pieces(state), Piece(f"ledger/{rank:05d}", 0, ledger)]
 
 
 class Description:
@@ -44,31 +43,35 @@ class Description:
         step: int,
         state: ShardedState,
         ema: Ema,
-        ledger: Shaped[Tensor, "..."] | None,
+        ledger: Shaped[Tensor, " n"],
         metrics: Mapping[str, float],
+        skipped: Sequence[int],
     ) -> Contents:
-        """Describe the state after `step` steps; `metrics` are those of an evaluation of this very state."""
+        """Describe the state after `step` steps.
+
+        `metrics` are those of an evaluation of this very state, `skipped` the steps that were not made.
+        """
         whole, trained = state.shapes, state.trained if state.updates else []
         kinds = {"weights": list(whole), "average": ema.names} | dict.fromkeys(MOMENTS, trained)
         shapes = {f"{kind}/{name}": whole[name] for kind, names in kinds.items() for name in names}
-        if ledger is not None:
-            shapes |= {f"ledger/{rank:05d}": list(ledger.shape) for rank in range(self.world.size)}
+        shapes |= {f"ledger/{rank:05d}": list(ledger.shape) for rank in range(self.world.size)}
         return Contents(
             attempt=self.attempt,
             world_size=self.world.size,
             zero=self.job.train.zero,
-            state=self._state(step, state.updates, ema.updates),
-            job=self._settings(),
+            state=self._state(step, state.updates, ema.updates, skipped),
+            job=settings(self.job),
             shapes=shapes,
             metrics=metrics,
         )
 
-    def _state(self, step: int, updates: int, ema_updates: int) -> TrainState:
+    def _state(self, step: int, updates: int, ema_updates: int, skipped: Sequence[int]) -> TrainState:
         categories = self.shards.categories
         return TrainState(
             step=step,
             updates=updates,
             ema_updates=ema_updates,
+            skipped=tuple(skipped),
             seed=self.job.train.seed,
             batch_size=self.job.train.batch_size,
             data_digest=self.shards.digest,
@@ -77,7 +80,8 @@ class Description:
             versions={name: version(name) for name in ("torch", "deepspeed", "safetensors")},
         )
 
-    def _settings(self) -> dict[str, Any]:
-        """The job's settings without secrets, which a URL can hold."""
-        flat = flatten(self.job)
-        return {path: mask(v, key=path) if isinstance(v, str) else v for path, v in flat.items()}
+
+def settings(job: Job) -> dict[str, Any]:
+    """Return the settings of a job, flat, without secrets, which a URL can hold."""
+    flat = flatten(job)
+    return {path: mask(v, key=path) if isinstance(v, str) else v for path, v in flat.items()}

@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from qdet.backbones import load_pretrained
 from qdet.checkpoint import Folder, Retention, RunFolder
 from qdet.data.stream import TrainStream
-from qdet.errors import DivergedError
 from qdet.job import Job
-from qdet.losses import counted_objects, matched_objects
 from qdet.tracking import Tracker
 from qdet.training.accounting import Accounting
 from qdet.training.checks import check_categories, check_world
@@ -23,14 +20,16 @@ from qdet.training.contents import Description, pieces
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
 from qdet.training.evaluate import evaluate_shards
+from qdet.training.faults import Faults
+from qdet.training.guard import Budget
+from qdet.training.incidents import Incidents
 from qdet.training.meter import Meter
 from qdet.training.pictures import log_pictures
 from qdet.training.reporting import Reporter, Run
 from qdet.training.resuming import Start
 from qdet.training.saving import Saving
-from qdet.training.schedule import lr_factor
+from qdet.training.step import StepMaker
 from qdet.training.zero import ZeroEngine
-from qdet.types import Batch
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,13 @@ def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result
         torch.set_num_threads(job.train.cpus_per_worker)
     training = _Training(job, world, run, reporter, tracker)
     try:
-        return training.to_the_end()
+        with training.faults:
+            return training.to_the_end()
     except BaseException:
         training.saving.leave()
         raise
+    finally:
+        training.incidents.close()
 
 
 class _Training:
@@ -80,11 +82,17 @@ class _Training:
         self.engine = ZeroEngine(self.detector, job.train, job.optim, world)
         self.ema = Ema(self.detector, job.optim.ema_decay)
         self.step = start.go_on(self.engine, self.ema)
+        self.faults = Faults(job, world, self.detector)
+        self.budget = Budget(job.train.max_skips, start.skipped)
+        self.incidents = Incidents(job, world, criterion=self.criterion, folder=folder.folder)
+        self.maker = self._step_maker()
         self.saving = Saving(folder, world, retention(job, self.stream.steps_per_epoch))
         self.description = Description(job, world, self.train_shards, self.saving.attempt)
         if self.step and world.main:
             print(f"going on after step {self.step} of {self.steps}", flush=True)
         self.accounting = Accounting(self.stream.order, world, tracker, step=self.step)
+        if ledgers := start.ledgers():
+            self.accounting.load(*ledgers)
         self.evaluated: dict[str, float] = {}
         self.evaluated_at = -1
 
@@ -92,9 +100,9 @@ class _Training:
         """Run the remaining steps, evaluating and saving on the way."""
         job, meter = self.job, Meter(self.job, self.steps, self.stream.steps_per_epoch)
         self.engine.train()
-        for micro_batches in meter.waiting(self.stream.steps(self.step, self.steps)):
+        for micro_batches in meter.waiting(self.faults.waiting(self.stream.steps(self.step, self.steps))):
             self.accounting.record(micro_batches)
-            terms, norm = self._train_step(micro_batches)
+            terms, norm = self.maker.make(self.step, micro_batches)
             self.step += 1
             meter.add(terms, norm)
             if self.step % job.train.log_every == 0 or self.step == self.steps:
@@ -115,50 +123,9 @@ class _Training:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _train_step(self, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], float]:
-        """Make one optimizer step from this rank's share of a global batch."""
-        job, world = self.job, self.world
-        # Drawn anew for every step, random numbers need no state of their own in a checkpoint.
-        torch.manual_seed((job.train.seed * 1_000_003 + self.step) * 1_009 + world.rank)
-        factor = lr_factor(
-            self.step, steps=self.steps, steps_per_epoch=self.stream.steps_per_epoch, optim=job.optim
-        )
-        divisors = self._divisors(micro_batches)
-        self.detector.progress = self.step / self.steps
-        total: dict[str, Tensor] = {}
-        norm = float("nan")
-        for batch in micro_batches:
-            here = batch.to(world.device, non_blocking=True)
-            stages = self.engine(here.images, here.sizes_hw)
-            losses = self.criterion(stages, here.targets, here.sizes_hw, **divisors)
-            self.engine.backward(losses.total)
-            norm = self.engine.step(factor)
-            for name, value in ({"loss": losses.total} | losses.terms).items():
-                total[name] = total.get(name, 0) + value.detach() / len(micro_batches)
-        self.ema.update()
-        return total, norm
-
-    def _divisors(self, micro_batches: list[Batch]) -> dict[str, float]:
-        """Return what each rank divides its losses by, as arguments of the loss.
-
-        Gradients are averaged over ranks and micro-batches; dividing by the objects of the whole global batch
-        per rank and micro-batch makes the sum of all the loss over that batch's objects, whoever holds them.
-        """
-        targets, queries = [batch.targets for batch in micro_batches], self.job.detector.queries
-        objects, matched = self.world.sum(
-            float(sum(counted_objects(t, queries, self.job.loss.per) for t in targets)),
-            float(sum(matched_objects(t, queries) for t in targets)),
-        )
-        passes = self.world.size * len(micro_batches)
-        return {"normalizer": max(objects, 1.0) / passes, "matched": matched / passes}
-
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)
-        if not torch.isfinite(torch.tensor(progress.loss)):
-            raise DivergedError(
-                f"the loss is {progress.loss} at step {self.step}; lower --optim.lr or --optim.clip-norm, or "
-                "try --train.precision fp32"
-            )
+        metrics |= {"train/skipped_steps": float(len(self.budget.skipped))} | self.faults.metrics()
         if self.world.main:
             self.reporter.progress(progress)
             self.tracker.metrics(metrics, self.step)
@@ -167,7 +134,8 @@ class _Training:
         """Measure AP of the averaged weights, or of the weights where no average is kept."""
         self.engine.eval()
         with self.ema.swapped():
-            metrics, rows = evaluate_shards(self.detector, self.engine, self.val_shards, self.job, self.world)
+            forward = self.faults.evaluating(self.engine)
+            metrics, rows = evaluate_shards(self.detector, forward, self.val_shards, self.job, self.world)
         self.engine.train()
         self.evaluated, self.evaluated_at = metrics.as_dict("val/"), self.step
         self.reporter.evaluated(self.step, self.evaluated)
@@ -185,21 +153,38 @@ class _Training:
 
     def _save(self) -> None:
         """Have a checkpoint written while training goes on."""
-        state, ema = self.engine.state, self.ema
+        state, ema, ledger = self.engine.state, self.ema, self.accounting.ledger.to_tensor()
         metrics = self.evaluated if self.evaluated_at == self.step else {}
-        stall = self.saving.save(
-            self.step,
-            lambda: pieces(state, ema, None, self.world.rank),
-            lambda: self.description.of(self.step, state, ema, None, metrics),
-        )
+        with self.faults.watchdog.off("checkpoint"):
+            stall = self.saving.save(
+                self.step,
+                lambda: pieces(state, ema, ledger, self.world.rank),
+                lambda: self.description.of(self.step, state, ema, ledger, metrics, self.budget.skipped),
+            )
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
 
     def _finish(self) -> None:
         """See the last checkpoint written, and log its model."""
-        self.saving.wait(at_end=True)
-        if self.world.main:
-            self.saving.give_model(self.tracker)
+        with self.faults.watchdog.off("the last checkpoint"):
+            self.saving.wait(at_end=True)
+            if self.world.main:
+                self.saving.give_model(self.tracker)
+
+    def _step_maker(self) -> StepMaker:
+        return StepMaker(
+            self.job,
+            self.world,
+            self.detector,
+            self.criterion,
+            self.engine,
+            self.ema,
+            faults=self.faults,
+            budget=self.budget,
+            incidents=self.incidents,
+            steps=self.steps,
+            steps_per_epoch=self.stream.steps_per_epoch,
+        )
 
     def _train_stream(self) -> TrainStream:
         job = self.job
@@ -210,7 +195,7 @@ class _Training:
             seed=job.train.seed,
             rank=self.world.rank,
             world_size=self.world.size,
-            accumulation=job.train.accumulation,
+            accumulation=job.train.passes(self.world.size),
             tail=job.data.tail,
             by_size=job.data.by_size,
             max_bad=job.data.max_bad,

@@ -100,9 +100,7 @@ class TestRuns:
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
         assert runs.chosen(job) == ("night", None)
         runs.write(str(tmp_path), record)
-        with pytest.raises(
-            ConfigError, match=r"--store\.run night: .*by --store\.resume night"
-        ):
+        with pytest.raises(ConfigError, match=r"--store\.run night: .*by --store\.resume night"):
             runs.chosen(job)
         assert runs.chosen(override(job, {"store.resume": "night"})) == ("night", record)
 
@@ -175,6 +173,13 @@ class TestPreflight:
     def test_what_is_not_there_is_named_by_flag(self, changes: dict, said: str, demo_shards: Path):
         with pytest.raises(ConfigError, match=re.escape(said)):
             preflight.check(override(_job(demo_shards), changes))
+
+    def test_a_runs_folder_is_answered_with_its_newest_checkpoint(self, demo_shards: Path, tmp_path: Path):
+        for name in ("step_000002", "step_000010"):
+            (tmp_path / "run" / name).mkdir(parents=True)
+        said = f"holds a run: give one of its checkpoints, such as {tmp_path / 'run' / 'step_000010'}"
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            preflight.check(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")}))
 
 
 class TestConnect:
@@ -254,14 +259,14 @@ class TestHead:
 @pytest.mark.parametrize(
     ("changes", "every", "count"),
     [
-        ({"train.steps": 12, "train.eval_every": 0}, 6, 2),  # 48 images make 6 batches of 8
-        ({"train.steps": 13, "train.eval_every": 1}, 6, 3),
-        ({"train.epochs": 12, "train.eval_every": 3}, 18, 4),
+        ({"train.steps": 12, "train.eval_every": 0}, 1, 2),  # 48 images make 6 batches of 8
+        ({"train.steps": 13, "train.eval_every": 1}, 1, 3),
+        ({"train.epochs": 12, "train.eval_every": 3}, 3, 4),
     ],
 )
 def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
     job = evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes))
-    assert job.train.checkpoint_every == every == job.train.eval_every * 6
+    assert job.train.eval_every == every
     assert evaluations(job) == count
 
 

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
+from qdet.checkpoint import Folder, Saved
+from qdet.checkpoint.fit import check_start, load_weights
 from qdet.convert.coco import COCO, IDS
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
 from qdet.data.categories import Categories
 from qdet.detectors import DETRConfig
 from qdet.errors import CheckpointError
-from qdet.training import checkpoint
 
 ONE_OF_EACH = (
     "adamixer_r50_100q",
@@ -46,12 +47,13 @@ def test_a_checkpoint_of_every_detector_and_of_any_size(parity_dir, tmp_path, na
     args = Namespace(nheads=4, num_queries=9, dilation=False, lr=1e-4)
     torch.save({"model": theirs, "epoch": 49, "args": args}, tmp_path / "them.pth")
     command(tmp_path / "them.pth", "--to", tmp_path / "ours")
-    start = checkpoint.read(tmp_path / "ours")
+    start = saved(tmp_path / "ours")
     assert start.state.categories == {"names": list(COCO.names), "ids": list(COCO.ids)}
     assert start.job["detector"] == type(config).__name__
-    checkpoint.load_weights(config.build(len(COCO)), start.weights, source=tmp_path)
-    assert start.weights.keys() == ours.keys()
-    assert all(start.weights[key].equal(t) for key, t in ours.items() if "class_head" not in key)
+    weights = start.all("weights")
+    load_weights(config.build(len(COCO)), weights, source=tmp_path)
+    assert weights.keys() == ours.keys()
+    assert all(weights[key].equal(t) for key, t in ours.items() if "class_head" not in key)
     assert recognize(*read(tmp_path / "them.pth")).detector == config
 
 
@@ -108,13 +110,17 @@ def detr() -> dict[str, torch.Tensor]:
 def test_other_classes_are_numbered_or_named_by_the_file(detr, tmp_path, capsys):
     save_file(detr, tmp_path / "model.safetensors")
     command(tmp_path, "--to", tmp_path / "numbered", "--heads", 4)
-    assert checkpoint.read(tmp_path / "numbered").state.categories["names"] == list("01234")
+    assert saved(tmp_path / "numbered").state.categories["names"] == list("01234")
     labels = {"0": "ant", "1": "bee", "2": "cat", "3": "dog", "4": "eel"}
     said = {"encoder_attention_heads": 4, "dilation": True, "id2label": labels}
     (tmp_path / "config.json").write_text(json.dumps(said))
     command(tmp_path / "model.safetensors", "--to", tmp_path / "named")
-    assert checkpoint.read(tmp_path / "named").state.categories["names"] == list(labels.values())
+    assert saved(tmp_path / "named").state.categories["names"] == list(labels.values())
     assert "ResNetConfig(depth=14, width=8, dilate_c5=True)" in capsys.readouterr().out
+
+
+def saved(folder) -> Saved:
+    return Saved(Folder.open(folder))
 
 
 def refused(capsys, *args, code: int = 1) -> str:
@@ -165,14 +171,14 @@ def test_files_that_cannot_be_read_are_named(detr, tmp_path, capsys):
 def test_a_job_of_another_detector_or_of_other_classes_is_refused(detr, tmp_path):
     torch.save({"model": detr}, tmp_path / "them.pth")
     command(tmp_path / "them.pth", "--to", tmp_path / "ours", "--heads", 4)
-    start = checkpoint.read(tmp_path / "ours")
-    checkpoint.check_start(start, detector="DETRConfig", classes=list("abcde"), source=tmp_path)
+    start = saved(tmp_path / "ours")
+    check_start(start, detector="DETRConfig", classes=list("abcde"))
     with pytest.raises(CheckpointError, match="is of DETRConfig, the job's detector of AdaMixerConfig"):
-        checkpoint.check_start(start, detector="AdaMixerConfig", classes=list("abcde"), source=tmp_path)
+        check_start(start, detector="AdaMixerConfig", classes=list("abcde"))
     with pytest.raises(CheckpointError, match=r"5 classes \(0, 1, 2, \.\.\.\), but .* 2 classes \(a, b\)"):
-        checkpoint.check_start(start, detector="DETRConfig", classes=["a", "b"], source=tmp_path)
+        check_start(start, detector="DETRConfig", classes=["a", "b"])
     larger = DETRConfig(backbone=ResNetConfig(depth=14, width=8), heads=4).build(5)
     before = {name: t.clone() for name, t in larger.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"there and .* here"):
-        checkpoint.load_weights(larger, start.weights, source=tmp_path)
+        load_weights(larger, start.all("weights"), source=tmp_path)
     assert all(t.equal(before[name]) for name, t in larger.state_dict().items())

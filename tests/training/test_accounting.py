@@ -1,4 +1,6 @@
-"""A real training on two ranks accounts for its images, epoch by epoch, also when it goes on."""
+"""A real training accounts for its images, epoch by epoch, on two ranks and when one goes on alone."""
+
+import shutil
 
 from ranks import train_all
 from test_train import tiny_job
@@ -6,19 +8,25 @@ from test_train import tiny_job
 from qdet.config import override
 
 
-def test_two_ranks_settle_every_epoch_and_what_is_left_at_the_end(demo_shards, tmp_path, capfd):
-    job = tiny_job(demo_shards, **{"train.batch_size": 10, "train.workers": 2, "train.steps": 7})
-    wrapping = override(job, {"data.tail": "wrap", "train.steps": 5})
-    store = tmp_path / "store"
-    points = train_all(2, {"drop": job, "wrap": wrapping}, store)
-    # 48 images: 4 steps that drop 8 of them, or 5 steps that take 2 of them twice.
-    assert counts(points["drop"]) == {4: (0, 0, 8, 0, 0), 7: (0, 0, 0, 0, 0)}
-    assert counts(points["wrap"]) == {5: (0, 0, 0, 2, 0)}
-    longer = train_all(2, {"drop": override(job, {"train.steps": 8})}, store)
-    assert counts(longer["drop"]) == {8: (0, 0, 8, 0, 0)}
-    said = capfd.readouterr().out
-    for epoch, steps in ((0, "0 to 3"), (1, "0 to 2"), (1, "3 to 3"), (0, "0 to 4")):
-        assert said.count(f"images of epoch {epoch}, steps {steps}: lost=0 duplicated=0 ") == 1
+def test_every_epoch_is_settled_also_by_other_ranks_than_began_it(demo_shards, tmp_path, capfd):
+    # 48 images: 4 steps that leave 8 of them out, or 5 steps that take 2 of them twice.
+    job = tiny_job(demo_shards, **{"train.batch_size": 10, "train.workers": 2, "train.steps": 6})
+    two = train_all(2, {"drop": override(job, {"train.checkpoint_every": 5})}, tmp_path)
+    assert counts(two["drop"]) == {4: (0, 0, 8, 0, 0), 6: (0, 0, 0, 0, 0)}
+    shutil.rmtree(tmp_path / "drop" / "step_000006")
+    alone = override(job, {"train.workers": 1, "train.steps": 8})
+    wrapping = override(alone, {"train.steps": 5, "data.tail": "wrap"})
+    one = train_all(1, {"drop": alone, "wrap": wrapping}, tmp_path)
+    assert counts(one["drop"]) == {8: (0, 0, 8, 0, 0)}
+    assert counts(one["wrap"]) == {5: (0, 0, 0, 2, 0)}
+    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("images of epoch")]
+    assert [line.split(":")[0].removeprefix("images of ") for line in said] == [
+        "epoch 0, steps 0 to 3",
+        "epoch 1, steps 0 to 1",
+        "epoch 1, steps 0 to 3",  # the first of them were counted by two ranks, before the checkpoint
+        "epoch 0, steps 0 to 4",
+    ]
+    assert all("lost=0 duplicated=0" in line for line in said)
 
 
 def counts(points):

@@ -1,0 +1,116 @@
+"""Going on: bit for bit where ranks and stage stay, and from any ranks and stage to any others."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from ranks import assert_same, checkpoint, losses, on_ranks, save_again, tiny_job, train_all
+
+from qdet.backbones import SwinConfig
+from qdet.config import override
+from qdet.detectors import ConditionalDETRConfig
+
+STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for good once it has run
+
+
+def random_job(shards, *, zero, workers=2):
+    """A job of six steps, in the second epoch by then, with augmentation, dropout and drop path."""
+    detector = replace(
+        ConditionalDETRConfig(dropout=0.2).demo(), queries=10, decoder_layers=2, encoder_layers=1, width=32,
+        ffn=32, heads=2, backbone=replace(SwinConfig().demo(), drop_path=0.3, weights=None),
+    )  # fmt: skip
+    return tiny_job(
+        shards,
+        **{
+            "detector": detector,
+            "data.augment.crop": True,
+            "data.augment.crop_sizes": (40, 56),
+            "data.augment.crop_range": (32, 56),
+            "data.augment.photometric": True,
+            "train.batch_size": 12,
+            "train.workers": workers,
+            "train.zero": zero,
+            "train.steps": 6,
+            "train.checkpoint_every": 3,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def whole(demo_shards, store):
+    """Runs of six steps on two ranks, one for every stage."""
+    return train_all(2, {f"run{zero}": random_job(demo_shards, zero=zero) for zero in STAGES}, store)
+
+
+def halves(store, into):
+    """Make runs that stopped at step 3 of 6: what their later steps left behind is not there."""
+    for zero in STAGES:
+        shutil.copytree(store / f"run{zero}" / "step_000003", into / f"run{zero}" / "step_000003")
+
+
+def test_a_resumed_run_is_bitwise_the_same(whole, demo_shards, store, tmp_path):
+    halves(store, tmp_path)
+    resumed = train_all(2, {f"run{zero}": random_job(demo_shards, zero=zero) for zero in STAGES}, tmp_path)
+    for name, points in resumed.items():
+        assert sorted(points) == [4, 5, 6]
+        assert losses(points) == losses(whole[name])[3:]
+        assert_same(checkpoint(store, name, 6), checkpoint(tmp_path, name, 6))
+        assert where(checkpoint(store, name, 6)) == where(checkpoint(tmp_path, name, 6))
+
+
+def where(saved):
+    """The state of a run, whatever the code was called that wrote it."""
+    return replace(saved.state, git_commit=None)
+
+
+def test_randomness_is_on(whole, demo_shards, tmp_path):
+    calm = override(random_job(demo_shards, zero=1), {"detector.dropout": 0.0})
+    calmer = override(calm, {"detector.backbone.drop_path": 0.0})
+    found = train_all(2, {"calm": calm, "calmer": calmer}, tmp_path)
+    assert len({losses(points)[0] for points in (whole["run1"], *found.values())}) == 3
+
+
+def saved_again(demo_shards, store, into, *, ranks, stages):
+    """Load runs of one stage by another stage and number of ranks, save them, and compare all tensors."""
+    jobs = {}
+    for before, after in stages:
+        name = f"from{before}to{after}"
+        shutil.copytree(store / f"run{before}" / "step_000003", into / name / "step_000003")
+        jobs[name] = random_job(demo_shards, zero=after, workers=ranks)
+    on_ranks(ranks, save_again, jobs, into, into / "again")
+    for (before, after), name in zip(stages, jobs, strict=True):
+        there, here = checkpoint(into / "again", name, 3), checkpoint(store, f"run{before}", 3)
+        assert (there.manifest.world_size, there.manifest.zero) == (ranks, after)
+        kinds = [n for n in here.shapes if not n.startswith("ledger/")]
+        assert {n for n in there.shapes if not n.startswith("ledger/")} == set(kinds)
+        for kind in kinds:
+            assert there.whole(kind).equal(here.whole(kind)), (name, kind)
+        assert where(there) == where(here)
+
+
+def test_three_ranks_load_what_two_saved_at_another_stage(whole, demo_shards, store, tmp_path):
+    saved_again(demo_shards, store, tmp_path, ranks=3, stages=((3, 0), (0, 1), (1, 2), (2, 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_any_ranks_load_any_stage(whole, demo_shards, store, tmp_path, ranks):
+    pairs = [(before, after) for after in STAGES for before in STAGES]
+    saved_again(demo_shards, store, tmp_path, ranks=ranks, stages=pairs)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_and_stage(demo_shards, tmp_path):
+    short = {"train.steps": 6, "train.checkpoint_every": 3}
+    two = train_all(
+        2, {"run": tiny_job(demo_shards, **short, **{"train.zero": 3, "train.workers": 2})}, tmp_path
+    )
+    shutil.rmtree(tmp_path / "run" / "step_000006")
+    one = train_all(1, {"run": tiny_job(demo_shards, **short, **{"train.zero": 1})}, tmp_path)
+    assert sorted(one["run"]) == [4, 5, 6]
+    assert losses(one["run"]) == pytest.approx(losses(two["run"])[3:], rel=1e-6)
