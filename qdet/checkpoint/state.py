@@ -1,6 +1,6 @@
 """Where a run stands, and what must stay the same for the rest of it to mean anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ class TrainState:
     updates: int
     """Steps that AdamW made: those whose gradients were finite."""
     ema_updates: int
+    skipped: Sequence[int] = ()
+    """The other steps, in order: their loss or gradient was not finite."""
     seed: int
     batch_size: int
     data_digest: str

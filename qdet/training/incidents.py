@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from qdet.checkpoint.folder import Folder
-from qdet.config import flatten
 from qdet.job import Job
 from qdet.losses import SetLoss
 from qdet.training.bad_step import BadStep, Facts, file_name, to_bytes
+from qdet.training.contents import settings
 from qdet.training.distributed import World
 from qdet.training.trace import Trace, trace_step
 from qdet.types import Batch
@@ -41,9 +41,8 @@ class Finding:
 class Incidents:
     """Looks into skipped steps, and keeps what it takes to replay them in the folder of the run."""
 
-    def __init__(self, job: Job, world: World, *, classes: int, criterion: SetLoss, folder: Folder) -> None:
-        self.job, self.world, self.classes, self.criterion = job, world, classes, criterion
-        self.folder = folder
+    def __init__(self, job: Job, world: World, *, criterion: SetLoss, folder: Folder) -> None:
+        self.job, self.world, self.criterion, self.folder = job, world, criterion, folder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="qdet-bad-step")
         self._writing: Future[None] | None = None
 
@@ -77,8 +76,8 @@ class Incidents:
             random_seed=random_seed,
             progress=progress,
             divisors=dict(divisors),
-            classes=self.classes,
-            job=flatten(self.job),
+            classes=self.criterion.classes,
+            job=settings(self.job),
             image_ids=[batch.image_ids.tolist() for batch in batches],
         )
         bad = BadStep(facts=facts, weights=weights, batches=batches)

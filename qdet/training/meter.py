@@ -1,5 +1,6 @@
 """Counting while training: losses, images per second, time spent waiting for data, time to go."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -42,10 +43,12 @@ class Meter:
             yield item
 
     def add(self, terms: dict[str, Tensor], norm: float) -> None:
-        """Count one step."""
-        for name, value in terms.items():
-            self._terms[name] = self._terms[name] + value if name in self._terms else value
-        self._norm += norm
+        """Count one step; of one that was skipped, whose `norm` is not finite, only its images and time."""
+        if math.isfinite(norm):
+            for name, value in terms.items():
+                self._terms[name] = self._terms[name] + value if name in self._terms else value
+            self._norm += norm
+            self._made += 1
         self._count += 1
         self._ended = time.perf_counter()
 
@@ -60,9 +63,9 @@ class Meter:
         now = time.perf_counter()
         running = self._started is not None
         self.pause()
-        count = max(self._count, 1)
+        count, made = max(self._count, 1), self._made or math.nan
         totals = world.sum(*(float(total) for total in self._terms.values()))
-        means = {name: t / world.size / count for name, t in zip(self._terms, totals, strict=True)}
+        means = {name: t / world.size / made for name, t in zip(self._terms, totals, strict=True)}
         seconds = max(self._elapsed, 1e-9)
         lr = self.job.optim.lr * lr_factor(
             step - 1, steps=self.steps, steps_per_epoch=self.steps_per_epoch, optim=self.job.optim
@@ -73,7 +76,7 @@ class Meter:
             epoch=step / self.steps_per_epoch,
             loss=means.get("loss", float("nan")),
             lr=lr,
-            grad_norm=self._norm / count,
+            grad_norm=self._norm / made,
             images_per_second=self.job.train.batch_size * count / seconds,
             data_wait=min(self._waited / seconds, 1.0),
             eta_seconds=(self.steps - step) * seconds / count,
@@ -92,6 +95,7 @@ class Meter:
 
     def _clear(self) -> None:
         self._terms: dict[str, Tensor] = {}
-        self._norm, self._waited, self._elapsed, self._count = 0.0, 0.0, 0.0, 0
+        self._norm, self._waited, self._elapsed = 0.0, 0.0, 0.0
+        self._count, self._made = 0, 0
         self._started: float | None = None
         self._ended = 0.0

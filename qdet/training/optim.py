@@ -1,7 +1,8 @@
 """AdamW over parameter groups that a job describes by regular expressions on parameter names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +45,21 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+class SkippableAdamW(torch.optim.AdamW):
+    """AdamW that can be told to leave everything as it is, whoever calls `step`.
+
+    DeepSpeed's ZeRO stages 1 to 3 leave a step out by themselves where the norm of the gradient is not
+    finite; stage 0 would put it into the weights.
+    """
+
+    skip: bool = False
+    """Whether `step` does nothing."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make a step, or none."""
+        return None if self.skip else super().step(closure)
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig) -> SkippableAdamW:
     """Build AdamW for the trainable parameters of `module`."""
-    return torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), betas=optim.betas)
+    return SkippableAdamW(parameter_groups(module.named_parameters(), optim), betas=optim.betas)

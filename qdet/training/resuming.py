@@ -44,6 +44,11 @@ class Start:
         ema.load(self.last, engine.state)
         return self.last.state.step
 
+    @property
+    def skipped(self) -> list[int]:
+        """Steps up to the last checkpoint that were not made."""
+        return [] if self.last is None else list(self.last.state.skipped)
+
     def ledgers(self) -> list[Tensor]:
         """Return what each rank had saved as its ledger in the last checkpoint."""
         return [] if self.last is None else list(self.last.all("ledger").values())

@@ -27,7 +27,7 @@ _DEBUGGERS = frozenset({"bdb", "pdb", "ray.util.rpdb", "IPython.core.debugger"})
 
 
 class Watchdog:
-    """Sees that a worker goes on. `close` it, or use it in a `with`.
+    """Sees that a worker goes on, inside a `with`.
 
     Args:
         rank: Rank of the worker, for messages.
@@ -52,14 +52,15 @@ class Watchdog:
         self._patience = 0  # how many `off` blocks are open
         self._warned = False
         self._closed = threading.Event()
-        if limit > 0:
-            threading.Thread(target=self._watch, name="qdet-watchdog", daemon=True).start()
 
     def __enter__(self) -> "Watchdog":
+        self._restart(self._clock())
+        if self.limit > 0:
+            threading.Thread(target=self._watch, name="qdet-watchdog", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._closed.set()
 
     def now(self, operation: str) -> None:
         """Say what the worker is about to do."""
@@ -81,10 +82,6 @@ class Watchdog:
         finally:
             self._patience -= 1
             self._restart(self._clock())
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._closed.set()
 
     @property
     def allowed(self) -> float:

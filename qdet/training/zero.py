@@ -6,6 +6,7 @@ a killed build), its process groups start with a timeout of 30 minutes, and ZeRO
 whole, where an average kept on shares would miss them.
 """
 
+import math
 import os
 import warnings
 from typing import Any
@@ -54,10 +55,10 @@ class ZeroEngine:
         # torch 2.13 announces renamed collectives at every call that DeepSpeed makes of the old names.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
         deepspeed = _deepspeed()
-        optimizer = build_optimizer(module, optim)
+        self._adamw = build_optimizer(module, optim)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module.to(world.device),
-            optimizer=optimizer,
+            optimizer=self._adamw,
             config=zero_config(train, optim, world_size=world.size),
             dist_init_required=False,
         )
@@ -84,21 +85,23 @@ class ZeroEngine:
     def step(self, lr_factor: float) -> float:
         """End a micro-batch; after the last of a step, update the weights and return the gradient's L2 norm.
 
-        The norm is that before clipping. Between micro-batches nothing happens and NaN comes back.
+        The norm is that before clipping. Where it is not finite, which all ranks see, no rank has changed
+        weights or AdamW's state. Between micro-batches nothing happens and NaN comes back.
         """
         last = self._engine.is_gradient_accumulation_boundary()
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
         norm = self._norm_of_whole_gradients() if last and self.stage == 0 else None
+        self._adamw.skip = norm is not None and not math.isfinite(norm)
         self._engine.step()
         if not last:
-            return float("nan")
+            return math.nan
         norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return float("nan") if norm is None else float(norm)
+        return math.nan if norm is None else float(norm)
 
-    def _norm_of_whole_gradients(self) -> Tensor:
+    def _norm_of_whole_gradients(self) -> float:
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads)
+        return float(torch.nn.utils.get_total_norm(grads))
 
 
 def _deepspeed() -> Any:
