@@ -23,11 +23,12 @@ from data_prep.annotations import Annotations, read_annotations
 from data_prep.command_line import command
 from data_prep.image_checks import Checks
 from data_prep.manifest import check_dropped, describe, manifest_of, write_manifest
-from data_prep.packing import PARTS, ShardTask, finished, pack
+from data_prep.packing import ShardTask, finished, pack
 from data_prep.progress import progress
 from data_prep.shard_plan import plan_hash, plan_shards, without_empty
 from data_prep.spreading import spread
 from data_prep.store import Store, store_at, write
+from qdet.data.home import UNFINISHED
 from qdet.errors import ConfigError, DataError
 
 
@@ -136,7 +137,7 @@ def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[Sh
 
 def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
     """Note whose shards these will be, unless another dataset lives here."""
-    note = f"{PARTS}/plan"
+    note = f"{UNFINISHED}/plan"
     tars = [name for name in store.names() if name.endswith(".tar") and not name.startswith(".")]
     other = [name for name in tars if name not in {task.name for task in tasks}]
     claimed = store.read(note).decode() if store.size(note) is not None else None
@@ -145,7 +146,7 @@ def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
             f"{store} holds shards of another dataset or of other settings"
             f"{' (' + other[0] + ')' if other else ''}; delete it or choose another --out"
         )
-    for folder in ("", f"{PARTS}/"):
+    for folder in ("", f"{UNFINISHED}/"):
         for name in store.names(folder):
             if name.startswith(".") and ".tmp-" in name:
                 store.remove(folder + name)
@@ -155,7 +156,7 @@ def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
 
 def _tidy(store: Store) -> None:
     """Remove what only served to write the shards."""
-    store.remove(PARTS)
+    store.remove(UNFINISHED)
     for name in store.names():
         if name.startswith(".") and ".tmp-" in name:
             store.remove(name)

@@ -21,6 +21,7 @@ from data_prep.atomic import write_atomically
 from data_prep.charts import Bars, bar_charts
 from data_prep.command_line import command
 from data_prep.progress import progress
+from qdet.data.home import Access
 from qdet.data.sample import load_image
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError, DataError
@@ -47,6 +48,8 @@ class Inspection:
     """Which samples are drawn."""
     size: int = 320
     """Longer side of each sample in the picture, in pixels."""
+    cache: str = Access.cache
+    """Folder for copies of shards that lie behind a URL."""
 
     def __post_init__(self) -> None:
         """Reject what cannot be shown, in the words of the command line."""
@@ -77,7 +80,7 @@ class Census:
 def inspect(inspection: Inspection, *, console: Console | None = None) -> Census:
     """Write the picture, print the counts and return them."""
     console = console or Console(quiet=True)
-    shards = ShardSet.open(inspection.folder)
+    shards = ShardSet.open(inspection.folder, Access(cache=inspection.cache))
     notes = _annotations(shards, console)
     census = count(shards, notes)
     rows = _drawn(shards, notes, inspection)

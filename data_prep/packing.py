@@ -17,11 +17,10 @@ from typing import Any, BinaryIO
 from data_prep.annotations import Image
 from data_prep.image_checks import Checks, checked_image
 from data_prep.store import Store, write
+from qdet.data.home import UNFINISHED
 from qdet.data.shards import key_of
 from qdet.errors import DataError
 
-PARTS = ".parts"
-"""Folder of the markers of finished shards, which is gone when the whole conversion is finished."""
 SHOWN = 10
 _WHOLE = 2**30  # bytes that tarfile hands on at once: a member is not cut into pieces on its way
 
@@ -57,7 +56,7 @@ class ShardTask:
     @property
     def marker(self) -> str:
         """The file that says that the shard is finished, and what it holds."""
-        return f"{PARTS}/{PurePosixPath(self.name).with_suffix('.json')}"
+        return f"{UNFINISHED}/{PurePosixPath(self.name).with_suffix('.json')}"
 
 
 def pack(task: ShardTask) -> dict[str, Any]:

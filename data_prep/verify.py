@@ -22,6 +22,7 @@ from rich.console import Console
 from data_prep.command_line import command
 from data_prep.progress import progress
 from data_prep.store import Store, store_at
+from qdet.data.home import Access
 from qdet.data.manifest import INDEX, NAME, digest_of
 from qdet.data.sample import load_image
 from qdet.data.shards import ShardSet
@@ -41,6 +42,8 @@ class Verification:
     """Check sizes, index and manifest, and read no shard."""
     decode: bool = False
     """Also decode every image and read every annotation."""
+    cache: str = Access.cache
+    """Folder for copies of shards that lie behind a URL."""
 
     def __post_init__(self) -> None:
         """Reject what contradicts itself."""
@@ -51,7 +54,7 @@ class Verification:
 def verify(verification: Verification, *, console: Console | None = None) -> dict[str, Any]:
     """Check the shards and return their counts; DataError lists what is damaged."""
     console = console or Console(quiet=True)
-    shards = ShardSet.open(verification.folder)
+    shards = ShardSet.open(verification.folder, Access(cache=verification.cache))
     store = store_at(verification.folder)
     problems = [*_manifest_problems(shards), *_size_problems(shards, store), *_idx_problems(shards, store)]
     if not verification.fast and not problems:

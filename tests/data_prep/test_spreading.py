@@ -1,0 +1,135 @@
+"""Tasks in one process, in several, and on a Ray cluster: each done once, errors as they were raised."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep import spreading
+from data_prep.spreading import spread
+from qdet.errors import ClusterError, ConfigError, DataError
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def _square(task):
+    folder, number = task
+    (Path(folder) / f"{number}-{os.getpid()}").touch()
+    if number == 13:
+        raise DataError("unlucky")
+    if number == 14:
+        os._exit(3)
+    if number > 99:
+        time.sleep(0.02)
+    return number * number
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_task_is_done_once(tmp_path, processes):
+    tasks = [(str(tmp_path), n) for n in range(10)]
+    assert sorted(spread(_square, tasks, processes=processes)) == [(n, n * n) for n in range(10)]
+    assert sorted(int(p.name.partition("-")[0]) for p in tmp_path.iterdir()) == list(range(10))
+    others = {p.name.partition("-")[2] for p in tmp_path.iterdir()} - {str(os.getpid())}
+    assert len(others) == (0 if processes == 1 else len(others)) <= processes
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_first_error_is_the_task_s_own(tmp_path, processes):
+    tasks = [(str(tmp_path), n) for n in (13, *range(100, 300))]
+    with pytest.raises(DataError, match=r"^unlucky$"):
+        list(spread(_square, tasks, processes=processes))
+    assert len(list(tmp_path.iterdir())) < len(tasks)  # what had not begun is dropped
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"a process that wrote shards was killed.*fewer --processes"):
+        list(spread(_square, [(str(tmp_path), 14), (str(tmp_path), 1)], processes=2))
+
+
+def test_nothing_to_do_starts_nothing():
+    assert list(spread(_square, [], processes=4, ray=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("http://127.0.0.1:8265", ConfigError, "submit this command as a job"),
+        ("127.0.0.1:9", ClusterError, "no Ray cluster answers at 127.0.0.1:9"),
+        ("nonsense", ClusterError, "no Ray cluster answers at nonsense"),
+    ],
+)
+def test_clusters_that_are_none(monkeypatch, address, error, message):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(error, match=message):
+        spreading._join()
+
+
+ON_RAY = """
+import json, os, subprocess, sys
+from pathlib import Path
+import ray
+sys.path.insert(0, {tests!r})
+import test_spreading
+from data_prep.coco_to_shards import Conversion, convert
+from data_prep.spreading import spread
+from qdet.errors import DataError
+
+coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
+context = ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False,
+                   object_store_memory=100 * 2**20, log_to_driver=False)
+command = [sys.executable, "-m", "data_prep.coco_to_shards", "--coco", str(coco), "--split", "train"]
+command += ["--out", str(folder / "command"), "--shard-megabytes", "0.01"]
+address = {{"RAY_ADDRESS": context.address_info["address"]}}
+subprocess.run(command, env=os.environ | address, check=True)  # joins without being told to
+convert(Conversion(coco=coco, split="train", shard_megabytes=0.01, out=folder / "ray", ray=True))
+said = ""
+tasks = [(str(folder / "seen"), n) for n in (1, 13)]
+(folder / "seen").mkdir()
+try:
+    list(spread(test_spreading._square, tasks, processes=1, ray=True))
+except DataError as error:
+    said = f"{{type(error).__name__}}: {{error}}"
+pids = {{p.name.partition("-")[2] for p in (folder / "seen").iterdir()}}
+still = ray.is_initialized()
+ray.shutdown()
+print("RESULT", json.dumps([said, str(os.getpid()) in pids, still]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_cluster_writes_the_same_bytes(make_coco, tmp_path):
+    import json
+
+    from data_prep.coco_to_shards import Conversion, convert
+
+    root, _ = make_coco(20)
+    convert(Conversion(coco=root, split="train", out=tmp_path / "here", shard_megabytes=0.01, processes=1))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = kept | {
+        "PYTHONPATH": f"{REPO}{os.pathsep}{Path(__file__).parent}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    code = ON_RAY.format(tests=str(Path(__file__).parent))
+    with (Path(tempfile.gettempdir()) / "qdet-ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(root), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=240,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    (result,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert json.loads(result.removeprefix("RESULT")) == ["DataError: unlucky", False, True]
+    here = {p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()}
+    for folder in ("ray", "command"):
+        assert {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} == here
