@@ -39,4 +39,9 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where} has layout {schema}, this qdet reads layout {SCHEMA}; convert the dataset again"
         )
+    if digest_of(manifest["categories"], manifest["shardlist"]) != manifest["digest"]:
+        raise DataError(
+            f"{where} is damaged or was edited: its shards and categories do not have its digest; "
+            "copy it again or convert the dataset again"
+        )
     return manifest

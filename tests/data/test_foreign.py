@@ -269,14 +269,8 @@ def test_an_image_with_too_many_pixels_is_refused_by_its_header(tmp_path, access
 
 def test_folders_other_files_and_webdatasets_own_notes_do_no_harm(tmp_path):
     folder = _special("train", tarfile.DIRTYPE)
-    members = [
-        folder,
-        ("__info__.json", b"{}"),
-        ("train/a.jpg", IMAGE),
-        ("train/a.txt", b"x"),
-        ("train/a.json", NOTE),
-    ]
-    _tar(tmp_path / "set" / "x.tar", members)
+    sample = [("train/a.jpg", IMAGE), ("train/a.txt", b"x"), ("train/a.json", NOTE)]
+    _tar(tmp_path / "set" / "x.tar", [folder, ("__info__", b"{}"), *sample])
     _tar(tmp_path / "set" / "y.tar", [])  # a shard may be empty
     shards = ShardSet.open(tmp_path / "set")
     assert (len(shards), shards.key_of(0), shards.read_image(0)) == (1, "train/a", IMAGE)

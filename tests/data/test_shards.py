@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.coco_to_shards import Conversion, convert
+from qdet.data.manifest import digest_of
 from qdet.data.shards import ShardSet
 from qdet.errors import DataError
 
@@ -131,6 +132,12 @@ def test_commands_and_unknown_places_are_refused_in_words(converted):
     manifest = folder / "manifest.json"
     text = manifest.read_text()
     for url, said in {"pipe:id": "commands are not run", "../other/a.tar": "outside of it"}.items():
-        manifest.write_text(text.replace('"url": "train-000000.tar"', f'"url": "{url}"'))
+        changed = json.loads(text)
+        changed["shardlist"][0]["url"] = url
+        manifest.write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="is damaged or was edited"):
+            ShardSet.open(folder)
+        changed["digest"] = digest_of(changed["categories"], changed["shardlist"])
+        manifest.write_text(json.dumps(changed))
         with pytest.raises(DataError, match=said):
             ShardSet.open(folder)
