@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import detr_reference
+from benchmarks.copies import repeat
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.readers import Readers
@@ -42,8 +43,10 @@ class LoaderBenchmark:
     """COCO dataset in the standard layout."""
     split: str = "train2017"
     """Its split."""
+    copies: int = 8
+    """How often its images are repeated, so that there are batches of like size to be made."""
     images: int = 480
-    """Images per round; a smaller dataset is read more than once."""
+    """Images per round."""
     batch_size: int = 8
     """Images of a batch."""
     readers: int = 2
@@ -59,9 +62,9 @@ def main(config: LoaderBenchmark) -> None:
     torch.set_num_threads(1)
     steps = config.images // config.batch_size
     with tempfile.TemporaryDirectory() as folder:
+        coco = repeat(config.coco, config.split, config.copies, Path(folder) / "coco")
         out = Path(folder) / "shards"
-        conversion = Conversion(coco=config.coco, split=config.split, out=out, processes=1)
-        convert(conversion, console=Console(quiet=True))
+        convert(Conversion(coco=coco, split=config.split, out=out), console=Console(quiet=True))
         shards = ShardSet.open(out)
         stream = TrainStream(
             shards,
@@ -73,7 +76,7 @@ def main(config: LoaderBenchmark) -> None:
         )
         seen = _seen(stream, steps)
         files = {row: shards.read_image(row) for row, _ in seen}
-        reference = _reference(config)
+        reference = _reference(coco, config)
         paths: dict[str, Callable[[], None]] = {
             "DETR's path": lambda: _consume(reference(steps)),
             "loader": lambda: _consume(stream.steps(0, steps)),
@@ -108,9 +111,9 @@ def _processor_seconds(path: Callable[[], None]) -> float:
     return spent() - before
 
 
-def _reference(config: LoaderBenchmark) -> Callable[[int], Iterable[object]]:
-    annotations = config.coco / "annotations" / f"instances_{config.split}.json"
-    dataset = detr_reference.DetrDataset(config.coco / config.split, annotations, DETR)
+def _reference(coco: Path, config: LoaderBenchmark) -> Callable[[int], Iterable[object]]:
+    annotations = coco / "annotations" / f"instances_{config.split}.json"
+    dataset = detr_reference.DetrDataset(coco / config.split, annotations, DETR)
     return lambda steps: detr_reference.loader(
         dataset, batch_size=config.batch_size, images=steps * config.batch_size, workers=config.readers
     )

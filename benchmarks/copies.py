@@ -1,0 +1,30 @@
+"""A COCO dataset repeated: the same image files under more names, for benchmarks of small samples of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+COPY = 10**7
+"""What ids of one copy are above those of the one before."""
+
+
+def repeat(coco: Path, split: str, times: int, out: Path) -> Path:
+    """Write `out` in COCO's layout with links to the images of `coco`, each so many times; returns `out`."""
+    content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
+    (out / split).mkdir(parents=True)
+    (out / "annotations").mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for copy in range(times):
+        for image in content["images"]:
+            number = image["id"] + copy * COPY
+            name = f"{number:012d}.jpg"
+            (out / split / name).symlink_to((coco / split / image["file_name"]).resolve())
+            images.append(image | {"id": number, "file_name": name})
+        for annotation in content["annotations"]:
+            number = len(annotations) + 1
+            image_id = annotation["image_id"] + copy * COPY
+            annotations.append(annotation | {"id": number, "image_id": image_id})
+    repeated = content | {"images": images, "annotations": annotations}
+    (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(repeated))
+    return out

@@ -1,0 +1,91 @@
+"""Host memory of the loader over thousands of steps: its slope, in MB per 1,000 steps.
+
+    python -m benchmarks.memory                      # 3,000 steps; what docs/data.md has
+
+Resident memory of the process, without what it shares with files, is read every few steps while batches are
+read and dropped. A line is fitted after the first epochs have set up caches and buffers.
+"""
+
+import gc
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import tyro
+from rich.console import Console
+
+from data_prep.coco_to_shards import Conversion, convert
+from qdet.data.augment import AugmentConfig
+from qdet.data.readers import Readers
+from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBenchmark:
+    """What is measured."""
+
+    coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
+    """COCO dataset in the standard layout."""
+    split: str = "train2017"
+    """Its split."""
+    steps: int = 3000
+    """Steps that are fitted."""
+    warmup: int = 300
+    """Steps before them."""
+    every: int = 10
+    """Steps between two looks at memory."""
+    batch_size: int = 4
+    """Images of a batch."""
+    readers: int = 2
+    """Readers of the loader."""
+    reader_kind: Readers = "threads"
+    """What they are; of processes, only the one that trains is looked at."""
+
+
+def main(config: MemoryBenchmark) -> None:
+    """Read on, look at memory, and print the slope."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "shards"
+        conversion = Conversion(coco=config.coco, split=config.split, out=out, processes=1)
+        convert(conversion, console=Console(quiet=True))
+        # The published sizes by half: four times the steps in the same time, and as many allocations.
+        augment = AugmentConfig(
+            sizes=tuple(range(240, 401, 16)),
+            max_size=667,
+            crop=True,
+            crop_sizes=(200, 250, 300),
+            crop_range=(192, 300),
+        )
+        stream = TrainStream(
+            ShardSet.open(out),
+            augment,
+            batch_size=config.batch_size,
+            seed=0,
+            readers=config.readers,
+            reader_kind=config.reader_kind,
+        )
+        used = _megabytes(stream, config)
+    steps = np.arange(len(used)) * config.every
+    slope = np.polyfit(steps, used, 1)[0] * 1000
+    print(f"{used[0]:.1f} MB after {config.warmup} steps, {used[-1]:.1f} MB {config.steps} steps later")
+    print(f"slope {slope:+.3f} MB per 1,000 steps; between {min(used):.1f} and {max(used):.1f} MB")
+
+
+def _megabytes(stream: TrainStream, config: MemoryBenchmark) -> list[float]:
+    process, used = psutil.Process(), []
+    for number, _ in enumerate(stream.steps(0, config.warmup + config.steps + 1)):
+        if number >= config.warmup and (number - config.warmup) % config.every == 0:
+            gc.collect()
+            memory = process.memory_info()
+            used.append((memory.rss - memory.shared) / 2**20)
+    return used
+
+
+if __name__ == "__main__":
+    main(tyro.cli(MemoryBenchmark, description=__doc__))
