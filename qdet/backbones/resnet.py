@@ -198,7 +198,7 @@ class Bottleneck(nn.Module):
         x = F.relu(self.conv1(x, self.bn1), inplace=True)
         x = self.conv2(x, self.bn2) if isinstance(self.conv2, NormedConv2d) else self.bn2(self.conv2(x))
         x = F.relu(x, inplace=True)
-        return F.relu(self.conv3(x, self.bn3) + shortcut, inplace=True)
+        return F.relu(self.conv3(x, self.bn3).add_(shortcut), inplace=True)
 
 
 def _inner(planes: int, groups: int, width_per_group: int) -> int:

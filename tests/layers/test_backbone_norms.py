@@ -52,27 +52,69 @@ def test_a_tiny_variance_does_not_overflow_in_bfloat16():
 
 
 @pytest.mark.parametrize("kind", ["frozen", "eval", "group"])
-def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind):
+@pytest.mark.parametrize(
+    "taps",
+    [
+        {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": 1},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 1, "groups": 2},
+        {"kernel_size": 1, "padding": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind, taps, layout):
     norm = make_norm(kind, 8).double()
     for tensor in norm.state_dict().values():
         nn.init.uniform_(tensor, 0.2, 2)
-    both = NormedConv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False).double()
-    alone = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False).double()
+    both, alone = (
+        NormedConv2d(6, 8, **taps, bias=False).double(),
+        nn.Conv2d(6, 8, **taps, bias=False).double(),
+    )
     alone.load_state_dict(both.state_dict())
-    x = torch.randn(2, 6, 7, 9, dtype=torch.float64)
-    got, want = both(x, norm), norm(alone(x))
+    values = torch.randn(2, 6, 7, 9, dtype=torch.float64).contiguous(memory_format=layout)
+    x, y = (values.clone().requires_grad_() for _ in range(2))
+    got, want = both(x, norm), norm(alone(y))
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
-    got.square().sum().backward()
-    want.square().sum().backward()
-    torch.testing.assert_close(both.weight.grad, alone.weight.grad)
+    slope = torch.randn_like(want)
+    got.backward(slope)
+    want.backward(slope)
+    torch.testing.assert_close(both.weight.grad, alone.weight.grad, atol=1e-11, rtol=0)
+    torch.testing.assert_close(x.grad, y.grad, atol=1e-12, rtol=0)
 
 
-def test_folding_keeps_no_second_copy_of_the_map():
-    norm, conv = make_norm("frozen", 4), NormedConv2d(4, 4, 1, bias=False)
+@pytest.mark.parametrize(("of_x", "of_weight"), [(True, False), (False, True)])
+def test_only_the_gradients_that_are_wanted_are_computed(of_x, of_weight):
+    norm, conv = make_norm("frozen", 4), NormedConv2d(4, 4, 1, bias=False).requires_grad_(of_weight)
+    x = torch.randn(1, 4, 3, 3, requires_grad=of_x)
+    conv(x, norm).sum().backward()
+    assert (x.grad is not None, conv.weight.grad is not None) == (of_x, of_weight)
+
+
+def test_a_folded_convolution_runs_in_the_precision_around_it():
+    norm, conv = make_norm("frozen", 8), NormedConv2d(6, 8, 3, padding=1, bias=False)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    wide = conv(x, norm)
+    (want,) = torch.autograd.grad(wide.sum(), conv.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = conv(x, norm)
+    assert narrow.dtype == torch.bfloat16
+    (got,) = torch.autograd.grad(narrow.sum(), conv.weight)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(narrow.float(), wide, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(got, want, atol=0.5, rtol=0.05)
+
+
+def test_folding_keeps_no_second_copy_of_the_map_or_of_the_weight():
+    norm, conv = make_norm("frozen", 4), NormedConv2d(4, 4, 3, bias=False)
     x, kept = torch.randn(1, 4, 32, 32, requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         conv(x, norm)
-    assert kept.count(x.numel()) == 1  # the convolution's input, and nothing for the norm
+    assert [t.data_ptr() for t in kept if t.numel() == x.numel()] == [x.data_ptr()]
+    assert [t.data_ptr() for t in kept if t.shape == conv.weight.shape] == [conv.weight.data_ptr()]
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(3, 1), (16, 4), (24, 2), (64, 16), (128, 32), (1024, 32)])
