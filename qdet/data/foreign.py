@@ -55,7 +55,6 @@ def scan_set(files: Files, *, categories: str | None, name: str) -> dict[str, by
     manifest = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
-        "name": name,
         "shardlist": listed,
         "schema": SCHEMA,
         "categories": classes.to_coco(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64, Shaped, UInt16, UInt32
 
 from qdet.errors import DataError
 
@@ -37,25 +38,25 @@ _NAME_LENGTHS = 26
 
 @dataclass(frozen=True)
 class Index:
-    """Columns of equal length; row r describes the sample at position r of the shards laid end to end."""
+    """Columns of equal length n; row r describes the sample at position r of the shards laid end to end."""
 
-    shard: np.ndarray
+    shard: UInt16[np.ndarray, " n"]
     """Which shard holds the sample."""
-    image_offset: np.ndarray
+    image_offset: Int64[np.ndarray, " n"]
     """First byte of the image in its shard."""
-    image_length: np.ndarray
-    image_crc32: np.ndarray
-    annotation_offset: np.ndarray
+    image_length: UInt32[np.ndarray, " n"]
+    image_crc32: UInt32[np.ndarray, " n"]
+    annotation_offset: Int64[np.ndarray, " n"]
     """First byte of the JSON annotation in the same shard."""
-    annotation_length: np.ndarray
-    annotation_crc32: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-    image_id: np.ndarray
+    annotation_length: UInt32[np.ndarray, " n"]
+    annotation_crc32: UInt32[np.ndarray, " n"]
+    width: UInt16[np.ndarray, " n"]
+    height: UInt16[np.ndarray, " n"]
+    image_id: Int64[np.ndarray, " n"]
     """The dataset's own id."""
-    boxes: np.ndarray
+    boxes: UInt32[np.ndarray, " n"]
     """Annotated boxes, crowds included."""
-    key: np.ndarray | None = None
+    key: Shaped[np.ndarray, " n"] | None = None
     """Name of the sample in its shard, where it does not follow from the image id."""
 
     def __len__(self) -> int:

@@ -24,7 +24,6 @@ from qdet.data.categories import Categories
 from qdet.data.home import Access, Home, find
 from qdet.data.index import Index, index_from_file
 from qdet.data.manifest import INDEX, NAME, parse_manifest
-from qdet.data.manifest import SCHEMA as SCHEMA
 from qdet.data.notes import read_note, to_columns
 from qdet.data.read import ShardFiles
 from qdet.errors import DataError

@@ -1,0 +1,109 @@
+"""CPU time of getting a sample's bytes out of shards, by every way there is.
+
+    python -m benchmarks.shards        # images of QDET_COCO_ROOT; what docs/data.md has
+
+Processor time of this process, the least of interleaved rounds. Files are in the page cache, and the server
+is another process of this machine.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from webdataset.compat import WebDataset
+
+from benchmarks.copies import repeat
+from data_prep.coco_to_shards import Conversion, convert
+from qdet.data.home import Access
+from qdet.data.scan import scan_shard
+from qdet.data.shards import ShardSet
+from qdet.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsBenchmark:
+    """What is measured."""
+
+    coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
+    """COCO dataset in the standard layout."""
+    split: str = "train2017"
+    """Its split."""
+    copies: int = 8
+    """How often its images are repeated."""
+    rounds: int = 5
+    """How often every way takes its turn."""
+
+
+def main(config: ShardsBenchmark) -> None:
+    """Measure every way and print its time per sample."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        coco = repeat(config.coco, config.split, config.copies, folder / "coco")
+        out = folder / "shards"
+        conversion = Conversion(coco=coco, split=config.split, out=out, shard_megabytes=16)
+        convert(conversion, console=Console(quiet=True))
+        server = subprocess.Popen(
+            [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            url = (server.stdout.readline() if server.stdout else "").split("(")[-1].split(")")[0]
+            least = _measured(_ways(out, url, folder), config.rounds)
+        finally:
+            server.terminate()
+            server.wait()
+        samples = len(ShardSet.open(out))
+        for name, seconds in least.items():
+            print(f"{name:<42}{1000 * seconds / samples:8.3f} ms per sample")
+
+
+def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
+    local = ShardSet.open(out)
+    behind = ShardSet.open(url, Access(cache=str(folder / "cache")))
+    tars = [str(out / shard["url"]) for shard in local.manifest["shardlist"]]
+    fetched = iter(range(1000))
+
+    def every(shards: ShardSet) -> None:
+        for row in range(len(shards)):
+            shards.read_image(row)
+            shards.read_annotation(row)
+
+    return {
+        "whole files, nothing else": lambda: [Path(tar).read_bytes() for tar in tars],
+        "by offset, with checksums": lambda: every(local),
+        "the same through the cache": lambda: every(behind),
+        "webdataset, undecoded": lambda: list(WebDataset(tars, shardshuffle=False)),
+        "first scan of foreign shards": lambda: [
+            scan_shard(os.open(tar, os.O_RDONLY), name=tar) for tar in tars
+        ],
+        "through an empty cache, over HTTP": lambda: every(
+            ShardSet.open(url, Access(cache=str(folder / f"empty-{next(fetched)}")))
+        ),
+    }
+
+
+def _measured(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    least = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            begin = time.process_time()
+            way()
+            least[name] = min(least[name], time.process_time() - begin)
+    return least
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(ShardsBenchmark))
+    except DataError as error:
+        sys.exit(str(error))
