@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from qdet.errors import ConfigError
 from qdet.launch.guarded import guarded
 
 app = tyro.extras.SubcommandApp()
@@ -156,6 +157,38 @@ def order(
     stretch = printing.Stretch(epoch=epoch, start=start, steps=steps, world=world)
     shards = printing.find_split(data, split, settings)
     printing.show(printing.lines(shards, settings, stretch, seed=seed, global_batch=global_batch))
+    return 0
+
+
+@app.command
+def checkpoint(
+    folder: tyro.conf.Positional[str],
+    *,
+    json: bool = False,
+    export: Path | None = None,
+    ema: bool = False,
+    weights: bool = False,
+) -> int:
+    """List the checkpoints of a run, compare every byte with what was written, and say which one is taken.
+
+    Args:
+        folder: Folder or URL of a run, or of one checkpoint.
+        json: Print an object for programs instead of a table.
+        export: Write the model of the checkpoint that is taken to this .safetensors file, and its job to the
+            .json file beside it.
+        ema: Export averaged weights, or fail where there are none; by default they are taken where there are.
+        weights: Export the weights that were trained, not their average.
+    """
+    from qdet.launch import checkpoint as looking
+
+    if (ema or weights) and (export is None or (ema and weights)):
+        raise ConfigError("--ema or --weights says what --export FILE writes: give one of them, with it")
+    looks = looking.look(folder)
+    print(looking.show_json(looks) if json else looking.show(looks), flush=True)
+    taken = looking.chosen(looks)
+    if export is not None:
+        said = looking.export_model(taken, export, ema=ema, weights=weights)
+        print(said, file=sys.stderr if json else sys.stdout)
     return 0
 
 

@@ -76,10 +76,15 @@ def commit(
         metrics=dict(contents.metrics),
         files=files,
     )
+    for name, print_ in files.items():
+        if folder.size(name) != print_.bytes:
+            raise CheckpointError(
+                f"cannot complete checkpoint {folder}: {name} was there and is not any more"
+            )
     folder.put(MANIFEST, manifest.render())
-    for name in folder.names():  # shares of attempts that came to nothing, and what said that ours are there
-        if name != MANIFEST and name not in files:
-            folder.remove(name)
+    # Nothing else goes: an attempt that is given up for dead must not clean up after one that is not.
+    for rank in range(contents.world_size):
+        folder.remove(f"{share_name(rank, contents.attempt)}.json")
     return manifest
 
 

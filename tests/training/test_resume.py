@@ -8,7 +8,7 @@ from ranks import assert_same, checkpoint, losses, on_ranks, save_again, tiny_jo
 
 from qdet.backbones import SwinConfig
 from qdet.config import override
-from qdet.detectors import ConditionalDETRConfig
+from qdet.detectors import SparseRCNNConfig
 
 STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for good once it has run
 
@@ -16,8 +16,8 @@ STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for 
 def random_job(shards, *, zero, workers=2):
     """A job of six steps, in the second epoch by then, with augmentation, dropout and drop path."""
     detector = replace(
-        ConditionalDETRConfig(dropout=0.2).demo(), queries=10, decoder_layers=2, encoder_layers=1, width=32,
-        ffn=32, heads=2, backbone=replace(SwinConfig().demo(), drop_path=0.3, weights=None),
+        SparseRCNNConfig(dropout=0.2).demo(), queries=10, stages=2, width=32, filters=8, ffn=32, heads=2,
+        roi_size=3, backbone=replace(SwinConfig().demo(), drop_path=0.3, weights=None),
     )  # fmt: skip
     return tiny_job(
         shards,

@@ -1,0 +1,95 @@
+"""`python -m qdet checkpoint`: what it says of whole, damaged and torn checkpoints, and what it exports."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_checkpoints import write
+
+from qdet.__main__ import main
+from qdet.checkpoint import Folder, RunFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with two checkpoints, a damaged one and a torn one."""
+    found = RunFolder(Folder.open(tmp_path / "run"))
+    write(found.at(100), step=100, world=1)
+    write(found.at(200), step=200, seed=2, metrics={"val/AP": 0.3125})
+    write(found.at(300), step=300)
+    next(found.at(300).local.glob("rank_00001*")).write_bytes(b"")
+    write(found.at(400), step=400)
+    (found.at(400).local / "manifest.json").unlink()
+    return found
+
+
+def test_every_checkpoint_is_listed_and_the_newest_whole_one_is_taken(run, capsys):
+    main(["checkpoint", str(run.folder)])
+    head, *rows, end = capsys.readouterr().out.splitlines()
+    assert head.split() == ["checkpoint", "size", "ranks", "ZeRO", "val/AP"]
+    assert [row.split()[0] for row in rows] == [f"step_000{n}00" for n in (1, 2, 3, 4)]
+    assert rows[0].split()[3:] == ["1", "0", "-", "good"]
+    assert rows[1].split()[3:] == ["2", "0", "0.3125", "good"]
+    assert "rank_00001.aaaa.safetensors is damaged: it has 0 bytes" in rows[2]
+    assert "no manifest.json" in rows[3]
+    assert end == f"training goes on from {run.at(200)}"
+
+
+def test_programs_read_the_same(run, capsys):
+    main(["checkpoint", str(run.folder), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["chosen"] == str(run.at(200))
+    assert [one["good"] for one in said["checkpoints"]] == [True, True, False, False]
+    assert said["checkpoints"][1]["metrics"] == {"val/AP": 0.3125}
+    assert said["checkpoints"][1]["step"] == 200
+
+
+def test_one_checkpoint_can_be_looked_at_alone(run, capsys):
+    main(["checkpoint", str(run.at(100))])
+    assert "step_000100" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(["checkpoint", str(run.at(300))])
+    assert left.value.code == 1
+    said = capsys.readouterr()
+    assert "goes on from none" in said.out
+    assert "CheckpointError: none of 1 checkpoints is whole" in said.err
+
+
+def test_a_folder_without_checkpoints_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["checkpoint", str(tmp_path)])
+    assert left.value.code == 1
+    assert f"{tmp_path} holds no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [([], "average"), (["--ema"], "average"), (["--weights"], "weights")]
+)
+def test_the_model_is_one_file_with_its_job_beside_it(run, tmp_path, flags, kind, capsys):
+    file = tmp_path / "models" / "model.safetensors"
+    main(["checkpoint", str(run.folder), "--export", str(file), *flags])
+    written = write(Folder.open(tmp_path / "same"), step=200, seed=2)
+    found = load_file(file)
+    assert found.keys() == {name.removeprefix("weights/") for name in written if name.startswith("weights/")}
+    assert torch.equal(found["stem.weight"], written[f"{kind}/stem.weight"])
+    assert torch.equal(found["index"], written["weights/index"])
+    beside = json.loads(file.with_suffix(".json").read_text())
+    assert (beside["step"], beside["job"]["name"]) == (200, "x")
+    assert beside["categories"] == {"names": ["a"], "ids": [7]}
+    assert str(file) in capsys.readouterr().out
+
+
+def test_an_average_that_is_not_there_is_not_replaced_by_weights(tmp_path, capsys):
+    from small_checkpoints import state, tensors
+
+    from qdet.checkpoint import write_whole
+
+    weights = {name: t for name, t in tensors().items() if name.startswith("weights/")}
+    write_whole(Folder.open(tmp_path / "c"), weights, state=state(), job={})
+    with pytest.raises(SystemExit):
+        main(["checkpoint", str(tmp_path / "c"), "--export", str(tmp_path / "m.safetensors"), "--ema"])
+    assert "holds no averaged weights" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["checkpoint", str(tmp_path / "c"), "--ema"])
+    assert left.value.code == 2
