@@ -78,9 +78,7 @@ def commit(
     )
     for name, print_ in files.items():
         if folder.size(name) != print_.bytes:
-            raise CheckpointError(
-                f"cannot complete checkpoint {folder}: {name} was there and is not any more"
-            )
+            raise CheckpointError(f"cannot complete checkpoint {folder}: {name} was there and is gone")
     folder.put(MANIFEST, manifest.render())
     # Nothing else goes: an attempt that is given up for dead must not clean up after one that is not.
     for rank in range(contents.world_size):
