@@ -1,13 +1,18 @@
 """Training in this process, without Ray: for a debugger, and for torchrun."""
 
 import os
+from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.job import Job
 from qdet.launch import paths, preflight, report, runs
+from qdet.launch.leaving import CODE, on_sigterm
 from qdet.launch.session import join_session, open_session
-from qdet.tracking import NullTracker
+from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, Run
+
+if TYPE_CHECKING:
+    from qdet.training.loop import Result
 
 
 def run_here(job: Job) -> None:
@@ -15,9 +20,10 @@ def run_here(job: Job) -> None:
 
     `train.workers` follows from them. Under torchrun every process must agree on the run's name, so it holds
     the rendezvous id.
-    """
-    from qdet.training.loop import train
 
+    Raises:
+        SystemExit: SIGTERM asked the run to leave, which it did with a checkpoint.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     job = paths.resolve(override(job, {"train.workers": size}))
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
@@ -26,15 +32,26 @@ def run_here(job: Job) -> None:
     if rank != 0:
         named = job.store.run or job.store.resume
         name = named or _shared_name(job) or runs.new_name(job)
-        train(job, run=Run(name, job.store.path), reporter=LocalReporter(), tracker=NullTracker())
+        _train(job, Run(name, job.store.path), NullTracker())
         return
     with (
         open_session(job, name=_shared_name(job)) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
-        result = train(job, run=session.run, reporter=LocalReporter(), tracker=tracker)
+        result = _train(job, session.run, tracker)
         tracker.close()
         report.tell(session.outcome(result.step, result.metrics))
+
+
+def _train(job: Job, run: Run, tracker: Tracker) -> "Result":
+    """Train until the end, or until a signal asks for less; then leave with the signal's code."""
+    from qdet.training.loop import train
+
+    with on_sigterm() as asked:
+        result = train(job, run=run, reporter=LocalReporter(asked), tracker=tracker)
+    if result.left:
+        raise SystemExit(CODE)
+    return result
 
 
 def _shared_name(job: Job) -> str | None:

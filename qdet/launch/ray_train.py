@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from qdet.errors import QdetError, TrainingError
 from qdet.job import Job
-from qdet.launch import capacity, connect, paths, preflight, report
-from qdet.launch.interruptible import call_interruptibly
+from qdet.launch import capacity, connect, leaving, paths, preflight, report
+from qdet.launch.interruptible import Ask, call_interruptibly
 from qdet.launch.session import open_session
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -50,17 +50,36 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
         with open_session(job) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
-            result = fit(job, session.run, gpu=gpu)
+            result = _fit_until_asked(job, session.run, gpu=gpu)
             connect.leave()
+            if result["left"]:
+                raise SystemExit(leaving.CODE)
             report.tell(session.outcome(result["step"], result["metrics"]))
     finally:
         connect.leave()
 
 
-def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = ()) -> dict[str, Any]:
-    """Train `job` on the cluster that this process has joined; returns the last step and its metrics.
+def _fit_until_asked(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
+    """Train, and bring a SIGTERM to this process to the workers as a request to leave with a checkpoint."""
+    messenger = leaving.Messenger(run.name)
+    with leaving.on_sigterm() as asked:
+        return fit(job, run, gpu=gpu, ask=Ask(asked, messenger.ask, leaving.GRACE))
+
+
+def fit(
+    job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = (), ask: Ask | None = None
+) -> dict[str, Any]:
+    """Train `job` on the cluster that this process has joined; returns how `train` ended.
+
+    Args:
+        job: What to train.
+        run: Who it is.
+        gpu: What the workers train on.
+        callbacks: Of Ray Train.
+        ask: What to do where somebody asks the run to leave.
 
     Raises:
+        SystemExit: Asked to leave, the workers took too long.
         QdetError: A worker met what restarting does not mend.
         TrainingError: Workers failed more often than `train.max_failures`.
     """
@@ -75,13 +94,13 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
 
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if _all_on_loopback():  # nobody will preempt this machine
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    watched = not _all_on_loopback()  # nobody will preempt this machine
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     train = job.train
     elastic = train.least_workers < train.most_workers
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "run": run},
+        train_loop_config={"job": job, "run": run, "watched": watched},
         scaling_config=ScalingConfig(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
@@ -99,7 +118,7 @@ def fit(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = 
         ),
     )
     try:
-        return call_interruptibly(trainer.fit).return_value or {}
+        return call_interruptibly(trainer.fit, ask).return_value or {}
     except TrainingFailedError as error:
         raise cause_of(error) from error
 
@@ -144,6 +163,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
     import ray.train
 
+    from qdet.launch import leaving
     from qdet.launch.ray_reporter import RayReporter
     from qdet.launch.session import join_session
     from qdet.training.loop import train
@@ -151,8 +171,12 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     logging.disable(logging.INFO)  # Ray Train tells of every report on every rank, others of every evaluation
     rank = ray.train.get_context().get_world_rank()
     with join_session(config["job"], config["run"], rank=rank) as tracker:
-        result = train(config["job"], run=config["run"], reporter=RayReporter(), tracker=tracker)
-    return {"step": result.step, "metrics": dict(result.metrics)}
+        reporter = RayReporter(
+            leaving.request_of_the_driver(config["run"].name) if rank == 0 else leaving.Request(),
+            watched=config["watched"],
+        )
+        result = train(config["job"], run=config["run"], reporter=reporter, tracker=tracker)
+    return {"step": result.step, "metrics": dict(result.metrics), "left": result.left}
 
 
 def _resources(job: Job, *, gpu: bool) -> dict[str, float]:

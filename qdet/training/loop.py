@@ -23,6 +23,7 @@ from qdet.training.evaluate import evaluate_shards
 from qdet.training.faults import Faults
 from qdet.training.guard import Budget
 from qdet.training.incidents import Incidents
+from qdet.training.leaving import Leaving
 from qdet.training.meter import Meter
 from qdet.training.pictures import log_pictures
 from qdet.training.reporting import Reporter, Run
@@ -39,6 +40,8 @@ class Result:
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
+    left: bool = False
+    """Somebody asked it to leave before its last step; a checkpoint is there to go on from."""
 
 
 def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result:
@@ -85,6 +88,7 @@ class _Training:
         self.faults = Faults(job, world, self.detector)
         self.budget = Budget(job.train.max_skips, start.skipped)
         self.incidents = Incidents(job, world, criterion=self.criterion, folder=folder.folder)
+        self.leaving = Leaving(reporter.leaving)
         self.maker = self._step_maker()
         self.saving = Saving(folder, world, retention(job, self.stream.steps_per_epoch))
         self.description = Description(job, world, self.train_shards, self.saving.attempt)
@@ -112,13 +116,28 @@ class _Training:
             if self._due(job.train.eval_every * self.stream.steps_per_epoch) or self.step == self.steps:
                 meter.pause()
                 self._evaluate()
-            if self._save_is_due():
+            if self._save_is_due() or self._going_away():
                 meter.pause()
                 self._save()
+            if self.leaving.agreed and self.step < self.steps:
+                return self._left()
         self._finish()
         if not self.evaluated:  # every step was done before: a finished run was started again
             self._evaluate()
         return Result(self.step, self.evaluated)
+
+    def _left(self) -> Result:
+        """See the checkpoint written that this run is gone on with."""
+        with self.faults.watchdog.off("the checkpoint to leave with"):
+            self.saving.wait(at_end=True)
+        if self.world.main:
+            print(f"asked to leave: stopped after step {self.step} of {self.steps}", flush=True)
+        return Result(self.step, self.evaluated, left=True)
+
+    def _going_away(self) -> bool:
+        """True where this training is to leave, or a machine of its workers is about to be taken away."""
+        looks = self.step % self.job.train.log_every == 0
+        return self.leaving.agreed or (looks and self.reporter.preempted())
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -182,6 +201,7 @@ class _Training:
             faults=self.faults,
             budget=self.budget,
             incidents=self.incidents,
+            leaving=self.leaving,
             steps=self.steps,
             steps_per_epoch=self.stream.steps_per_epoch,
         )
@@ -202,7 +222,7 @@ class _Training:
             readers=job.data.readers,
             reader_kind=job.data.reader_kind,
             prefetch=job.data.prefetch,
-            pinned=self.world.device.type == "cuda",
+            device=self.world.device,
         )
 
 

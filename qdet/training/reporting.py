@@ -4,7 +4,7 @@
 `qdet.launch.ray_reporter` has the one for Ray.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -57,9 +57,24 @@ class Reporter(Protocol):
         """Take the metrics of an evaluation after `step` steps (every rank, with the same)."""
         ...
 
+    def leaving(self) -> bool:
+        """Whether this worker was asked to leave. Does not wait; called at every step."""
+        ...
+
+    def preempted(self) -> bool:
+        """Whether a machine of the run is newly known to be taken away soon (collective)."""
+        ...
+
 
 class LocalReporter:
-    """Prints progress: one process, or torchrun."""
+    """Prints progress: one process, or torchrun.
+
+    Args:
+        asked: Whether this process was asked to leave.
+    """
+
+    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
+        self._asked = asked
 
     def progress(self, progress: Progress) -> None:
         """Print one line."""
@@ -67,3 +82,11 @@ class LocalReporter:
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nobody here decides by them."""
+
+    def leaving(self) -> bool:
+        """Whether this process was asked to leave."""
+        return self._asked()
+
+    def preempted(self) -> bool:
+        """Nobody here says so other than by a signal."""
+        return False
