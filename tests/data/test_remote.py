@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from qdet.data import remote
+from qdet.data.augment import AugmentConfig
 from qdet.data.home import Access
 from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
 from qdet.errors import DataError
 
 
@@ -152,6 +155,24 @@ def test_shards_are_fetched_before_they_are_read(shards_folder, serve, access):
     assert {url for url in asked if url.endswith(".tar")} == set(_urls(shards_folder))
     assert _samples(shards) == _samples(ShardSet.open(shards_folder))
     assert dict(server.gets) == asked
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_training_reads_the_same_batches_through_a_small_cache(shards_folder, serve, access, kind):
+    server = serve(shards_folder)
+    sizes = [file.stat().st_size for file in shards_folder.glob("*.tar")]
+    assert len(sizes) > 3
+    small = dataclasses.replace(access, cache_gb=2.5 * max(sizes) / 1e9)
+    batches = []
+    augment = AugmentConfig(sizes=(32, 48), max_size=64)
+    here, there = ShardSet.open(shards_folder), ShardSet.open(server.url, small)
+    for shards, how in ((here, "threads"), (there, kind)):
+        stream = TrainStream(shards, augment, batch_size=4, seed=1, readers=1, reader_kind=how)
+        batches.append([batch for (batch,) in stream.steps(3, 2 * stream.steps_per_epoch)])
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.image_ids, other.image_ids)
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.targets.boxes_xyxy, other.targets.boxes_xyxy)
 
 
 def test_a_pickled_set_opens_itself_once_where_it_arrives(shards_folder, serve, access):
