@@ -31,6 +31,8 @@ LOCAL_SETTINGS = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # Ray's default of 15 leaves a worker 3% of a core that anything else wants, and collectives time out.
     "RAY_worker_niceness": "0",
+    # `ray job stop` kills three seconds after it has asked: too soon for a checkpoint.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
 PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
 OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
