@@ -15,6 +15,7 @@ from data_prep.coco_to_shards import Conversion, convert
 from qdet.data import read
 from qdet.data.augment import AugmentConfig
 from qdet.data.index import COLUMNS, Index, index_from_file
+from qdet.data.manifest import digest_of
 from qdet.data.order import Order, share
 from qdet.data.shards import ShardSet
 from qdet.data.stream import TrainStream
@@ -135,6 +136,7 @@ def with_empty_shards(folder):
     data = Index(**columns).to_bytes()
     (folder / "index.npz").write_bytes(data)
     manifest |= {"shardlist": listed, "index_sha256": hashlib.sha256(data).hexdigest()}
+    manifest["digest"] = digest_of(manifest["categories"], listed)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
