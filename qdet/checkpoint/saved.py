@@ -44,7 +44,7 @@ class Saved:
         state, job, shapes = (
             json.loads((here / self.manifest.file(role)).read_text()) for role in ("state", "job", "tensors")
         )
-        self.state = TrainState(**state)
+        self.state = TrainState.from_json(state)
         self.job: dict[str, Any] = job
         """The settings, flat."""
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}

@@ -1,6 +1,6 @@
 """Where a run stands, and what must stay the same for the rest of it to mean anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ class TrainState:
     updates: int
     """Steps that AdamW made: those whose gradients were finite."""
     ema_updates: int
-    skipped: Sequence[int] = ()
+    skipped: tuple[int, ...] = ()
     """The other steps, in order: their loss or gradient was not finite."""
     seed: int
     batch_size: int
@@ -30,3 +30,8 @@ class TrainState:
     """Of the qdet that wrote it, where that was a working copy."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that computed it."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TrainState":
+        """Read it back from JSON, which has no tuples."""
+        return cls(**{**content, "skipped": tuple(content["skipped"])})
