@@ -193,6 +193,19 @@ def checkpoint(
 
 
 @app.command
+def replay(file: tyro.conf.Positional[str]) -> int:
+    """Run a step that training skipped again, on the CPU: its first bad layer, and the range of every layer.
+
+    Args:
+        file: A bad_step_*.safetensors in the folder of a run, by path or URL.
+    """
+    from qdet.launch.replay import replay as run_again
+
+    print(run_again(file))
+    return 0
+
+
+@app.command
 def zoo(*, json: bool = False) -> int:
     """Print every published model: its size here and in its paper, its AP there, and its job file.
 

@@ -13,8 +13,8 @@ from qdet.training.trace import Trace
 from qdet.training.trace_hooks import Layer
 
 
-def replay(file: Path) -> str:
-    """Run the step in `file` again and tell of it: the first bad layer, and the range of every layer.
+def replay(file: str | Path) -> str:
+    """Run the step in `file`, a path or URL, again and tell of its first bad layer and of every layer.
 
     Raises:
         QdetError: The file is not a bad step, or of a version whose settings this one does not have.

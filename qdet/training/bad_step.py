@@ -8,6 +8,7 @@ the divisors of the loss. `python -m qdet replay FILE` runs it again.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from qdet.checkpoint import Folder
 from qdet.errors import CheckpointError
 from qdet.types import Batch, Targets
 
@@ -70,12 +72,25 @@ def to_bytes(bad: BadStep) -> bytes:
     return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {KEY: header})
 
 
-def read(path: Path) -> BadStep:
-    """Read a file that training wrote.
+def read(address: str | Path) -> BadStep:
+    """Read a file that training wrote, at a path or a URL.
 
     Raises:
         CheckpointError: It is missing, damaged or something else.
     """
+    if "://" not in str(address):
+        return _read(Path(address))
+    parent, _, name = str(address).rpartition("/")
+    with tempfile.TemporaryDirectory() as here:
+        path = Path(here) / name
+        try:
+            path.write_bytes(Folder.open(parent).read(name))
+        except OSError as error:
+            raise CheckpointError(f"{address} cannot be read: {error}") from error
+        return _read(path)
+
+
+def _read(path: Path) -> BadStep:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(KEY)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qdet.checkpoint.folder import Folder
+from qdet.checkpoint import Folder
 from qdet.job import Job
 from qdet.losses import SetLoss
 from qdet.training.bad_step import BadStep, Facts, file_name, to_bytes
@@ -162,9 +162,7 @@ def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Fold
     notes = [f"worker {f.rank} could not run it again ({f.note})" for f in findings if f.note]
     suspects = [f for f in findings if f.first_bad] or [f for f in findings if f.lost]
     if not suspects:
-        told = (
-            "no worker's own loss was bad, and computed again all is finite: look for faulty memory or links"
-        )
+        told = "no loss was bad, and computed again all is finite: look for faulty memory or links"
     else:
         told = "; ".join(_told(f) for f in suspects[:3])
         if len(suspects) > 3:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from qdet.__main__ import main
 from qdet.backbones import SwinConfig
+from qdet.checkpoint import Folder
 from qdet.config import flatten
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
@@ -198,9 +200,11 @@ def test_a_bad_step_comes_back_from_its_file(bad_file):
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype
 
 
-def test_replay_names_the_layer_that_overflows(bad_file):
+def test_replay_names_the_layer_that_overflows_from_any_store(bad_file):
     _, path, name = bad_file
-    told = replay(path)
+    Folder.open("memory://store/run").put(path.name, path.read_bytes())
+    told = replay(f"memory://store/run/{path.name}")
+    assert told == replay(path)
     assert "step 123 of job tiny, by worker 1 of 2" in told
     assert f"the first that is not finite: the output of {name} (LayerNorm)" in told
     assert "images 100, 101" in told
@@ -214,10 +218,14 @@ def test_what_is_no_bad_step_is_refused(tmp_path, bad_file):
     other, torn = tmp_path / "other.safetensors", tmp_path / "torn.safetensors"
     save_file({"a": torch.zeros(1)}, other)
     torn.write_bytes(bad_file[1].read_bytes()[:-100])
-    for path, said in (
-        (other, "not a bad step"),
-        (torn, "cannot be read"),
-        (tmp_path / "none", "cannot be read"),
-    ):
+    none = [tmp_path / "none", "memory://store/none"]
+    refused = {other: "not a bad step", torn: "cannot be read"} | dict.fromkeys(none, "cannot be read")
+    for path, said in refused.items():
         with pytest.raises(CheckpointError, match=said):
             bad_step.read(path)
+
+
+def test_the_command_prints_it(bad_file, capsys):
+    _, path, name = bad_file
+    main(["replay", str(path)])
+    assert f"the output of {name} (LayerNorm)" in capsys.readouterr().out
