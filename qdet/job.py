@@ -207,6 +207,13 @@ class Job:
     store: StoreConfig = field(default_factory=StoreConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
+    def __post_init__(self) -> None:
+        """Reject a loss that would take a class for "no object", or the other way round."""
+        scores = getattr(self.detector, "scores", "sigmoid")
+        if self.loss.scores != scores:
+            name = type(self.detector).__name__
+            raise ConfigError(f"--loss.scores {self.loss.scores} does not go with {name}: give {scores}")
+
     def demo(self, changes: Mapping[str, Any] | None = None) -> "Job":
         """This job at the size of a laptop: a small detector on the rendered shapes of `make demo`.
 

@@ -8,6 +8,7 @@ Where the paper and the authors' code (facebookresearch/detr) differ, this is th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention import CrossAttention, SelfAttention
 from qdet.layers.encoder import Encoder, as_tokens
-from qdet.layers.heads import BoxHead, Head
+from qdet.layers.heads import BoxHead, Head, Scores
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.transformer import DecoderLayer, run, xavier_matrices
@@ -27,6 +28,7 @@ from qdet.types import Detections, PaddedSizes, Predictions
 class DETRConfig(TransformerConfig):
     """DETR; the defaults are the paper's ResNet-50. `backbone.dilate_c5` makes it DETR-DC5."""
 
+    scores: ClassVar[Scores] = "softmax"
     queries: int = 100
     """Objects that an image can have at most."""
     encoder_layers: int = 6

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
-from qdet.detectors.detector import Detector, check_at_least, clip_to_images
+from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, clip_to_images
 from qdet.detectors.region_config import RegionConfig
 from qdet.layers.feature_pyramid import FPN
+from qdet.layers.heads import Scores
 from qdet.layers.region_decoder import RegionDecoder, RegionStage
 from qdet.layers.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes, Predictions
@@ -33,6 +34,8 @@ class SparseRCNNConfig(RegionConfig):
     """Linear layers before the class head's last."""
     box_layers: int = 3
     """Linear layers before the box head's last."""
+    scores: Scores = "sigmoid"
+    """Classes on their own, or one of them or no object; `loss.scores` has to be the same."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
@@ -74,6 +77,7 @@ class SparseRCNN(Detector):
                 dynamic_layers=2,
                 class_layers=config.class_layers,
                 box_layers=config.box_layers,
+                scores=config.scores,
             )
             for _ in range(config.stages)
         )
@@ -89,5 +93,9 @@ class SparseRCNN(Detector):
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
     ) -> Detections:
-        """Take the best pairs of query and class and cut their boxes at the border, as detectron2 does."""
-        return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
+        """Take the best pairs of query and class and cut their boxes at the border, as detectron2 does.
+
+        Of softmax scores each query's best class is taken.
+        """
+        take = best_of_each_query if self.config.scores == "softmax" else super().detect
+        return clip_to_images(take(prediction, sizes_hw, original_hw), original_hw)

@@ -1,7 +1,7 @@
 """Last products of a detector: what they return is compared with objects, so they stay in fp32."""
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from qdet.layers.mlp import MLP
 from qdet.layers.precision import fp32_island
 
+Scores = Literal["sigmoid", "softmax"]
+"""What class logits are: each of a class by itself, or of one class or no object, whose logit is the last."""
 PRIOR = 0.01
 """Probability that a fresh class head gives every class of every query (Lin et al., ICCV 2017, 3.3)."""
 

@@ -18,7 +18,7 @@ from qdet.layers.attention import SelfAttention
 from qdet.layers.box_deltas import apply_deltas
 from qdet.layers.dynamic_conv import DynamicConv
 from qdet.layers.first_boxes import Start, first_boxes
-from qdet.layers.heads import Head, start_at_prior
+from qdet.layers.heads import Head, Scores, start_at_prior
 from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.position import embed_reference
@@ -84,8 +84,10 @@ class RegionStage(nn.Module):
         dynamic_layers: int,
         class_layers: int,
         box_layers: int,
+        scores: Scores = "sigmoid",
     ) -> None:
         super().__init__()
+        self.scores = scores
         self.read_regions = partial(roi_align, size=roi_size)
         attention = SelfAttention(width, heads=heads, dropout=dropout)
         interaction = DynamicConv(width, cells=roi_size**2, filters=filters, layers=dynamic_layers)
@@ -94,7 +96,7 @@ class RegionStage(nn.Module):
         self.ffn = Residual(FeedForward(width, ffn, dropout=dropout), width, dropout=dropout)
         self.class_tower = tower(width, class_layers, bias=False)
         self.box_tower = tower(width, box_layers, bias=False)
-        self.class_head = Head(width, classes)
+        self.class_head = Head(width, classes + (scores == "softmax"))
         self.box_head = Head(width, 4)
         self.reset_parameters()
 
@@ -104,7 +106,8 @@ class RegionStage(nn.Module):
         It finds the class head's bias by its length; here it is that of the class head, whatever the sizes.
         """
         xavier_matrices(self)
-        start_at_prior(self.class_head)
+        if self.scores == "sigmoid":
+            start_at_prior(self.class_head)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -52,6 +52,20 @@ def assign(cost: Float[Tensor, "S B N T"], counts: Sequence[int]) -> Assignment:
 def matched_objects(targets: Targets, queries: int) -> int:
     """Count the pairs that matching makes per stage: an image's objects, or its queries if fewer."""
     return sum(min(queries, n) for n in targets.counts)
+
+
+def padded_rows(
+    counts: Sequence[int], device: torch.device
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Return an image's rows of the packed objects, then other rows, and which are its own."""
+    first = list(accumulate(counts, initial=0))
+    steps = range(max(counts, default=0))
+    rows = [[min(start + t, first[-1] - 1) for t in steps] for start in first[:-1]]
+    present = [[t < n for t in steps] for n in counts]
+    return (
+        torch.tensor(rows, dtype=torch.long).to(device, non_blocking=True),
+        torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True),
+    )
 
 
 def _assign_image(cost: np.ndarray, stage: int, image: int) -> np.ndarray:

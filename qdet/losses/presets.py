@@ -24,3 +24,6 @@ Its code also keeps GIoU from dividing by 0 in a way of its own.
 
 SPARSE_RCNN = SetLossConfig(per="objects", log_eps=1e-8)
 """Sparse R-CNN (CVPR 2021)."""
+
+SPARSE_RCNN_SOFTMAX = replace(SPARSE_RCNN, scores="softmax")
+"""The same with the other classification that its code offers, for `scores="softmax"` of the detector."""

@@ -8,20 +8,20 @@ papers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.errors import ConfigError
+from qdet.layers.heads import Scores
 from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_cost, giou_loss, l1_cost, l1_loss
 from qdet.losses.cross_entropy import softmax_loss
 from qdet.losses.focal import focal_cost, focal_loss
-from qdet.losses.matching import Assignment, assign, matched_objects
+from qdet.losses.matching import Assignment, assign, matched_objects, padded_rows
 from qdet.types import Predictions, Proposals, Targets
 
 
@@ -29,7 +29,7 @@ from qdet.types import Predictions, Proposals, Targets
 class SetLossConfig:
     """Weights of the loss and of the matching cost; the defaults are AdaMixer's."""
 
-    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    scores: Scores = "sigmoid"
     """Classes on their own with focal loss, or one of them or no object with cross-entropy, as in DETR."""
     classification: float = 2.0
     """Weight of the classification loss."""
@@ -183,7 +183,7 @@ class SetLoss(nn.Module):
     def _match(self, group: _Group) -> Assignment:
         """Compute every cost that a stage and image needs, padded to the fullest image, and assign."""
         c, targets, logits, boxes = self.config, group.targets, group.logits, group.boxes
-        rows, present = _padded_rows(targets.counts, logits.device)
+        rows, present = padded_rows(targets.counts, logits.device)
         if not rows.numel():
             return assign(boxes.new_zeros(*boxes.shape[:3], 0), targets.counts)
         labels = (targets.labels[rows] * present)[None, :, None].expand(len(logits), -1, logits.shape[2], -1)
@@ -229,17 +229,3 @@ def _groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tenso
     logits = torch.stack([p.logits for p in decoded])
     boxes = torch.stack([p.boxes_xyxy for p in decoded])
     return [*groups, _Group([f"stage{i}" for i in range(len(decoded))], logits, boxes, targets, extent)]
-
-
-def _padded_rows(
-    counts: Sequence[int], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Rows of the packed objects by image, other rows where an image has fewer, and which are its own."""
-    first = list(accumulate(counts, initial=0))
-    steps = range(max(counts, default=0))
-    rows = [[min(start + t, first[-1] - 1) for t in steps] for start in first[:-1]]
-    present = [[t < n for t in steps] for n in counts]
-    return (
-        torch.tensor(rows, dtype=torch.long).to(device, non_blocking=True),
-        torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True),
-    )
