@@ -57,6 +57,19 @@ RECIPES = {
     "adamixer_r50_ablation_pyramid": Recipe(
         100, 12, (8, 11), 16, 134_790_904 + 4 * 256 * (256 + 1 + 9 * 256 + 1), **ONE_SIZE
     ),
+    # Half of 32 points: their offsets, and as many columns fewer of the matrix that mixes points.
+    "adamixer_r50_ablation_points_in": Recipe(
+        100, 12, (8, 11), 16, 134_790_904 - 6 * 257 * 4 * 16 * (3 + 128), **ONE_SIZE
+    ),
+    # Half of 128 points: rows of that matrix, and what is read of them at the end.
+    "adamixer_r50_ablation_points_out": Recipe(
+        100, 12, (8, 11), 16, 134_790_904 - 6 * (257 * 4 * 64 * 32 + 256 * 4 * 64 * 64), **ONE_SIZE
+    ),
+    # Two groups of 128 channels for four of 64: more numbers that mix channels, fewer points to find and mix.
+    "adamixer_r50_ablation_groups": Recipe(
+        100, 12, (8, 11), 16, 134_790_904 + 6 * 257 * (16_384 - 2 * 32 * (3 + 128)), **ONE_SIZE
+    ),
+    "adamixer_r50_ablation_position": Recipe(100, 12, (8, 11), 16, 134_790_904, **ONE_SIZE),
     "detr_r50": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=101.7),
     "detr_r50_dc5": Recipe(100, 500, (400,), 64, 41_524_768, gmacs=227.8),
     "detr_r101": Recipe(100, 500, (400,), 64, 60_464_672, gmacs=181.2),
