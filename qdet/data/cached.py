@@ -16,6 +16,8 @@ from qdet.errors import DataError, QdetError
 
 FETCHERS = 4
 """Shards that a process fetches at the same time."""
+AHEAD = 256
+"""Shards that a process marks as wanted at most: every mark is an open file."""
 _POLL = 0.2
 
 
@@ -46,8 +48,8 @@ class CachedShards:
             ) from error
 
     def will_read(self, shards: Iterable[int]) -> None:
-        """Fetch these shards, in this order, and let go of those that an earlier call named."""
-        self._ahead.want(list(dict.fromkeys(shards)))
+        """Fetch the first of these shards, in this order; let go of those that only earlier calls named."""
+        self._ahead.want(list(dict.fromkeys(shards))[:AHEAD])
 
     def forget(self, shard: int) -> bool:
         """Throw away the copy of a shard; True, for reading it again may help."""

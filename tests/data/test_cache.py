@@ -152,6 +152,16 @@ def test_what_is_not_wanted_any_more_is_let_go(shards, tmp_path):
     assert _until(lambda: _held(tmp_path / "cache", listed) == {2, 3})
 
 
+def test_a_plan_of_many_small_shards_does_not_run_out_of_open_files(tmp_path):
+    listed = [RemoteShard(f"memory://nowhere/{k}.tar", 1, None) for k in range(5000)]
+    files = CachedShards(listed, NodeCache(tmp_path / "cache", SIZE))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for first in range(0, 5000, 1000):
+        files.will_read(range(first, 5000))
+        assert len(list(Path("/proc/self/fd").iterdir())) < before + 300
+    files.close()
+
+
 def test_a_set_that_is_dropped_stops_fetching(shards, tmp_path):
     listed, server = shards
     for k in range(10):
