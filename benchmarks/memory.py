@@ -3,7 +3,8 @@
     python -m benchmarks.memory                      # 3,000 steps; what docs/data.md has
 
 Resident memory of the process, without what it shares with files, is read every few steps while batches are
-read and dropped. A line is fitted after the first epochs have set up caches and buffers.
+read and dropped. A line is fitted once every buffer has held one of the largest batches, up to which memory
+rises.
 """
 
 import gc
@@ -35,7 +36,7 @@ class MemoryBenchmark:
     """Its split."""
     steps: int = 3000
     """Steps that are fitted."""
-    warmup: int = 300
+    warmup: int = 1000
     """Steps before them."""
     every: int = 10
     """Steps between two looks at memory."""

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
@@ -19,6 +20,7 @@ from qdet.data.order import Order, Step, share, sizes_hw
 from qdet.data.plan import Plan, Tail, plan_evaluation
 from qdet.data.readers import Readers, read_ahead
 from qdet.data.shards import ShardSet
+from qdet.data.upload import Upload
 from qdet.errors import ConfigError
 from qdet.types import Batch
 
@@ -50,7 +52,7 @@ class TrainStream:
         readers: int = 2,
         reader_kind: Readers = "threads",
         prefetch: int = 4,
-        pinned: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         if batch_size < world_size * accumulation:
             raise ConfigError(
@@ -58,7 +60,7 @@ class TrainStream:
                 f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
             )
         self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
-        self._read_ahead = _reader(readers, reader_kind, prefetch, pinned)
+        self._read_ahead = _reader(readers, reader_kind, prefetch, device)
         self.bad = BadBudget(max_bad)
         self.order = Order(
             index=shards.index,
@@ -109,10 +111,10 @@ class EvalStream:
         readers: int = 2,
         reader_kind: Readers = "threads",
         prefetch: int = 4,
-        pinned: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.shards, self.rank, self.world_size = shards, rank, world_size
-        self._read_ahead = _reader(readers, reader_kind, prefetch, pinned)
+        self._read_ahead = _reader(readers, reader_kind, prefetch, device)
         self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
 
     def __len__(self) -> int:
@@ -135,10 +137,10 @@ class EvalStream:
 
 
 def _reader(
-    readers: int, kind: Readers, prefetch: int, pinned: bool
+    readers: int, kind: Readers, prefetch: int, device: torch.device | None
 ) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
-    """How a stream reads; batches that are `pinned` in memory can be copied to a GPU while it computes."""
-    then = Batch.pin_memory if pinned else None
+    """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""
+    then = Upload(device) if device is not None and device.type == "cuda" else None
     return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)
 
 

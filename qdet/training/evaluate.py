@@ -48,5 +48,5 @@ def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
         readers=job.data.readers,
         reader_kind=job.data.reader_kind,
         prefetch=job.data.prefetch,
-        pinned=world.device.type == "cuda",
+        device=world.device,
     )
