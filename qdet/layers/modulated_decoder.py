@@ -41,6 +41,7 @@ class ModulatedDecoder(nn.Module):
         dropout: float = 0.0,
         sharpness: Sharpness = "independent",
         head_shared: bool = False,
+        select_scales: bool = True,
     ) -> None:
         super().__init__()
         priors = [
@@ -48,7 +49,8 @@ class ModulatedDecoder(nn.Module):
             for _ in range(layers)
         ]
         self.layers = nn.ModuleList(
-            ModulatedLayer(width, prior, heads=heads, ffn=ffn, dropout=dropout) for prior in priors
+            ModulatedLayer(width, prior, heads=heads, ffn=ffn, dropout=dropout, select_scales=select_scales)
+            for prior in priors
         )
         self.center_head = PerceptronHead(width, 2, layers=3)
         self.norm = nn.LayerNorm(width)
@@ -75,10 +77,19 @@ class ModulatedLayer(DecoderLayer):
     """A decoder layer that decides where to look before it updates anything.
 
     What it decides by is the norm of what a query holds plus its position. On several scales each query also
-    decides how much of each it takes.
+    decides how much of each it takes, or takes as much of each without `select_scales`.
     """
 
-    def __init__(self, width: int, prior: GaussianPrior, *, heads: int, ffn: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        prior: GaussianPrior,
+        *,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        select_scales: bool = True,
+    ) -> None:
         scales = len(prior.strides)
         attention = CrossAttention if scales == 1 else ScaleSelectingAttention
         super().__init__(
@@ -90,7 +101,7 @@ class ModulatedLayer(DecoderLayer):
         )
         self.guide = nn.LayerNorm(width)
         self.prior = prior
-        self.selection = None if scales == 1 else Head(width, scales)
+        self.selection = Head(width, scales) if scales > 1 and select_scales else None
 
     def forward(
         self, x: Float[Tensor, "B N D"], among_queries: Sequence[Any], to_image: Sequence[Any]
@@ -107,7 +118,10 @@ class ModulatedLayer(DecoderLayer):
             prior.masked_fill(mask[:, None, None], -torch.inf)
             for prior, mask in zip(priors, memory.split(memory.mask), strict=True)
         ]
-        if self.selection is None:
+        if len(masks) == 1:
             return super().forward(x, among_queries, (position, memory.x, key, *masks))
-        shares = self.selection(guide).softmax(-1)
+        if self.selection is None:
+            shares = guide.new_full((*guide.shape[:2], len(masks)), 1 / len(masks))
+        else:
+            shares = self.selection(guide).softmax(-1)
         return super().forward(x, among_queries, (position, memory.x, key, masks, shares))

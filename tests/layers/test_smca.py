@@ -77,6 +77,26 @@ def test_scales_see_each_other_in_multi_layers_alone(features, kinds, mixed):
     assert all((scale > 0).all() == mixed and (scale > 0).any() == mixed for scale in coarser)
 
 
+@torch.no_grad()
+def test_without_a_selection_all_scales_count_alike():
+    """As where a selection is there and decides nothing, and with as many parameters fewer."""
+    config = MultiScaleSMCAConfig().demo()
+    alike, selecting = (replace(config, scale_selection=on).build(6).eval() for on in (False, True))
+    left = selecting.load_state_dict(alike.state_dict(), strict=False)
+    names = [f"decoder.layers.{i}.selection.{part}" for i in range(3) for part in ("weight", "bias")]
+    assert (left.missing_keys, left.unexpected_keys) == (names, [])
+    for layer in selecting.decoder.layers:
+        layer.selection.weight.zero_()
+        layer.selection.bias.zero_()
+    features = [
+        torch.randn(2, c, 96 // s, 128 // s)
+        for c, s in zip(alike.backbone.channels[-2:], (16, 32), strict=True)
+    ]
+    for one, other in zip(alike.decode(features, SIZES), selecting.decode(features, SIZES), strict=True):
+        assert_close(one.logits, other.logits)
+        assert_close(one.boxes_xyxy, other.boxes_xyxy)
+
+
 def test_the_first_centre_guides_every_layer():
     """Boxes of the last layer send gradients to the head that reads the first layer's queries."""
     detector = SMCAConfig().demo().build(6)
