@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from published import as_detrs_authors
-from ranks import losses, train_all
-from safetensors.torch import load_file
+from ranks import checkpoint, losses, train_all
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
@@ -56,7 +55,7 @@ def test_two_steps_from_a_converted_checkpoint(job, tmp_path):
 
     started = cli.parse(job, ["--store.init-from", str(tmp_path / "start")])
     logged = losses(train_all(1, {"fine": started}, tmp_path / "store")["fine"])
-    weights = load_file(tmp_path / "store" / "fine" / "step_000002" / "weights.safetensors")
+    weights = checkpoint(tmp_path / "store", "fine", 2).all("weights")
 
     stream = TrainStream(shards, job.data.augment, batch_size=4, seed=job.train.seed)
     (batch,) = next(iter(stream.steps(0, 1)))
