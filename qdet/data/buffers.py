@@ -1,7 +1,8 @@
 """Memory of batches, used again as soon as nobody holds the batch that had it.
 
-Fresh memory is dear: for 16 COCO images the system finds and zeroes 12,000 pages, which takes a tenth as long
-as decoding and resizing them. So memory comes back when the last array or tensor over it goes, in any thread.
+Fresh memory is dear: for 16 COCO images the system finds and zeroes 12,000 pages, which takes a quarter as
+long as decoding and resizing them. So memory comes back when the last array or tensor over it goes, whatever
+thread that happens in.
 """
 
 from collections import deque

@@ -35,8 +35,8 @@ class DataConfig:
     readers: int = 2
     """Readers per worker that read, decode and augment ahead of training."""
     reader_kind: Readers = "threads"
-    """What readers are: threads, which take half the processor time, or processes, which share no Python lock
-    with training."""
+    """What readers are: threads, which take two thirds of the processor time, or processes, which share no
+    Python lock with training."""
     prefetch: int = 4
     """Batches held ready per worker."""
 

@@ -1,9 +1,9 @@
 """Reading ahead: what comes next is made by readers while the consumer works, and handed over in order.
 
 Readers are threads or processes. Decoding and resizing release Python's lock, so that threads suffice, need
-nothing sent between processes and nothing forked beside CUDA or Ray: they take half the processor time
-(`python -m benchmarks.loader`). Processes share no lock with training at all, which may be worth that where
-many readers feed one GPU.
+nothing sent between processes and nothing forked beside CUDA or Ray: they take two thirds of the processor
+time (docs/data.md). Processes share no lock with training at all, which may be worth that where many readers
+feed one GPU.
 """
 
 import multiprocessing
