@@ -6,7 +6,8 @@
 A step is forward pass, set loss of all layers with its matching, and backward pass, in fp32 on one CPU
 thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in one
 process, so that whatever else the machine does slows both; memory is measured in a process of its own for
-each.
+each, in which malloc gives back at once whatever is freed: what it keeps for later differs from run to run by
+more than the detectors do.
 """
 
 import os
@@ -92,6 +93,7 @@ def measure(name: str, repeats: int) -> Cost:
             start = time.perf_counter()
             step()
             seconds[which].append(time.perf_counter() - start)
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # read by glibc when the processes below start
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         ours, theirs = (pool.apply(added_memory, (name, which)) for which in ("ours", "theirs"))
     return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
