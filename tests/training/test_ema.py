@@ -1,9 +1,15 @@
 """The moving average against its definition, and that swapping changes nothing for good."""
 
+from dataclasses import replace
+
 import torch
+from small_checkpoints import state
 from torch import nn
 
+from qdet.checkpoint import Folder, Saved, write_whole
+from qdet.training.distributed import World
 from qdet.training.ema import Ema
+from qdet.training.sharded_state import ShardedState
 
 
 def test_average_is_the_recurrence():
@@ -39,16 +45,22 @@ def test_without_decay_nothing_is_kept():
         assert torch.equal(module.weight, before)
 
 
-def test_a_loaded_average_goes_on():
+def test_a_loaded_average_goes_on(tmp_path):
     module = nn.Linear(3, 3)
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    held = ShardedState(module, torch.optim.AdamW(module.parameters()), stage=0, world=world)
     first, second = Ema(module, decay=0.9), Ema(module, decay=0.9)
     first.update()
     with torch.no_grad():
         module.weight.add_(1)
     first.update()
-    with first.swapped():
-        saved = {n: p.detach().clone() for n, p in module.named_parameters()}
-    second.load(saved, updates=first.updates, share=lambda t: t)
+    whole = {
+        piece.name: piece.values.reshape(held.shapes[piece.name.removeprefix("average/")])
+        for piece in first.pieces(held)
+    }
+    write_whole(Folder.open(tmp_path), whole, state=replace(state(), ema_updates=first.updates), job={})
+    second.load(Saved(Folder.open(tmp_path)), held)
+    assert second.updates == 2
     with torch.no_grad():
         module.bias.sub_(2)
     first.update()

@@ -10,6 +10,7 @@ from qdet.backbones import SwinConfig
 from qdet.config import override
 from qdet.detectors import SparseRCNNConfig
 
+pytestmark = pytest.mark.timeout(900)
 STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for good once it has run
 
 
