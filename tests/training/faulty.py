@@ -1,37 +1,59 @@
 """Small programs that run on several ranks over gloo, with a fault in them, and write down what they see."""
 
 import os
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
+from ranks import _train
 from torch import nn
 
+from qdet.data.stream import TrainStream
 from qdet.job import OptimConfig, TrainConfig
+from qdet.training.distributed import join
+from qdet.training.participation import Participation
+from qdet.training.zero import ZeroEngine
 
 
-def on_ranks(ranks, program, *args):
-    """Run `program(rank, ranks, *args)` on every rank; raises what one of them raises."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_rank, args=(ranks, port, program, args), nprocs=ranks)
+def train_on_corrupt_batches(corrupt, jobs, store):
+    """Train, with batches that `corrupt` ({step: (rank, what)}) names in the place of sound ones.
+
+    Steps count from 1. `boxes` are objects without a place, `sizes` images without an extent.
+    """
+    sound = TrainStream.steps
+
+    def steps(stream, first, last):
+        for step, batches in enumerate(sound(stream, first, last), start=first + 1):
+            rank, what = corrupt.get(step, (None, None))
+            yield [_corrupt(batch, what) if rank == stream.rank else batch for batch in batches]
+
+    TrainStream.steps = steps
+    try:
+        _train(jobs, store)
+    finally:
+        TrainStream.steps = sound
 
 
-def _rank(rank, ranks, port, program, args):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    torch.set_num_threads(1)
-    program(rank, ranks, *args)
+def train_until_the_data_stops(step, jobs, store):
+    """Train, on rank 1 without any data after `step` steps."""
+    sound = TrainStream.steps
+
+    def steps(stream, first, last):
+        for number, batches in enumerate(sound(stream, first, last), start=first + 1):
+            if stream.rank == 1 and number > step:
+                time.sleep(1000)
+            yield batches
+
+    TrainStream.steps = steps
+    _train(jobs, store)
+
+
+def _corrupt(batch, what):
+    if what == "boxes":
+        nowhere = torch.full_like(batch.targets.boxes_xyxy, torch.nan)
+        return replace(batch, targets=replace(batch.targets, boxes_xyxy=nowhere))
+    return replace(batch, sizes_hw=torch.zeros_like(batch.sizes_hw))
 
 
 class TwoHeads(nn.Module):
@@ -47,55 +69,48 @@ class TwoHeads(nn.Module):
         return self.first(x).sum() + (self.second(x).sum() if use_second else 0)
 
 
-def engine_of(module, ranks, *, zero, accumulation=1, timeout=20, optim=None):
-    """Return the world and an engine around `module`, with one row per rank and pass."""
-    from qdet.training.distributed import join
-    from qdet.training.zero import ZeroEngine
-
-    world = join("cpu", timeout=timeout)
-    train = replace(
-        TrainConfig(),
-        zero=zero,
-        batch_size=ranks * accumulation,
-        accumulation=accumulation,
-        workers=ranks,
-        precision="fp32",
-        timeout=timeout,
-    )
-    return world, ZeroEngine(module, train, optim or OptimConfig(), world)
-
-
-def leave_a_head_out(rank, ranks, zero, folder: Path):
-    """Two steps with every parameter, then one in which the last rank leaves the second head out."""
-    from qdet.training.participation import Participation
-
+def leave_a_head_out(zero, folder: Path):
+    """Two steps with every parameter, then one in which rank 1 leaves the second head out."""
     module = TwoHeads()
-    _, engine = engine_of(module, ranks, zero=zero)
-    watch = Participation(module, rank=rank, must=zero == 3)
-    log = os.open(folder / f"rank{rank}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    for use_second in (True, True, rank < ranks - 1):
+    world, engine = _engine_of(module, zero=zero)
+    watch = Participation(module, rank=world.rank, must=zero == 3)
+    os.dup2(os.open(folder / f"rank{world.rank}.txt", os.O_WRONLY | os.O_CREAT), 1)
+    for use_second in (True, True, world.rank == 0):
         engine.backward(watch.watched(engine(torch.ones(1, 4), use_second)))
         watch.check()
         engine.step(1.0)
         print("a step", flush=True)
 
 
-def wait_for_one_that_sleeps(rank, ranks, zero, folder: Path):
-    """Two steps, then the last rank falls asleep; the others write what becomes of them, and when."""
-    from torch.distributed import distributed_c10d as c10d
+def wait_for_one_that_sleeps(zero, timeout, folder: Path):
+    """Two steps, then rank 1 falls asleep for long; rank 0 writes what becomes of it."""
+    from torch.distributed import distributed_c10d
 
-    _, engine = engine_of(TwoHeads(), ranks, zero=zero, timeout=3)
-    said = [str(group.options._timeout) for group in c10d._world.pg_map]
-    (folder / f"groups{rank}.txt").write_text("\n".join(said))
-    for step in range(3):
-        if step == 2 and rank == ranks - 1:
-            time.sleep(30)
-            os._exit(0)
-        started = time.monotonic()
-        try:
-            engine.backward(engine(torch.ones(1, 4), True))
-            engine.step(1.0)
-        except RuntimeError as error:
-            (folder / f"rank{rank}.txt").write_text(f"{time.monotonic() - started} {error}")
-            os._exit(0)
+    world, engine = _engine_of(TwoHeads(), zero=zero, timeout=timeout)
+    backends = [group._get_backend(world.device) for group in distributed_c10d._world.pg_map]
+    groups = [str(backend.options._timeout) for backend in backends]
+    (folder / f"groups{world.rank}.txt").write_text("\n".join(groups))
+    for _ in range(2):
+        _step(engine)
+    if world.rank == 1:
+        while not (folder / "rank0.txt").exists():
+            time.sleep(0.2)
+        os._exit(0)
+    try:
+        _step(engine)
+        said = "no error"
+    except RuntimeError as error:
+        said = str(error)
+    (folder / "rank0.txt").write_text(said)
+    os._exit(0)
+
+
+def _step(engine):
+    engine.backward(engine(torch.ones(1, 4), True))
+    engine.step(1.0)
+
+
+def _engine_of(module, *, zero, timeout=20):
+    world = join("cpu", timeout=timeout)
+    train = replace(TrainConfig(), zero=zero, batch_size=2, workers=2, precision="fp32", timeout=timeout)
+    return world, ZeroEngine(module, train, OptimConfig(), world)

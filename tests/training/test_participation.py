@@ -4,7 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from faulty import TwoHeads, leave_a_head_out, on_ranks
+from faulty import TwoHeads, leave_a_head_out
+from ranks import on_ranks
 from torch.multiprocessing import ProcessException
 from torch.utils.checkpoint import checkpoint
 

@@ -1,12 +1,16 @@
 """The watchdog: silent while a worker goes on, quick to name and end one that does not."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from faulty import train_until_the_data_stops
+from ranks import on_ranks, tiny_job
+from torch.multiprocessing import ProcessExitedException
 
 from qdet.training import watchdog as watchdogs
 from qdet.training.watchdog import EXIT_CODE, FIRST_BEAT, Watchdog
@@ -149,6 +153,16 @@ def test_a_worker_that_hangs_leaves_with_its_stacks(how):
         assert "in: forward pass" in done.stderr
     else:
         assert done.returncode == 1
+
+
+def test_a_training_whose_data_stops_ends_and_says_so(demo_shards, tmp_path, capfd):
+    job = tiny_job(demo_shards, **{"train.workers": 2, "train.steps": 6, "train.hang_after": 2})
+    with pytest.raises(ProcessExitedException) as left:
+        on_ranks(2, train_until_the_data_stops, 3, {"run": job}, tmp_path)
+    assert left.value.exit_code == EXIT_CODE
+    said = capfd.readouterr().err
+    assert re.search("worker 1 on host .*: no step for .* s of it in: waiting for data", said)
+    assert "train_until_the_data_stops" in said
 
 
 def test_a_limit_of_zero_watches_nothing():
