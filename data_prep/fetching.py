@@ -68,10 +68,7 @@ def fetch(
         except (OSError, http.client.HTTPException) as error:
             failed = 1 if part.size > before else failed + 1
             if failed >= attempts:
-                raise DataError(
-                    f"{url}: {error or type(error).__name__}, {failed} times in a row; {part.size} bytes are "
-                    "kept, run the same command again to go on"
-                ) from error
+                raise DataError(_gave_up(url, error, failed, part.size)) from error
             time.sleep(min(60.0, wait * 2 ** (failed - 1)))
     return _finish(url, file, part, expected)
 
@@ -87,6 +84,13 @@ def compared(file: Path, expected: Expected) -> Expected:
                 f"{file} has {name} {got}, expected is {wanted}; remove it and run the command again"
             )
     return found
+
+
+def _gave_up(url: str, error: Exception, times: int, kept: int) -> str:
+    return (
+        f"{url}: {str(error) or type(error).__name__}, {times} times in a row; {kept} bytes are kept, run "
+        "the same command again to go on"
+    )
 
 
 class _RefusedError(Exception):
