@@ -44,16 +44,27 @@ def find_stragglers(times: Float[np.ndarray, "steps ranks parts"]) -> list[Strag
     """Return the workers whose own time was longer than that of the others, in most of `steps`."""
     if times.shape[1] < 2:
         return []
+    whole = times.sum(2)
+    ratios = whole / np.maximum(median_of_others(whole), 1e-9)
+    slower, often = np.median(ratios, axis=0), (ratios >= A_LITTLE).mean(0)
     found = []
-    for rank in range(times.shape[1]):
-        others = np.median(np.delete(times.sum(2), rank, axis=1), axis=1)
-        ratios = times[:, rank].sum(1) / np.maximum(others, 1e-9)
-        ratio = float(np.median(ratios))
-        if ratio >= SLOWER and (ratios >= A_LITTLE).mean() >= OFTEN:
-            rest = np.median(np.delete(times, rank, axis=1), axis=1)
-            more = np.median(times[:, rank] - rest, axis=0)
-            found.append(Straggler(rank, ratio, PARTS[int(more.argmax())]))
+    for rank in np.flatnonzero((slower >= SLOWER) & (often >= OFTEN)).tolist():
+        others = np.median(np.delete(times, rank, axis=1), axis=1)
+        more = np.median(times[:, rank] - others, axis=0)
+        found.append(Straggler(rank, float(slower[rank]), PARTS[int(more.argmax())]))
     return found
+
+
+def median_of_others(values: Float[np.ndarray, "steps ranks"]) -> Float[np.ndarray, "steps ranks"]:
+    """Return for every rank the median of all but itself, in each step; there must be two ranks or more."""
+    count = values.shape[1]
+    order = np.argsort(values, axis=1)
+    ordered, place = np.take_along_axis(values, order, axis=1), np.argsort(order, axis=1)
+
+    def without_itself(index: int) -> np.ndarray:
+        return np.where(index < place, ordered[:, [index]], ordered[:, [index + 1]])
+
+    return (without_itself((count - 2) // 2) + without_itself((count - 1) // 2)) / 2
 
 
 class Stragglers:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from qdet.training.stragglers import PARTS, QUIET, WINDOW, Stragglers, find_stragglers, line
+from qdet.training.stragglers import PARTS, QUIET, WINDOW, Stragglers, find_stragglers, line, median_of_others
 
 NOISE = 0.1
 """Standard deviation of the logarithm of a time, beside three in a hundred steps three times as slow."""
@@ -44,6 +45,12 @@ def test_a_worker_30_percent_slower_is_named_within_50_steps_and_nobody_else(see
 def test_nobody_is_named_falsely_in_500_steps(seed, ranks):
     rng, stragglers = np.random.default_rng(seed), Stragglers()
     assert not [s for _ in range(500) for s in stragglers.add(step_times(rng, ranks)[0])]
+
+
+@given(arrays(float, array_shapes(min_dims=2, max_dims=2, min_side=2), elements=st.floats(0, 9)))
+def test_the_median_of_others_leaves_out_one_at_a_time(values):
+    literal = [np.median(np.delete(values, rank, axis=1), axis=1) for rank in range(values.shape[1])]
+    assert np.array_equal(median_of_others(values), np.stack(literal, axis=1))
 
 
 def test_a_bad_quarter_of_the_steps_is_not_enough():
