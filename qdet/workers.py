@@ -50,7 +50,9 @@ def check_batch(batch_size: int, workers: int | str, accumulation: int) -> None:
             f"--train.accumulation {accumulation}: every worker needs an image in every pass"
         )
     if all(batch_size % (count * accumulation) for count in range(least, most + 1)):
+        each = most * accumulation
+        below, above = batch_size // each * each, -(-batch_size // each) * each
         raise ConfigError(
             f"--train.batch-size {batch_size} must split evenly over --train.workers {workers} "
-            f"times --train.accumulation {accumulation}"
+            f"times --train.accumulation {accumulation}; a batch of {below} or {above} does"
         )

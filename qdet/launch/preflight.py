@@ -6,6 +6,8 @@ from qdet.data.plan import steps_per_epoch
 from qdet.data.shards import ShardSet
 from qdet.errors import ConfigError, DataError
 from qdet.job import Job
+from qdet.launch import store
+from qdet.launch.describe import COCO_CLASSES
 from qdet.launch.paths import is_url
 
 
@@ -32,6 +34,8 @@ def check(job: Job) -> None:
         raise ConfigError(
             "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
         )
+    digest = None if train is None else train.digest
+    store.check(job, digest=digest, classes=COCO_CLASSES if train is None else len(train.categories))
 
 
 def _check_start(start: str) -> None:

@@ -99,8 +99,14 @@ def read(store: str, name: str) -> RunRecord:
         raise ConfigError(
             f"--store.resume {name}: no such run in --store.path {store}.{hint} Latest runs: {there}"
         )
-    with filesystem.open_input_stream(f"{base}/{name}/{RECORD}") as source:
-        return RunRecord(**json.loads(source.read()))
+    try:
+        with filesystem.open_input_stream(f"{base}/{name}/{RECORD}") as source:
+            return RunRecord(**json.loads(source.read()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); bring it back from a copy, or "
+            f"give the run another name and start it from a checkpoint of {name} by --store.init-from"
+        ) from error
 
 
 def _names(filesystem: "FileSystem", base: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from qdet.changes import Change, allowed, changes
 from qdet.checkpoint import Saved
+from qdet.checkpoint.peek import Peek
 from qdet.data.shards import ShardSet
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
@@ -24,8 +25,13 @@ def check_categories(train: ShardSet, val: ShardSet) -> None:
         )
 
 
-def check_unchanged(saved: Saved, job: Job, digest: str) -> tuple[Change, ...]:
+def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[Change, ...]:
     """Compare a job with the one that wrote the checkpoint it goes on from.
+
+    Args:
+        saved: The checkpoint.
+        job: What is to go on from it.
+        digest: Of the training shards; None where they are not to be seen from here.
 
     Returns:
         What is allowed to differ, and changes what is learned.
@@ -35,7 +41,7 @@ def check_unchanged(saved: Saved, job: Job, digest: str) -> tuple[Change, ...]:
     """
     found = changes(saved.job, job)
     refused = [str(change) for change in found.refused]
-    if digest != saved.state.data_digest:
+    if digest is not None and digest != saved.state.data_digest:
         refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
     if refused:
         raise CheckpointError(
