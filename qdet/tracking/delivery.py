@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qdet.tracking.known_points import KnownPoints
 from qdet.tracking.spool import Record
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
@@ -24,6 +25,7 @@ class Delivery:
         """Speak to `run`; `folder` is the spool's, in which records name their files."""
         self._client, self._run, self._folder = client, run, folder
         self._id: str = run.info.run_id
+        self._known = KnownPoints(client, run)
         self._by_kind: dict[str, Callable[[Record], None]] = {
             "begin": self._begin,
             "params": self._params,
@@ -36,21 +38,22 @@ class Delivery:
         }
 
     def metrics(self, records: Sequence[Record]) -> None:
-        """Log the points of several records at once."""
+        """Log the points of several records at once, but none of a step that MLflow has from before."""
         from mlflow.entities import Metric
 
-        points = [
-            # System metrics have no step of training; theirs is the age of the run in seconds.
-            Metric(
-                key,
-                value,
-                record["at"],
-                self._age(record["at"]) if record["step"] is None else record["step"],
-            )
-            for record in records
-            for key, value in record["values"].items()
-        ]
-        self._client.log_batch(self._id, metrics=points)
+        new: dict[tuple[str, int], Metric] = {}
+        aged: list[Metric] = []
+        for record in records:
+            step, at = record["step"], record["at"]
+            for key, value in record["values"].items():
+                if step is None:  # system metrics; theirs is the age of the run in seconds
+                    aged.append(Metric(key, value, at, self._age(at)))
+                elif self._known.takes(key, step, at):
+                    new.setdefault((key, step), Metric(key, value, at, step))
+        if new or aged:
+            self._client.log_batch(self._id, metrics=[*new.values(), *aged])
+        for point in new.values():
+            self._known.add(point.key, point.step, point.timestamp)
 
     def other(self, record: Record) -> None:
         """Log one record of any other kind."""

@@ -111,6 +111,30 @@ def test_a_resumed_run_is_the_same_run(tmp_path, uri, client):
     assert [m.value for m in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0, 0.5]
 
 
+def test_steps_that_a_resumed_run_repeats_have_one_point(tmp_path, uri, client):
+    first = opened(tmp_path / "worker", uri, "repeats")
+    for step in (1, 2, 3):
+        first.metrics({"train/loss": 10 - step, "perf/images": step}, step)
+    assert first.close(wait=60)
+    lost = Spool(tmp_path / "worker")  # the last line that a killed worker wrote and did not send
+    at = int(time.time() * 1000)
+    lost.append([{"kind": "metrics", "at": at, "step": 4, "values": {"train/loss": 6.0}}])
+    lost.close()
+    time.sleep(0.05)
+    again = opened(tmp_path / "worker", uri, "repeats")
+    for step in (2, 3, 4, 5):
+        again.metrics({"train/loss": 10 - step, "perf/images": step + 100, "new": 1.0}, step)
+    assert again.close("FINISHED", wait=60)
+
+    def points(name: str) -> list[tuple[int, float]]:
+        history = client.get_metric_history(again.run_id, name)
+        return sorted((point.step, point.value) for point in history)
+
+    assert points("train/loss") == [(1, 9.0), (2, 8.0), (3, 7.0), (4, 6.0), (5, 5.0)]
+    assert points("perf/images") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 104.0), (5, 105.0)]
+    assert points("new") == [(2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0)]
+
+
 def test_a_trial_is_nested_under_its_sweep(tmp_path, uri, client):
     sweep = opened(tmp_path / "sweep", uri, "sweep")
     parent = sweep.wait_for_run(60)
