@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qdet.errors import QdetError, TrainingError
+from qdet.errors import ConfigError, QdetError, TrainingError
 from qdet.job import Job
 from qdet.launch import capacity, connect, leaving, paths, preflight, report
 from qdet.launch.interruptible import Ask, call_interruptibly
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 RAY_TRAIN_SETTINGS = {
     # Ray Train looks after its workers, and takes their reports, this often; at 2 s a report costs 1.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     # Otherwise everything that a worker prints arrives twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
-GROWTH_CHECK = 30.0
-"""Seconds between looks for room for more workers, in a job with a range of them."""
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+START_TIMEOUTS = {False: "60", True: "20"}
+"""Seconds that Ray Train waits for room for a number of workers, fixed or elastic.
+
+For some 20 s it still counts on a node that has died, and asks for workers there: with a range of workers the
+next number is tried after that, with a fixed one there is none to try.
+"""
+GROWTH_CHECK = "QDET_GROWTH_CHECK_S"
+"""Environment variable: seconds between looks for room for more workers, in a job with a range of them."""
+GROWTH_CHECK_SECONDS = 30.0
 
 
 def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
@@ -94,10 +101,11 @@ def fit(
 
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    watched = not _all_on_loopback()  # nobody will preempt this machine
+    watched = not _alone()  # nobody will preempt this machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     train = job.train
     elastic = train.least_workers < train.most_workers
+    os.environ.setdefault(START_TIMEOUT, START_TIMEOUTS[elastic])
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "run": run, "watched": watched},
@@ -105,7 +113,7 @@ def fit(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
             resources_per_worker=_resources(job, gpu=gpu),
-            elastic_resize_monitor_interval_s=GROWTH_CHECK,
+            elastic_resize_monitor_interval_s=_growth_check(),
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
         run_config=RunConfig(
@@ -183,11 +191,28 @@ def _resources(job: Job, *, gpu: bool) -> dict[str, float]:
     return {"CPU": job.train.cpus_per_worker, **({"GPU": 1} if gpu else {})}
 
 
-def _all_on_loopback() -> bool:
+def _growth_check() -> float:
+    given = os.environ.get(GROWTH_CHECK, "")
+    try:
+        return float(given or GROWTH_CHECK_SECONDS)
+    except ValueError:
+        raise ConfigError(f"{GROWTH_CHECK}={given}: not a number of seconds") from None
+
+
+def _addresses() -> list[str]:
     import ray
 
-    addresses = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-    return os.uname().sysname == "Linux" and len(addresses) == 1 and addresses[0].startswith("127.")
+    return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+
+
+def _alone() -> bool:
+    """Whether the cluster is this machine, reached by its loopback address."""
+    return len(_addresses()) == 1 and _all_on_loopback()
+
+
+def _all_on_loopback() -> bool:
+    """Whether all nodes are on this machine: one at 127.0.0.1 or, in tests, several at 127.0.0.2, ..."""
+    return os.uname().sysname == "Linux" and all(address.startswith("127.") for address in _addresses())
 
 
 def _stop_at_user_errors() -> "UserCallback":
