@@ -1,0 +1,133 @@
+"""How a job learns and on what: the optimizer, its schedule, the batch, the workers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qdet.errors import ConfigError
+from qdet.workers import check_batch, passes_per_step, worker_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its parameter groups and its schedule."""
+
+    lr: float = 2.5e-5
+    """Peak learning rate, at the job's own batch size."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's first and second moments."""
+    clip_norm: float = 1.0
+    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
+    """(regular expression, factor): parameters whose name it finds learn at `lr` times the factor."""
+    no_decay: tuple[str, ...] = ()
+    """Regular expressions: parameters whose name one of them finds get no weight decay."""
+    schedule: Literal["step", "cosine"] = "step"
+    """Divide by ten after each of `drop_epochs`, or follow a half cosine down to zero."""
+    drop_epochs: tuple[int, ...] = (8, 11)
+    """Divide the learning rate by ten after each of these epochs."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises linearly."""
+    warmup_ratio: float = 0.001
+    """Share of the learning rate that the warm-up starts from."""
+    ema_decay: float = 0.0
+    """Decay per step of the averaged weights that are evaluated and exported; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never train, in the words of the command line."""
+        if self.lr <= 0:
+            raise ConfigError(f"--optim.lr must be above 0, got {self.lr}")
+        if self.clip_norm < 0:
+            raise ConfigError(f"--optim.clip-norm must be 0 (off) or more, got {self.clip_norm}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"--optim.ema-decay must be at least 0 and below 1, got {self.ema_decay}")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"--optim.warmup-steps must be 0 or more, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how big, in what precision, on how many workers."""
+
+    epochs: int = 12
+    """Passes over the training shards."""
+    steps: int | None = None
+    """Stop after this many optimizer steps, whatever `epochs` says; schedules stretch to it."""
+    batch_size: int = 16
+    """Images per optimizer step over all workers; the number of workers does not change it."""
+    accumulation: int = 1
+    """Forward and backward passes that a worker makes its share of a step in."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
+    zero: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights)."""
+    activation_checkpointing: bool = False
+    """Recompute decoder stages in the backward pass instead of keeping their activations."""
+    workers: int | str = 8
+    """Ray workers, one process each; a range such as 2:8 goes on with fewer when nodes are lost."""
+    accelerator: Literal["auto", "gpu", "cpu"] = "auto"
+    """What a worker trains on; `auto` takes a GPU where the cluster has enough of them."""
+    cpus_per_worker: int = 1
+    """CPUs that Ray reserves for a worker; also its number of torch threads on a CPU."""
+    seed: int = 0
+    """Seeds initialisation, data order and augmentation."""
+    eval_every: int = 1
+    """Epochs between evaluations; 0 evaluates only at the end."""
+    log_every: int = 20
+    """Steps between points of the training metrics."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept beside the last."""
+    keep_best: int = 1
+    """Checkpoints of highest AP that are kept as well; with 1 or more, one is written at every evaluation."""
+    keep_every: int = 0
+    """Epochs between checkpoints that are kept for good; 0 keeps none."""
+    max_failures: int = 3
+    """Times that the workers are restarted from the last checkpoint before the run fails."""
+    timeout: int = 60
+    """Seconds after which a collective that does not answer fails the step."""
+    hang_after: int = 60
+    """Seconds beyond the slowest recent step after which a worker that stands still is restarted; 0 never."""
+    max_skips: int = 10
+    """Steps that may be skipped because a loss or gradient was not finite; three in a row end the run."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never train, in the words of the command line."""
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "cpus_per_worker",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "timeout",
+        ):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
+        for name in ("keep_best", "keep_every", "hang_after", "max_skips"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
+        check_batch(self.batch_size, self.workers, self.accumulation)
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that the run can do with."""
+        return worker_range(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that the run starts with where there is room."""
+        return worker_range(self.workers)[1]
+
+    def passes(self, workers: int) -> int:
+        """Forward and backward passes per step when `workers` share it."""
+        return passes_per_step(
+            self.batch_size, workers, most=self.most_workers, accumulation=self.accumulation
+        )
