@@ -19,7 +19,8 @@ class NormedConv2d(nn.Conv2d):
 
         ((w * x) - mean) s + bias = (s w) * x + (bias - mean s)
 
-    That spares one pass over the map forward, one backward, and a copy of it in between. A norm that is
+    That spares one pass over the map forward, one backward, and a copy of it in between. Where the map is
+    smaller than the weights, as at the end of a backbone, it is the map that s multiplies. A norm that is
     trained runs by itself.
     """
 
@@ -64,6 +65,9 @@ class _ScaledConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, grid: _Grid) -> Tensor:
+        if _few_cells(x, weight, grid):
+            y = F.conv2d(x, weight.to(x.dtype), None, *grid)
+            return torch.addcmul(_by_channel(shift, y), y, _by_channel(scale, y), out=y)
         return F.conv2d(x, _scaled(weight, scale, x.dtype), shift.to(x.dtype), *grid)
 
     @staticmethod
@@ -76,12 +80,25 @@ class _ScaledConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, scale = ctx.saved_tensors
         of_x = of_weight = None
+        few = _few_cells(x, weight, ctx.grid)
+        grad = grad * _by_channel(scale, grad) if few else grad
         if ctx.needs_input_grad[0]:
-            of_x = _gradient_of_x(grad, x, _scaled(weight, scale, x.dtype), ctx.grid)
+            seen_weight = weight.to(x.dtype) if few else _scaled(weight, scale, x.dtype)
+            of_x = _gradient_of_x(grad, x, seen_weight, ctx.grid)
         if ctx.needs_input_grad[1]:
-            of_product = _gradient_of_weight(grad, x, weight, ctx.grid)
-            of_weight = of_product.to(weight.dtype).contiguous().mul_(scale[:, None, None, None])
+            of_weight = _gradient_of_weight(grad, x, weight, ctx.grid).to(weight.dtype).contiguous()
+            of_weight = of_weight if few else of_weight.mul_(scale[:, None, None, None])
         return of_x, of_weight, None, None, None
+
+
+def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:
+    """Whether there are fewer numbers in the convolution's map than in its weight: the map then takes s."""
+    rows, columns = grid.stride
+    return len(x) * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
+
+
+def _by_channel(factor: Float[Tensor, " D"], like: Tensor) -> Float[Tensor, "D 1 1"]:
+    return factor.to(like.dtype)[:, None, None]
 
 
 def _scaled(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -65,16 +65,17 @@ def test_a_tiny_variance_does_not_overflow_in_bfloat16():
     ids=str,
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind, taps, layout):
+@pytest.mark.parametrize(("channels", "size"), [(6, (9, 11)), (48, (3, 3))], ids=["large map", "small map"])
+def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind, taps, layout, channels, size):
     norm = make_norm(kind, 8).double()
     for tensor in norm.state_dict().values():
         nn.init.uniform_(tensor, 0.2, 2)
     both, alone = (
-        NormedConv2d(6, 8, **taps, bias=False).double(),
-        nn.Conv2d(6, 8, **taps, bias=False).double(),
+        NormedConv2d(channels, 8, **taps, bias=False).double(),
+        nn.Conv2d(channels, 8, **taps, bias=False).double(),
     )
     alone.load_state_dict(both.state_dict())
-    values = torch.randn(2, 6, 7, 9, dtype=torch.float64).contiguous(memory_format=layout)
+    values = torch.randn(2, channels, *size, dtype=torch.float64).contiguous(memory_format=layout)
     x, y = (values.clone().requires_grad_() for _ in range(2))
     got, want = both(x, norm), norm(alone(y))
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
@@ -93,10 +94,11 @@ def test_only_the_gradients_that_are_wanted_are_computed(of_x, of_weight):
     assert (x.grad is not None, conv.weight.grad is not None) == (of_x, of_weight)
 
 
-def test_a_folded_convolution_runs_in_the_precision_around_it():
+@pytest.mark.parametrize("side", [8, 4])
+def test_a_folded_convolution_runs_in_the_precision_around_it(side):
     norm, conv = make_norm("frozen", 8), NormedConv2d(6, 8, 3, padding=1, bias=False)
     nn.init.uniform_(norm.weight, 0.5, 2)
-    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    x = torch.randn(2, 6, side, side, requires_grad=True)
     wide = conv(x, norm)
     (want,) = torch.autograd.grad(wide.sum(), conv.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
