@@ -10,14 +10,13 @@ from jaxtyping import UInt8
 from qdet.data.bad import Spares, read_or_refill
 from qdet.data.buffers import image_memory
 from qdet.data.resize import HW
-from qdet.data.sample import Objects, load_sample
-from qdet.data.shards import ShardSet
+from qdet.data.sample import Objects, Samples, load_sample
 from qdet.data.view import View
 from qdet.types import Batch, Substitute, Targets
 
 
 def load_batch(
-    shards: ShardSet,
+    shards: Samples,
     rows: Sequence[int],
     views: Sequence[View],
     padded_hw: HW,
@@ -62,7 +61,7 @@ def load_batch(
     )
 
 
-def _load(shards: ShardSet, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:
+def _load(shards: Samples, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:
     return load_sample(shards, row, view, _place(padded, view.final_hw))
 
 

@@ -1,9 +1,13 @@
 """What a job says about its data: which shards, how their images are augmented, batched and read."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.home import Access
+from qdet.data.locations import is_pipe
+from qdet.data.outline import SequentialSet
+from qdet.data.pipes import allowed_words
 from qdet.data.plan import Tail
 from qdet.data.readers import Readers
 from qdet.data.shards import ShardSet
@@ -25,7 +29,19 @@ class DataConfig:
     cache_gb: float = Access.cache_gb
     """Largest size of that folder; shards that are not needed soon leave it first."""
     max_bad: int = 0
-    """Images that a worker may find unreadable; each is named, and another of its global batch stands in."""
+    """Images that all workers together may find unreadable; each is named, and another of its global batch
+    stands in."""
+    max_pixels: int = Access.max_pixels
+    """Pixels of the largest image that is decoded; a larger one is refused by its header."""
+    reading: Literal["offset", "sequential"] = "offset"
+    """How training shards are read: by offset, along a plan; or from front to back, for commands and for
+    stores where a cache is too dear, with a weaker promise. Evaluation always reads by offset."""
+    samples: int | None = None
+    """Images that make an epoch of `sequential` reading; by default those that a manifest counts."""
+    shuffle_buffer: int = 1000
+    """Images that `sequential` reading holds in a worker's memory and draws the next one from."""
+    allow_pipes: tuple[str, ...] = ()
+    """First words of commands that `pipe:` addresses in `train` may run, as 'curl -sf'; no shell does."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
@@ -48,10 +64,52 @@ class DataConfig:
             raise ConfigError(f"--data.prefetch must be at least 1, got {self.prefetch}")
         if self.max_bad < 0:
             raise ConfigError(f"--data.max-bad must be 0 (stop at once) or more, got {self.max_bad}")
+        for name in ("max_pixels", "samples", "shuffle_buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--data.{name.replace('_', '-')} must be at least 1, got {value}")
+        self._check_pipes()
         if not self.cache_gb > 0:
             raise ConfigError(f"--data.cache-gb must be above 0, got {self.cache_gb}")
 
+    @property
+    def access(self) -> Access:
+        """How shards are opened."""
+        return Access(
+            cache=self.cache,
+            cache_gb=self.cache_gb,
+            categories=self.categories,
+            max_pixels=self.max_pixels,
+            allow_pipes=self.allow_pipes,
+        )
+
     def open(self, address: str) -> ShardSet:
-        """Open `train`, `val` or other shards with these settings."""
-        access = Access(cache=self.cache, cache_gb=self.cache_gb, categories=self.categories)
-        return ShardSet.open(address, access)
+        """Open `train`, `val` or other shards with these settings, to be read by offset."""
+        return ShardSet.open(address, self.access)
+
+    def open_train(self) -> ShardSet | SequentialSet:
+        """Open the shards to train on, to be read as `reading` says."""
+        if self.reading == "offset":
+            return self.open(self.train)
+        return SequentialSet.open(self.train, self.access, images=self.samples)
+
+    def _check_pipes(self) -> None:
+        for entry in self.allow_pipes:
+            if not entry.split():
+                raise ConfigError("--data.allow-pipes holds an empty command; name what may be run")
+        pipes = {
+            flag: [part for part in address.split("::") if is_pipe(part)]
+            for flag, address in (("train", self.train), ("val", self.val))
+        }
+        if pipes["val"]:
+            raise ConfigError(
+                f"--data.val {pipes['val'][0]}: evaluation reads by offset, and what a command writes can "
+                "only be read from front to back; give a folder, or a URL for the cache"
+            )
+        for name in pipes["train"]:
+            allowed_words(name, self.allow_pipes)
+            if self.reading != "sequential":
+                raise ConfigError(
+                    f"--data.train {name}: what a command writes can only be read from front to back; give "
+                    "--data.reading sequential with it"
+                )

@@ -32,12 +32,15 @@ class Files(Protocol):
         ...
 
 
-def scan_set(files: Files, *, categories: str | None, name: str) -> dict[str, bytes]:
+def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int) -> dict[str, bytes]:
     """Scan all shards; return manifest and index, the files that a conversion would have left."""
     print(f"{name}: no manifest.json, reading {len(files.names)} shards once to index them", flush=True)
     with ThreadPoolExecutor(_SCANNERS) as pool:
         scans = list(
-            pool.map(lambda k: scan_shard(files.descriptor(k), name=files.names[k]), range(len(files.names)))
+            pool.map(
+                lambda k: scan_shard(files.descriptor(k), name=files.names[k], max_pixels=max_pixels),
+                range(len(files.names)),
+            )
         )
     _check_unique(scans, files.names, "key", "keys of samples must differ over all shards")
     classes = _categories(scans, categories, name)
@@ -72,6 +75,11 @@ def identity(shards: Sequence[tuple[str, int, int]], categories: str | None) -> 
     return hashlib.sha256(json.dumps([SCHEMA, shards, named]).encode()).hexdigest()[:32]
 
 
+def named_categories(file: str) -> Categories:
+    """Classes that a COCO annotation file lists."""
+    return Categories.from_coco(_listed(file), where=file)
+
+
 def _check_unique(scans: Sequence[Scan], names: Sequence[str], what: str, advice: str) -> None:
     seen: dict[Any, str] = {}
     for scan, name in zip(scans, names, strict=True):
@@ -99,7 +107,7 @@ def _number(rows: Sequence[dict[str, Any]]) -> str:
 def _categories(scans: Sequence[Scan], file: str | None, name: str) -> Categories:
     kinds = set().union(*(scan.kinds for scan in scans))
     if file is not None:
-        classes = Categories.from_coco(_listed(file), where=file)
+        classes = named_categories(file)
     else:
         explained = sorted(set().union(*(scan.categories for scan in scans)))
         names = sorted(kind for kind in kinds if isinstance(kind, str))

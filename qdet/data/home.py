@@ -41,6 +41,10 @@ class Access:
     """Largest size of those shards together."""
     categories: str | None = None
     """File with the classes of shards that do not name them."""
+    max_pixels: int = 100_000_000
+    """Largest image that is decoded."""
+    allow_pipes: tuple[str, ...] = ()
+    """Commands that may be run where shards are read from front to back."""
 
     @property
     def folder(self) -> Path:
@@ -121,7 +125,7 @@ def _scanned(source: str, names: Sequence[str], access: Access) -> Home:
     beside = Path(names[0]).parent / BESIDE
 
     def scan() -> dict[str, bytes]:
-        return scan_set(files, categories=access.categories, name=source)
+        return scan_set(files, categories=access.categories, name=source, max_pixels=access.max_pixels)
 
     parents = [access.folder / "indexes"] if is_url(names[0]) else [beside, access.folder / "indexes"]
     for parent in parents[:-1]:

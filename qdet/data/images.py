@@ -49,6 +49,15 @@ def size_hw(data: bytes, *, name: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def check_pixels(height: int, width: int, most: int, *, name: str) -> None:
+    """Raise DataError for more than `most` pixels; the header of an image may announce any number."""
+    if height * width > most:
+        raise DataError(
+            f"{name} has {width}x{height} pixels, more than --data.max-pixels {most}; make it smaller, or "
+            "raise the limit if you trust it"
+        )
+
+
 def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode to RGB; `name` says in errors which image it is."""
     kind = kind_of(data, name=name)

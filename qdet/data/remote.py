@@ -93,6 +93,43 @@ def download(url: str, to: Path, *, size: int, sha256: str | None) -> None:
     _patiently(url, attempt)
 
 
+class FrontToBack:
+    """The bytes at a URL in their order; a server that breaks off is asked again, for what is left."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._at = url, 0
+        self._open: Any = None
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, and none at the end."""
+        data = _patiently(self._url, lambda: self._attempt(size))
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of the server."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _attempt(self, size: int) -> bytes:
+        try:
+            if self._open is None:
+                self._open = _stream(self._url)
+                self._skip(self._at)
+            return self._open.read(size)
+        except Exception:
+            self.close()
+            raise
+
+    def _skip(self, left: int) -> None:
+        while left:
+            chunk = self._open.read(min(left, _CHUNK))
+            if not chunk:
+                raise _Broken("it is shorter than it was")
+            left -= len(chunk)
+
+
 def _write(file: IO[bytes], chunk: bytes) -> None:
     try:
         file.write(chunk)

@@ -1,22 +1,76 @@
 """One sample as training sees it: read, decoded, joined with others where planned, taken along its view."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, Integer, UInt8
 
-from qdet.data.images import decode, size_hw
+from qdet.data.categories import Categories
+from qdet.data.images import check_pixels, decode, size_hw
 from qdet.data.photometric import distort
 from qdet.data.resize import HW
-from qdet.data.shards import ShardSet
 from qdet.data.transforms import view_boxes, view_image
 from qdet.data.view import Canvas, View
 from qdet.errors import DataError
 
+
+@runtime_checkable
+class Sizes(Protocol):
+    """Columns of an index that every sample has."""
+
+    @property
+    def image_id(self) -> Int64[np.ndarray, " n"]:
+        """The dataset's own id."""
+        ...
+
+    @property
+    def height(self) -> Integer[np.ndarray, " n"]:
+        """Of the image file, in pixels."""
+        ...
+
+    @property
+    def width(self) -> Integer[np.ndarray, " n"]:
+        """Of the image file, in pixels."""
+        ...
+
+
 Pixels = UInt8[np.ndarray, "h w 3"]
 FILL = 114
 """Grey where a canvas shows no sample, as in YOLOX and mmdetection."""
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by their row, wherever their bytes are."""
+
+    @property
+    def categories(self) -> Categories:
+        """Their classes."""
+        ...
+
+    @property
+    def index(self) -> Sizes:
+        """Ids and sizes of their images."""
+        ...
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest image that is decoded."""
+        ...
+
+    def name_of(self, row: int) -> str:
+        """Shard and key of a sample, for messages."""
+        ...
+
+    def read_image(self, row: int) -> bytes:
+        """The image file of a sample, untouched."""
+        ...
+
+    def read_annotation(self, row: int) -> dict[str, Any]:
+        """Its boxes as they were annotated, in columns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +83,7 @@ class Objects:
     """Class indices."""
 
 
-def load_sample(shards: ShardSet, row: int, view: View, out: Pixels) -> Objects:
+def load_sample(shards: Samples, row: int, view: View, out: Pixels) -> Objects:
     """Draw a sample into `out`, which is of its final size, and return the objects that are left in it."""
     if view.mosaic is None:
         image, objects = load_image(shards, row), load_objects(shards, row)
@@ -46,10 +100,11 @@ def load_sample(shards: ShardSet, row: int, view: View, out: Pixels) -> Objects:
     return objects
 
 
-def load_image(shards: ShardSet, row: int) -> Pixels:
+def load_image(shards: Samples, row: int) -> Pixels:
     """Decode one image; DataError, before decoding, if it is not of the size that the index says."""
     data, name = shards.read_image(row), shards.name_of(row)
     height, width = size_hw(data, name=name)
+    check_pixels(height, width, shards.max_pixels, name=name)
     expected = int(shards.index.height[row]), int(shards.index.width[row])
     if (height, width) != expected:
         raise DataError(
@@ -59,7 +114,7 @@ def load_image(shards: ShardSet, row: int) -> Pixels:
     return decode(data, name=name)
 
 
-def load_objects(shards: ShardSet, row: int) -> Objects:
+def load_objects(shards: Samples, row: int) -> Objects:
     """Annotated objects of one image, in its own pixels, without crowds."""
     sample = shards.read_annotation(row)
     boxes = np.array(sample["boxes_xywh"], dtype=np.float64).reshape(-1, 4)
@@ -69,7 +124,7 @@ def load_objects(shards: ShardSet, row: int) -> Objects:
     return Objects(boxes[single], labels[single])
 
 
-def _drawn(shards: ShardSet, canvas: Canvas) -> tuple[Pixels, Objects]:
+def _drawn(shards: Samples, canvas: Canvas) -> tuple[Pixels, Objects]:
     """Draw each piece at its place, and gather the objects there."""
     image = np.full((*canvas.size_hw, 3), FILL, dtype=np.uint8)
     found = []

@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import IO, Any
 
-from qdet.data.images import size_hw
+from qdet.data.images import check_pixels, size_hw
 from qdet.data.notes import Kind, read_note
 from qdet.errors import DataError
 
-MAX_PIXELS = 100_000_000
-"""Largest image that is taken; a header may announce any number."""
-_IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
-_META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
+META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 _PICKLES = {"pickle", "pkl", "pyd", "pth", "pt"}
 
 
@@ -41,19 +39,22 @@ class Scan:
     sha256: str = ""
 
 
-def scan_shard(descriptor: int, *, name: str) -> Scan:
-    """Scan the tar behind a file descriptor, which is closed; `name` stands for it in errors."""
+def scan_shard(descriptor: int, *, name: str, max_pixels: int) -> Scan:
+    """Scan the tar behind a file descriptor, which is closed; `name` stands for it in errors.
+
+    DataError, by its header alone, for an image of more than `max_pixels`.
+    """
     with os.fdopen(descriptor, "rb") as file:
         scan = Scan(filesize=os.fstat(file.fileno()).st_size)
         seen: set[str] = set()
-        for key, members in groupby(_members(file, name), key=lambda member: _key_and_kind(member, name)[0]):
+        for key, members in groupby(_members(file, name), key=lambda member: key_and_kind(member, name)[0]):
             if key in seen:
                 raise DataError(
                     f"{name}, sample {key}: comes more than once; keep the files of a sample together "
                     "and its name its own"
                 )
             seen.add(key)
-            _add_sample(scan, file, list(members), f"{name}, sample {key}", key)
+            _add_sample(scan, file, list(members), f"{name}, sample {key}", key, max_pixels)
         file.seek(0)
         scan.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return scan
@@ -65,8 +66,8 @@ def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if not member.isdir() and not _META.match(member.name):
-                    _check_member(member, name)
+                if not member.isdir() and not META.match(member.name):
+                    check_member(member, name)
                     yield member
                     last = f"member {member.name}"
             end = tar.offset
@@ -81,14 +82,16 @@ def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
         raise DataError(f"{name} is truncated or damaged after {last}, at byte {end}; copy it again")
 
 
-def _check_member(member: tarfile.TarInfo, name: str) -> None:
+def check_member(member: tarfile.TarInfo, name: str) -> None:
+    """Raise DataError unless a member is a plain file within its shard."""
     if not member.isreg() or member.sparse is not None:
         raise DataError(f"{name}: member {member.name} is no plain file; shards hold plain files alone")
     if member.name.startswith("/") or ".." in member.name.split("/"):
         raise DataError(f"{name}: member {member.name} leads out of the shard; pack it anew")
 
 
-def _key_and_kind(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
+def key_and_kind(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
+    """Key of the sample that a member belongs to, and its extension; DataError where its name has none."""
     folder, slash, file = member.name.rpartition("/")
     stem, _, kind = file.partition(".")
     if not stem or not kind:
@@ -103,9 +106,11 @@ def _key_and_kind(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", kind.lower()
 
 
-def _add_sample(scan: Scan, file: IO[bytes], members: list[tarfile.TarInfo], name: str, key: str) -> None:
-    kinds = [_key_and_kind(member, name)[1] for member in members]
-    images = [member for member, kind in zip(members, kinds, strict=True) if kind in _IMAGES]
+def _add_sample(
+    scan: Scan, file: IO[bytes], members: list[tarfile.TarInfo], name: str, key: str, max_pixels: int
+) -> None:
+    kinds = [key_and_kind(member, name)[1] for member in members]
+    images = [member for member, kind in zip(members, kinds, strict=True) if kind in IMAGES]
     notes = [member for member, kind in zip(members, kinds, strict=True) if kind == "json"]
     if len(images) != 1 or len(notes) != 1:
         raise DataError(
@@ -115,10 +120,7 @@ def _add_sample(scan: Scan, file: IO[bytes], members: list[tarfile.TarInfo], nam
     (image,), (note,) = images, notes
     pixels, text = (os.pread(file.fileno(), m.size, m.offset_data) for m in (image, note))
     height, width = size_hw(pixels, name=f"{name}: the image")
-    if height * width > MAX_PIXELS:
-        raise DataError(
-            f"{name}: the image has {width}x{height} pixels, more than {MAX_PIXELS}; make it smaller"
-        )
+    check_pixels(height, width, max_pixels, name=f"{name}: the image")
     read = read_note(text, name=name)
     if read.size_hw not in (None, (height, width)):
         raise DataError(

@@ -82,6 +82,11 @@ class ShardSet:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.source, self.access, self.digest)
 
+    @property
+    def max_pixels(self) -> int:
+        """Largest image that is decoded."""
+        return self.access.max_pixels
+
     def name_of(self, row: int) -> str:
         """Shard and key of a sample, for messages."""
         return f"{self.files.names[self.index.shard[row]]}, sample {self.key_of(row)}"

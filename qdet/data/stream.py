@@ -54,13 +54,9 @@ class TrainStream:
         prefetch: int = 4,
         device: torch.device | None = None,
     ) -> None:
-        if batch_size < world_size * accumulation:
-            raise ConfigError(
-                f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
-                f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
-            )
+        check_share(batch_size, world_size, accumulation)
         self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
-        self._read_ahead = _reader(readers, reader_kind, prefetch, device)
+        self._read_ahead = reader(readers, reader_kind, prefetch, device)
         self.bad = BadBudget(max_bad)
         self.order = Order(
             index=shards.index,
@@ -114,7 +110,7 @@ class EvalStream:
         device: torch.device | None = None,
     ) -> None:
         self.shards, self.rank, self.world_size = shards, rank, world_size
-        self._read_ahead = _reader(readers, reader_kind, prefetch, device)
+        self._read_ahead = reader(readers, reader_kind, prefetch, device)
         self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
 
     def __len__(self) -> int:
@@ -136,7 +132,16 @@ class EvalStream:
                 yield _Part(Step(self.plan, len(rows) - 1), rows[-1], np.zeros_like(valid[-1]))
 
 
-def _reader(
+def check_share(batch_size: int, world_size: int, accumulation: int) -> None:
+    """Raise ConfigError unless every worker has an image in each of its passes."""
+    if batch_size < world_size * accumulation:
+        raise ConfigError(
+            f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
+            f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
+        )
+
+
+def reader(
     readers: int, kind: Readers, prefetch: int, device: torch.device | None
 ) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
     """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from qdet.config import flatten, override
-from qdet.data.locations import is_url
+from qdet.data.locations import is_pipe, is_url
 from qdet.job import Job
 
 ROOT = "QDET_ROOT"
@@ -28,7 +28,7 @@ def absolute(path: str) -> str:
 
 def _shards(address: str) -> str:
     """Return the address of shards, which may be several patterns in one, with absolute paths."""
-    return "::".join(part if part.startswith("pipe:") else absolute(part) for part in address.split("::"))
+    return "::".join(part if is_pipe(part) else absolute(part) for part in address.split("::"))
 
 
 def resolve(job: Job) -> Job:

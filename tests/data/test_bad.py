@@ -8,6 +8,7 @@ import torch
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
+from qdet.data.home import Access
 from qdet.data.ledger import Ledger
 from qdet.data.shards import ShardSet
 from qdet.data.stream import EvalStream, TrainStream
@@ -110,7 +111,7 @@ def test_each_bad_image_is_named_once_and_one_too_many_stops_the_run(damaged, ca
     for row in (3, 11, 17):
         assert said.count(f"{damaged.name_of(row)}: the image is not what was written") == 1
     stream = TrainStream(damaged, SMALL, batch_size=GLOBAL, seed=5, max_bad=2)
-    with pytest.raises(DataError, match="3 images cannot be read, --data.max-bad allows 2") as error:
+    with pytest.raises(DataError, match=r"3 images cannot be read, --data\.max-bad allows 2") as error:
         list(stream.steps(0, stream.steps_per_epoch))
     assert all(damaged.name_of(row) in str(error.value) for row in (3, 11, 17))
 
@@ -145,3 +146,14 @@ def test_an_image_of_another_size_than_its_index_says_is_not_decoded(make_coco, 
 
     with pytest.raises(DataError, match="pixels, its index says"):
         load_image(dataclasses.replace(shards, index=wrong), 0)
+
+
+def test_an_image_above_the_limit_of_pixels_is_refused_by_its_header(make_coco, tmp_path, monkeypatch):
+    root, _ = make_coco(3)
+    convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
+    monkeypatch.setattr("qdet.data.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
+    from qdet.data.sample import load_image
+
+    shards = ShardSet.open(tmp_path / "s", Access(max_pixels=1000))
+    with pytest.raises(DataError, match=r"0000\d\d has 60x40 pixels, more than --data\.max-pixels 1000"):
+        load_image(shards, int(np.argmax(shards.index.width)))
