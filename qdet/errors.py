@@ -13,9 +13,18 @@
 Programming mistakes raise the usual built-in exceptions.
 """
 
+from qdet.masking import mask
+
 
 class QdetError(Exception):
-    """Something the user can mend; the command line prints its message without a traceback."""
+    """Something the user can mend; the command line prints its message without a traceback.
+
+    Messages name what the user gave, which may be a URL with a password: secrets are masked, as errors end
+    up in many logs.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(mask(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(QdetError, ValueError):

@@ -18,6 +18,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from qdet.errors import CheckpointError
+from qdet.masking import mask
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Folder:
         return cls(url.rstrip("/"), files, path.rstrip("/"))
 
     def __str__(self) -> str:
-        return self.url
+        return mask(self.url)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from qdet.data.plan import steps_per_epoch
 from qdet.errors import DataError
 from qdet.job import Job
 from qdet.launch.paths import resolve
+from qdet.masking import mask
 
 COCO_CLASSES = 80
 COCO_LONG_SIDE = 1333
@@ -124,7 +125,8 @@ def _flags(job: Job) -> dict[str, str]:
     flat = flatten(job)
     groups = {path.rpartition(".")[0] for path in flat}
     return {
-        path if path in groups else "--" + path.replace("_", "-"): str(value) for path, value in flat.items()
+        path if path in groups else "--" + path.replace("_", "-"): mask(str(value), key=path)
+        for path, value in flat.items()
     }
 
 

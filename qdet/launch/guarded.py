@@ -1,9 +1,11 @@
 """How a command ends: an error of the user's is one line and an exit code, ours keep their traceback."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from qdet.errors import ConfigError, QdetError
+from qdet.masking import mask
 
 
 def guarded(run: Callable[[], int | None]) -> None:
@@ -16,5 +18,9 @@ def guarded(run: Callable[[], int | None]) -> None:
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception:
+        sys.stdout.flush()
+        print(mask(traceback.format_exc()), file=sys.stderr, end="", flush=True)
+        raise SystemExit(1) from None
     if code:
         raise SystemExit(code)

@@ -22,6 +22,7 @@ from qdet.launch import paths, runs
 from qdet.launch.auth import state_folder
 from qdet.launch.report import Outcome, last_picture
 from qdet.launch.witness import witnessed
+from qdet.masking import mask
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
 from qdet.training.reporting import Run
 
@@ -45,7 +46,7 @@ class Session:
             step=step,
             metrics=metrics,
             mlflow_run_id=run_id,
-            tracking_uri=uri,
+            tracking_uri=mask(uri),
             picture=last_picture(run_id, uri) if run_id else None,
         )
 
@@ -80,7 +81,8 @@ def open_session(
         _log_inputs(tracker, job)
         uri = paths.tracking_uri()
         if resumed is None:
-            runs.write(job.store.path, runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=uri))
+            record = runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            runs.write(job.store.path, record)
         with witnessed(name, run_id, job.track.experiment, uri):
             yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
 
@@ -145,7 +147,7 @@ def _log_inputs(tracker: Tracker, job: Job) -> None:
             tracker.dataset(Path(path).name, job.data.open(path).digest, path, context)
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.is_file():
-        tracker.artifact(script, "job")
+        tracker.text(script.read_text(), f"job/{script.name}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from qdet.errors import TrackingError
-from qdet.tracking.masking import mask
+from qdet.masking import mask
 from qdet.tracking.server import artifact_location, quiet_environment
 
 NAME_TAG = "qdet.run"

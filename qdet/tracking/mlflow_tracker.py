@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, SupportsFloat
 
+from qdet.masking import mask
 from qdet.tracking import values as as_mlflow
 from qdet.tracking.background import Background
-from qdet.tracking.masking import mask
 from qdet.tracking.sender import Sender
 from qdet.tracking.server import git_commit, quiet_environment
 from qdet.tracking.server import tracking_uri as default_uri

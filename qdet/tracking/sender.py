@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qdet.errors import TrackingError
+from qdet.masking import MASK, mask
 from qdet.tracking.delivery import Delivery
-from qdet.tracking.masking import MASK, mask
 from qdet.tracking.mlflow_run import find_or_create_run
 from qdet.tracking.server import quiet_environment, tracking_uri
 from qdet.tracking.spool import Record, Spool

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qdet.tracking.masking import mask
+from qdet.masking import mask
 
 COMMIT_VARIABLE = "QDET_GIT_COMMIT"
 """Carries the commit to where the code runs without its repository, as in what Ray unpacked on a worker."""
@@ -47,6 +47,7 @@ def tracking_environment() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": tracking_uri(),
         "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it reports the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "DO_NOT_TRACK": "true",
     }
     commit = git_commit()
@@ -65,6 +66,7 @@ def quiet_environment() -> None:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it reports the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # nothing here loads a model that way
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
@@ -80,7 +82,9 @@ def mlflow_ui_command(uri: str | None = None) -> str:
     program = str(beside) if beside.exists() else "mlflow"
     if beside.exists() and beside.is_relative_to(Path.cwd()):
         program = str(beside.relative_to(Path.cwd()))
-    return shlex.join([program, "ui", "--backend-store-uri", mask(uri)])
+    # Loopback, and no other name for it: a page elsewhere could otherwise have its name point here.
+    guard = ["--host", "127.0.0.1", "--allowed-hosts", "localhost:*,127.0.0.1:*"]
+    return shlex.join([program, "ui", "--backend-store-uri", mask(uri), *guard])
 
 
 def git_commit() -> str | None:

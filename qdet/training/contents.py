@@ -10,10 +10,11 @@ from torch import Tensor
 from qdet.checkpoint import Piece, TrainState
 from qdet.checkpoint.writing import Contents
 from qdet.config import flatten
-from qdet.data.shards import ShardSet
+from qdet.data.dataset import Dataset
+from qdet.data.plan import PLAN_VERSION
 from qdet.job import Job
+from qdet.masking import mask
 from qdet.tracking import git_commit
-from qdet.tracking.masking import mask
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import MOMENTS, ShardedState
@@ -34,7 +35,7 @@ def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: in
 class Description:
     """Describes each checkpoint of one training (rank 0)."""
 
-    def __init__(self, job: Job, world: World, shards: ShardSet, attempt: str) -> None:
+    def __init__(self, job: Job, world: World, shards: Dataset, attempt: str) -> None:
         self.job, self.world, self.shards, self.attempt = job, world, shards, attempt
         self._commit = git_commit()
 
@@ -75,6 +76,7 @@ class Description:
             seed=self.job.train.seed,
             batch_size=self.job.train.batch_size,
             data_digest=self.shards.digest,
+            plan_version=PLAN_VERSION,
             categories={"names": list(categories.names), "ids": list(categories.ids)},
             git_commit=self._commit,
             versions={name: version(name) for name in ("torch", "deepspeed", "safetensors")},

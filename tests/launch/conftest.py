@@ -1,0 +1,214 @@
+"""A project to start jobs from, jobs that are watched while they run, and several nodes on one machine."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qdet.launch import auth, head, report
+
+REPO = Path(__file__).resolve().parents[2]
+PORT = 6479
+"""Of the simulated cluster's head; others of the machine keep Ray's own."""
+
+
+@pytest.fixture(scope="module")
+def only_cluster() -> Iterator[None]:
+    """Ray serves one cluster per machine well, so tests hold a lock while they have one."""
+    with (Path(tempfile.gettempdir()) / "qdet-ray.lock").open("w") as lock:
+        if not os.environ.get("QDET_TEST_HOLDS_RAY_LOCK"):  # whoever started pytest holds it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def project(tmp_path: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with a tiny job and its shards; the current one."""
+    job = tmp_path / "jobs" / "tiny_job.py"
+    job.parent.mkdir()
+    shutil.copy(Path(__file__).with_name("tiny_job.py"), job)
+    job.chmod(0o755)
+    (tmp_path / "data").symlink_to(demo_shards)
+    for name in [*os.environ]:
+        if name.startswith(("RAY_", "QDET_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(report.RESULT, str(tmp_path / "result.json"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Watched:
+    """A job that runs, and what it has printed so far."""
+
+    def __init__(self, *flags: str) -> None:
+        self.lines: list[tuple[float, str]] = []
+        """What was printed, and when."""
+        self.process = subprocess.Popen(
+            [sys.executable, "jobs/tiny_job.py", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        self.started = time.monotonic()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return "".join(line for _, line in self.lines)
+
+    def wait_for(self, pattern: str, *, after: int = 0, seconds: float = 200.0) -> re.Match[str]:
+        """Wait for a line with the pattern, from the line number `after` on."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for _, line in self.lines[after:]:
+                if found := re.search(pattern, line):
+                    return found
+            if self.process.poll() is not None and not self._reader.is_alive():
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"no line with {pattern!r} after line {after} within {seconds:g} s")
+
+    def when(self, pattern: str, *, after: float = 0.0) -> float:
+        """Return the time of the first such line that was printed after a time."""
+        return next(at for at, line in self.lines if at > after and re.search(pattern, line))
+
+    def end(self, seconds: float = 300.0) -> int:
+        """Wait for the end and return the exit code."""
+        code = self.process.wait(timeout=seconds)
+        self._reader.join(timeout=30)
+        return code
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.lines.append((time.monotonic(), line))
+            print(line, end="")
+
+
+@pytest.fixture
+def start(project: Path) -> Iterator[Callable[..., Watched]]:
+    """Start the tiny job with flags; what still runs at the test's end is killed."""
+    started: list[Watched] = []
+
+    def one(*flags: str) -> Watched:
+        started.append(Watched(*flags))
+        return started[-1]
+
+    yield one
+    for job in started:
+        if job.process.poll() is None:
+            _kill_tree(job.process.pid)
+            job.process.wait()
+
+
+class Nodes:
+    """A Ray cluster of several nodes at 127.0.0.2, 127.0.0.3, ... of this machine, with a token."""
+
+    def __init__(self) -> None:
+        self.address = f"127.0.0.2:{PORT}"
+        settings = head.LOCAL_SETTINGS | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # 0 allows one node only
+        self._environment = os.environ | settings
+        auth.require_token(self._environment)
+        os.environ.update({n: self._environment[n] for n in (auth.MODE, auth.TOKEN_PATH)})
+        self._log = Path("nodes.log").open("ab")  # noqa: SIM115  (closed with the cluster)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        ports = ("--dashboard-host=127.0.0.1", "--dashboard-port=8475", "--dashboard-agent-listen-port=0")
+        self._start(2, "--head", f"--port={PORT}", "--num-cpus=0", *ports)
+        self._until(lambda: self._ray("status").returncode == 0, "the head does not come up")
+
+    def add(self, *hosts: int) -> None:
+        """Start a node of one CPU at 127.0.0.`host` for each, and wait for them."""
+        for host in hosts:
+            self._start(host, f"--address={self.address}", "--num-cpus=1", "--dashboard-agent-listen-port=0")
+        self._until(lambda: set(hosts) <= self.alive().keys(), f"the nodes {hosts} do not come up")
+
+    def alive(self) -> dict[int, str]:
+        """Return the ids of the nodes that live, by host."""
+        listed = self._ray(
+            "list", "nodes", "--format=json", "--filter=state=ALIVE", "--address", self.address
+        )
+        if listed.returncode or "[" not in listed.stdout:
+            return {}
+        found = json.loads(listed.stdout[listed.stdout.index("[") :])
+        return {int(node["node_ip"].rsplit(".", 1)[1]): node["node_id"] for node in found}
+
+    def kill(self, host: int) -> None:
+        """Kill a node with all that runs on it, as when a machine loses power."""
+        _kill_tree(self._processes.pop(host).pid)
+
+    def drain(self, host: int, *, seconds: int) -> None:
+        """Tell the cluster that a node goes away in some seconds."""
+        done = self._ray(
+            *("drain-node", "--address", self.address, "--node-id", self.alive()[host]),
+            *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"),
+            *("--deadline-remaining-seconds", str(seconds)),
+        )
+        assert done.returncode == 0, done.stderr
+
+    def stop(self) -> None:
+        """Take all nodes down."""
+        for host in sorted(self._processes, reverse=True):
+            self.kill(host)
+        self._log.close()
+
+    def _start(self, host: int, *flags: str) -> None:
+        command = ["ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address=127.0.0.{host}"]
+        self._processes[host] = subprocess.Popen(
+            [*command, f"--object-store-memory={100 * 2**20}", *flags],
+            env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def _ray(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = self._environment | {"RAY_ADDRESS": self.address}
+        return subprocess.run(
+            ["ray", *command], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def _until(self, there: Callable[[], bool], said: str) -> None:
+        deadline = time.monotonic() + 120
+        while not there():
+            gone = any(process.poll() is not None for process in self._processes.values())
+            if gone or time.monotonic() > deadline:
+                raise AssertionError(f"{said}: {Path('nodes.log').read_text()[-2000:]}")
+            time.sleep(1.0)
+
+
+@pytest.fixture
+def nodes(project: Path, only_cluster: None) -> Iterator[Nodes]:
+    """A head without CPUs; nodes are the test's to add."""
+    cluster = Nodes()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, children of children first known, all at once."""
+    try:
+        root = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,94 @@
+"""No secret that is given to a run, by name or by shape, is found in anything that it writes or says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NAMED = {
+    "AWS_SECRET_ACCESS_KEY": "canary1/of/the/bucket",
+    "STORE_API_KEY": "canary2-of-the-store",
+    "DATABASE_PASSWORD": "canary3-of-the-database",
+    "MLFLOW_TRACKING_TOKEN": "canary4-of-the-server",
+}
+"""Environment variables whose names say that they are secret."""
+SHAPED = (
+    "hf_canaryCANARYcanaryCANARY12345",
+    "ghp_canaryCANARYcanaryCANARY1234567890ab",
+    "AKIACANARYCANARY1234",
+    "eyJjYW5hcnkiOiJ5ZXMi.eyJjYW5hcnkiOiJ5ZXMi.c2lnbmF0dXJlLW9mLWNhbmFyeQ",
+)
+"""What is known for a secret by what it looks like, whatever it is called."""
+IN_URLS = ("canary5pw", "canary6signature")
+URL = f"http://me:{IN_URLS[0]}@127.0.0.1:9/shards?X-Amz-Signature={IN_URLS[1]}"
+SCRIPT_NOTE = "\n# " + " ".join((*SHAPED, *NAMED.values())) + "\n"
+
+
+def train(project: Path, *flags: str, fails: bool = False) -> None:
+    """Train in one process with secrets all around, and look for them everywhere."""
+    script = project / "jobs" / "tiny_job.py"
+    script.write_text(script.read_text() + SCRIPT_NOTE)
+    environment = os.environ | NAMED | {"QDET_RESULT": str(project / "result.json")}
+    command = [sys.executable, str(script), "--local", "--train.steps", "2", *flags]
+    done = subprocess.run(
+        command, env=environment, cwd=project, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    (project / "said.txt").write_text(done.stdout + done.stderr)
+    assert done.stdout + done.stderr
+    found = [(file, secret) for file in written(project) for secret in secrets() if secret in read(file)]
+    assert found == []
+
+
+def secrets() -> list[str]:
+    return [*NAMED.values(), *SHAPED, *IN_URLS]
+
+
+def written(project: Path) -> list[Path]:
+    """Every file but what the user gave: the job and its images."""
+    given = (project / "jobs", project / "data")
+    return [
+        file
+        for file in project.rglob("*")
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in given)
+    ]
+
+
+def read(file: Path) -> str:
+    return file.read_bytes().decode("latin-1")
+
+
+def test_a_run_that_ends_well(project: Path):
+    train(project, "--data.cache", f"cache-{SHAPED[0]}")
+    written_kinds = {file.suffix for file in written(project)}
+    assert {".db", ".safetensors", ".json", ".jsonl", ".py"} <= written_kinds
+    (kept,) = project.glob("mlruns/**/job/tiny_job.py")
+    assert kept.read_text().count("***") == len(SHAPED) + len(NAMED)
+
+
+def test_a_run_whose_server_is_away(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URL.partition("/shards")[0])
+    train(project)
+    assert list(project.glob(".qdet/tracking/**/points.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--data.train", URL),
+        ("--store.path", f"ftp://me:{IN_URLS[0]}@127.0.0.1:9/store"),
+        ("--optim.lr", "1e30"),
+    ],
+    ids=["shards", "store", "diverges"],
+)
+def test_a_run_that_fails(project: Path, flags: tuple[str, ...]):
+    train(project, *flags, fails=True)
+
+
+def test_a_failure_that_no_one_foresaw(project: Path):
+    script = project / "jobs" / "tiny_job.py"
+    raising = f'    __import__("qdet.launch.guarded").launch.guarded.guarded(lambda: open("{URL}"))\n'
+    script.write_text(script.read_text().replace("    launch(job, sweep=sweep)\n", raising))
+    train(project, fails=True)
