@@ -42,6 +42,7 @@ class Telling(LocalReporter):
     """Sets an event when a step is reported."""
 
     def __init__(self, step):
+        super().__init__()
         self.step, self.there = step, threading.Event()
 
     def progress(self, progress):
