@@ -57,15 +57,19 @@ class MultiheadAttention(PackedAttention):
         return self.out(attend(*heads, mask=mask, dropout=self.dropout if self.training else 0.0))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Make Q, K and V; those with the same input in one product."""
+        """Make Q, K and V; those with the same input in one product.
+
+        Weights are split at once, for the gradient of a slice is as large as what it was cut from.
+        """
         dim, weight, bias = query.shape[-1], self.qkv_weight, self.qkv_bias
         if key is query and value is query:
             return F.linear(query, weight, bias).chunk(3, dim=-1)
-        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
         if key is query:
-            return *F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1), v
-        q = F.linear(query, weight[:dim], bias[:dim])
-        return q, F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim]), v
+            (qk_weight, v_weight), (qk_bias, v_bias) = (t.split((2 * dim, dim)) for t in (weight, bias))
+            q, k = F.linear(query, qk_weight, qk_bias).chunk(2, dim=-1)
+            return q, k, F.linear(value, v_weight, v_bias)
+        parts = zip((query, key, value), weight.split(dim), bias.split(dim), strict=True)
+        return tuple(F.linear(x, w, b) for x, w, b in parts)
 
 
 class SelfAttention(nn.Module):
