@@ -1,26 +1,36 @@
 """Sigmoid focal loss, and the cost that matching makes of it.
 
 Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+
+S stages   n queries of the batch   m matched pairs   K classes
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def focal_loss(
-    logits: Float[Tensor, "*shape"],
-    target: Float[Tensor, "*shape"],
+    logits: Float[Tensor, "S n K"],
+    stage: Int[Tensor, "S 1"],
+    queries: Int[Tensor, "S m"],
+    labels: Int[Tensor, "S m"],
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
-) -> Float[Tensor, "*shape"]:
-    """Cross-entropy times (1 - p_t)^gamma, times alpha for target 1 and 1 - alpha for 0; not reduced."""
-    p = logits.sigmoid()
-    miss = p + target - 2 * p * target  # 1 - p_t
-    weight = alpha * target + (1 - alpha) * (1 - target)
-    return weight * miss**gamma * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+) -> Float[Tensor, " S"]:
+    """Sum the focal loss of each stage's queries, in which the classes of matched pairs are there.
+
+    A logit's loss is its cross-entropy times (1 - p_t)^gamma, times alpha for a class that is there and
+    1 - alpha for one that is not. All are taken as not there at first, then the few that are put right.
+    """
+    there = logits[stage, queries, labels]
+    right = alpha * _absent(-there, gamma) - (1 - alpha) * _absent(there, gamma)
+    return (1 - alpha) * _absent(logits, gamma).sum((1, 2)) + right.sum(1)
 
 
 def focal_cost(
@@ -34,3 +44,31 @@ def focal_cost(
     positive = -alpha * (1 - p) ** gamma * torch.log(p + eps)
     negative = -(1 - alpha) * p**gamma * torch.log(1 - p + eps)
     return positive - negative
+
+
+def _absent(logits: Float[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:
+    return _Absent.apply(logits, gamma)  # type: ignore[return-value]  # torch declares no result
+
+
+class _Absent(torch.autograd.Function):
+    """-p^gamma log(1 - p), the focal loss of classes that are not there, before alpha.
+
+    Autograd would keep a map as large as the logits for each of its factors. This keeps the logits.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, gamma: float) -> Tensor:
+        return logits.sigmoid().pow_(gamma).mul_(F.logsigmoid(-logits)).neg_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        logits, ctx.gamma = inputs
+        ctx.save_for_backward(logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one result
+        (logits,) = ctx.saved_tensors
+        p = logits.sigmoid()
+        slope = F.logsigmoid(-logits).mul_(p - 1).mul_(ctx.gamma).add_(p)
+        return slope.mul_(p.pow_(ctx.gamma)).mul_(grad), None

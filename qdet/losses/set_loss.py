@@ -167,9 +167,8 @@ class SetLoss(nn.Module):
             weights = count + c.no_object * (logits.shape[1] - count)
             classification = softmax_loss(logits, stage, pairs.queries, labels, c.no_object) / weights
         else:
-            target = torch.zeros_like(logits)
-            target[stage, pairs.queries, labels] = 1
-            classification = focal_loss(logits, target, alpha=c.alpha, gamma=c.gamma).sum((1, 2)) / normalizer
+            focal = focal_loss(logits, stage, pairs.queries, labels, alpha=c.alpha, gamma=c.gamma)
+            classification = focal / normalizer
         distance = l1_loss(self._l1_numbers(found, extent), self._l1_numbers(wanted, extent))
         return {
             "classification": c.classification * classification,
