@@ -17,6 +17,8 @@ FIXED = (
     "detector",
     "data.augment",
     "data.by_size",
+    "data.reading",
+    "data.samples",
     "data.tail",
     "train.seed",
     "train.batch_size",

@@ -23,6 +23,8 @@ class TrainState:
     batch_size: int
     data_digest: str
     """Digest of the training shards."""
+    plan_version: int = 1
+    """Version of how order and augmentation follow from seed and step; 1 before it was written down."""
     categories: dict[str, Any]
     """Class names and original ids, in order of label."""
     random: str = RANDOM

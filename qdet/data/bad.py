@@ -5,7 +5,7 @@ the batch is padded to. Which one depends on the step and the place alone: ranks
 them, and of readers, gives the same batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,12 +65,17 @@ def read_or_refill(
 
 
 class BadBudget:
-    """Counts the samples that this worker could not read, and stops the run when there are too many."""
+    """Counts the samples that could not be read, and stops the run when there are too many.
+
+    A worker counts its own; `learn` adds what the others found.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.reasons: dict[int, str] = {}
         """Why an image could not be read, by its id."""
+        self.fresh: dict[int, str] = {}
+        """Those of them that the other workers have not been told of."""
 
     def charge(self, batch: Batch) -> Batch:
         """Name each image once that `batch` had to do without, and return the batch.
@@ -81,14 +86,28 @@ class BadBudget:
         for missing in batch.substitutes:
             if missing.planned_id in self.reasons:
                 continue
-            self.reasons[missing.planned_id] = missing.reason
-            if len(self.reasons) > self.limit:
-                few = "\n  ".join([*self.reasons.values()][-_SHOWN:])
-                raise DataError(
-                    f"{len(self.reasons)} images cannot be read, --data.max-bad allows {self.limit}; "
-                    f"the last of them:\n  {few}"
-                )
+            self.reasons[missing.planned_id] = self.fresh[missing.planned_id] = missing.reason
+            self._check()
             print(
                 f"image {missing.image_id} stands in for {missing.planned_id}: {missing.reason}", flush=True
             )
         return batch
+
+    def learn(self, found: Sequence[Mapping[int, str]]) -> None:
+        """Add what each of all workers found since the last time.
+
+        Raises:
+            DataError: There are more images than the limit, of all workers together.
+        """
+        for reasons in found:
+            self.reasons |= reasons
+        self.fresh = {}
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.reasons) > self.limit:
+            few = "\n  ".join([*self.reasons.values()][-_SHOWN:])
+            raise DataError(
+                f"{len(self.reasons)} images cannot be read, --data.max-bad allows {self.limit}; "
+                f"the last of them:\n  {few}"
+            )

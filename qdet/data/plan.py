@@ -20,6 +20,10 @@ from qdet.errors import ConfigError
 Tail = Literal["drop", "wrap"]
 """What becomes of the samples that fill no whole batch: left out, or filled up with some seen before."""
 
+PLAN_VERSION = 1
+"""Version of everything here and in `qdet.data.views` that decides which images a step holds and how each is
+seen. A run can only be gone on with by the version that it began with."""
+
 RUN = 2048
 """Neighbouring samples of the index, hence of few shards, that are shuffled as one."""
 RUNS = 8

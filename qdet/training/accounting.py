@@ -40,8 +40,12 @@ class Accounting:
             self.world.on_main(lambda: self._report(total, step))
         self.ledger.start(step)
 
+    def state(self) -> Int32[Tensor, " state"]:
+        """Return first step and counts of this rank, for a checkpoint."""
+        return self.ledger.to_tensor()
+
     def load(self, *states: Int32[Tensor, " state"]) -> None:
-        """Go on from the `ledger.to_tensor()` of any number of ranks; every rank is given all of them."""
+        """Go on from the `state()` of any number of ranks; every rank is given all of them."""
         self.ledger = Ledger.from_tensor(self.order.index.image_id, *states)
         if not self.world.main:  # counts of all ranks add up: one of them takes over the old ones
             self.ledger.start(self.ledger.first)

@@ -3,7 +3,8 @@
 from qdet.changes import Change, allowed, changes
 from qdet.checkpoint import Saved
 from qdet.checkpoint.peek import Peek
-from qdet.data.shards import ShardSet
+from qdet.data.dataset import Dataset
+from qdet.data.plan import PLAN_VERSION
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
 
@@ -15,7 +16,7 @@ def check_world(job: Job, size: int) -> None:
         raise ConfigError(f"--train.workers {job.train.workers}, but {size} processes train")
 
 
-def check_categories(train: ShardSet, val: ShardSet) -> None:
+def check_categories(train: Dataset, val: Dataset) -> None:
     """Raise unless both sets of shards have the same classes."""
     if train.categories != val.categories:
         only = set(train.categories.names) ^ set(val.categories.names)
@@ -43,6 +44,12 @@ def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[
     refused = [str(change) for change in found.refused]
     if digest is not None and digest != saved.state.data_digest:
         refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
+    if saved.state.plan_version != PLAN_VERSION:
+        refused.append(
+            f"this qdet orders and augments images by version {PLAN_VERSION} of its plan, the run began with "
+            f"version {saved.state.plan_version}: use the qdet that it began with"
+            + (f" (commit {saved.state.git_commit})" if saved.state.git_commit else "")
+        )
     if refused:
         raise CheckpointError(
             f"cannot go on from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "

@@ -11,10 +11,8 @@ import torch
 
 from qdet.backbones import load_pretrained
 from qdet.checkpoint import Folder, Retention, RunFolder
-from qdet.data.stream import TrainStream
 from qdet.job import Job
 from qdet.tracking import Tracker
-from qdet.training.accounting import Accounting
 from qdet.training.checks import check_categories, check_world
 from qdet.training.contents import Description, pieces
 from qdet.training.distributed import World, join
@@ -30,6 +28,8 @@ from qdet.training.reporting import Reporter, Run
 from qdet.training.resuming import Start
 from qdet.training.saving import Saving
 from qdet.training.step import StepMaker
+from qdet.training.streams import accounting_of, train_stream
+from qdet.training.unreadable import Unreadable
 from qdet.training.zero import ZeroEngine
 
 
@@ -70,9 +70,9 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
-        self.train_shards, self.val_shards = job.data.open(job.data.train), job.data.open(job.data.val)
+        self.train_shards, self.val_shards = job.data.open_train(), job.data.open(job.data.val)
         check_categories(self.train_shards, self.val_shards)
-        self.stream = self._train_stream()
+        self.stream = train_stream(job, self.train_shards, world)
         self.steps = total_steps(job, self.stream.steps_per_epoch)
         torch.manual_seed(job.train.seed)
         self.detector = job.detector.build(len(self.train_shards.categories))
@@ -94,7 +94,7 @@ class _Training:
         self.description = Description(job, world, self.train_shards, self.saving.attempt)
         if self.step and world.main:
             print(f"going on after step {self.step} of {self.steps}", flush=True)
-        self.accounting = Accounting(self.stream.order, world, tracker, step=self.step)
+        self.accounting = accounting_of(self.stream, world, tracker, step=self.step)
         if ledgers := start.ledgers():
             self.accounting.load(*ledgers)
         self.evaluated: dict[str, float] = {}
@@ -172,7 +172,7 @@ class _Training:
 
     def _save(self) -> None:
         """Have a checkpoint written while training goes on."""
-        state, ema, ledger = self.engine.state, self.ema, self.accounting.ledger.to_tensor()
+        state, ema, ledger = self.engine.state, self.ema, self.accounting.state()
         metrics = self.evaluated if self.evaluated_at == self.step else {}
         with self.faults.watchdog.off("checkpoint"):
             stall = self.saving.save(
@@ -202,27 +202,9 @@ class _Training:
             budget=self.budget,
             incidents=self.incidents,
             leaving=self.leaving,
+            unreadable=Unreadable(self.stream.bad, self.world),
             steps=self.steps,
             steps_per_epoch=self.stream.steps_per_epoch,
-        )
-
-    def _train_stream(self) -> TrainStream:
-        job = self.job
-        return TrainStream(
-            self.train_shards,
-            job.data.augment,
-            batch_size=job.train.batch_size,
-            seed=job.train.seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            accumulation=job.train.passes(self.world.size),
-            tail=job.data.tail,
-            by_size=job.data.by_size,
-            max_bad=job.data.max_bad,
-            readers=job.data.readers,
-            reader_kind=job.data.reader_kind,
-            prefetch=job.data.prefetch,
-            device=self.world.device,
         )
 
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from qdet.checkpoint import Folder, RunFolder, Saved, verify
 from qdet.checkpoint.fit import check_start, load_weights
-from qdet.data.shards import ShardSet
+from qdet.data.dataset import Dataset
 from qdet.job import Job
 from qdet.training.checks import check_unchanged
 from qdet.training.distributed import World
@@ -19,7 +19,7 @@ class Start:
         CheckpointError: Checkpoints are there but none is whole, or the job does not fit the last.
     """
 
-    def __init__(self, job: Job, world: World, shards: ShardSet, run: RunFolder) -> None:
+    def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
         self.job, self.world, self.shards = job, world, shards
         self.last: Saved | None = self._find(run)
         """The checkpoint that training goes on from; None in a new run."""

@@ -16,6 +16,7 @@ from qdet.training.guard import Budget, hopeless, poisoned
 from qdet.training.incidents import Incidents
 from qdet.training.leaving import Leaving
 from qdet.training.schedule import lr_factor
+from qdet.training.unreadable import Unreadable
 from qdet.training.zero import ZeroEngine
 from qdet.types import Batch
 
@@ -34,6 +35,7 @@ class StepMaker:
         budget: The steps that were skipped, and how many may be.
         incidents: Looks into them.
         leaving: Whether all workers are to leave.
+        unreadable: What could not be read on any of them.
         steps: Steps of the whole training.
         steps_per_epoch: Those of one pass over the data.
     """
@@ -51,13 +53,14 @@ class StepMaker:
         budget: Budget,
         incidents: Incidents,
         leaving: Leaving,
+        unreadable: Unreadable,
         steps: int,
         steps_per_epoch: int,
     ) -> None:
         self.job, self.world, self.detector, self.criterion = job, world, detector, criterion
         self.engine, self.ema = engine, ema
         self.faults, self.budget, self.incidents = faults, budget, incidents
-        self.leaving = leaving
+        self.leaving, self.unreadable = leaving, unreadable
         self.steps, self.steps_per_epoch = steps, steps_per_epoch
 
     def make(self, step: int, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], float]:
@@ -138,13 +141,15 @@ class StepMaker:
         per rank and micro-batch makes the sum of all the loss over that batch's objects, whoever holds them.
         """
         targets, queries = [batch.targets for batch in micro_batches], self.job.detector.queries
-        objects, matched, leaving, *told = self.world.sum(
+        objects, matched, leaving, unreadable, *told = self.world.sum(
             float(sum(counted_objects(t, queries, self.job.loss.per) for t in targets)),
             float(sum(matched_objects(t, queries) for t in targets)),
             self.leaving.told(),
+            self.unreadable.told(),
             *self.faults.told(),
         )
         self.leaving.heard(leaving)
+        self.unreadable.heard(unreadable)
         self.faults.heard(told)
         passes = self.world.size * len(micro_batches)
         return {"normalizer": max(objects, 1.0) / passes, "matched": matched / passes}

@@ -1,5 +1,6 @@
 """Properties that a plan has for any dataset, seed and batch size."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -154,3 +155,17 @@ def test_the_order_is_what_it_was():
     plan = plan_epoch(np.arange(600, 1400).reshape(-1, 2), AUGMENT, seed=7, epoch=3, global_batch=8)
     assert plan.rows[0].tolist() == [217, 294, 319, 246, 394, 311, 251, 85]
     assert plan.padded_hw[:3].tolist() == [[800, 768], [672, 672], [672, 672]]
+
+
+DIGESTS = {1: "64a76e6ba79ba569b5b9ddefee728e4d72da80276e38138dd42a9bccd23e623d"}
+"""sha256 of a plan of fixed sizes, seed and epoch, by the version of the algorithm."""
+
+
+def test_a_plan_that_changes_has_another_version():
+    """Runs in progress rest on the plan: whoever changes it raises PLAN_VERSION and adds a digest here."""
+    sizes = np.stack([np.arange(3000) * 7 % 400 + 200, np.arange(3000) * 11 % 300 + 250], axis=1)
+    augment = AugmentConfig(crop=True, photometric=True, mosaic=0.3, mixup=0.3)
+    plan = plan_epoch(sizes, augment, seed=5, epoch=2, global_batch=16, tail="wrap")
+    content = hashlib.sha256(np.concatenate([plan.rows.ravel(), plan.padded_hw.ravel()]).tobytes())
+    content.update("".join(str(plan.views.of(row)) for row in range(0, 3000, 97)).encode())
+    assert content.hexdigest() == DIGESTS[module.PLAN_VERSION]

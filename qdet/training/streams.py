@@ -1,0 +1,40 @@
+"""The batches that a job trains on: read by offset along a plan, or from front to back without one."""
+
+from qdet.data.outline import SequentialSet
+from qdet.data.sequential import SequentialStream
+from qdet.data.shards import ShardSet
+from qdet.data.stream import TrainStream
+from qdet.job import Job
+from qdet.tracking import Tracker
+from qdet.training.accounting import Accounting
+from qdet.training.distributed import World
+from qdet.training.receipts import Receipts
+
+Stream = TrainStream | SequentialStream
+
+
+def train_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> Stream:
+    """Return this rank's stream of training batches."""
+    common = {
+        "batch_size": job.train.batch_size,
+        "seed": job.train.seed,
+        "rank": world.rank,
+        "world_size": world.size,
+        "accumulation": job.train.passes(world.size),
+        "tail": job.data.tail,
+        "max_bad": job.data.max_bad,
+        "readers": job.data.readers,
+        "reader_kind": job.data.reader_kind,
+        "prefetch": job.data.prefetch,
+        "device": world.device,
+    }
+    if isinstance(shards, SequentialSet):
+        return SequentialStream(shards, job.data.augment, shuffle=job.data.shuffle_buffer, **common)
+    return TrainStream(shards, job.data.augment, by_size=job.data.by_size, **common)
+
+
+def accounting_of(stream: Stream, world: World, tracker: Tracker, *, step: int) -> Accounting | Receipts:
+    """Return what accounts for the images of `stream` from `step` on: against its plan where it has one."""
+    if isinstance(stream, TrainStream):
+        return Accounting(stream.order, world, tracker, step=step)
+    return Receipts(stream.steps_per_epoch, world, tracker, step=step)

@@ -1,0 +1,40 @@
+"""A run is not gone on with by a qdet that would order its images otherwise."""
+
+import dataclasses
+
+import pytest
+
+from qdet.checkpoint import Folder, TrainState
+from qdet.checkpoint.peek import Peek
+from qdet.config import flatten
+from qdet.data.plan import PLAN_VERSION
+from qdet.errors import CheckpointError
+from qdet.job import Job
+from qdet.training.checks import check_unchanged
+
+STATE = TrainState(
+    step=3,
+    updates=3,
+    ema_updates=0,
+    seed=0,
+    batch_size=16,
+    data_digest="d",
+    plan_version=PLAN_VERSION,
+    categories={"names": ["a"], "ids": [1]},
+    git_commit="abc",
+)
+
+
+def test_another_version_of_the_plan_is_refused_in_words(tmp_path):
+    job = Job(name="a")
+    saved = Peek(Folder.open(str(tmp_path)), STATE, flatten(job))
+    assert check_unchanged(saved, job, "d") == ()
+    other = dataclasses.replace(saved, state=dataclasses.replace(STATE, plan_version=PLAN_VERSION + 1))
+    with pytest.raises(CheckpointError, match=rf"began with version {PLAN_VERSION + 1}.*\(commit abc\)"):
+        check_unchanged(other, job, "d")
+
+
+def test_states_from_before_it_was_written_down_are_of_the_first_version():
+    content = dataclasses.asdict(STATE)
+    del content["plan_version"]
+    assert TrainState.from_json(content).plan_version == 1
