@@ -94,7 +94,7 @@ class DynamicDETR(Detector):
         strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
         self.strides = (*strides, 2 * strides[-1])
         self.neck = FPN(backbone.channels, config.width, extra_level=True)  # type: ignore[arg-type]
-        self.encoder = nn.ModuleList(DynamicEncoderLayer(config.width) for _ in range(config.encoder_layers))
+        self.encoder = DynamicEncoder(config.width, config.encoder_layers)
         stages = (
             RegionStage(
                 config.width,
@@ -115,9 +115,7 @@ class DynamicDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        levels = self.neck(features)
-        for layer in self.encoder:
-            levels = run(layer, levels, recompute=self.recomputes)
+        levels = self.encoder(self.neck(features), recompute=self.recomputes)
         pyramid = Pyramid.of(levels, self.strides, canonical_size=self.config.canonical_size)
         return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
 
@@ -126,6 +124,21 @@ class DynamicDETR(Detector):
     ) -> Detections:
         """Take the best pairs of query and class and cut their boxes at the border, as in Sparse R-CNN."""
         return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
+
+
+class DynamicEncoder(nn.ModuleList):
+    """Layers of convolutions that each read what the one before made of the pyramid."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__(DynamicEncoderLayer(width) for _ in range(layers))
+
+    def forward(
+        self, levels: list[Float[Tensor, "B C _ _"]], *, recompute: bool = False
+    ) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first, each of the shape it had."""
+        for layer in self:
+            levels = run(layer, levels, recompute=recompute)
+        return levels
 
 
 class DynamicEncoderLayer(nn.Module):
