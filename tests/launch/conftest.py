@@ -64,7 +64,8 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            # Nodes on one machine each bring the lines of all: Ray would show some of them once for many.
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"},
         )
         self.started = time.monotonic()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -124,7 +125,10 @@ class Nodes:
 
     def __init__(self) -> None:
         self.address = f"127.0.0.2:{PORT}"
-        settings = head.LOCAL_SETTINGS | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # 0 allows one node only
+        settings = head.LOCAL_SETTINGS | {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # 0 allows one node only
+            "RAY_raylet_start_wait_time_s": "180",  # a busy machine starts several of them slowly
+        }
         self._environment = os.environ | settings
         auth.require_token(self._environment)
         os.environ.update({n: self._environment[n] for n in (auth.MODE, auth.TOKEN_PATH)})
@@ -135,10 +139,10 @@ class Nodes:
         self._until(lambda: self._ray("status").returncode == 0, "the head does not come up")
 
     def add(self, *hosts: int) -> None:
-        """Start a node of one CPU at 127.0.0.`host` for each, and wait for them."""
-        for host in hosts:
+        """Start nodes of one CPU at 127.0.0.`host`, and wait for each."""
+        for host in hosts:  # one by one: at once they would choose the same name for their sockets
             self._start(host, f"--address={self.address}", "--num-cpus=1", "--dashboard-agent-listen-port=0")
-        self._until(lambda: set(hosts) <= self.alive().keys(), f"the nodes {hosts} do not come up")
+            self._until(lambda: host in self.alive(), f"node {host} does not come up")  # noqa: B023  (called here)
 
     def alive(self) -> dict[int, str]:
         """Return the ids of the nodes that live, by host."""
@@ -183,7 +187,7 @@ class Nodes:
         )
 
     def _until(self, there: Callable[[], bool], said: str) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while not there():
             gone = any(process.poll() is not None for process in self._processes.values())
             if gone or time.monotonic() > deadline:

@@ -1,0 +1,144 @@
+"""Kill -9 of a worker, of all workers and of the driver, one after the other: the run comes out the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ranks import assert_same, checkpoint
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("only_cluster"),
+]
+
+STEPS = 50
+FLAGS = (
+    *("--train.steps", str(STEPS), "--train.checkpoint-every", "10", "--train.log-every", "1"),
+    *("--train.max-failures", "3", "--optim.ema-decay", "0.9"),
+)
+
+
+def workers(driver: int) -> list[psutil.Process]:
+    """Training processes below a driver, whose Ray is its own."""
+    found = psutil.Process(driver).children(recursive=True)
+    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+
+
+def mlflow_run(project: Path, name: str) -> tuple[Any, Any]:
+    """Return a client, and the one run of a name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (run,) = [r for r in client.search_runs(experiments) if r.info.run_name == name]
+    return client, run
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_the_weights_are_those_of_an_undisturbed_run(project: Path, start, zero: int):
+    flags = (*FLAGS, "--train.zero", str(zero))
+    calm = start(*flags, "--store.run", "calm")
+    assert calm.end() == 0
+    startup = calm.when(r"step 1/50") - calm.started
+
+    job = start(*flags, "--store.run", "broken")
+    recoveries = [_after_killing(job, at, alone) for at, alone in ((13, True), (23, False))]
+    job.wait_for(r"step 33/50")
+    os.kill(job.process.pid, signal.SIGKILL)
+    assert job.end() == -signal.SIGKILL
+    _wait_until_killed(project)
+
+    again = start(*flags, "--store.run", "broken", "--store.resume", "auto")
+    assert again.end() == 0
+    assert re.search(r"going on after step [23]0 of 50", again.text)
+    print(f"start-up {startup:.0f} s, recoveries {', '.join(f'{seconds:.0f} s' for seconds in recoveries)}")
+
+    store = project / "outputs"
+    assert_same(checkpoint(store, "broken", STEPS), checkpoint(store, "calm", STEPS))
+    ledgers = re.findall(r"lost=(\d+) duplicated=(\d+)", calm.text + job.text + again.text)
+    assert set(ledgers) == {("0", "0")}
+    assert _curve(project, "broken") == _curve(project, "calm")
+
+
+def _after_killing(job, step: int, alone: bool) -> float:
+    """Kill one worker or all after a step; return the seconds until the next one is made."""
+    job.wait_for(rf"step {step}/{STEPS}")
+    before, victims = len(job.lines), workers(job.process.pid)
+    assert len(victims) == 2
+    killed = time.monotonic()
+    kill(victims[1:] if alone else victims)
+    job.wait_for(r"going on after step", after=before)
+    resumed = len(job.lines)
+    job.wait_for(rf"step \d+/{STEPS}", after=resumed)
+    return job.when(rf"step \d+/{STEPS}", after=job.when(r"going on after step", after=killed)) - killed
+
+
+def _wait_until_killed(project: Path) -> None:
+    """The witness of a driver that died says so in MLflow."""
+    deadline = time.monotonic() + 90
+    while mlflow_run(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert mlflow_run(project, "broken")[1].info.status == "KILLED"
+
+
+def _curve(project: Path, name: str) -> list[tuple[int, float]]:
+    """Every point of the loss of a finished run."""
+    client, run = mlflow_run(project, name)
+    assert run.info.status == "FINISHED"
+    points = sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, "train/loss"))
+    assert [step for step, _ in points] == list(range(1, STEPS + 1))
+    return points
+
+
+def test_a_run_that_fails_too_often_is_failed_with_its_cause(project: Path, start):
+    job = start(*FLAGS, "--train.max-failures", "0", "--store.run", "mortal")
+    job.wait_for(r"step 3/50")
+    kill(workers(job.process.pid)[1:])
+    assert job.end() == 1
+    run = mlflow_run(project, "mortal")[1]
+    assert run.info.status == "FAILED"
+    assert "training failed" in run.data.tags["qdet.cause"]
+    last = job.text.strip().splitlines()[-1]
+    assert last.startswith("TrainingError: training failed")
+
+
+def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Path, start):
+    flags = (*FLAGS, "--train.checkpoint-every", "1000", "--store.run", "asked")
+    job = start(*flags)
+    job.wait_for(r"step 7/50")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.end() == 128 + signal.SIGTERM
+    stopped = int(job.wait_for(r"asked to leave: stopped after step (\d+) of 50")[1])
+    assert 7 <= stopped < STEPS
+    folders = [folder.name for folder in (project / "outputs" / "asked").glob("step_*")]
+    assert folders == [f"step_{stopped:06d}"]
+    before = mlflow_run(project, "asked")[1]
+    assert before.info.status == "KILLED"
+
+    unknown = subprocess.run(
+        [sys.executable, "jobs/tiny_job.py", "--store.resume", "askedx"],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert unknown.returncode == 2
+    assert "Did you mean asked?" in unknown.stderr
+    again = start(*flags, "--store.resume", "asked")
+    assert again.end() == 0
+    assert f"going on after step {stopped} of 50" in again.text
+    assert json.loads((project / "result.json").read_text())["mlflow_run_id"] == before.info.run_id
+    assert len(_curve(project, "asked")) == STEPS
