@@ -8,8 +8,9 @@ import torch
 from qdet.complexity import count_macs, count_parameters
 from qdet.config import flatten
 from qdet.data.plan import steps_per_epoch
-from qdet.errors import DataError
+from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launch.datasets import known
 from qdet.launch.paths import resolve
 from qdet.masking import mask
 
@@ -95,13 +96,16 @@ def _steps(job: Job) -> dict[str, str]:
     found: dict[str, str] = {}
     for split, path in (("train", job.data.train), ("val", job.data.val)):
         try:
-            shards = job.data.open(path)
-        except DataError as error:
+            data = known(job, split)
+        except ConfigError as error:
             found[f"{split} images"] = f"unknown: {error}"
             continue
-        found[f"{split} images"] = f"{len(shards):,} of {len(shards.categories)} classes in {path}"
+        if data.images is None or data.categories is None:
+            found[f"{split} images"] = f"known once {path} is scanned"
+            continue
+        found[f"{split} images"] = f"{data.images:,} of {len(data.categories)} classes in {path}"
         if split == "train":
-            each = steps_per_epoch(len(shards), job.train.batch_size, job.data.tail)
+            each = steps_per_epoch(data.images, job.train.batch_size, job.data.tail)
             steps = job.train.steps or each * job.train.epochs
             found["steps"] = f"{each:,} per epoch, {steps:,} in all"
     return found
@@ -115,9 +119,10 @@ def image_size(job: Job) -> tuple[int, int]:
 
 def _classes(job: Job) -> int:
     try:
-        return len(job.data.open(job.data.train).categories)
-    except DataError:
+        categories = known(job, "train").categories
+    except ConfigError:
         return COCO_CLASSES
+    return COCO_CLASSES if categories is None else len(categories)
 
 
 def _flags(job: Job) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from qdet.checkpoint import Folder, RunFolder
 from qdet.checkpoint.manifest import MANIFEST
 from qdet.data.plan import steps_per_epoch
-from qdet.data.shards import ShardSet
-from qdet.errors import ConfigError, DataError
+from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launch import store
+from qdet.launch.datasets import known
 from qdet.launch.describe import COCO_CLASSES
 from qdet.launch.paths import is_url
 
@@ -19,14 +19,13 @@ def check(job: Job) -> None:
     Raises:
         ConfigError: A flag names something that is not there or cannot be used.
     """
-    train = _open("train", job.data.train, job)
-    val = _open("val", job.data.val, job)
-    if train is not None and val is not None and train.categories != val.categories:
+    train, val = known(job, "train"), known(job, "val")
+    if train.categories and val.categories and train.categories != val.categories:
         raise ConfigError(
             f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
         )
-    if train is not None:
-        steps_per_epoch(len(train), job.train.batch_size, job.data.tail)
+    if train.images is not None:
+        steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
     start = job.store.init_from
     if start and not is_url(start):
         _check_start(start)
@@ -34,8 +33,8 @@ def check(job: Job) -> None:
         raise ConfigError(
             "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
         )
-    digest = None if train is None else train.digest
-    store.check(job, digest=digest, classes=COCO_CLASSES if train is None else len(train.categories))
+    classes = COCO_CLASSES if train.categories is None else len(train.categories)
+    store.check(job, digest=train.digest, classes=classes)
 
 
 def _check_start(start: str) -> None:
@@ -48,13 +47,3 @@ def _check_start(start: str) -> None:
         )
     if folder.size(MANIFEST) is None:
         raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a {MANIFEST})")
-
-
-def _open(split: str, path: str, job: Job) -> ShardSet | None:
-    """Open a split, or None where it lies behind a URL that only workers need to reach."""
-    if is_url(path):
-        return None
-    try:
-        return job.data.open(path)
-    except DataError as error:
-        raise ConfigError(f"--data.{split}: {error}") from error

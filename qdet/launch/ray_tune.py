@@ -20,6 +20,7 @@ from qdet.data.plan import steps_per_epoch
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launch import capacity, connect, paths, preflight, runs
+from qdet.launch.datasets import known
 from qdet.launch.interruptible import call_interruptibly
 from qdet.launch.ray_train import cause_of, fit, worker_environment
 from qdet.launch.session import open_session
@@ -75,7 +76,8 @@ def evaluations(job: Job) -> int:
 
 
 def _epoch(job: Job) -> int:
-    return steps_per_epoch(len(job.data.open(job.data.train)), job.train.batch_size, job.data.tail)
+    images = known(job, "train").images or len(job.data.open(job.data.train))
+    return steps_per_epoch(images, job.train.batch_size, job.data.tail)
 
 
 def _steps(job: Job) -> int:

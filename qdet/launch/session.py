@@ -20,6 +20,7 @@ from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launch import paths, runs
 from qdet.launch.auth import state_folder
+from qdet.launch.datasets import known
 from qdet.launch.report import Outcome, last_picture
 from qdet.launch.witness import witnessed
 from qdet.masking import mask
@@ -142,9 +143,10 @@ def spool_folder(run: str, process: str) -> Path:
 
 def _log_inputs(tracker: Tracker, job: Job) -> None:
     tracker.params(flatten(job))
-    for path, context in ((job.data.train, "training"), (job.data.val, "validation")):
-        if not paths.is_url(path):
-            tracker.dataset(Path(path).name, job.data.open(path).digest, path, context)
+    for split, context in (("train", "training"), ("val", "validation")):
+        address, digest = getattr(job.data, split), known(job, split).digest
+        if digest is not None:  # of foreign shards behind a URL only workers will know it
+            tracker.dataset(Path(address).name, digest, mask(address), context)
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.is_file():
         tracker.text(script.read_text(), f"job/{script.name}")
