@@ -29,6 +29,11 @@ class CachedShards:
         self._shards, self._cache = tuple(shards), cache
         self._ahead = _Ahead(self._shards, cache)
 
+    @property
+    def room(self) -> int:
+        """Bytes that the cache holds."""
+        return self._cache.limit
+
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Return `length` bytes of shard number `shard`."""
         descriptor = self.descriptor(shard)

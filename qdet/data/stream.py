@@ -19,6 +19,7 @@ from qdet.data.collate import load_batch
 from qdet.data.order import Order, Step, share, sizes_hw
 from qdet.data.plan import Plan, Tail, plan_evaluation
 from qdet.data.readers import Readers, read_ahead
+from qdet.data.room import warning_of_small_cache
 from qdet.data.shards import ShardSet
 from qdet.data.upload import Upload
 from qdet.errors import ConfigError
@@ -75,9 +76,19 @@ class TrainStream:
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
+        if self.rank == 0:
+            self._say_if_the_cache_is_small(first)
         with closing(self._read_ahead(self._loads(first, last))) as batches:
             while micro_batches := list(islice(batches, self.accumulation)):
                 yield [self.bad.charge(batch) for batch in micro_batches]
+
+    def _say_if_the_cache_is_small(self, first: int) -> None:
+        if self.shards.files.room is None:
+            return
+        plan = self.plan(first // self.steps_per_epoch)
+        announced = max(1, 2 * ANNOUNCED // self.accumulation)
+        if warning := warning_of_small_cache(self.shards, plan, announced):
+            print(warning, flush=True)
 
     def _loads(self, first: int, last: int) -> Iterator[Load]:
         return _loads(self.shards, self._parts(first, last))

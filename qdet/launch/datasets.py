@@ -19,7 +19,7 @@ class Known:
 
 
 def known(job: Job, split: str) -> Known:
-    """Look at `train` or `val`: on this machine all of it, behind a URL its manifest and its first shard's size.
+    """Look at `train` or `val`: on this machine all of it, behind a URL manifest and first shard's size.
 
     Raises:
         ConfigError: It is not there, cannot be reached, or cannot be read as the job says.

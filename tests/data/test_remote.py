@@ -265,3 +265,28 @@ def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, 
     assert [process.returncode for process in running] == [0, 0, 0]
     assert all(server.gets[url] == 1 for url in _urls(shards_folder))
     assert server.gets["/index.npz"] == 1
+
+
+def test_a_cache_below_a_window_of_the_plan_is_told_once_with_what_would_do(
+    shards_folder, serve, access, capsys, monkeypatch
+):
+    """Held against a walk through the plan by hand, in windows of two announcements of one step each."""
+    monkeypatch.setattr("qdet.data.stream.ANNOUNCED", 1)
+    server = serve(shards_folder)
+    whole = ShardSet.open(server.url, access)
+    small = AugmentConfig(sizes=(32,), max_size=64)
+    plan = TrainStream(whole, small, batch_size=4, seed=1).plan(0)
+    sizes = [shard["filesize"] for shard in whole.manifest["shardlist"]]
+    needed = 0
+    for begin in range(0, len(plan.rows), 2):
+        read = {int(whole.index.shard[row]) for step in plan.rows[begin : begin + 2] for row in step}
+        needed = max(needed, sum(sizes[shard] for shard in read))
+    for room, told in ((needed, 0), (needed - 1, 1)):
+        shards = ShardSet.open(server.url, dataclasses.replace(access, cache_gb=room / 1e9))
+        for rank in range(2):
+            list(TrainStream(shards, small, batch_size=4, seed=1, rank=rank, world_size=2).steps(0, 12))
+        said = capsys.readouterr().out
+        assert said.count("fetched again and again; 0.1 would do") == told
+        assert said.count(f"the {needed / 1e9:.3g} GB of shards that 2 steps of the plan read from") == told
+    list(TrainStream(ShardSet.open(shards_folder), small, batch_size=4, seed=1).steps(0, 2))
+    assert not capsys.readouterr().out
