@@ -64,7 +64,7 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Nodes on one machine each bring the lines of all: Ray would show some of them once for many.
+            # Ray shows lines that differ in numbers alone once for many.
             env=os.environ | {"PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"},
         )
         self.started = time.monotonic()
@@ -100,6 +100,8 @@ class Watched:
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
+            if ", ip=" in line:  # nodes on one machine share a folder of logs, and each brings all of it
+                continue
             self.lines.append((time.monotonic(), line))
             print(line, end="")
 

@@ -66,14 +66,13 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     job = start(*FLAGS, "--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address)
     job.wait_for(r"step 7/60")
     startup = job.when(r"step 1/60") - job.started
-    before = len(job.lines)
+    before, killed = len(job.lines), time.monotonic()
     nodes.kill(4)
-    killed = job.lines[-1][0]
     job.wait_for(r"going on after step \d+ of 60", after=before)
     job.wait_for(r"step \d+/60", after=before + 1)
     shrunk = job.when(r"going on after step", after=killed) - killed
     nodes.add(6)
-    added, before = job.lines[-1][0], len(job.lines)
+    before, added = len(job.lines), time.monotonic()
     job.wait_for(r"going on after step \d+ of 60", after=before)
     grown = job.when(r"going on after step", after=added) - added
     assert job.end() == 0
