@@ -13,6 +13,8 @@ import webdataset
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.home import Access
+from qdet.data.outline import SequentialSet
+from qdet.data.sequential import SequentialStream
 from qdet.data.shards import ShardSet
 from qdet.data.stream import EvalStream, TrainStream
 from qdet.errors import DataError
@@ -286,3 +288,15 @@ def test_compressed_tars_and_other_files_are_refused(tmp_path):
     (tmp_path / "set" / "x.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"x\.tar is damaged"):
         ShardSet.open(tmp_path / "set")
+
+
+@pytest.mark.parametrize("case", sorted(BAD.keys() - {"id twice", "empty"}))
+def test_the_same_is_refused_where_shards_are_read_from_front_to_back(case, tmp_path, access):
+    """All but what takes a look at all shards first: an id that comes twice, and a set without a sample."""
+    members, said = BAD[case]
+    _tar(tmp_path / "x-000.tar", members)
+    dataset = SequentialSet.open(str(tmp_path / "x-000.tar"), access, images=1)
+    stream = SequentialStream(dataset, AugmentConfig(), batch_size=1, seed=0, shuffle=1)
+    with pytest.raises(DataError, match=said) as error:
+        list(stream.steps(0, 4))
+    assert "x-000.tar" in str(error.value)

@@ -190,3 +190,20 @@ def test_real_images_and_boxes_are_those_of_a_literal_pillow_pipeline(coco_root,
             cropped += view.window_tlhw is not None
     assert seen == 32
     assert cropped > 5
+
+
+def test_crowds_are_for_evaluation_alone_and_images_without_objects_stay(make_coco, tmp_path):
+    root, content = make_coco(8)
+    convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
+    shards = ShardSet.open(tmp_path / "s")
+    singles = {image["id"]: 0 for image in content["images"]}
+    for annotation in content["annotations"]:
+        singles[annotation["image_id"]] += 1 - annotation["iscrowd"]
+    found = {}
+    for (batch,) in TrainStream(shards, AugmentConfig(sizes=(48,)), batch_size=4, seed=0).steps(0, 2):
+        found |= dict(zip(batch.image_ids.tolist(), batch.targets.counts, strict=True))
+    assert found == singles
+    assert 0 in singles.values()
+    truth = shards.ground_truth()["annotations"]
+    assert sum(annotation["iscrowd"] for annotation in truth) == 2
+    assert len(truth) == len(content["annotations"])
