@@ -145,12 +145,16 @@ def test_errors_of_the_user_are_one_line(error: Exception, code: int, capsys: py
     assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
 
 
-def test_mistakes_of_ours_keep_their_traceback():
+def test_mistakes_of_ours_keep_their_traceback_without_secrets(capsys: pytest.CaptureFixture):
     def fail() -> int:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("at http://me:hidden@host/")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as left:
         cli.guarded(fail)
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.endswith("ZeroDivisionError: at http://me:***@host/\n")
 
 
 def test_dry_run_prints_settings_size_memory_and_steps(demo_shards: Path, capsys: pytest.CaptureFixture):
