@@ -206,6 +206,33 @@ def replay(file: tyro.conf.Positional[str]) -> int:
 
 
 @app.command
+def chaos(
+    *,
+    minutes: float = 10.0,
+    folder: Path | None = None,
+    faults: tuple[str, ...] = (),
+    workers: int = 2,
+    seed: int | None = None,
+) -> int:
+    """Break small trainings at random moments, and compare what they learn with one that nothing disturbed.
+
+    What follows `--` is added to the job's command line, as in `-- --train.zero 3`.
+
+    Args:
+        minutes: Time for broken runs; the last one is let through to its end.
+        folder: New folder for images, checkpoints and logs; by default a temporary one.
+        faults: Faults to choose from: worker, workers, driver, term, freeze, damage. By default all.
+        workers: Training processes.
+        seed: Seed of moments and faults; by default a new one every time.
+    """
+    from qdet.launch.chaos.run import Chaos, break_and_tell
+
+    return break_and_tell(
+        Chaos(folder=folder, minutes=minutes, faults=faults, workers=workers, seed=seed, flags=tuple(_rest))
+    )
+
+
+@app.command
 def zoo(*, json: bool = False) -> int:
     """Print every published model: its size here and in its paper, its AP there, and its job file.
 

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from qdet.errors import ConfigError, QdetError
 
@@ -142,7 +143,13 @@ def _device(accelerator: str) -> torch.device:
 
 def _make_group(backend: str, timeout: timedelta) -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+            # torchrun gives workers that it starts again the store of those before, in which gloo would find
+            # the addresses of the dead. On several machines TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 prevents it:
+            # there the counts of restarts need not agree.
+            store = PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
     else:
         dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
 

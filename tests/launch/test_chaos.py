@@ -1,0 +1,52 @@
+"""Breaking runs on purpose: what faults do to files and plans, and one broken run against an unbroken one."""
+
+import random
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qdet.errors import ConfigError, TrainingError
+from qdet.launch.chaos import faults
+from qdet.launch.chaos.run import Chaos, Result, break_runs, show
+from qdet.launch.chaos.trial import Event, Trial
+
+
+def test_a_damaged_file_is_never_the_old_one(tmp_path: Path):
+    file = tmp_path / "state.json"
+    for seed in range(50):
+        file.write_bytes(bytes(range(100)))
+        faults._spoil(file, random.Random(seed))
+        assert file.read_bytes() != bytes(range(100))
+
+
+def test_faults_are_named(tmp_path: Path):
+    assert faults.named(["term"]) == ["term"]
+    assert faults.named([]) == list(faults.FAULTS)
+    with pytest.raises(ConfigError, match=r"--faults flood: there are worker, workers"):
+        faults.named(["flood"])
+
+
+def test_a_difference_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture):
+    trials = [Trial(name, tmp_path, workers=2) for name in ("whole", "broken-1", "broken-2")]
+    trials[0].startup = 4.0
+    trials[1].events.append(Event("worker", "killed worker 7", step=3, at=1.0, recovery=6.0))
+    trials[2].events.append(Event("term", "sent SIGTERM", step=3, at=1.0))
+    result = Result(trials[0], trials[1:])
+    show(result, Console())
+    said = capsys.readouterr().out
+    assert "2 of 2 runs, 2 faults: bitwise equal, nothing lost" in said
+    assert "1.50 of the time of a start" in said
+    result.wrong["broken-2"] = ["3 tensors differ, such as weights/x"]
+    with pytest.raises(TrainingError, match="1 of 2 runs are wrong; broken-2: 3 tensors differ"):
+        show(result, Console())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("fault", ["worker", "driver", "damage", "freeze"])
+def test_a_broken_run_ends_as_the_undisturbed_one(fault: str, tmp_path: Path):
+    result = break_runs(Chaos(minutes=0.01, faults=(fault,), seed=3), tmp_path / "chaos", Console())
+    assert len(result.broken) == 1
+    assert result.faults >= 1
+    assert result.wrong == {}
