@@ -43,8 +43,11 @@ def lines(
     """Yield a JSON object per step: its number in the epoch and the image ids that every rank reads.
 
     Raises:
-        ConfigError: There are more workers than images in a batch, or the stretch begins behind the end.
+        ConfigError: There are more workers than images in a batch, the stretch begins behind the end, or the
+            job reads without a plan.
     """
+    if data.reading == "sequential":
+        raise ConfigError("--data.reading sequential follows no plan: there is no order to show")
     if global_batch < stretch.world:
         raise ConfigError(f"--global-batch {global_batch} has no image for some of --world {stretch.world}")
     order = Order(

@@ -10,8 +10,11 @@ import pytest
 
 from qdet.__main__ import main
 from qdet.data.augment import AugmentConfig
+from qdet.data.config import DataConfig
 from qdet.data.shards import ShardSet
 from qdet.data.stream import TrainStream
+from qdet.errors import ConfigError
+from qdet.launch import order
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = """
@@ -120,3 +123,10 @@ def test_whoever_has_read_enough_may_leave(demo_shards):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_reading_without_a_plan_has_no_order(demo_shards):
+    settings = DataConfig(reading="sequential")
+    shards = ShardSet.open(demo_shards / "train")
+    with pytest.raises(ConfigError, match="no order to show"):
+        next(order.lines(shards, settings, order.Stretch(), seed=0, global_batch=8))
