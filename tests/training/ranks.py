@@ -82,9 +82,12 @@ def train_all(ranks: int, jobs: dict[str, Job], store: Path) -> dict[str, Points
     return {name: _read(store / f"{name}.json") for name in jobs}
 
 
-def on_ranks(ranks: int, task: Callable[..., None], *args: object) -> None:
-    """Call `task(*args)` in as many processes that find each other; in this one where one is enough."""
-    if ranks == 1:
+def on_ranks(ranks: int, task: Callable[..., None], *args: object, apart: bool = False) -> None:
+    """Call `task(*args)` in as many processes that find each other; in this one where one will do.
+
+    `apart` keeps what DeepSpeed does to torch out of this process.
+    """
+    if ranks == 1 and not apart:
         task(*args)
     else:
         mp.spawn(_rank, args=(ranks, _free_port(), task, args), nprocs=ranks)
