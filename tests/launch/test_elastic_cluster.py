@@ -22,7 +22,7 @@ FLAGS = (
     *("--train.checkpoint-every", "5", "--train.keep-checkpoints", "100", "--optim.ema-decay", "0.9"),
     # Big images, so that a step takes long enough for a node to come during it, and a rate at which
     # rounding, which depends on how many workers add up, does not grow.
-    *("--data.augment.sizes", "384", "--data.augment.max-size", "384", "--optim.lr", "2.5e-6"),
+    *("--data.augment.sizes", "384", "--data.augment.max-size", "384", "--optim.lr", "2.5e-7"),
 )
 
 
