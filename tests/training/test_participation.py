@@ -6,7 +6,7 @@ import pytest
 import torch
 from faulty import TwoHeads, leave_a_head_out
 from ranks import on_ranks
-from torch.multiprocessing import ProcessException
+from torch.multiprocessing.spawn import ProcessException
 from torch.utils.checkpoint import checkpoint
 
 from qdet.errors import ConfigError
