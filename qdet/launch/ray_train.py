@@ -157,7 +157,8 @@ def cause_of(error: BaseException) -> QdetError:
         return known
     failures = getattr(error, "worker_failures", None) or {}
     rank, first = min(failures.items(), default=(None, error))
-    inner = getattr(first, "_base_exc", None) or getattr(first, "controller_failure", None) or first
+    wrapped = ("_base_exc", "controller_failure", "health_check_failure")
+    inner = next(filter(None, (getattr(first, name, None) for name in wrapped)), first)
     text = str(inner).strip().splitlines()
     where = "" if rank is None else f" in worker {rank}"
     return TrainingError(
