@@ -1,8 +1,10 @@
 """The one entry point of every job file: read the command line, then train, sweep or print."""
 
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import tyro
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launch.guarded import guarded
+from qdet.masking import mask
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -62,8 +65,20 @@ def _parse(job: Job, sweep: Sweep | None, demo: Mapping[str, Any] | None, argume
         job=job.demo(demo) if "--demo" in arguments else job,
         space=sweep or Sweep(space={}),
     )
-    description = sys.modules["__main__"].__doc__
-    return tyro.cli(_Command, default=default, args=arguments, description=description, config=CONFIG)
+
+    def read(args: list[str]) -> _Command:
+        description = sys.modules["__main__"].__doc__
+        return tyro.cli(_Command, default=default, args=args, description=description, config=CONFIG)
+
+    shown = [mask(argument) for argument in arguments]
+    if shown == arguments:
+        return read(arguments)
+    try:  # an error repeats what could not be read: it is to repeat no secret
+        with redirect_stderr(io.StringIO()):
+            return read(arguments)
+    except SystemExit:
+        read(shown)
+        raise
 
 
 def _run(command: _Command) -> None:

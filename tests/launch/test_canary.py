@@ -80,8 +80,9 @@ def test_a_run_whose_server_is_away(project: Path, monkeypatch: pytest.MonkeyPat
         ("--data.train", URL),
         ("--store.path", f"ftp://me:{IN_URLS[0]}@127.0.0.1:9/store"),
         ("--optim.lr", "1e30"),
+        ("--train.batch-size", SHAPED[1]),
     ],
-    ids=["shards", "store", "diverges"],
+    ids=["shards", "store", "diverges", "flag"],
 )
 def test_a_run_that_fails(project: Path, flags: tuple[str, ...]):
     train(project, *flags, fails=True)
