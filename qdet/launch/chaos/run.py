@@ -80,7 +80,7 @@ def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
     names = named(chaos.faults)
     seed = chaos.seed if chaos.seed is not None else random.SystemRandom().randrange(2**32)
     chance = random.Random(seed)
-    _prepare(folder)
+    prepare(folder)
     console.print(f"seed {seed}; an undisturbed run first")
     result = Result(Trial("undisturbed", folder, workers=chaos.workers, flags=chaos.flags))
     result.undisturbed.run([], chance)
@@ -137,7 +137,7 @@ def _plan(names: Sequence[str], undisturbed: Trial, chance: random.Random) -> li
     return plan
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Render the images and pack them into shards."""
     from data_prep.coco_to_shards import Conversion, convert
     from data_prep.synthetic import SyntheticConfig, prepare

@@ -1,0 +1,97 @@
+"""Whether a long training grows: memory, open files and threads of a process over 3,000 steps.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.steadiness --steps 3000
+
+One process trains the small job of `python -m qdet chaos`, with augmentation, evaluation every other epoch
+and a checkpoint every 50 steps, and is looked at every 50. The slope is that of a least-squares line through
+the second half of the points: buffers grow to their largest batch in the first.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tyro
+from rich.console import Console
+
+from qdet.config import override
+from qdet.launch.chaos.job import job as small_job
+from qdet.launch.chaos.run import prepare
+from qdet.tracking import NullTracker
+from qdet.training.loop import train
+from qdet.training.reporting import LocalReporter, Progress, Run
+
+EVERY = 50
+"""Steps between looks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How long to look."""
+
+    steps: int = 3000
+    """Steps of the training."""
+
+
+@dataclass
+class Looks:
+    """What was seen, by step."""
+
+    steps: list[int] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+    files: list[float] = field(default_factory=list)
+    threads: list[float] = field(default_factory=list)
+
+    def look(self, step: int) -> None:
+        """Write down what this process holds now."""
+        process = psutil.Process()
+        self.steps.append(step)
+        self.megabytes.append(process.memory_info().rss / 1e6)
+        self.files.append(process.num_fds())
+        self.threads.append(process.num_threads())
+
+
+class _Looking(LocalReporter):
+    def __init__(self, looks: Looks) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def progress(self, progress: Progress) -> None:
+        self._looks.look(progress.step)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nobody here decides by them."""
+
+
+def measure(measurement: Measurement) -> None:
+    """Train, and print a table of what the process held."""
+    looks = Looks()
+    with tempfile.TemporaryDirectory(prefix="qdet-steadiness-") as name:
+        folder = Path(name)
+        prepare(folder / "shards")
+        job = override(
+            small_job,
+            {
+                "data.train": str(folder / "shards" / "data" / "train"),
+                "data.val": str(folder / "shards" / "data" / "val"),
+                "train.steps": measurement.steps,
+                "train.workers": 1,
+                "train.log_every": EVERY,
+                "train.checkpoint_every": EVERY,
+            },
+        )
+        train(job, run=Run("steady", str(folder / "store")), reporter=_Looking(looks), tracker=NullTracker())
+    console = Console(highlight=False)
+    half = len(looks.steps) // 2
+    console.print(f"{measurement.steps} steps, {len(looks.steps)} looks, the second half of them:")
+    for name in ("megabytes", "files", "threads"):
+        values = np.array(getattr(looks, name))[half:]
+        slope = np.polyfit(np.array(looks.steps)[half:], values, 1)[0] * 1000
+        console.print(f"{name}: {values.min():.1f} to {values.max():.1f}, slope {slope:+.2f} per 1,000 steps")
+
+
+if __name__ == "__main__":
+    measure(tyro.cli(Measurement, description=__doc__))
