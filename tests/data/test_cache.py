@@ -147,7 +147,8 @@ def test_what_is_not_wanted_any_more_is_let_go(shards, tmp_path):
     cache = NodeCache(tmp_path / "cache", 2 * SIZE)
     files = CachedShards(listed, cache)
     files.will_read([0, 1, 2])
-    assert _until(lambda: _held(tmp_path / "cache", listed) == {0, 1})
+    # Two fetch at the same time: which of the three comes last is not decided.
+    assert _until(lambda: len(_held(tmp_path / "cache", listed) & {0, 1, 2}) == 2)
     files.will_read([2, 3])
     assert _until(lambda: _held(tmp_path / "cache", listed) == {2, 3})
 

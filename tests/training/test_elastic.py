@@ -3,6 +3,8 @@
 import pytest
 from ranks import losses, tiny_job, train_all
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 LEGS = (  # ranks, ZeRO stage, up to which step
     (3, 2, 3),
     (4, 1, 6),
@@ -19,8 +21,6 @@ def alone(demo_shards, tmp_path_factory):
     return train_all(1, {"alone": job}, tmp_path_factory.mktemp("alone"))["alone"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_workers_come_and_go_and_the_losses_stay(alone, demo_shards, tmp_path):
     found = {}
     for ranks, zero, until in LEGS:
