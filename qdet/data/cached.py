@@ -53,7 +53,7 @@ class CachedShards:
             ) from error
 
     def will_read(self, shards: Iterable[int]) -> None:
-        """Fetch the first of these shards, in about this order; let go of those that only earlier calls named."""
+        """Fetch the first of these, in about this order; let go of those that only earlier calls named."""
         self._ahead.want(list(dict.fromkeys(shards))[:AHEAD])
 
     def forget(self, shard: int) -> bool:

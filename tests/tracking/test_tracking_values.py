@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdet.tracking import git_commit, mlflow_ui_command, tracking_environment, tracking_uri
 from qdet.masking import is_secret_name, mask
+from qdet.tracking import git_commit, mlflow_ui_command, tracking_environment, tracking_uri
 from qdet.tracking.server import artifact_location
 from qdet.tracking.values import metrics, params, stable
 
