@@ -1,6 +1,8 @@
 """What a run says at its end: tables, one line for programs, the cause of a failure."""
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,9 +98,17 @@ def test_cause_of_other_failures_is_one_line_with_its_worker():
     assert str(cause) == "training failed in worker 1: ValueError: first"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a program that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_waiting_ends_for_a_signal_and_passes_on_what_came_of_the_call():
     import os
-    import signal
     import threading
     import time
 
