@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from data_prep.atomic import atomic_file
 from qdet.errors import ConfigError, DataError
+from qdet.storage import filesystem
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -62,16 +63,15 @@ def store_at(where: str | Path) -> Store:
     """The store at a local path or URL."""
     if "://" not in str(where):
         return LocalStore(Path(where))
-    from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
     try:
-        filesystem, path = url_to_fs(str(where))
-    except (ImportError, ValueError) as error:
+        files, path = filesystem(str(where))
+    except ValueError as error:
         raise ConfigError(f"{where} cannot be opened: {error}") from error
-    if isinstance(filesystem, LocalFileSystem):
+    if isinstance(files, LocalFileSystem):
         return LocalStore(Path(path))
-    return RemoteStore(str(where).rstrip("/"), filesystem, path.rstrip("/"))
+    return RemoteStore(str(where).rstrip("/"), files, path)
 
 
 def write(store: Store, name: str, data: bytes) -> None:

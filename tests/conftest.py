@@ -1,6 +1,7 @@
 """Shared fixtures: recorded numbers, real images, seeds."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,27 @@ def make_coco(tmp_path: Path):
         return root, content
 
     return make
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket on an S3 server of this machine, which the environment names."""
+    from qdet import storage
+
+    boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "of",
+        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="shelf")
+    try:
+        yield "s3://shelf"
+    finally:
+        server.stop()
+        storage._arrow.cache_clear()  # it asks the server of its day

@@ -1,8 +1,4 @@
-"""A folder on this machine or behind a URL, with the few things that checkpoints do to it.
-
-fsspec opens it. Where it lacks the package for a kind of URL (s3fs, gcsfs), pyarrow's own file systems stand
-in, so that `s3://` and `gs://` need nothing beyond what Ray brings.
-"""
+"""A folder on this machine or behind a URL, with the few things that checkpoints and runs do to it."""
 
 import os
 import shutil
@@ -10,15 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from qdet.errors import CheckpointError
 from qdet.masking import mask
+from qdet.storage import filesystem
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,10 @@ class Folder:
         if "://" not in url:
             return cls(url.rstrip("/"), LocalFileSystem(), str(Path(url).absolute()))
         try:
-            files, path = url_to_fs(url)
-        except ImportError:
-            files, path = _arrow(url)
-        except (ValueError, OSError) as error:
+            files, path = filesystem(url)
+        except ValueError as error:
             raise CheckpointError(f"{url} cannot be opened: {error}") from error
-        return cls(url.rstrip("/"), files, path.rstrip("/"))
+        return cls(url.rstrip("/"), files, path)
 
     def __str__(self) -> str:
         return mask(self.url)
@@ -84,6 +79,10 @@ class Folder:
             info = self.files.info(f"{self.path}/{name}")
             return info["size"] if info["type"] == "file" else None
         return None
+
+    def modified(self, name: str) -> datetime:
+        """When the file `name` was last written."""
+        return self.files.modified(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
         """Return a whole small file.
@@ -134,19 +133,6 @@ class Folder:
                 shutil.rmtree(self.local)
             else:
                 self.files.rm(self.path, recursive=True)
-
-
-def _arrow(url: str) -> tuple[AbstractFileSystem, str]:
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow import ArrowException
-    from pyarrow.fs import FileSystem
-
-    try:
-        files, path = FileSystem.from_uri(url)
-    except (ArrowException, OSError) as error:
-        raise CheckpointError(f"{url} cannot be opened: {error}") from error
-    wrapped: Any = ArrowFSWrapper(files)
-    return wrapped, path
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,20 +1,17 @@
 """Whole files from behind a URL, to the last byte or with an error that names them.
 
-Object stores are opened by pyarrow, as for checkpoints and for Ray itself: one way to give credentials and
-endpoints. Everything else is opened by fsspec. A server that stalls, fails or breaks off is asked again a few
-times; what arrives is compared with the size and the checksum that it must have.
+A server that stalls, fails or breaks off is asked again a few times; what arrives is compared with the size
+and the checksum that it must have.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from qdet.errors import DataError
+from qdet.storage import filesystem, is_object_store
 
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0)
@@ -166,7 +163,7 @@ def _refused(error: Exception) -> bool:
 def _stream(url: str, *, size: int | None = None) -> Any:
     """Open a file to be read once from front to back."""
     files, path = _files(url)
-    if _is_store(url):
+    if is_object_store(url):
         return files.open(path, "rb", seekable=False)
     if url.startswith(("http://", "https://")):
         # Block size 0 asks for one plain GET; any size spares the question for it.
@@ -176,26 +173,7 @@ def _stream(url: str, *, size: int | None = None) -> Any:
 
 def _files(url: str) -> tuple[Any, str]:
     """File system of a URL, and the path in it."""
-    if not _is_store(url):
-        from fsspec.core import url_to_fs
-
-        return url_to_fs(url, **_http_options(url))
-    scheme, place, path, query, _ = urlsplit(url)
-    bucket = place.rpartition("@")[2]
-    return _store(urlunsplit((scheme, place, "", query, "")), os.getpid()), f"{bucket}{path}".rstrip("/")
-
-
-def _is_store(url: str) -> bool:
-    return url.startswith(("s3://", "gs://"))
-
-
-@lru_cache(maxsize=16)
-def _store(bucket: str, process: int) -> Any:
-    """Open a bucket once per process: finding out its region takes a question to the server."""
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import FileSystem
-
-    return ArrowFSWrapper(FileSystem.from_uri(bucket)[0])
+    return filesystem(url, **_http_options(url))
 
 
 def _http_options(url: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What a run leaves in its store besides checkpoints, so that it can be found and gone on with.
 
     <store>/<run name>/run.json        written before the first worker starts
-    <store>/<run name>/step_000300/    checkpoints, written by Ray Train
+    <store>/<run name>/step_000300/    checkpoints, written by the workers
 
-The store is a folder or a URL that pyarrow can open, as for Ray itself.
+The store is a folder or a URL.
 """
 
 import difflib
@@ -11,14 +11,10 @@ import json
 import secrets
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-from qdet.errors import ConfigError
+from qdet.checkpoint import Folder
+from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
-from qdet.launch.paths import is_url
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 RECORD = "run.json"
 
@@ -67,19 +63,13 @@ def chosen(job: Job, *, name: str | None = None) -> tuple[str, RunRecord | None]
 
 def exists(store: str, name: str) -> bool:
     """Whether the store has a run of that name."""
-    from pyarrow.fs import FileType
-
-    filesystem, base = _open(store)
-    return filesystem.get_file_info(f"{base}/{name}/{RECORD}").type == FileType.File
+    return _open(store).child(name).size(RECORD) is not None
 
 
 def write(store: str, record: RunRecord) -> None:
     """Put `record` into the run's folder in the store, which this makes."""
-    filesystem, base = _open(store)
     try:
-        filesystem.create_dir(f"{base}/{record.name}", recursive=True)
-        with filesystem.open_output_stream(f"{base}/{record.name}/{RECORD}") as out:
-            out.write(json.dumps(asdict(record), indent=2).encode())
+        _open(store).child(record.name).put(RECORD, json.dumps(asdict(record), indent=2).encode())
     except OSError as error:
         raise ConfigError(f"--store.path {store}: cannot be written to ({error})") from error
 
@@ -90,8 +80,8 @@ def read(store: str, name: str) -> RunRecord:
     Raises:
         ConfigError: No such run is in the store; the message lists those that are.
     """
-    filesystem, base = _open(store)
-    names = _names(filesystem, base)
+    folder = _open(store)
+    names = _names(folder)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -100,8 +90,7 @@ def read(store: str, name: str) -> RunRecord:
             f"--store.resume {name}: no such run in --store.path {store}.{hint} Latest runs: {there}"
         )
     try:
-        with filesystem.open_input_stream(f"{base}/{name}/{RECORD}") as source:
-            return RunRecord(**json.loads(source.read()))
+        return RunRecord(**json.loads(folder.child(name).read(RECORD)))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); bring it back from a copy, or "
@@ -109,26 +98,14 @@ def read(store: str, name: str) -> RunRecord:
         ) from error
 
 
-def _names(filesystem: "FileSystem", base: str) -> list[str]:
-    from pyarrow.fs import FileSelector, FileType
-
-    folders = filesystem.get_file_info(FileSelector(base, allow_not_found=True))
-    records = filesystem.get_file_info([f"{folder.path}/{RECORD}" for folder in folders])
-    found = [
-        (record.mtime_ns or 0, folder.base_name)
-        for folder, record in zip(folders, records, strict=True)
-        if record.type == FileType.File
-    ]
-    return [name for _, name in sorted(found)]
+def _names(store: Folder) -> list[str]:
+    """Names of the runs that are there, the latest last."""
+    found = [name for name in store.names() if store.child(name).size(RECORD) is not None]
+    return sorted(found, key=lambda name: store.child(name).modified(RECORD))
 
 
-def _open(store: str) -> "tuple[FileSystem, str]":
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    if not is_url(store):
-        return LocalFileSystem(), store.rstrip("/")
+def _open(store: str) -> Folder:
     try:
-        filesystem, base = FileSystem.from_uri(store)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--store.path {store}: {error}") from error
-    return filesystem, base.rstrip("/")
+        return Folder.open(store)
+    except CheckpointError as error:
+        raise ConfigError(f"--store.path {error}") from error

@@ -7,27 +7,6 @@ from qdet.checkpoint import Folder, Retention, RunFolder, Saved
 from qdet.errors import CheckpointError
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """URL of an empty bucket, which the environment names."""
-    boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of",
-        "AWS_SECRET_ACCESS_KEY": "nobody",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="runs")
-    try:
-        yield "s3://runs/store"
-    finally:
-        server.stop()
-
-
 @pytest.mark.slow
 def test_a_bucket_holds_runs_as_a_folder_does(bucket):
     run = RunFolder(Folder.open(f"{bucket}/run"))

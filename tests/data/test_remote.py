@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -200,47 +199,25 @@ def test_memory_and_file_urls_are_read_too(shards_folder, access):
         store.rm("/bucket", recursive=True)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Name of an empty bucket on an S3 server of this machine, which the environment names."""
-    boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of",
-        "AWS_SECRET_ACCESS_KEY": "nobody",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="shards")
-    try:
-        yield "shards"
-    finally:
-        server.stop()
-        remote._store.cache_clear()
-
-
 def test_a_bucket_gives_the_folders_samples(shards_folder, access, bucket):
     import boto3
 
     client = boto3.client("s3")
     for file in shards_folder.iterdir():
-        client.upload_file(str(file), bucket, f"coco/train/{file.name}")
+        client.upload_file(str(file), "shelf", f"coco/train/{file.name}")
     here = ShardSet.open(shards_folder)
-    assert _samples(ShardSet.open(f"s3://{bucket}/coco/train", access)) == _samples(here)
-    with pytest.raises(DataError, match="s3://shards/nowhere"):
-        ShardSet.open(f"s3://{bucket}/nowhere", access)
-    client.delete_object(Bucket=bucket, Key="coco/train/manifest.json")
+    assert _samples(ShardSet.open(f"{bucket}/coco/train", access)) == _samples(here)
+    with pytest.raises(DataError, match="s3://shelf/nowhere"):
+        ShardSet.open(f"{bucket}/nowhere", access)
+    client.delete_object(Bucket="shelf", Key="coco/train/manifest.json")
     names = shards_folder.parent / "coco" / "annotations" / "instances_train.json"
     listed = ShardSet.open(  # scanned: S3 can list what there is
-        f"s3://{bucket}/coco/train", dataclasses.replace(access, categories=str(names))
+        f"{bucket}/coco/train", dataclasses.replace(access, categories=str(names))
     )
     assert [image for image, _ in _samples(listed)] == [image for image, _ in _samples(here)]
-    client.put_object(Bucket=bucket, Key="coco/train/.parts/plan", Body=b"")
+    client.put_object(Bucket="shelf", Key="coco/train/.parts/plan", Body=b"")
     with pytest.raises(DataError, match="conversion that did not finish"):
-        ShardSet.open(f"s3://{bucket}/coco/train", access)
+        ShardSet.open(f"{bucket}/coco/train", access)
 
 
 def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, access):

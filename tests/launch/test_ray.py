@@ -92,35 +92,21 @@ def test_literal_submission_and_ours_do_the_same(project: Path, local_head: head
     assert len(list((project / "outputs").iterdir())) == 2
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of an empty bucket on an S3 server of this machine, which the environment names."""
-    boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of",
-        "AWS_SECRET_ACCESS_KEY": "nobody",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="runs")
-    try:
-        yield "s3://runs/store"
-    finally:
-        server.stop()
-
-
 @pytest.mark.slow
 def test_checkpoints_live_in_a_bucket_and_a_run_goes_on_from_there(project: Path, bucket: str):
     import boto3
 
-    command = (sys.executable, "jobs/tiny_job.py", "--store.path", bucket, "--train.checkpoint-every", "2")
+    command = (
+        sys.executable,
+        "jobs/tiny_job.py",
+        "--store.path",
+        f"{bucket}/store",
+        "--train.checkpoint-every",
+        "2",
+    )
     assert _run(*command).returncode == 0
     run = _result(project)["run"]
-    stored = {item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="runs")["Contents"]}
+    stored = {item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="shelf")["Contents"]}
     assert {f"store/{run}/step_00000{step}/manifest.json" for step in (2, 4)} <= stored
     assert not list(project.glob("outputs/*"))
     done = _run(*command, "--store.resume", run, "--train.steps", "6")
