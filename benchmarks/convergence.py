@@ -12,9 +12,10 @@ made from that file.
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 import tyro
@@ -99,10 +100,10 @@ class Points(NullTracker):
         self.ap: dict[int, float] = {}
         self.ap50: dict[int, float] = {}
 
-    def metrics(self, values: dict[str, float], step: int) -> None:  # type: ignore[override]
+    def metrics(self, values: Mapping[str, SupportsFloat], step: int) -> None:
         """Keep what an evaluation found."""
         if "val/AP" in values:
-            self.ap[step], self.ap50[step] = values["val/AP"], values["val/AP50"]
+            self.ap[step], self.ap50[step] = float(values["val/AP"]), float(values["val/AP50"])
 
 
 def measure(job: Job) -> dict[str, Any]:

@@ -2,35 +2,34 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.packing --images /data/coco/val2017 --folder /dev/shm
 
-The files are copied until there are enough of them, so that they lie in memory. Then copying them one by one
-(`shutil.copyfile`), writing them behind each other into one file with its sha256, and packing them as a
-conversion does by default take turns, the last also with as many processes as a conversion starts. Ratios are
-medians over turns; what a ratio of CPU times says holds on a busy machine too.
+The files are copied until there are enough of them, so that they lie in memory, and get an annotation file
+with as many objects and polygons as COCO's. Then copying them one by one (`shutil.copyfile`), writing them
+behind each other into one file with its sha256, and whole conversions (from reading the annotations to writing
+the manifest), in one process and in as many as by default, take turns. Ratios are medians over turns; what a
+ratio of CPU times says holds on a busy machine too.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import tyro
 from PIL import Image as PillowImage
 
-from data_prep.annotations import Box, Image
-from data_prep.image_checks import Checks
-from data_prep.packing import ShardTask, pack
-from data_prep.spreading import spread
-from data_prep.store import LocalStore
+from data_prep.coco_to_shards import Conversion, convert
 
-BOXES = tuple(
-    Box(id=i, category_id=1, xywh=(1.25, 2.5, 10.0, 9.0), area=90.0, iscrowd=0) for i in range(1, 8)
-)
-"""As many as an image of COCO has."""
+OBJECTS = 7
+"""In an image, as in COCO."""
+POLYGON = [12.25, 34.5] * 22
+"""The outline of an object; COCO's have about as many numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +40,14 @@ class Measurement:
     """Folder of images."""
     folder: Path | None = None
     """Where to write; by default where temporary files go. In /dev/shm no disk is measured."""
-    megabytes: int = 512
-    """How much to copy and pack in every turn."""
-    shard_megabytes: int = 128
-    """Size of a shard, as in a conversion."""
+    megabytes: int = 1500
+    """How much to copy and convert in every turn; many shards, so that all processes end together."""
     turns: int = 5
     """How often each is measured."""
     decode: bool = False
     """Decode every image too."""
     processes: int = min(os.cpu_count() or 1, 8)
-    """Processes for the wall time, as in a conversion."""
+    """Processes of the second conversion."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +62,25 @@ def measure(measurement: Measurement) -> None:
     """Print seconds and ratios."""
     with TemporaryDirectory(prefix="qdet-packing-", dir=measurement.folder) as name:
         folder = Path(name)
-        tasks = _prepare(measurement, folder)
-        files = [task.images_folder / image.file_name for task in tasks for image in task.images]
-        total = sum(length for task in tasks for length in task.lengths)
-        print(f"{len(files)} files of {total / len(files) / 1e3:.0f} kB, {len(tasks)} shards")
+        files = _prepare(measurement, folder)
+        total = sum(file.stat().st_size for file in files)
+        print(f"{len(files)} files of {total / len(files) / 1e3:.0f} kB")
+        several = measurement.processes
         works: dict[str, Callable[[], None]] = {
             "copying": lambda: _copy(files, folder / "copies"),
             "concatenating and hashing": lambda: _concatenate(files, folder / "copies" / "all"),
-            "packing": lambda: _pack(tasks, 1),
-            f"packing, {measurement.processes} processes": lambda: _pack(tasks, measurement.processes),
+            "converting": lambda: _convert(folder, 1, measurement.decode),
+            f"converting, {several} processes": lambda: _convert(folder, several, measurement.decode),
         }
-        works["packing"]()  # imports what it needs
         spent: dict[str, list[Spent]] = {work: [] for work in works}
-        for _ in range(measurement.turns):
+        for turn in range(measurement.turns + 1):
             for work, run in works.items():
                 shutil.rmtree(folder / "copies", ignore_errors=True)
                 shutil.rmtree(folder / "shards", ignore_errors=True)
                 os.sync()  # the disk still writes what the one before wrote
-                spent[work].append(_spent(run))
+                spending = _spent(run)
+                if turn:  # the first imports what is needed
+                    spent[work].append(spending)
     base = spent.pop("copying")
     print(f"copying: {_rate(total, base)}")
     for work, times in spent.items():
@@ -92,44 +90,44 @@ def measure(measurement: Measurement) -> None:
         print(f"{work}: {_rate(total, times)}; speed over copying: {shown}{wall:.2f} in wall time")
 
 
-def _prepare(measurement: Measurement, folder: Path) -> list[ShardTask]:
-    """Copy the images until there are enough, as the tasks of a conversion."""
+def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
+    """Copy the images until there are enough, as a dataset in COCO's format; return the copies."""
     sources = sorted(p for p in measurement.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not sources:
         raise SystemExit(f"--images {measurement.images} holds no .jpg or .png files")
-    images_folder = folder / "images"
-    images_folder.mkdir()
     sizes = {}
     for source in sources:
         with PillowImage.open(source) as image:
             sizes[source] = image.size
-    tasks = [_empty_task(folder, images_folder, 0, measurement.decode)]
-    total, number = 0, 0
+    for made in ("train", "annotations"):
+        (folder / "coco" / made).mkdir(parents=True)
+    copies: list[Path] = []
+    images, annotations, total = [], [], 0
     while total < measurement.megabytes * 1e6:
-        source = sources[number % len(sources)]
-        name = f"{number}{source.suffix}"
-        length = len(shutil.copyfile(source, images_folder / name).read_bytes())
-        if sum(tasks[-1].lengths) + length > measurement.shard_megabytes * 1e6:
-            tasks.append(_empty_task(folder, images_folder, len(tasks), measurement.decode))
+        source = sources[len(copies) % len(sources)]
+        copies.append(folder / "coco" / "train" / f"{len(copies)}{source.suffix}")
+        total += shutil.copyfile(source, copies[-1]).stat().st_size
         width, height = sizes[source]
-        image = Image(id=number, file_name=name, width=width, height=height, boxes=BOXES)
-        last = tasks[-1]
-        tasks[-1] = replace(last, images=(*last.images, image), lengths=(*last.lengths, length))
-        total, number = total + length, number + 1
+        number = len(copies)
+        images.append({"id": number, "file_name": copies[-1].name, "width": width, "height": height})
+        annotations += [_object(number, OBJECTS * number + k) for k in range(OBJECTS)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "one"}]}
+    (folder / "coco" / "annotations" / "instances_train.json").write_text(json.dumps(content))
     os.sync()
-    return tasks
+    return copies
 
 
-def _empty_task(folder: Path, images_folder: Path, number: int, decode: bool) -> ShardTask:
-    return ShardTask(
-        store=LocalStore(folder / "shards"),
-        name=f"train-{number:06d}.tar",
-        images_folder=images_folder,
-        images=(),
-        lengths=(),
-        checks=Checks(max_pixels=100_000_000, decode=decode),
-        max_bad=0,
-    )
+def _object(image_id: int, number: int) -> dict[str, Any]:
+    box = [1.25, 2.5, 10.0, 9.0]
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": box,
+        "area": 90.0,
+        "iscrowd": 0,
+        "segmentation": [POLYGON],
+    }
 
 
 def _copy(files: Sequence[Path], target: Path) -> None:
@@ -149,9 +147,9 @@ def _concatenate(files: Sequence[Path], target: Path) -> None:
             out.write(data)
 
 
-def _pack(tasks: Sequence[ShardTask], processes: int) -> None:
-    for _ in spread(pack, tasks, processes=processes):
-        pass
+def _convert(folder: Path, processes: int, decode: bool) -> None:
+    out = folder / "shards"
+    convert(Conversion(coco=folder / "coco", split="train", out=out, processes=processes, decode=decode))
 
 
 def _spent(work: Callable[[], None]) -> Spent:

@@ -84,7 +84,7 @@ def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
         "the same through the cache": lambda: every(behind),
         "webdataset, undecoded": lambda: list(WebDataset(tars, shardshuffle=False)),
         "first scan of foreign shards": lambda: [
-            scan_shard(os.open(tar, os.O_RDONLY), name=tar) for tar in tars
+            scan_shard(os.open(tar, os.O_RDONLY), name=tar, max_pixels=Access.max_pixels) for tar in tars
         ],
         "through an empty cache, over HTTP": lambda: every(
             ShardSet.open(url, Access(cache=str(folder / f"empty-{next(fetched)}")))

@@ -5,30 +5,21 @@ listed. Boxes without area are dropped and boxes that reach over the border kept
 them); both are counted.
 """
 
-import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from data_prep.coco_file import AnnotationEntry, CocoFile, ImageEntry, read_coco_file
 from qdet.data.categories import Categories
 from qdet.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """One annotated object; `xywh` in pixels of the image file as annotated."""
-
-    id: int
-    category_id: int
-    xywh: tuple[float, float, float, float]
-    area: float
-    iscrowd: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Image:
     """One listed image and the objects in it."""
 
@@ -36,7 +27,12 @@ class Image:
     file_name: str
     width: int
     height: int
-    boxes: tuple[Box, ...]
+    boxes: int
+    """How many objects."""
+    crowds: int
+    """How many of them are crowd regions."""
+    note: bytes
+    """What a shard says of the image, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -54,102 +50,82 @@ class Annotations:
 
 def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
     """Read and check a COCO annotation file; `renumber` gives annotations the ids 1, 2, ... in file order."""
-    content = _parsed(file)
-    categories = Categories.from_coco(content["categories"], where=str(file))
-    if not content["images"]:
+    content = read_coco_file(file)
+    categories = Categories.from_coco(content.categories, where=str(file))
+    if not content.images:
         raise DataError(f"{file} lists no images")
-    sizes = _sizes(content["images"], file)
-    _check_annotation_ids(content["annotations"], file, renumber)
+    notes = _notes(content.images, file)
+    if not renumber:
+        _check_annotation_ids(content.annotations, file)
+    report = _take_in(content, notes, set(categories.ids), file, renumber)
+    return Annotations(
+        file=file,
+        images=tuple(notes[i].image() for i in sorted(notes)),
+        categories=categories,
+        report=dict(sorted(report.items())),
+        listed={"images": len(content.images), "boxes": len(content.annotations)},
+    )
+
+
+def _take_in(
+    content: CocoFile, notes: "dict[int, _Note]", known: set[int], file: Path, renumber: bool
+) -> Counter[str]:
+    """Put every annotation into the note of its image; return counts of what was not as it should be."""
     report: Counter[str] = Counter()
-    boxes: dict[int, list[Box]] = {image_id: [] for image_id in sizes}
-    known = set(categories.ids)
-    for number, entry in enumerate(content["annotations"], start=1):
-        image_id = _field(entry, "image_id", file, f"annotation number {number}")
-        if image_id not in sizes:
+    for number, entry in enumerate(content.annotations, start=1):
+        image_id = _integer(entry.image_id, "image_id", file, "annotation number", number)
+        note = notes.get(image_id)
+        if note is None:
             raise DataError(
                 f"{file}: annotation {_shown(entry, number)} is of image {image_id}, which is not listed"
             )
-        category = _field(entry, "category_id", file, f"annotation {_shown(entry, number)}")
+        category = _integer(entry.category_id, "category_id", file, "annotation", _shown(entry, number))
         if category not in known:
             raise DataError(
                 f"{file}: annotation {_shown(entry, number)} of image {image_id} has the unknown category "
                 f"{category}; add it to `categories` or remove the annotation"
             )
-        _, width, height = sizes[image_id]
-        box = _box(entry, number if renumber else entry["id"], (width, height), report)
-        if box is not None:
-            boxes[image_id].append(box)
-    images = tuple(
-        Image(id=i, file_name=name, width=width, height=height, boxes=tuple(boxes[i]))
-        for i, (name, width, height) in sorted(sizes.items())
-    )
-    return Annotations(
-        file=file,
-        images=images,
-        categories=categories,
-        report=dict(sorted(report.items())),
-        listed={"images": len(content["images"]), "boxes": len(content["annotations"])},
-    )
+        note.add(entry, number if renumber else entry.id, category, report)
+    return report
 
 
-def _parsed(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(f"{file} is not there; name the annotation file with --annotations")
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-    if not text.strip():
-        raise DataError(f"{file} is empty")
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from error
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise DataError(f"{file} is no COCO detection file: it has no list `{name}`")
-    return content
-
-
-def _sizes(entries: Sequence[Mapping[str, Any]], file: Path) -> dict[int, tuple[str, int, int]]:
-    sizes: dict[int, tuple[str, int, int]] = {}
+def _notes(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Note]":
+    notes: dict[int, _Note] = {}
     names: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        image_id = _field(entry, "id", file, f"image number {number}")
-        if image_id in sizes:
+        image_id = _integer(entry.id, "id", file, "image number", number)
+        if image_id in notes:
             raise DataError(f"{file} lists image id {image_id} more than once")
         if image_id < 0:
             raise DataError(f"{file}: image ids must be 0 or more, got {image_id}")
-        width, height = (_field(entry, side, file, f"image {image_id}") for side in ("width", "height"))
+        width = _integer(entry.width, "width", file, "image", image_id)
+        height = _integer(entry.height, "height", file, "image", image_id)
         if not (0 < width < 65536 and 0 < height < 65536):
             raise DataError(f"{file}: image {image_id} is {width}x{height}; sides must be 1 to 65535 pixels")
-        name = entry.get("file_name")
+        name = entry.file_name
         if not isinstance(name, str) or not name:
             raise DataError(f"{file}: image {image_id} has no file_name")
         if name in names:
             raise DataError(f"{file}: images {names[name]} and {image_id} are both {name}")
         names[name] = image_id
-        sizes[image_id] = (name, width, height)
-    return sizes
+        notes[image_id] = _Note(image_id, name, width, height)
+    return notes
 
 
-def _field(entry: Mapping[str, Any], name: str, file: Path, owner: str) -> int:
-    value = entry.get(name) if isinstance(entry, Mapping) else None
+def _integer(value: Any, name: str, file: Path, owner: str, number: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{file}: {owner} needs an integer `{name}`, got {value!r}")
+        raise DataError(f"{file}: {owner} {number} needs an integer `{name}`, got {value!r}")
     return value
 
 
-def _check_annotation_ids(entries: Sequence[Mapping[str, Any]], file: Path, renumber: bool) -> None:
+def _check_annotation_ids(entries: Sequence[AnnotationEntry], file: Path) -> None:
     """COCO's evaluation reads id 0 as "unmatched", and a duplicate id changes AP without a word."""
-    if renumber:
-        return
     hint = "; --renumber gives all annotations new ids"
     seen: set[int] = set()
     for number, entry in enumerate(entries, start=1):
-        i = entry.get("id") if isinstance(entry, Mapping) else None
+        i = entry.id
         if not isinstance(i, int) or isinstance(i, bool):
             raise DataError(f"{file}: annotation number {number} needs an integer `id`, got {i!r}{hint}")
         if i == 0:
@@ -161,36 +137,65 @@ def _check_annotation_ids(entries: Sequence[Mapping[str, Any]], file: Path, renu
         seen.add(i)
 
 
-def _box(entry: Mapping[str, Any], box_id: int, size: tuple[int, int], report: Counter[str]) -> Box | None:
-    try:
-        x, y, w, h = (float(value) for value in entry["bbox"])
-    except (KeyError, TypeError, ValueError):
-        report["dropped_unreadable_box"] += 1
-        return None
-    if not all(map(math.isfinite, (x, y, w, h))):
-        report["dropped_not_finite"] += 1
-        return None
-    if w <= 0 or h <= 0:
-        report["dropped_zero_area"] += 1
-        return None
-    if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        report["dropped_outside_image"] += 1
-        return None
-    # COCO rounds to hundredths, so a box at the border may exceed it by as much.
-    if min(x, y) < -0.01 or x + w > size[0] + 0.01 or y + h > size[1] + 0.01:
-        report["clipped"] += 1
-    area = entry.get("area")
-    if not isinstance(area, int | float) or not math.isfinite(area):
-        report["area_filled_in"] += 1
-        area = w * h
-    return Box(
-        id=box_id,
-        category_id=int(entry["category_id"]),
-        xywh=(x, y, w, h),
-        area=float(area),
-        iscrowd=int(entry.get("iscrowd") in (1, "1")),
-    )
+class _Note:
+    """What a shard will say of one image, gathered from the annotations as they come."""
+
+    def __init__(self, image_id: int, file_name: str, width: int, height: int) -> None:
+        self._content: dict[str, Any] = {
+            "image_id": image_id,
+            "file_name": file_name,
+            "width": width,
+            "height": height,
+            "annotation_ids": [],
+            "category_ids": [],
+            "boxes_xywh": [],
+            "areas": [],
+            "iscrowd": [],
+        }
+
+    def add(self, entry: AnnotationEntry, box_id: int, category: int, report: Counter[str]) -> None:
+        """Take in an object; one without a usable box is only counted."""
+        content = self._content
+        try:
+            x, y, w, h = box = [float(value) for value in entry.bbox]
+        except (TypeError, ValueError):
+            report["dropped_unreadable_box"] += 1
+            return
+        width, height = content["width"], content["height"]
+        if not (isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)):
+            report["dropped_not_finite"] += 1
+            return
+        if w <= 0 or h <= 0:
+            report["dropped_zero_area"] += 1
+            return
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            report["dropped_outside_image"] += 1
+            return
+        # COCO rounds to hundredths, so a box at the border may exceed it by as much.
+        if x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01:
+            report["clipped"] += 1
+        area = entry.area
+        if not isinstance(area, int | float) or not isfinite(area):
+            report["area_filled_in"] += 1
+            area = w * h
+        content["annotation_ids"].append(box_id)
+        content["category_ids"].append(category)
+        content["boxes_xywh"].append(box)
+        content["areas"].append(float(area))
+        content["iscrowd"].append(int(entry.iscrowd in (1, "1")))
+
+    def image(self) -> Image:
+        content = self._content
+        return Image(
+            id=content["image_id"],
+            file_name=content["file_name"],
+            width=content["width"],
+            height=content["height"],
+            boxes=len(content["annotation_ids"]),
+            crowds=sum(content["iscrowd"]),
+            note=msgspec.json.encode(content),
+        )
 
 
-def _shown(entry: Mapping[str, Any], number: int) -> str:
-    return str(entry.get("id", f"number {number}"))
+def _shown(entry: AnnotationEntry, number: int) -> object:
+    return f"number {number}" if entry.id is None else entry.id

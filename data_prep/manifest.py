@@ -108,7 +108,7 @@ def _counts(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]
     return {
         "images": len(index),
         "boxes": int(index.boxes.sum()),
-        "crowds": sum(box.iscrowd for image in content.images if image.id not in gone for box in image.boxes),
+        "crowds": sum(image.crowds for image in content.images if image.id not in gone),
         "images_without_boxes": int((index.boxes == 0).sum()),
     }
 
@@ -117,5 +117,5 @@ def _report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str
     if not dropped:
         return content.report
     gone = {drop["image_id"] for drop in dropped}
-    boxes = sum(len(image.boxes) for image in content.images if image.id in gone)
+    boxes = sum(image.boxes for image in content.images if image.id in gone)
     return content.report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}

@@ -7,22 +7,21 @@ same bytes.
 
 import hashlib
 import json
-import tarfile
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from data_prep.annotations import Image
 from data_prep.image_checks import Checks, checked_image
 from data_prep.store import Store, write
+from data_prep.tar import HashingFile, SampleTar
 from qdet.data.home import UNFINISHED
 from qdet.data.shards import key_of
 from qdet.errors import DataError
 
 SHOWN = 10
-_WHOLE = 2**30  # bytes that tarfile hands on at once: a member is not cut into pieces on its way
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ShardTask:
         """Hash of what decides the shard's content: a marker with this hash means it is done."""
         plan = hashlib.sha256(repr(self.lengths).encode())
         for image in self.images:
-            plan.update(_annotation(image))
+            plan.update(image.note)
         return plan.hexdigest()
 
     @property
@@ -67,7 +66,7 @@ def pack(task: ShardTask) -> dict[str, Any]:
     """
     dropped: list[dict[str, Any]] = []
     with task.store.file(task.name) as file:
-        hashing = _Hashing(file)
+        hashing = HashingFile(file)
         rows, listing = _write_samples(task, hashing, dropped)
         if len(dropped) > task.max_bad:
             raise DataError(too_many_dropped(dropped, task.max_bad))
@@ -109,10 +108,10 @@ def too_many_dropped(dropped: list[dict[str, Any]], allowed: int) -> str:
 
 
 def _write_samples(
-    task: ShardTask, file: "_Hashing", dropped: list[dict[str, Any]]
+    task: ShardTask, file: HashingFile, dropped: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     rows, listing = [], []
-    tar = _Tar(file)
+    tar = SampleTar(file)
     for image in task.images:
         try:
             data, kind = checked_image(task.images_folder, image, task.checks)
@@ -121,7 +120,7 @@ def _write_samples(
             continue
         if len(dropped) > task.max_bad:
             continue  # the shard is lost; only look for what else is wrong
-        note, key = _annotation(image), key_of(image.id)
+        note, key = image.note, key_of(image.id)
         at = tar.add(key, {kind: data, "json": note})
         sizes = {kind: len(data), "json": len(note)}
         listing.append(" ".join(f"{ext} {at[ext]} {sizes[ext]} {key}.{ext}" for ext in at))
@@ -136,70 +135,8 @@ def _write_samples(
                 "width": image.width,
                 "height": image.height,
                 "image_id": image.id,
-                "boxes": len(image.boxes),
+                "boxes": image.boxes,
             }
         )
     tar.close()
     return rows, listing
-
-
-def _annotation(image: Image) -> bytes:
-    note = {
-        "image_id": image.id,
-        "file_name": image.file_name,
-        "width": image.width,
-        "height": image.height,
-        "annotation_ids": [box.id for box in image.boxes],
-        "category_ids": [box.category_id for box in image.boxes],
-        "boxes_xywh": [box.xywh for box in image.boxes],
-        "areas": [box.area for box in image.boxes],
-        "iscrowd": [box.iscrowd for box in image.boxes],
-    }
-    return json.dumps(note, separators=(",", ":")).encode("ascii")
-
-
-class _Tar:
-    """webdataset's writer, which also says where it put every member.
-
-    It streams a tar in records of 10 kB, each of which would be hashed and written by itself; a tar onto a
-    file gets members whole, in half the time.
-    """
-
-    def __init__(self, file: "_Hashing") -> None:
-        from webdataset.writer import (
-            TarWriter,  # brings PyTorch along: only processes that write shards need it
-        )
-
-        whole: Any = file  # all that a tar needs of a file which it only appends to
-        self._writer = TarWriter(whole, user="", group="", mode=0o644, mtime=0, encoder=False)
-        self._tar = tarfile.TarFile(fileobj=whole, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_WHOLE)
-        self._writer.tarstream = self._tar
-
-    def add(self, key: str, files: dict[str, bytes]) -> dict[str, int]:
-        """Append a sample; return, in the order in which they were written, where its files begin."""
-        at, begins = self._tar.offset, {}
-        self._writer.write({"__key__": key, **files})
-        for extension in sorted(files):
-            begins[extension] = at + tarfile.BLOCKSIZE
-            at = begins[extension] + -(-len(files[extension]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if at != self._tar.offset:
-            raise RuntimeError(f"webdataset wrote sample {key} in another way than one header per file")
-        return begins
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Hashing:
-    """A file that counts and hashes what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.size, self.sha256 = file, 0, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.size += len(data)
-        self.sha256.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self.size

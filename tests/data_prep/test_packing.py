@@ -1,5 +1,6 @@
 """One shard: a plain tar whose members lie where index, DALI's file and other readers look for them."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -13,6 +14,7 @@ from PIL import Image
 
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.shard_plan import _cuts
+from data_prep.tar import HashingFile, SampleTar
 from qdet.data.shards import ShardSet
 from qdet.errors import DataError
 
@@ -59,6 +61,29 @@ def test_dali_finds_every_file(conversion):
         listed = list(zip(words[::4], map(int, words[1::4]), map(int, words[2::4]), words[3::4], strict=True))
         assert listed == members
         assert all(len(line.split()) == 8 for line in lines)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500)), max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_the_bytes_are_those_of_webdatasets_own_writer(sizes):
+    from webdataset.writer import TarWriter
+
+    hers, ours = io.BytesIO(), io.BytesIO()
+    writer = TarWriter(hers, user="", group="", mode=0o644, mtime=0, encoder=False)
+    hashing = HashingFile(ours)
+    tar = SampleTar(hashing)
+    rng = np.random.default_rng(sum(map(sum, sizes)))
+    for number, (image, note) in enumerate(sizes):
+        files = {"jpg": rng.bytes(image), "json": rng.bytes(note)}
+        writer.write({"__key__": f"{number:012d}", **files})
+        begins = tar.add(f"{number:012d}", files)
+        for extension, data in files.items():
+            assert ours.getvalue()[begins[extension] :][: len(data)] == data
+    writer.close()
+    tar.close()
+    assert ours.getvalue() == hers.getvalue()
+    assert hashing.sha256.hexdigest() == hashlib.sha256(ours.getvalue()).hexdigest()
+    assert hashing.size == len(ours.getvalue())
 
 
 def test_webdataset_reads_every_byte(conversion):
