@@ -4,9 +4,9 @@
 
 The files are copied until there are enough of them, so that they lie in memory, and get an annotation file
 with as many objects and polygons as COCO's. Then copying them one by one (`shutil.copyfile`), writing them
-behind each other into one file with its sha256, and whole conversions (from reading the annotations to writing
-the manifest), in one process and in as many as by default, take turns. Ratios are medians over turns; what a
-ratio of CPU times says holds on a busy machine too.
+behind each other into one file with its sha256, and whole conversions (from reading the annotations to
+writing the manifest), in one process and in as many as by default, take turns. Ratios are medians over turns;
+what a ratio of CPU times says holds on a busy machine too.
 """
 
 import hashlib
