@@ -19,6 +19,10 @@ class TrainState:
     ema_updates: int
     skipped: tuple[int, ...] = ()
     """The other steps, in order: their loss or gradient was not finite."""
+    losses: tuple[float, ...] = ()
+    """The last losses that were finite, which the next are compared with."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """Why images that other images stood in for could not be read, by their ids."""
     seed: int
     batch_size: int
     data_digest: str
@@ -35,5 +39,12 @@ class TrainState:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainState":
-        """Read it back from JSON, which has no tuples."""
-        return cls(**{**content, "skipped": tuple(content["skipped"])})
+        """Read it back from JSON, which has no tuples, and only texts as keys."""
+        return cls(
+            **{
+                **content,
+                "skipped": tuple(content["skipped"]),
+                "losses": tuple(content.get("losses", ())),
+                "unreadable": {int(i): reason for i, reason in content.get("unreadable", {}).items()},
+            }
+        )

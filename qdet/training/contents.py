@@ -1,6 +1,7 @@
 """What a training puts into its checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +33,18 @@ def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: in
     return [*state.pieces(), *ema.pieces(state), Piece(f"ledger/{rank:05d}", 0, ledger)]
 
 
+@dataclass(frozen=True)
+class Past:
+    """What a run remembers of its steps besides what it has learned."""
+
+    skipped: Sequence[int]
+    """Steps that were not made."""
+    losses: Sequence[float]
+    """The last losses."""
+    unreadable: Mapping[int, str]
+    """Why images could not be read, by their ids."""
+
+
 class Description:
     """Describes each checkpoint of one training (rank 0)."""
 
@@ -46,12 +59,9 @@ class Description:
         ema: Ema,
         ledger: Shaped[Tensor, " n"],
         metrics: Mapping[str, float],
-        skipped: Sequence[int],
+        past: Past,
     ) -> Contents:
-        """Describe the state after `step` steps.
-
-        `metrics` are those of an evaluation of this very state, `skipped` the steps that were not made.
-        """
+        """Describe the state after `step` steps; `metrics` are those of an evaluation of this very state."""
         whole, trained = state.shapes, state.trained if state.updates else []
         kinds = {"weights": list(whole), "average": ema.names} | dict.fromkeys(MOMENTS, trained)
         shapes = {f"{kind}/{name}": whole[name] for kind, names in kinds.items() for name in names}
@@ -60,19 +70,21 @@ class Description:
             attempt=self.attempt,
             world_size=self.world.size,
             zero=self.job.train.zero,
-            state=self._state(step, state.updates, ema.updates, skipped),
+            state=self._state(step, state.updates, ema.updates, past),
             job=settings(self.job),
             shapes=shapes,
             metrics=metrics,
         )
 
-    def _state(self, step: int, updates: int, ema_updates: int, skipped: Sequence[int]) -> TrainState:
+    def _state(self, step: int, updates: int, ema_updates: int, past: Past) -> TrainState:
         categories = self.shards.categories
         return TrainState(
             step=step,
             updates=updates,
             ema_updates=ema_updates,
-            skipped=tuple(skipped),
+            skipped=tuple(past.skipped),
+            losses=tuple(past.losses),
+            unreadable={image: mask(reason) for image, reason in past.unreadable.items()},
             seed=self.job.train.seed,
             batch_size=self.job.train.batch_size,
             data_digest=self.shards.digest,

@@ -36,14 +36,21 @@ class _Seen:
 
 
 class Faults:
-    """The watchdog of this worker, which watches inside a `with`, and what all workers know of each other."""
+    """The watchdog of this worker, which watches inside a `with`, and what all workers know of each other.
 
-    def __init__(self, job: Job, world: World, module: nn.Module) -> None:
+    Args:
+        job: What is trained.
+        world: The workers.
+        module: The detector.
+        losses: Of the last steps, where the run goes on.
+    """
+
+    def __init__(self, job: Job, world: World, module: nn.Module, losses: Sequence[float] = ()) -> None:
         self.world, self._sharded = world, job.train.zero == 3
         self.watchdog = Watchdog(rank=world.rank, limit=job.train.hang_after)
         self.participation = Participation(module, rank=world.rank, must=self._sharded)
         self._hosts: list[str] = world.broadcast(world.gather(socket.gethostname()))
-        self._stragglers, self._losses, self._spikes = Stragglers(), LossSpikes(), 0
+        self._stragglers, self._losses, self._spikes = Stragglers(), LossSpikes(losses), 0
         self._waited = self._forward = 0.0
         self._seen: _Seen | None = None
 
@@ -108,6 +115,11 @@ class Faults:
         self._look_for_stragglers(np.array(times).reshape(self.world.size, len(PARTS)))
         if math.isfinite(loss):
             self._look_for_spikes(self._seen.step, loss / self.world.size)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The losses that the next are compared with."""
+        return self._losses.last
 
     def metrics(self) -> dict[str, float]:
         """Return what was counted since the last call."""

@@ -14,7 +14,7 @@ from qdet.checkpoint import Folder, Retention, RunFolder
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checks import check_categories, check_world
-from qdet.training.contents import Description, pieces
+from qdet.training.contents import Description, Past, pieces
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
 from qdet.training.evaluate import evaluate_shards
@@ -85,8 +85,10 @@ class _Training:
         self.engine = ZeroEngine(self.detector, job.train, job.optim, world)
         self.ema = Ema(self.detector, job.optim.ema_decay)
         self.step = start.go_on(self.engine, self.ema)
-        self.faults = Faults(job, world, self.detector)
-        self.budget = Budget(job.train.max_skips, start.skipped)
+        past = start.past
+        self.faults = Faults(job, world, self.detector, losses=past.losses)
+        self.budget = Budget(job.train.max_skips, past.skipped)
+        self.stream.bad.learn([past.unreadable])
         self.incidents = Incidents(job, world, criterion=self.criterion, folder=folder.folder)
         self.leaving = Leaving(reporter.leaving)
         self.maker = self._step_maker()
@@ -174,11 +176,12 @@ class _Training:
         """Have a checkpoint written while training goes on."""
         state, ema, ledger = self.engine.state, self.ema, self.accounting.state()
         metrics = self.evaluated if self.evaluated_at == self.step else {}
+        past = Past(self.budget.skipped, self.faults.losses, self.stream.bad.reasons)
         with self.faults.watchdog.off("checkpoint"):
             stall = self.saving.save(
                 self.step,
                 lambda: pieces(state, ema, ledger, self.world.rank),
-                lambda: self.description.of(self.step, state, ema, ledger, metrics, self.budget.skipped),
+                lambda: self.description.of(self.step, state, ema, ledger, metrics, past),
             )
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)

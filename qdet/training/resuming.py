@@ -7,6 +7,7 @@ from qdet.checkpoint.fit import check_start, load_weights
 from qdet.data.dataset import Dataset
 from qdet.job import Job
 from qdet.training.checks import check_unchanged
+from qdet.training.contents import Past
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.zero import ZeroEngine
@@ -45,9 +46,12 @@ class Start:
         return self.last.state.step
 
     @property
-    def skipped(self) -> list[int]:
-        """Steps up to the last checkpoint that were not made."""
-        return [] if self.last is None else list(self.last.state.skipped)
+    def past(self) -> Past:
+        """What the run remembers of the steps up to the last checkpoint."""
+        if self.last is None:
+            return Past(skipped=(), losses=(), unreadable={})
+        state = self.last.state
+        return Past(skipped=state.skipped, losses=state.losses, unreadable=state.unreadable)
 
     def ledgers(self) -> list[Tensor]:
         """Return what each rank had saved as its ledger in the last checkpoint."""

@@ -1,6 +1,7 @@
 """Loss spikes: losses far above those just before, in robust standard deviations."""
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,10 +14,15 @@ FAR = 6.0
 
 
 class LossSpikes:
-    """The last losses of a training."""
+    """The last losses of a training, of which `losses` are known from before."""
 
-    def __init__(self) -> None:
-        self._losses: deque[float] = deque(maxlen=HISTORY)
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self._losses: deque[float] = deque(losses, maxlen=HISTORY)
+
+    @property
+    def last(self) -> tuple[float, ...]:
+        """Up to 100 losses, the latest last."""
+        return tuple(self._losses)
 
     def add(self, loss: float) -> float | None:
         """Count a finite `loss`; return how many standard deviations it is too high where it is a spike.

@@ -42,3 +42,14 @@ def test_a_noisy_falling_curve_has_no_spike_until_one_comes():
 def test_a_flat_curve_has_no_spikes_in_its_last_digits():
     spikes = LossSpikes()
     assert not [i for i in range(200) if spikes.add(3 + 1e-7 * (i % 7)) is not None]
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=3 * HISTORY), st.data())
+@settings(max_examples=50, deadline=None)
+def test_going_on_from_the_last_losses_changes_nothing(losses, data):
+    at = data.draw(st.integers(0, len(losses)))
+    whole, first = LossSpikes(), LossSpikes()
+    expected = [whole.add(loss) for loss in losses]
+    found = [first.add(loss) for loss in losses[:at]]
+    second = LossSpikes(first.last)
+    assert found + [second.add(loss) for loss in losses[at:]] == expected

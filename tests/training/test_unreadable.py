@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from ranks import tiny_job, train_all
+from ranks import checkpoint, tiny_job, train_all
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from qdet.config import override
@@ -29,7 +29,7 @@ def damaged(demo_shards, tmp_path):
     return job, [shards.name_of(row) for row in rows]
 
 
-def test_one_image_on_each_of_two_ranks_is_two_of_the_run(damaged, tmp_path):
+def test_one_image_on_each_of_two_ranks_is_two_of_the_run_however_often_it_starts(damaged, tmp_path):
     job, names = damaged
     points = train_all(2, {"two": override(job, {"data.max_bad": 2})}, tmp_path / "store")
     assert points["two"][4]["data/substituted"] == 2
@@ -38,3 +38,10 @@ def test_one_image_on_each_of_two_ranks_is_two_of_the_run(damaged, tmp_path):
     ) as error:
         train_all(2, {"one": override(job, {"data.max_bad": 1})}, tmp_path / "store")
     assert all(name in str(error.value) for name in names)
+
+    known = checkpoint(tmp_path / "store", "two", 4).state.unreadable
+    assert len(known) == 2
+    assert all(any(name in reason for reason in known.values()) for name in names)
+    later = override(job, {"data.max_bad": 1, "train.steps": 6})
+    with pytest.raises(ProcessRaisedException, match=r"2 images cannot be read, --data\.max-bad allows 1"):
+        train_all(2, {"two": later}, tmp_path / "store")
