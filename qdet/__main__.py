@@ -4,14 +4,16 @@ import sys
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from qdet.errors import ConfigError
 from qdet.launch.guarded import guarded
+from qdet.launch.head_command import head
 
 app = tyro.extras.SubcommandApp()
+app.command(head)
 _rest: list[str] = []  # what stands behind `--`, for the job
 
 
@@ -30,47 +32,6 @@ def submit(job: tyro.conf.Positional[str], *, address: str | None = None, start_
     if start_head and address is None:
         local.up()
     return submit_job(job, _rest, address=address)
-
-
-@app.command
-def head(
-    action: tyro.conf.Positional[Literal["up", "status", "env", "down"]],
-    *,
-    port: int | None = None,
-    dashboard_port: int | None = None,
-    agent_port: int | None = None,
-    cpus: int | None = None,
-) -> int:
-    """Start, show or stop a Ray head on this machine, on loopback and behind a token.
-
-    Args:
-        action: What to do with it: `env` prints the shell variables that Ray's commands need. Starting twice
-            is the same as once; only what was started here is stopped.
-        port: Port of the head; by default 6379 or the next free one.
-        dashboard_port: Port of the dashboard and of job submission; by default 8265 or the next free one.
-        agent_port: Port of the process that starts jobs; by default 52365 or the next free one.
-        cpus: CPUs that the head offers to workers; by default all.
-    """
-    from qdet.launch import head as local
-
-    if action == "up":
-        record = local.up(
-            ports={"port": port, "dashboard-port": dashboard_port, "agent-port": agent_port}, cpus=cpus
-        )
-        print(
-            f"a Ray head is up at {record.address}, its dashboard at {record.dashboard}. For ray's commands:"
-        )
-        print(local.exports(record))
-        return 0
-    if action == "down":
-        print("the Ray head is down" if local.down() else "no Ray head was up")
-        return 0
-    record = local.running()
-    if record is None:
-        print("down", file=sys.stderr)
-        return 1
-    print(local.exports(record) if action == "env" else f"up: {record.address}, dashboard {record.dashboard}")
-    return 0
 
 
 @app.command
