@@ -116,10 +116,10 @@ class Faults:
         if math.isfinite(loss):
             self._look_for_spikes(self._seen.step, loss / self.world.size)
 
-    @property
     def losses(self) -> tuple[float, ...]:
-        """The losses that the next are compared with."""
-        return self._losses.last
+        """Return the losses that the next are compared with, with that of the step just made. Collective."""
+        loss = math.nan if self._seen is None else self.world.sum(self._seen.loss)[0] / self.world.size
+        return (*self._losses.last, loss)[-HISTORY:] if math.isfinite(loss) else self._losses.last
 
     def metrics(self) -> dict[str, float]:
         """Return what was counted since the last call."""

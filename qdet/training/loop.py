@@ -176,7 +176,7 @@ class _Training:
         """Have a checkpoint written while training goes on."""
         state, ema, ledger = self.engine.state, self.ema, self.accounting.state()
         metrics = self.evaluated if self.evaluated_at == self.step else {}
-        past = Past(self.budget.skipped, self.faults.losses, self.stream.bad.reasons)
+        past = Past(self.budget.skipped, self.faults.losses(), self.stream.bad.reasons)
         with self.faults.watchdog.off("checkpoint"):
             stall = self.saving.save(
                 self.step,

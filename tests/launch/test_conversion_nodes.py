@@ -1,0 +1,57 @@
+"""A conversion on several nodes, one of which dies while it writes: the shards are those of one process."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.coco_to_shards import Conversion, convert
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("only_cluster"),
+]
+
+IMAGES = 900
+TINY = 0.001  # megabytes: every image has a shard of its own
+
+
+def test_a_node_dies_and_nothing_is_missing(project: Path, nodes, make_coco):
+    root, _ = make_coco(IMAGES)
+    convert(Conversion(coco=root, split="train", out=project / "here", shard_megabytes=TINY, processes=1))
+    nodes.add(3, 4)
+    out = project / "nodes"
+    job = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "data_prep.coco_to_shards", "--coco", str(root), "--split", "train"),
+            *("--out", str(out), "--shard-megabytes", str(TINY)),
+        ],
+        env=os.environ | {"RAY_ADDRESS": nodes.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        while job.poll() is None and written(out) < IMAGES // 6:
+            time.sleep(0.05)
+        before = written(out)
+        nodes.kill(4)
+        text, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 0, text
+    print(f"a node was killed after {before} of {IMAGES} shards")
+    assert before < IMAGES
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in (project / "here").iterdir()
+    }
+
+
+def written(out: Path) -> int:
+    """Shards that are finished."""
+    return len(list(out.glob("*.tar")))
