@@ -88,6 +88,13 @@ class Watched:
             time.sleep(0.05)
         raise AssertionError(f"no line with {pattern!r} after line {after} within {seconds:g} s")
 
+    def workers(self) -> list[psutil.Process]:
+        """Return the training processes, rank 0 first; its Ray is its own, and its steps are printed."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        found = [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
+        speaking = re.findall(r"\(RayTrainWorker pid=(\d+)\) step ", self.text)
+        return sorted(found, key=lambda process: str(process.pid) not in speaking)
+
     def when(self, pattern: str, *, after: float = 0.0) -> float:
         """Return the time of the first such line that was printed after a time."""
         return next(at for at, line in self.lines if at > after and re.search(pattern, line))
