@@ -181,6 +181,8 @@ class Nodes:
         for host in sorted(self._processes, reverse=True):
             self.kill(host)
         self._log.close()
+        if head.CURRENT_CLUSTER.is_file() and head.CURRENT_CLUSTER.read_text().strip() == self.address:
+            head.CURRENT_CLUSTER.unlink()  # who was killed does not, and a later Ray would look for it there
 
     def _start(self, host: int, *flags: str) -> None:
         command = ["ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address=127.0.0.{host}"]
