@@ -5,13 +5,15 @@ The driver checks the job, joins the cluster, opens the MLflow run and then wait
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qdet.errors import ConfigError, QdetError, TrainingError
+from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job
-from qdet.launch import capacity, connect, leaving, paths, preflight, report
+from qdet.launch import capacity, connect, failures, leaving, paths, preflight, report
 from qdet.launch.interruptible import Ask, call_interruptibly
+from qdet.launch.masked_errors import masks_errors
 from qdet.launch.session import open_session
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -24,6 +26,8 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Otherwise everything that a worker prints arrives twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Who is dead or stands still does not answer when asked to leave the process group; Ray would wait 30 s.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
 }
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -69,8 +73,11 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
 def _fit_until_asked(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
     """Train, and bring a SIGTERM to this process to the workers as a request to leave with a checkpoint."""
     messenger = leaving.Messenger(run.name)
-    with leaving.on_sigterm() as asked:
-        return fit(job, run, gpu=gpu, ask=Ask(asked, messenger.ask, leaving.GRACE))
+    try:
+        with leaving.on_sigterm() as asked:
+            return fit(job, run, gpu=gpu, ask=Ask(asked, messenger.ask, leaving.GRACE))
+    except TrainingError as error:
+        raise TrainingError(f"{error}. {failures.how_to_go_on(run.name, job.train.max_failures)}") from error
 
 
 def fit(
@@ -107,8 +114,8 @@ def fit(
     elastic = train.least_workers < train.most_workers
     os.environ.setdefault(START_TIMEOUT, START_TIMEOUTS[elastic])
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"job": job, "run": run, "watched": watched},
+        # Bound here: of `train_loop_config` Ray shows all on its dashboard.
+        partial(_worker, job, run, watched=watched, tracking=tracking_variables()),
         scaling_config=ScalingConfig(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
@@ -121,14 +128,14 @@ def fit(
             storage_path=run.store,
             failure_config=FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[_stop_at_user_errors(), *callbacks],
+            callbacks=[failures.stop_at_user_errors(), *callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         return call_interruptibly(trainer.fit, ask).return_value or {}
     except TrainingFailedError as error:
-        raise cause_of(error) from error
+        raise failures.cause_of(error) from error
 
 
 def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
@@ -140,8 +147,6 @@ def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
         # A waiting thread that spins takes the core from its neighbour: 6 to 12 times slower when it is busy.
         "OMP_WAIT_POLICY": "PASSIVE",
         paths.ROOT: str(paths.root()),
-        **tracking_environment(),
-        paths.TRACKING: paths.tracking_uri(),
     }
     if not gpu:
         variables["DS_ACCELERATOR"] = "cpu"
@@ -150,23 +155,16 @@ def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
     return variables
 
 
-def cause_of(error: BaseException) -> QdetError:
-    """Return what made training fail, in one line: the user's error itself, or a worker's first failure."""
-    known = _user_error(error)
-    if known is not None:
-        return known
-    failures = getattr(error, "worker_failures", None) or {}
-    rank, first = min(failures.items(), default=(None, error))
-    wrapped = ("_base_exc", "controller_failure", "health_check_failure")
-    inner = next(filter(None, (getattr(first, name, None) for name in wrapped)), first)
-    text = str(inner).strip().splitlines()
-    where = "" if rank is None else f" in worker {rank}"
-    return TrainingError(
-        f"training failed{where}: {type(inner).__name__}: {text[0] if text else 'no message'}"
-    )
+def tracking_variables() -> dict[str, str]:
+    """Return the variables by which workers find MLflow.
+
+    An address may hold a password, and Ray logs what it starts a process with: workers set these themselves.
+    """
+    return tracking_environment() | {paths.TRACKING: paths.tracking_uri()}
 
 
-def _worker(config: dict[str, Any]) -> dict[str, Any]:
+@masks_errors
+def _worker(job: Job, run: Run, *, watched: bool, tracking: Mapping[str, str]) -> dict[str, Any]:
     """What every Ray worker runs."""
     import logging
 
@@ -177,14 +175,13 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from qdet.launch.session import join_session
     from qdet.training.loop import train
 
+    os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train tells of every report on every rank, others of every evaluation
     rank = ray.train.get_context().get_world_rank()
-    with join_session(config["job"], config["run"], rank=rank) as tracker:
-        reporter = RayReporter(
-            leaving.request_of_the_driver(config["run"].name) if rank == 0 else leaving.Request(),
-            watched=config["watched"],
-        )
-        result = train(config["job"], run=config["run"], reporter=reporter, tracker=tracker)
+    with join_session(job, run, rank=rank) as tracker:
+        request = leaving.request_of_the_driver(run.name) if rank == 0 else leaving.Request()
+        reporter = RayReporter(request, watched=watched)
+        result = train(job, run=run, reporter=reporter, tracker=tracker)
     return {"step": result.step, "metrics": dict(result.metrics), "left": result.left}
 
 
@@ -214,36 +211,3 @@ def _alone() -> bool:
 def _all_on_loopback() -> bool:
     """Whether all nodes are on this machine: one at 127.0.0.1 or, in tests, several at 127.0.0.2, ..."""
     return os.uname().sysname == "Linux" and all(address.startswith("127.") for address in _addresses())
-
-
-def _stop_at_user_errors() -> "UserCallback":
-    """Make Ray Train give up at once where a worker says that the user must mend something."""
-    from ray.train import UserCallback
-
-    class StopAtUserErrors(UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            for error in worker_exceptions.values():
-                known = _user_error(error)
-                if known is not None:
-                    raise known
-
-    return StopAtUserErrors()
-
-
-def _user_error(error: BaseException | None) -> QdetError | None:
-    """Find a QdetError among what `error` wraps: one failure, or those of several workers."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        one = queue.pop(0)
-        # Ray's error of a task is also an instance of the class that it wraps as `cause`.
-        if isinstance(one, QdetError) and not isinstance(getattr(one, "cause", None), BaseException):
-            return one
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        queue += [
-            getattr(one, name, None) for name in ("_base_exc", "controller_failure", "cause", "__cause__")
-        ]
-        queue += list((getattr(one, "worker_failures", None) or {}).values())
-    return None

@@ -21,8 +21,10 @@ from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launch import capacity, connect, paths, preflight, runs
 from qdet.launch.datasets import known
+from qdet.launch.failures import cause_of
 from qdet.launch.interruptible import call_interruptibly
-from qdet.launch.ray_train import cause_of, fit, worker_environment
+from qdet.launch.masked_errors import masks_errors
+from qdet.launch.ray_train import fit, tracking_variables, worker_environment
 from qdet.launch.session import open_session
 from qdet.launch.sweep_session import open_sweep, trial_name
 from qdet.launch.sweep_table import TrialRow, as_flags, table
@@ -119,7 +121,7 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
             sweep=name,
             parent=parent,
             gpu=gpu,
-            environment=worker_environment(job, gpu=gpu),
+            environment=worker_environment(job, gpu=gpu) | tracking_variables(),
         ),
         tune.PlacementGroupFactory([DRIVER]),
     )
@@ -140,6 +142,7 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
     )
 
 
+@masks_errors
 def _trial(
     settings: dict[str, Any],
     *,

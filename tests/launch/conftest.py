@@ -88,6 +88,13 @@ class Watched:
             time.sleep(0.05)
         raise AssertionError(f"no line with {pattern!r} after line {after} within {seconds:g} s")
 
+    def workers(self) -> list[psutil.Process]:
+        """Return the training processes, rank 0 first; its Ray is its own, and its steps are printed."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        found = [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
+        speaking = re.findall(r"\(RayTrainWorker pid=(\d+)\) step ", self.text)
+        return sorted(found, key=lambda process: str(process.pid) not in speaking)
+
     def when(self, pattern: str, *, after: float = 0.0) -> float:
         """Return the time of the first such line that was printed after a time."""
         return next(at for at, line in self.lines if at > after and re.search(pattern, line))
@@ -174,6 +181,8 @@ class Nodes:
         for host in sorted(self._processes, reverse=True):
             self.kill(host)
         self._log.close()
+        if head.CURRENT_CLUSTER.is_file() and head.CURRENT_CLUSTER.read_text().strip() == self.address:
+            head.CURRENT_CLUSTER.unlink()  # who was killed does not, and a later Ray would look for it there
 
     def _start(self, host: int, *flags: str) -> None:
         command = ["ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address=127.0.0.{host}"]

@@ -11,7 +11,7 @@ from qdet.errors import DataError, TrainingError
 from qdet.job import Sweep
 from qdet.launch import report
 from qdet.launch.demo import last_line
-from qdet.launch.ray_train import cause_of
+from qdet.launch.failures import cause_of
 from qdet.launch.sweep_table import TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
 

@@ -26,12 +26,27 @@ URL = f"http://me:{IN_URLS[0]}@127.0.0.1:9/shards?X-Amz-Signature={IN_URLS[1]}"
 SCRIPT_NOTE = "\n# " + " ".join((*SHAPED, *NAMED.values())) + "\n"
 
 
-def train(project: Path, *flags: str, fails: bool = False) -> None:
-    """Train in one process with secrets all around, and look for them everywhere."""
+LATE = f"""
+import socket, threading
+
+real = socket.gethostname
+
+def gethostname():
+    if threading.current_thread().name.startswith("TrainingThread"):
+        open("{URL}")
+    return real()
+
+socket.gethostname = gethostname
+"""
+"""A `sitecustomize.py` with which a library raises inside of a Ray worker, and quotes a secret."""
+
+
+def train(project: Path, *flags: str, fails: bool = False, where: str = "--local") -> None:
+    """Train in one process, or on Ray, with secrets all around, and look for them everywhere."""
     script = project / "jobs" / "tiny_job.py"
     script.write_text(script.read_text() + SCRIPT_NOTE)
     environment = os.environ | NAMED | {"QDET_RESULT": str(project / "result.json")}
-    command = [sys.executable, str(script), "--local", "--train.steps", "2", *flags]
+    command = [sys.executable, str(script), where, "--train.steps", "2", *flags]
     done = subprocess.run(
         command, env=environment, cwd=project, capture_output=True, text=True, check=False, timeout=250
     )
@@ -93,3 +108,22 @@ def test_a_failure_that_no_one_foresaw(project: Path):
     raising = f'    __import__("qdet.launch.guarded").launch.guarded.guarded(lambda: open("{URL}"))\n'
     script.write_text(script.read_text().replace("    launch(job, sweep=sweep)\n", raising))
     train(project, fails=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_cluster")
+def test_a_library_that_quotes_a_secret_inside_of_a_ray_worker(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    late = project / "jobs" / "sitecustomize.py"
+    late.write_text(LATE)
+    monkeypatch.setenv("PYTHONPATH", f"{late.parent}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URL.partition("/shards")[0])
+    train(project, "--train.max-failures", "0", fails=True, where="--ray-address=local")
+    said = (project / "said.txt").read_text()
+    assert "FileNotFoundError: [Errno 2]" in said.strip().splitlines()[-1]
+    assert "http://me:***@127.0.0.1:9/shards" in said
+    logs = [file for file in Path("/tmp/ray/session_latest/logs").rglob("*") if file.is_file()]
+    assert any("FileNotFoundError" in read(file) for file in logs)
+    assert [(file, secret) for file in logs for secret in secrets() if secret in read(file)] == []

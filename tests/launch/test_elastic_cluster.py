@@ -2,12 +2,17 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_job
+from recorded import curve, recorded
+from stretches import gone_through_again
+
+from qdet.config import override
+from qdet.launch import paths
 
 pytestmark = [
     pytest.mark.ray,
@@ -17,44 +22,40 @@ pytestmark = [
 ]
 
 STEPS = 60
-FLAGS = (
-    *("--train.steps", str(STEPS), "--train.batch-size", "16", "--train.log-every", "1"),
-    *("--train.checkpoint-every", "5", "--train.keep-checkpoints", "100", "--optim.ema-decay", "0.9"),
-    # Big images, so that a step takes long enough for a node to come during it, and a rate at which
-    # rounding, which depends on how many workers add up, does not grow.
-    *("--data.augment.sizes", "384", "--data.augment.max-size", "384", "--optim.lr", "2.5e-7"),
-)
+SETTINGS = {
+    "train.steps": STEPS,
+    "train.batch_size": 16,
+    "train.log_every": 1,
+    "train.checkpoint_every": 5,
+    "train.keep_checkpoints": 100,
+    "optim.ema_decay": 0.9,
+    # Big images, so that a step takes long enough for a node to come during it.
+    "data.augment.sizes": (384,),
+    "data.augment.max_size": 384,
+    "optim.lr": 2.5e-7,
+}
 
 
-def losses(project: Path, run: str) -> dict[int, list[float]]:
-    """Values of the loss at every step, as MLflow has them."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    (found,) = [r for r in client.search_runs(experiments) if r.info.run_name == run]
-    assert found.info.status == "FINISHED"
-    points: dict[int, list[float]] = {}
-    for point in client.get_metric_history(found.info.run_id, "train/loss"):
-        points.setdefault(point.step, []).append(point.value)
-    return points
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as they are typed."""
+    typed = {path: value[0] if isinstance(value, tuple) else value for path, value in settings.items()}
+    return [word for path, value in typed.items() for word in (f"--{path.replace('_', '-')}", str(value))]
 
 
-def undisturbed(project: Path) -> dict[int, list[float]]:
-    """Losses of the same job on one process that nothing happens to."""
-    command = [sys.executable, "jobs/tiny_job.py", *FLAGS, "--store.run", "undisturbed", "--local"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return losses(project, "undisturbed")
-
-
-def assert_same_run(project: Path, output: str) -> None:
-    """The run has one point per step, those of the undisturbed run, and lost no image."""
-    found, expected = losses(project, "elastic"), undisturbed(project)
-    assert sorted(found) == sorted(expected) == list(range(1, STEPS + 1))
-    assert {step: len(values) for step, values in found.items() if len(values) > 1} == {}
-    for step, (loss,) in expected.items():
-        assert found[step][0] == pytest.approx(loss, rel=1e-6), step
+def assert_as_by_one_worker(project: Path, settings: dict[str, Any], output: str) -> None:
+    """The run learned at every step what one worker learns there, and lost no image."""
+    (project / "again").mkdir()
+    job = paths.resolve(override(tiny_job.job, settings))
+    again, distances = gone_through_again(job, project / "outputs" / "elastic", project / "again")
+    found = curve(project, "elastic", STEPS)
+    assert found == pytest.approx(again, rel=1e-6)
+    # Moments add gradients up. Rounding is some 4e-7 of them; 7e-5 where it decides which of two queries gets
+    # an object; and 5e-2 in the beginning, when all queries say the same box.
+    first, *others = (distances[step] for step in sorted(distances))
+    assert first < 0.2
+    assert max(others) < 1e-3
+    worst = max(abs(found[step] / again[step] - 1) for step in again)
+    print(f"losses off by {worst:.1e}, checkpoints by {first:.1e}, then {max(others):.1e}, at most")
     ledgers = re.findall(r"lost=(\d+) duplicated=(\d+)", output)
     assert len(ledgers) >= STEPS // 3
     assert set(ledgers) == {("0", "0")}
@@ -63,7 +64,9 @@ def assert_same_run(project: Path, output: str) -> None:
 def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, nodes, start, monkeypatch):
     monkeypatch.setenv("QDET_GROWTH_CHECK_S", "5")
     nodes.add(3, 4, 5)
-    job = start(*FLAGS, "--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address)
+    job = start(
+        *flags(SETTINGS), "--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address
+    )
     job.wait_for(r"step 7/60")
     startup = job.when(r"step 1/60") - job.started
     before, killed = len(job.lines), time.monotonic()
@@ -79,7 +82,7 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     print(f"start-up {startup:.0f} s, on with 2 workers after {shrunk:.0f} s, with 3 after {grown:.0f} s")
     worlds = worlds_of(project / "outputs" / "elastic")
     assert {2, 3} <= set(worlds.values())
-    assert_same_run(project, job.text)
+    assert_as_by_one_worker(project, SETTINGS, job.text)
 
 
 def worlds_of(run: Path) -> dict[int, int]:
@@ -93,20 +96,37 @@ def test_a_node_that_is_drained_leaves_a_checkpoint_and_the_run_goes_on(
 ):
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     nodes.add(3, 4)
-    rare = ("--train.checkpoint-every", "1000")
+    settings = SETTINGS | {"train.checkpoint_every": 10}
     job = start(
-        *FLAGS, *rare, "--train.workers", "1:2", "--store.run", "elastic", "--ray-address", nodes.address
+        *flags(settings), "--train.workers", "1:2", "--store.run", "elastic", "--ray-address", nodes.address
     )
-    job.wait_for(r"step 7/60")
+    job.wait_for(r"step 11/60")
     before = len(job.lines)
     nodes.drain(4, seconds=60)
     drained = time.monotonic()
-    while not worlds_of(project / "outputs" / "elastic"):
+    while not (unplanned := [s for s in worlds_of(project / "outputs" / "elastic") if s % 10]):
         assert time.monotonic() < drained + 60, "no checkpoint before the node goes"
         time.sleep(0.2)
-    print(f"a checkpoint {time.monotonic() - drained:.0f} s after the notice")
+    print(f"a checkpoint {time.monotonic() - drained:.0f} s after the notice, of step {unplanned}")
     nodes.kill(4)
     found = job.wait_for(r"going on after step (\d+) of 60", after=before)
-    assert int(found[1]) >= 7
+    assert int(found[1]) >= unplanned[0]
     assert job.end() == 0
-    assert_same_run(project, job.text)
+    assert_as_by_one_worker(project, settings, job.text)
+
+
+def test_a_run_that_cannot_do_with_fewer_workers_fails_with_its_cause_when_a_node_dies(
+    project: Path, nodes, start
+):
+    nodes.add(3, 4)
+    run = ("--train.workers", "2", "--train.max-failures", "0", "--store.run", "fixed")
+    job = start(*flags(SETTINGS), *run, "--ray-address", nodes.address)
+    job.wait_for(r"step 6/60")
+    nodes.kill(4)
+    assert job.end() == 1
+    ended = recorded(project, "fixed")[1]
+    assert ended.info.status == "FAILED"
+    last = job.text.strip().splitlines()[-1]
+    assert last.startswith(f"TrainingError: {ended.data.tags['qdet.cause']}")
+    assert "training failed" in last
+    assert "--store.resume fixed goes on from its last checkpoint" in last

@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from ranks import assert_same, checkpoint
+from recorded import curve, recorded
 
 pytestmark = [
     pytest.mark.ray,
@@ -29,25 +29,9 @@ FLAGS = (
 )
 
 
-def workers(driver: int) -> list[psutil.Process]:
-    """Training processes below a driver, whose Ray is its own."""
-    found = psutil.Process(driver).children(recursive=True)
-    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
-
-
 def kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         process.send_signal(signal.SIGKILL)
-
-
-def mlflow_run(project: Path, name: str) -> tuple[Any, Any]:
-    """Return a client, and the one run of a name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    (run,) = [r for r in client.search_runs(experiments) if r.info.run_name == name]
-    return client, run
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
@@ -73,13 +57,13 @@ def test_the_weights_are_those_of_an_undisturbed_run(project: Path, start, zero:
     assert_same(checkpoint(store, "broken", STEPS), checkpoint(store, "calm", STEPS))
     ledgers = re.findall(r"lost=(\d+) duplicated=(\d+)", calm.text + job.text + again.text)
     assert set(ledgers) == {("0", "0")}
-    assert _curve(project, "broken") == _curve(project, "calm")
+    assert curve(project, "broken", STEPS) == curve(project, "calm", STEPS)
 
 
 def _after_killing(job, step: int, alone: bool) -> float:
     """Kill one worker or all after a step; return the seconds until the next one is made."""
     job.wait_for(rf"step {step}/{STEPS}")
-    before, victims = len(job.lines), workers(job.process.pid)
+    before, victims = len(job.lines), job.workers()
     assert len(victims) == 2
     killed = time.monotonic()
     kill(victims[1:] if alone else victims)
@@ -92,30 +76,22 @@ def _after_killing(job, step: int, alone: bool) -> float:
 def _wait_until_killed(project: Path) -> None:
     """The witness of a driver that died says so in MLflow."""
     deadline = time.monotonic() + 90
-    while mlflow_run(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
+    while recorded(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert mlflow_run(project, "broken")[1].info.status == "KILLED"
-
-
-def _curve(project: Path, name: str) -> list[tuple[int, float]]:
-    """Every point of the loss of a finished run."""
-    client, run = mlflow_run(project, name)
-    assert run.info.status == "FINISHED"
-    points = sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, "train/loss"))
-    assert [step for step, _ in points] == list(range(1, STEPS + 1))
-    return points
+    assert recorded(project, "broken")[1].info.status == "KILLED"
 
 
 def test_a_run_that_fails_too_often_is_failed_with_its_cause(project: Path, start):
     job = start(*FLAGS, "--train.max-failures", "0", "--store.run", "mortal")
     job.wait_for(r"step 3/50")
-    kill(workers(job.process.pid)[1:])
+    kill(job.workers()[1:])
     assert job.end() == 1
-    run = mlflow_run(project, "mortal")[1]
+    run = recorded(project, "mortal")[1]
     assert run.info.status == "FAILED"
     assert "training failed" in run.data.tags["qdet.cause"]
     last = job.text.strip().splitlines()[-1]
-    assert last.startswith("TrainingError: training failed")
+    assert last.startswith("TrainingError: training failed in worker 1: ")
+    assert "--store.resume mortal goes on from its last checkpoint; --train.max-failures, 0 here" in last
 
 
 def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Path, start):
@@ -128,7 +104,7 @@ def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Pat
     assert 7 <= stopped < STEPS
     folders = [folder.name for folder in (project / "outputs" / "asked").glob("step_*")]
     assert folders == [f"step_{stopped:06d}"]
-    before = mlflow_run(project, "asked")[1]
+    before = recorded(project, "asked")[1]
     assert before.info.status == "KILLED"
 
     unknown = subprocess.run(
@@ -141,4 +117,4 @@ def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Pat
     assert again.end() == 0
     assert f"going on after step {stopped} of 50" in again.text
     assert json.loads((project / "result.json").read_text())["mlflow_run_id"] == before.info.run_id
-    assert len(_curve(project, "asked")) == STEPS
+    curve(project, "asked", STEPS)

@@ -1,0 +1,23 @@
+"""What MLflow has of the runs of a project."""
+
+from pathlib import Path
+from typing import Any
+
+
+def recorded(project: Path, name: str) -> tuple[Any, Any]:
+    """Return a client, and the one run of a name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = [run for run in client.search_runs(experiments) if run.info.run_name == name]
+    return client, run
+
+
+def curve(project: Path, name: str, steps: int) -> dict[int, float]:
+    """Return the loss of every step of a finished run, which MLflow has once each."""
+    client, run = recorded(project, name)
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(point.step for point in points) == list(range(1, steps + 1))
+    return {point.step: point.value for point in points}

@@ -1,0 +1,59 @@
+"""A worker that stands still inside of Ray: it is noticed and replaced, and nothing comes out different."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ranks import assert_same, checkpoint
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("only_cluster"),
+]
+
+STEPS = 30
+FLAGS = (
+    *("--train.steps", str(STEPS), "--train.checkpoint-every", "5", "--train.log-every", "1"),
+    *("--train.max-failures", "1", "--optim.ema-decay", "0.9"),
+)
+LIMITS = {
+    # Who waits for the frozen worker says where it stands and ends itself.
+    "watchdog": ("--train.hang-after", "6", "--train.timeout", "120"),
+    # The exchange with the frozen worker fails.
+    "timeout": ("--train.hang-after", "120", "--train.timeout", "8"),
+}
+SAYS = {
+    "watchdog": r"worker 0 on host \S+: no step for \d+ s, the last \d+ s of it in: \w+.* exit code 75",
+    "timeout": r"RuntimeError: .*[Tt]imed out",
+}
+
+
+def test_a_frozen_worker_is_noticed_and_replaced(project: Path, start):
+    calm = start(*FLAGS, "--store.run", "calm")
+    assert calm.end() == 0
+    for how, limits in LIMITS.items():
+        job = start(*FLAGS, *limits, "--store.run", how)
+        job.wait_for(rf"step 8/{STEPS}")
+        frozen = job.workers()[1]
+        frozen.send_signal(signal.SIGSTOP)
+        at = time.monotonic()
+        job.wait_for(SAYS[how], seconds=60)  # Ray itself would take 600
+        job.wait_for(rf"going on after step 5 of {STEPS}")
+        assert job.end() == 0
+        said, went_on = (job.when(line, after=at) - at for line in (SAYS[how], "going on after"))
+        print(f"{how}: said after {said:.0f} s, went on after {went_on:.0f} s")
+        assert not frozen.is_running()
+        ends = (checkpoint(project / "outputs", run, STEPS) for run in (how, "calm"))
+        assert_same(*ends)
+        if how == "watchdog":
+            _has_stacks(job.text)
+
+
+def _has_stacks(text: str) -> None:
+    """The main thread's stack leads from the training to what it waits in."""
+    stacks = text.partition("Stacks of all its threads:")[2]
+    assert "most recent call first" in stacks
+    assert "qdet/training/loop.py" in stacks
