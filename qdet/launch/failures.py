@@ -15,7 +15,8 @@ def cause_of(error: BaseException) -> QdetError:
     if known is not None:
         return known
     failures = getattr(error, "worker_failures", None) or {}
-    rank, first = min(failures.items(), default=(None, error))
+    # Where a worker died, what the others say of it is only that they miss it.
+    rank, first = min(failures.items(), key=lambda one: (not _died(one[1]), one[0]), default=(None, error))
     wrapped = ("_base_exc", "controller_failure", "health_check_failure")
     inner = next(filter(None, (getattr(first, name, None) for name in wrapped)), first)
     text = str(inner).strip().splitlines()
@@ -44,6 +45,10 @@ def stop_at_user_errors() -> "UserCallback":
                     raise known
 
     return StopAtUserErrors()
+
+
+def _died(failure: BaseException) -> bool:
+    return hasattr(failure, "health_check_failure")
 
 
 def _user_error(error: BaseException | None) -> QdetError | None:

@@ -98,6 +98,13 @@ def test_cause_of_other_failures_is_one_line_with_its_worker():
     assert str(cause) == "training failed in worker 1: ValueError: first"
 
 
+def test_a_worker_that_died_is_the_cause_of_what_the_others_say():
+    missed, died = _Wrapped(RuntimeError("Connection closed by peer")), RuntimeError("it is gone")
+    died.health_check_failure = RuntimeError("The actor died unexpectedly")
+    cause = cause_of(_Group({0: missed, 1: died}))
+    assert str(cause) == "training failed in worker 1: RuntimeError: The actor died unexpectedly"
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C as in a terminal: a program that a shell starts in the background ignores it."""

@@ -26,6 +26,8 @@ STEPS = 50
 FLAGS = (
     *("--train.steps", str(STEPS), "--train.checkpoint-every", "10", "--train.log-every", "1"),
     *("--train.max-failures", "3", "--optim.ema-decay", "0.9"),
+    # Big images, so that steps take longer than their lines take to get here.
+    *("--data.augment.sizes", "192", "--data.augment.max-size", "192"),
 )
 
 
@@ -50,7 +52,7 @@ def test_the_weights_are_those_of_an_undisturbed_run(project: Path, start, zero:
 
     again = start(*flags, "--store.run", "broken", "--store.resume", "auto")
     assert again.end() == 0
-    assert re.search(r"going on after step [23]0 of 50", again.text)
+    assert re.search(r"going on after step [234]0 of 50", again.text)
     print(f"start-up {startup:.0f} s, recoveries {', '.join(f'{seconds:.0f} s' for seconds in recoveries)}")
 
     store = project / "outputs"
@@ -90,7 +92,8 @@ def test_a_run_that_fails_too_often_is_failed_with_its_cause(project: Path, star
     assert run.info.status == "FAILED"
     assert "training failed" in run.data.tags["qdet.cause"]
     last = job.text.strip().splitlines()[-1]
-    assert last.startswith("TrainingError: training failed in worker 1: ")
+    # Ray may hear of it first from worker 0, whose connection it was.
+    assert re.match(r"TrainingError: training failed in worker (1: |0: .* closed by peer)", last)
     assert "--store.resume mortal goes on from its last checkpoint; --train.max-failures, 0 here" in last
 
 

@@ -1,0 +1,86 @@
+"""A worker killed with signal 9 where it hurts: the run that is started again ends in the same bytes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch.multiprocessing as mp
+from ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
+from test_resume import random_job, where
+
+from qdet.config import override
+from qdet.training import accounting, faults, loop, saving
+from qdet.training.reporting import LocalReporter, Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+STEPS = 6
+MOMENTS = {
+    # After how many calls of which function (counted from 1) of which rank.
+    "first step": (faults.Faults, "step_done", 1, 1),
+    "share of a checkpoint written": (saving, "write_share", 1, 1),
+    "manifest about to be written": (saving, "commit", 2, 0),
+    "evaluation": (loop, "evaluate_shards", 1, 1),
+    "end of an epoch": (accounting.Accounting, "settle", 1, 1),
+}
+
+
+def jobs(shards):
+    """A run for every stage: a checkpoint every other step, an evaluation at each epoch's end."""
+    flags = {"train.checkpoint_every": 2, "train.eval_every": 1, "train.steps": STEPS, "optim.ema_decay": 0.9}
+    return {f"run{zero}": override(random_job(shards, zero=zero), flags) for zero in (0, 1, 2, 3)}
+
+
+@pytest.fixture(scope="module")
+def calm(demo_shards, tmp_path_factory):
+    """Where undisturbed runs are."""
+    store = tmp_path_factory.mktemp("calm")
+    train_all(2, jobs(demo_shards), store)
+    return store
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_the_end_is_that_of_an_undisturbed_run(calm, demo_shards, tmp_path, zero, moment):
+    name = f"run{zero}"
+    job = jobs(demo_shards)[name]
+    rank = MOMENTS[moment][-1]
+    with pytest.raises(mp.ProcessExitedException, match="SIGKILL") as killed:
+        on_ranks(2, _train_and_die, job, name, tmp_path, moment)
+    assert killed.value.error_index == rank
+    steps = sorted(int(p.parent.name[-6:]) for p in (tmp_path / name).glob("step_*/manifest.json"))
+    assert steps == {"first step": [], "end of an epoch": [2], "evaluation": [2]}.get(moment, steps)
+    assert STEPS not in steps
+    train_all(2, {name: job}, tmp_path)
+    there, here = checkpoint(tmp_path, name, STEPS), checkpoint(calm, name, STEPS)
+    assert_same(there, here)
+    assert where(there) == where(here)
+
+
+def _train_and_die(job, name: str, store: Path, moment: str) -> None:
+    owner, function, calls, rank = MOMENTS[moment]
+    if int(os.environ["RANK"]) == rank:
+        _deadly(owner, function, calls)
+    loop.train(job, run=Run(name=name, store=str(store)), reporter=LocalReporter(), tracker=Recorder())
+
+
+def _deadly(owner, name: str, calls: int) -> None:
+    """Let the function of that name work one call less than `calls`, and kill this process at the next."""
+    function, done = getattr(owner, name), []
+
+    def once(*args, **kwargs):
+        done.append(name)
+        if len(done) == calls:
+            if name == "write_share":  # it is there, but its rank tells nobody
+                function(*args, **kwargs)
+            elif name == "evaluate_shards":  # at its first image
+                function(args[0], _dying, *args[2:], **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, once)
+
+
+def _dying(*inputs):
+    os.kill(os.getpid(), signal.SIGKILL)
