@@ -67,10 +67,15 @@ def _join(address: str) -> Connection:
 def _start_private() -> Connection:
     os.environ.update(head.LOCAL_SETTINGS)
     auth.require_token()
+    port = _free_port()
+    # What watches over a training asks its cluster how it is, and would take another one of this machine for
+    # that, or the one that was here last. All that this one starts inherits the variable.
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{head.HOST}:{port}"
     context = _ray_init(
         address="local",
         _node_ip_address=head.HOST,
         dashboard_host=head.HOST,
+        dashboard_port=port,
         object_store_memory=head.OBJECT_STORE,
     )
     return Connection(address=context.address_info["address"], private=True)
@@ -122,6 +127,12 @@ def _answers(address: str, timeout: float) -> bool:
             return True
     except OSError:
         return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((head.HOST, 0))
+        return probe.getsockname()[1]
 
 
 def _first_line(error: BaseException) -> str:
