@@ -77,7 +77,8 @@ def _fit_until_asked(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
         with leaving.on_sigterm() as asked:
             return fit(job, run, gpu=gpu, ask=Ask(asked, messenger.ask, leaving.GRACE))
     except TrainingError as error:
-        raise TrainingError(f"{error}. {failures.how_to_go_on(run.name, job.train.max_failures)}") from error
+        advice = failures.how_to_go_on(run.name, job.train.max_failures)
+        raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
 
 
 def fit(

@@ -127,6 +127,6 @@ def test_a_run_that_cannot_do_with_fewer_workers_fails_with_its_cause_when_a_nod
     ended = recorded(project, "fixed")[1]
     assert ended.info.status == "FAILED"
     last = job.text.strip().splitlines()[-1]
-    assert last.startswith(f"TrainingError: {ended.data.tags['qdet.cause']}")
+    assert last == f"TrainingError: {ended.data.tags['qdet.cause']}"
     assert "training failed" in last
     assert "--store.resume fixed goes on from its last checkpoint" in last
