@@ -26,8 +26,6 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Otherwise everything that a worker prints arrives twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Who is dead or stands still does not answer when asked to leave the process group; Ray would wait 30 s.
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
 }
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
