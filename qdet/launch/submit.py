@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launch import head, paths
+from qdet.masking import mask
 from qdet.tracking import COMMIT_VARIABLE, git_commit
 
 if TYPE_CHECKING:
@@ -52,15 +53,16 @@ def submit(
         The exit code of the job.
 
     Raises:
-        ConfigError: The job file is not below the current folder.
+        ConfigError: The job file is not below the current folder, or what the job is given holds a secret.
         ClusterError: No cluster answers.
     """
     if not Path(job_file).is_file() or Path(job_file).is_absolute():
         raise ConfigError(f"{job_file}: no such job file below {Path.cwd()}")
     address = find(address)
-    client = _client(address)
     environment = _environment(address) | dict(variables or {})
     command = shlex.join(["python", job_file, *arguments])
+    _refuse_secrets(environment | {"the job's command line": command})
+    client = _client(address)
     job = _submit(client, command, {"working_dir": ".", "excludes": EXCLUDES, "env_vars": environment})
     show(f"submitted {command!r} to {address} as {job}\n")
     try:
@@ -113,6 +115,17 @@ def _environment(address: str) -> dict[str, str]:
     else:
         variables |= {name: os.environ.get(name) for name in (paths.ROOT, paths.TRACKING)}
     return {name: value for name, value in variables.items() if value}
+
+
+def _refuse_secrets(given: Mapping[str, str]) -> None:
+    """Raise ConfigError where Ray would be given a secret: it writes down how every job is started."""
+    for name, value in given.items():
+        if mask(value) != value:
+            raise ConfigError(
+                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out and "
+                "set it on the cluster's machines (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for "
+                "MLflow, AWS_SECRET_ACCESS_KEY or a role for a bucket)"
+            )
 
 
 def _submit(client: "JobSubmissionClient", command: str, runtime_env: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from qdet.launch import auth, connect, head, paths, preflight, runs
 from qdet.launch.capacity import Node, choose_gpu, workers_that_fit
 from qdet.launch.describe import memory_per_rank
 from qdet.launch.ray_tune import evaluated_often, evaluations, tune_space
+from qdet.launch.submit import submit
 from qdet.search import Choice, Each, Uniform
 
 
@@ -195,6 +196,20 @@ class TestConnect:
     def test_nonsense_is_refused(self):
         with pytest.raises(ConfigError, match="expected host:port"):
             connect.connect("head")
+
+
+class TestSubmit:
+    @pytest.mark.parametrize("where", ["environment", "command"])
+    def test_a_secret_that_ray_would_write_down_is_refused(self, where: str, tmp_path: Path, monkeypatch):
+        (tmp_path / "job.py").touch()
+        monkeypatch.chdir(tmp_path)
+        uri = "http://me:hidden-word@tracking:5000"
+        if where == "environment":
+            monkeypatch.setenv(paths.TRACKING, uri)
+        flags = ["--data.train", uri] if where == "command" else []
+        with pytest.raises(ConfigError, match=r"holds a secret, .*me:\*\*\*@tracking") as refused:
+            submit("job.py", flags, address="http://127.0.0.1:9")
+        assert "hidden-word" not in str(refused.value)
 
 
 class TestAuth:
