@@ -122,9 +122,9 @@ def _refuse_secrets(given: Mapping[str, str]) -> None:
     for name, value in given.items():
         if mask(value) != value:
             raise ConfigError(
-                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out and "
-                "set it on the cluster's machines (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for "
-                "MLflow, AWS_SECRET_ACCESS_KEY or a role for a bucket)"
+                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out, "
+                "and set it on the cluster's machines (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "for MLflow, AWS_SECRET_ACCESS_KEY or a role for a bucket)"
             )
 
 

@@ -71,7 +71,9 @@ def test_a_driver_killed_without_a_word_leaves_a_killed_run(drive, tmp_path: Pat
     assert "kill -9" in run.data.tags["qdet.cause"]
 
 
-@pytest.mark.parametrize(("what", "status"), [("finish", "FINISHED"), ("fail", "FAILED")])
+@pytest.mark.parametrize(
+    ("what", "status"), [pytest.param("finish", "FINISHED", marks=pytest.mark.slow), ("fail", "FAILED")]
+)
 def test_a_driver_that_ends_speaks_for_itself(drive, tmp_path: Path, what: str, status: str):
     process, run_id = drive(what)
     assert process.wait(timeout=60) == (1 if what == "fail" else 0)

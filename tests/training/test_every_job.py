@@ -27,6 +27,10 @@ def demos() -> dict[str, Job]:
 DEMOS = demos()
 
 
+FAMILIES = list({type(job.detector): name for name, job in DEMOS.items()}.values())
+"""One demo of every detector."""
+
+
 def brief(shards, **changes) -> dict[str, Job]:
     """All demos, for a few steps on images of 64 pixels."""
     common = {
@@ -43,10 +47,12 @@ def brief(shards, **changes) -> dict[str, Job]:
     return {name: override(job, common | changes) for name, job in DEMOS.items()}
 
 
-def test_every_demo_makes_two_steps(demo_shards, tmp_path):
+@pytest.mark.parametrize("names", [FAMILIES, pytest.param(list(DEMOS), marks=pytest.mark.slow)])
+def test_every_demo_makes_two_steps(demo_shards, tmp_path, names):
     """One process trains them all, one after the other: most of the time is its start."""
-    points = train_all(1, brief(demo_shards, **{"train.steps": 2}), tmp_path)
-    for name in DEMOS:
+    jobs = brief(demo_shards, **{"train.steps": 2})
+    points = train_all(1, {name: jobs[name] for name in names}, tmp_path)
+    for name in names:
         assert len(losses(points[name])) == 2, name
         assert "val/AP" in points[name][2], name
 

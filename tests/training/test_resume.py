@@ -94,10 +94,6 @@ def saved_again(demo_shards, store, into, *, ranks, stages):
         assert where(there) == where(here)
 
 
-def test_three_ranks_load_what_two_saved_at_another_stage(whole, demo_shards, store, tmp_path):
-    saved_again(demo_shards, store, tmp_path, ranks=3, stages=((3, 0), (0, 1), (1, 2), (2, 3)))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
