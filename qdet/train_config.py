@@ -62,6 +62,8 @@ class TrainConfig:
     """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
     zero: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights)."""
+    deterministic: bool = False
+    """Have a GPU give the same bits whenever it computes the same thing, as a CPU does anyway; slower."""
     activation_checkpointing: bool = False
     """Recompute decoder stages in the backward pass instead of keeping their activations."""
     workers: int | str = 8

@@ -9,11 +9,11 @@ Deformable DETR (Zhu et al., ICLR 2021, https://arxiv.org/abs/2010.04159), secti
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.layers.attention import check_heads
+from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
 from qdet.layers.token_levels import TokenLevels
 
@@ -149,6 +149,6 @@ def gather_points(
     total = value.new_zeros(())
     for level, cells in enumerate(levels.split(value)):  # [B, h, w, D]
         maps = cells.unflatten(-1, (heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B M, d, h, w]
-        sampled = F.grid_sample(maps, grid[:, :, level], padding_mode="zeros", align_corners=False)
+        sampled = interpolate_at(maps, grid[:, :, level])
         total = total + (sampled * shares[:, :, :, level]).sum(-1)  # [B M, d, N]
     return total.unflatten(0, (images, heads)).flatten(1, 2).mT

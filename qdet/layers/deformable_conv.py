@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
 
 
@@ -138,7 +139,7 @@ def gather_taps(
     size = torch.tensor((width, height), device=x.device, dtype=where.dtype)
     grid = ((2 * where + 1) / size - 1).reshape(batch * groups, rows * taps, columns, 2)
     x = x.reshape(batch * groups, channels // groups, height, width)
-    sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    sampled = interpolate_at(x, grid)
     if mask is not None:
         mask = mask.reshape(batch * groups, taps, rows, columns).transpose(1, 2)
         sampled = sampled * mask.reshape(batch * groups, 1, rows * taps, columns)

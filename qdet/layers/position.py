@@ -63,10 +63,10 @@ def sine_map(
     DETR, DAB-DETR and SMCA, -0.5 in Deformable DETR), and divided by their number, times 2 pi. Always
     float32, as in the authors' code.
     """
-    inside = (~mask).float()
+    inside = ~mask
     places = []
     for axis, temperature in zip((1, 2), temperatures_yx, strict=True):
-        count = inside.cumsum(axis)
+        count = inside.cumsum(axis).float()  # of whole numbers: a GPU adds up others in any order
         last = count.select(axis, -1).unsqueeze(axis)
         share = (count + offset) / (last + eps)
         places.append(sine_embedding(share.unsqueeze(-1) * math.tau, dim // 2, temperature=temperature))

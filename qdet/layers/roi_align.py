@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qdet.boxes import area
+from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
 
 CANONICAL_SIZE = 224
@@ -76,7 +77,7 @@ def roi_align(
     """
     boxes_xyxy = boxes_xyxy if box_gradient else boxes_xyxy.detach()
     grid, inside = _sample_grid(pyramid, boxes_xyxy, size * samples)
-    sampled = F.grid_sample(pyramid.canvas, grid, padding_mode="border", align_corners=False)
+    sampled = interpolate_at(pyramid.canvas, grid, outside="border")
     if outside == "zero":
         sampled = sampled * inside.unsqueeze(1)
     regions = F.avg_pool2d(sampled, samples)  # [B, C, N size, size]

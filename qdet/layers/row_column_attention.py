@@ -116,6 +116,6 @@ def axis_positions(mask: Bool[Tensor, "B h w"]) -> tuple[Float[Tensor, "B w"], F
 
     Under the padding they are those of the last column and row. Always float32, as in the authors' code.
     """
-    counts = ((~mask[:, 0]).float().cumsum(1), (~mask[:, :, 0]).float().cumsum(1))
+    counts = ((~mask[:, 0]).cumsum(1).float(), (~mask[:, :, 0]).cumsum(1).float())
     x, y = ((count - 0.5) / count[:, -1:] for count in counts)
     return x, y

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.layers.bilinear import interpolate_at
 from qdet.layers.generator import make_generator, start_alike
 from qdet.layers.precision import fp32_island
 
@@ -113,6 +114,6 @@ def sample_levels(
         ]  # of the padded image, so is the extent that positions are shares of
         grid = torch.stack((x * (2 / (width * stride)) - 1, y * (2 / (height * stride)) - 1), dim=-1)
         maps = feature.unflatten(1, (groups, -1)).flatten(0, 1)  # [B G, C, H, W], no copy
-        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = interpolate_at(maps, grid)
         total = torch.addcmul(total, sampled, weight)  # [B G, C, N, P]
     return total.unflatten(0, (-1, groups)).permute(0, 3, 1, 4, 2)

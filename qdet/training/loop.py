@@ -15,6 +15,7 @@ from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checks import check_categories, check_world
 from qdet.training.contents import Description, Past, pieces
+from qdet.training.determinism import set_deterministic
 from qdet.training.distributed import World, join
 from qdet.training.ema import Ema
 from qdet.training.evaluate import evaluate_shards
@@ -50,6 +51,7 @@ def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result
     Raises:
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
     """
+    set_deterministic(job.train.deterministic)
     world = join(job.train.accelerator, timeout=job.train.timeout)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)

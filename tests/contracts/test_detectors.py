@@ -27,6 +27,7 @@ from qdet.detectors import (
     EfficientDETRConfig,
     SparseRCNNConfig,
 )
+from qdet.layers import bilinear
 from qdet.layers.heads import Head
 from qdet.layers.pixels import normalize
 from qdet.losses import SetLossConfig
@@ -381,6 +382,46 @@ def test_never_waits_for_the_device(detector, loss):
         stages = detector(batch, SIZES)
         loss(stages, targets)
     assert waits.seen == []
+
+
+class Unrepeatable(TorchDispatchMode):
+    """Collect operations that PyTorch refuses on a GPU when its algorithms must be deterministic.
+
+    As `torch.use_deterministic_algorithms` lists them, but for `interpolate`, which has another way there.
+    """
+
+    NAMES = (
+        *("grid_sampler", "adaptive_", "avg_pool3d_backward", "fractional_max_pool", "max_unpool"),
+        *(
+            "reflection_pad",
+            "nll_loss2d",
+            "_ctc_loss",
+            "_embedding_bag",
+            "put_",
+            "histc",
+            "bincount",
+            "median",
+        ),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        floating = name == "cumsum" and args[0].is_floating_point()
+        if name.startswith(self.NAMES) or floating:
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_can_repeat_a_step_bit_for_bit(detector, loss, monkeypatch):
+    monkeypatch.setattr(bilinear, "_must_repeat", lambda maps: True)  # as there
+    batch, targets = images(), objects(2, 3)
+    with Unrepeatable() as ops:
+        loss(detector(batch, SIZES), targets).backward()
+    assert ops.seen == set()
 
 
 def test_detections_are_in_original_pixels(detector):

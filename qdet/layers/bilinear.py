@@ -1,0 +1,59 @@
+"""Bilinear interpolation of maps at points, in one of two ways that agree but for rounding.
+
+PyTorch's `grid_sample` adds gradients up in any order on a GPU, and refuses to where algorithms must be
+deterministic. There the four cells around each point are gathered instead, which takes several times as long.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def interpolate_at(
+    maps: Float[Tensor, "B C H W"],
+    grid: Float[Tensor, "B h w 2"],
+    *,
+    outside: Literal["zeros", "border"] = "zeros",
+) -> Float[Tensor, "B C h w"]:
+    """Read `maps` at (x, y), where -1 and 1 are the outer edges of the first and last cell.
+
+    What lies outside counts as zero, or as the nearest cell of the `border`.
+    """
+    if _must_repeat(maps):
+        return gather_at(maps, grid, outside=outside)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def gather_at(
+    maps: Float[Tensor, "B C H W"],
+    grid: Float[Tensor, "B h w 2"],
+    *,
+    outside: Literal["zeros", "border"] = "zeros",
+) -> Float[Tensor, "B C h w"]:
+    """Do the same with operations that have deterministic gradients on every device."""
+    height, width = maps.shape[-2:]
+    size = grid.new_tensor((width, height))
+    places = ((grid + 1) * size - 1) / 2  # cell centres at whole numbers
+    if outside == "border":
+        places = torch.minimum(places.clamp(min=0), size - 1)
+    first = places.detach().floor()
+    beyond = places - first  # of the second cell's share
+    cells = maps.flatten(2)
+    total = maps.new_zeros(())
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        step = grid.new_tensor((right, below))
+        there = first + step
+        share = torch.where(step > 0, beyond, 1 - beyond).prod(-1)
+        share = share * ((there >= 0) & (there < size)).all(-1)
+        # A place that is not a number must not become an index: its share tells of it.
+        x, y = torch.minimum(there.nan_to_num(0.0).clamp(min=0), size - 1).long().unbind(-1)
+        index = (y * width + x).flatten(1).unsqueeze(1).expand(-1, maps.shape[1], -1)
+        total = total + cells.gather(2, index).unflatten(2, grid.shape[1:3]) * share.unsqueeze(1)
+    return total
+
+
+def _must_repeat(maps: Tensor) -> bool:
+    return maps.is_cuda and torch.are_deterministic_algorithms_enabled()
