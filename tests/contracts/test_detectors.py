@@ -416,6 +416,7 @@ class Unrepeatable(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("variant", COMPILED)
 def test_a_gpu_can_repeat_a_step_bit_for_bit(detector, loss, monkeypatch):
     monkeypatch.setattr(bilinear, "_must_repeat", lambda maps: True)  # as there
     batch, targets = images(), objects(2, 3)

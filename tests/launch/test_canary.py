@@ -83,6 +83,7 @@ def test_a_run_that_ends_well(project: Path):
     assert kept.read_text().count("***") == len(SHAPED) + len(NAMED)
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_is_away(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URL.partition("/shards")[0])
     train(project)

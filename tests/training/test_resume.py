@@ -69,6 +69,7 @@ def where(saved):
     return replace(saved.state, git_commit=None)
 
 
+@pytest.mark.slow
 def test_randomness_is_on(whole, demo_shards, tmp_path):
     calm = override(random_job(demo_shards, zero=1), {"detector.dropout": 0.0})
     calmer = override(calm, {"detector.backbone.drop_path": 0.0})
