@@ -20,9 +20,9 @@ from qdet.checkpoint import Folder, Piece, Retention, RunFolder, TrainState
 from qdet.checkpoint.writing import Contents
 from qdet.detectors import AdaMixerConfig
 from qdet.losses import SetLossConfig
+from qdet.training.checkpointing.save import Saving
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.saving import Saving
 from qdet.training.sharded_state import MOMENTS, ShardedState
 from qdet.types import Targets
 

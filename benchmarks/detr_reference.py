@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.views import HW
+from qdet.data.plan.views import HW
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 

@@ -24,11 +24,11 @@ from benchmarks import detr_reference
 from benchmarks.copies import repeat
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.readers import Readers
-from qdet.data.resize import resize
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
-from qdet.data.view import View
+from qdet.data.image.resize import resize
+from qdet.data.image.view import View
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.prefetch import Readers
+from qdet.data.shards.shard_set import ShardSet
 
 DETR = AugmentConfig(crop=True)
 Seen = list[tuple[int, View]]

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.readers import Readers
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.prefetch import Readers
+from qdet.data.shards.shard_set import ShardSet
 
 
 @dataclass(frozen=True, kw_only=True)

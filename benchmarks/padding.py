@@ -16,7 +16,7 @@ import tyro
 from jaxtyping import Int64
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan import Plan, plan_epoch
+from qdet.data.plan.epoch import Plan, plan_epoch
 
 COCO = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
 DETR = AugmentConfig(crop=True)

@@ -21,9 +21,9 @@ from webdataset.compat import WebDataset
 
 from benchmarks.copies import repeat
 from data_prep.coco_to_shards import Conversion, convert
-from qdet.data.home import Access
-from qdet.data.scan import scan_shard
-from qdet.data.shards import ShardSet
+from qdet.data.shards.locate import Access
+from qdet.data.shards.scan_shard import scan_shard
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 

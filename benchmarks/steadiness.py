@@ -18,8 +18,8 @@ import tyro
 from rich.console import Console
 
 from qdet.config import override
-from qdet.launch.chaos.job import job as small_job
-from qdet.launch.chaos.run import prepare
+from qdet.launching.chaos.job import job as small_job
+from qdet.launching.chaos.run import prepare
 from qdet.tracking import NullTracker
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Progress, Run

@@ -19,17 +19,17 @@ from typing import Any
 
 from rich.console import Console
 
-from data_prep.annotations import Annotations, read_annotations
+from data_prep.annotations.coco import Annotations, read_annotations
+from data_prep.annotations.image_checks import Checks
 from data_prep.command_line import command
-from data_prep.image_checks import Checks
-from data_prep.manifest import check_dropped, describe, manifest_of, write_manifest
-from data_prep.packing import ShardTask, finished, pack
+from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
+from data_prep.packing.pack import ShardTask, finished, pack
+from data_prep.packing.parallel import spread
+from data_prep.packing.shard_plan import plan_hash, plan_shards, without_empty
 from data_prep.progress import progress
-from data_prep.shard_plan import plan_hash, plan_shards, without_empty
-from data_prep.spreading import spread
-from data_prep.store import Store, store_at, write
-from qdet.data.home import UNFINISHED
+from qdet.data.shards.locate import UNFINISHED
 from qdet.errors import ConfigError, DataError
+from qdet.storage.store import Store, store_at, write
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from data_prep.atomic import write_atomically
 from data_prep.command_line import command
-from data_prep.fetching import Expected, compared, fetch
+from data_prep.downloading.fetch import Expected, compared, fetch
+from data_prep.downloading.unpack import unpack, unpacked_size
 from data_prep.progress import progress
-from data_prep.unpacking import unpack, unpacked_size
 from qdet.errors import ConfigError, DataError
+from qdet.storage.atomic import write_atomically
 
 Part = Literal["train", "val", "annotations"]
 

@@ -17,14 +17,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data_prep.atomic import write_atomically
 from data_prep.charts import Bars, bar_charts
 from data_prep.command_line import command
 from data_prep.progress import progress
-from qdet.data.home import Access
-from qdet.data.sample import load_image
-from qdet.data.shards import ShardSet
+from qdet.data.loading.sample import load_image
+from qdet.data.shards.locate import Access
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
+from qdet.storage.atomic import write_atomically
 from qdet.visualize import PAPER, DrawnBoxes, contact_sheet, draw, png
 
 _SMALL, _MEDIUM = 32**2, 96**2  # where COCO's evaluation divides areas

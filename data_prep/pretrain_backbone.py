@@ -22,11 +22,11 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_prep.cells import BACKGROUND, cells, dense_loss, name_loss
-from data_prep.close_ups import close_ups
 from data_prep.command_line import command
-from data_prep.shapes import CLASSES, Scene, render
-from qdet.backbones.swin import Swin, SwinConfig
+from data_prep.rendering.cells import BACKGROUND, cells, dense_loss, name_loss
+from data_prep.rendering.close_ups import close_ups
+from data_prep.rendering.shapes import CLASSES, Scene, render
+from qdet.backbones.swin.model import Swin, SwinConfig
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
 

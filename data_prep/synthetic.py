@@ -19,10 +19,10 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from data_prep.atomic import write_atomically
 from data_prep.command_line import command
-from data_prep.shapes import CLASSES, Scene, render
+from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.errors import ConfigError, DataError
+from qdet.storage.atomic import write_atomically
 
 VERSION = 1  # goes up whenever the same settings would give other images
 JPEG_QUALITY = 92

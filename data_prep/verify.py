@@ -21,12 +21,12 @@ from rich.console import Console
 
 from data_prep.command_line import command
 from data_prep.progress import progress
-from data_prep.store import Store, store_at
-from qdet.data.home import Access
-from qdet.data.manifest import INDEX, NAME
-from qdet.data.sample import load_image
-from qdet.data.shards import ShardSet
+from qdet.data.loading.sample import load_image
+from qdet.data.shards.locate import Access
+from qdet.data.shards.manifest import INDEX, NAME
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
+from qdet.storage.store import Store, store_at
 
 _SHOWN = 20
 _CHUNK = 2**22

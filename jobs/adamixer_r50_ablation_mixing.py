@@ -16,7 +16,7 @@ from qdet.backbones import ResNetConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import AdaMixerConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launch.cli import launch
+from qdet.launching.cli import launch
 from qdet.search import Each
 
 job = Job(

@@ -13,7 +13,7 @@ from qdet.backbones import ResNetConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import DETRConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launch.cli import launch
+from qdet.launching.cli import launch
 from qdet.losses import DETR
 from qdet.search import Choice, LogUniform
 

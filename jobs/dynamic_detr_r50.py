@@ -12,7 +12,7 @@ from qdet.backbones import ResNetConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import DynamicDETRConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launch.cli import launch
+from qdet.launching.cli import launch
 from qdet.losses import FOCAL_DETR
 from qdet.search import Choice, LogUniform
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from qdet.errors import ConfigError
-from qdet.launch.guarded import guarded
-from qdet.launch.head_command import head
+from qdet.launching.commands.head import head
+from qdet.launching.exit_status import guarded
 
 app = tyro.extras.SubcommandApp()
 app.command(head)
@@ -26,8 +26,8 @@ def submit(job: tyro.conf.Positional[str], *, address: str | None = None, start_
         address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, then the local head.
         start_head: Bring a local head up where none runs, and leave it running.
     """
-    from qdet.launch import head as local
-    from qdet.launch.submit import submit as submit_job
+    from qdet.launching.ray_backend import head as local
+    from qdet.launching.ray_backend.submit import submit as submit_job
 
     if start_head and address is None:
         local.up()
@@ -41,7 +41,7 @@ def demo(*, started: float | None = None) -> int:
     Args:
         started: Unix time that the minutes are counted from.
     """
-    from qdet.launch.demo import run_demo
+    from qdet.launching.commands.demo import run_demo
 
     return run_demo(_rest, started=started)
 
@@ -79,7 +79,7 @@ def convert(
         dc5: The backbone's last stage is dilated: weights do not show it, files of transformers say it.
         heads: Heads of every attention, where they are not 8: weights do not show them either.
     """
-    from qdet.launch import convert as converter
+    from qdet.launching.commands import convert as converter
 
     found = converter.convert(checkpoint, to, all_classes=all_classes, dc5=dc5, heads=heads)
     print(converter.report(found, to))
@@ -112,7 +112,7 @@ def order(
         steps: Steps to print; by default all up to the epoch's end, which they never pass.
         job: Job file whose augmentation, tail and batching by size are taken; by default those of DataConfig.
     """
-    from qdet.launch import order as printing
+    from qdet.launching.commands import order as printing
 
     settings = printing.settings_of(job, _rest)
     stretch = printing.Stretch(epoch=epoch, start=start, steps=steps, world=world)
@@ -140,7 +140,7 @@ def checkpoint(
         ema: Export averaged weights, or fail where there are none; by default they are taken where there are.
         weights: Export the weights that were trained, not their average.
     """
-    from qdet.launch import checkpoint as looking
+    from qdet.launching.commands import checkpoint as looking
 
     if (ema or weights) and (export is None or (ema and weights)):
         raise ConfigError("--ema or --weights says what --export FILE writes: give one of them, with it")
@@ -160,7 +160,7 @@ def replay(file: tyro.conf.Positional[str]) -> int:
     Args:
         file: A bad_step_*.safetensors in the folder of a run, by path or URL.
     """
-    from qdet.launch.replay import replay as run_again
+    from qdet.launching.commands.replay import replay as run_again
 
     print(run_again(file))
     return 0
@@ -186,7 +186,7 @@ def chaos(
         workers: Training processes.
         seed: Seed of moments and faults; by default a new one every time.
     """
-    from qdet.launch.chaos.run import Chaos, break_and_tell
+    from qdet.launching.chaos.run import Chaos, break_and_tell
 
     return break_and_tell(
         Chaos(folder=folder, minutes=minutes, faults=faults, workers=workers, seed=seed, flags=tuple(_rest))

@@ -97,7 +97,7 @@ def make_coco(tmp_path: Path):
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of an empty bucket on an S3 server of this machine, which the environment names."""
-    from qdet import storage
+    from qdet.storage import filesystem as storage
 
     boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

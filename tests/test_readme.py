@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.coco_to_shards import Conversion
 from data_prep.command_line import command
-from qdet.launch.cli import _parse
+from qdet.launching.cli import _parse
 
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)

@@ -9,7 +9,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDERS = ("qdet", "data_prep", "jobs", "benchmarks", "cluster")
-CONVERTERS = ("qdet/convert/", "qdet/backbones/weights.py", "qdet/launch/convert.py")
+CONVERTERS = ("qdet/convert/", "qdet/backbones/weights.py", "qdet/launching/commands/convert.py")
 """Where files of other projects are read: the only places that may call torch.load."""
 SHELLS = {"gopen", "WebDataset", "tarfile_to_samples", "tarfile_samples", "url_opener"}
 """Functions of webdataset that run what follows `pipe:` in an address, in a shell."""

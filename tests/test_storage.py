@@ -2,7 +2,7 @@
 
 import pytest
 
-from qdet import storage
+from qdet.storage import filesystem as storage
 
 
 def test_a_url_gives_its_file_system_and_the_path_in_it(tmp_path):

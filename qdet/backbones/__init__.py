@@ -7,7 +7,7 @@ are. A configuration's `build()` makes one with fresh weights, and `load_pretrai
 from qdet.backbones.hugging_face import HuggingFaceConfig
 from qdet.backbones.resnet import ResNetConfig
 from qdet.backbones.resnext_dcn import ResNeXtDCNConfig
-from qdet.backbones.swin import SwinConfig
+from qdet.backbones.swin.model import SwinConfig
 from qdet.backbones.weights import load_pretrained
 
 BackboneConfig = HuggingFaceConfig | ResNetConfig | ResNeXtDCNConfig | SwinConfig

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qdet.backbones.weights import Source, load_state
 from qdet.errors import CheckpointError, ConfigError
-from qdet.layers.norm import FrozenBatchNorm
+from qdet.layers.conv.batch_norm import FrozenBatchNorm
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from qdet.backbones.weights import Source, check_weights
 from qdet.errors import ConfigError
-from qdet.layers.deformable_conv import DeformableConv2d
-from qdet.layers.norm import Norm, make_norm
-from qdet.layers.normed_conv import NormedConv2d, NormedProjection
+from qdet.layers.conv.batch_norm import Norm, make_norm
+from qdet.layers.conv.deformable_conv import DeformableConv2d
+from qdet.layers.conv.normed_conv import NormedConv2d, NormedProjection
 
 # Bottlenecks per stage, by depth: 3 convolutions each, plus the stem and the ImageNet classifier.
 BOTTLENECKS: dict[int, tuple[int, int, int, int]] = {

@@ -10,7 +10,7 @@ from typing import Literal
 
 from qdet.backbones.resnet import BOTTLENECKS, ResNet, check_width
 from qdet.backbones.weights import Source, check_weights
-from qdet.layers.norm import Norm
+from qdet.layers.conv.batch_norm import Norm
 
 # The file that mmdetection calls open-mmlab://resnext101_32x4d.
 _IMAGENET = Source(

@@ -16,13 +16,13 @@ written before all ranks are done; these are written by all ranks at once, witho
 read by any number of ranks at any stage.
 """
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import Manifest, verify
 from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.run_folder import Retention, RunFolder
 from qdet.checkpoint.saved import Saved
 from qdet.checkpoint.state import TrainState
 from qdet.checkpoint.whole import write_whole
+from qdet.storage.folder import Folder
 
 __all__ = [
     "Folder",

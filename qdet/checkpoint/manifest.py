@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 MANIFEST = "manifest.json"
 FORMAT = 2

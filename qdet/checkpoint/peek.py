@@ -5,11 +5,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import copy_checked, read_manifest
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 
 @dataclass(frozen=True)

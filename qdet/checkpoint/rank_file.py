@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.pieces import Piece
+from qdet.storage.folder import Folder
 
 CHUNK = 8 * 2**20  # bytes per write
 

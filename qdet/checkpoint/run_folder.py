@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import MANIFEST, Manifest, read_manifest, verify
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 METRIC = "val/AP"
 """What the best checkpoint is best in."""

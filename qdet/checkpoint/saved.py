@@ -12,11 +12,11 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import copy_checked, read_manifest, verify
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 
 class Saved:

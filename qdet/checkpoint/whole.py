@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import Manifest
 from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.state import TrainState
 from qdet.checkpoint.writing import Contents, commit, write_share
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 
 def write_whole(

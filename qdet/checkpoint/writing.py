@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qdet.checkpoint.folder import Folder
 from qdet.checkpoint.manifest import MANIFEST, Manifest
 from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
+from qdet.storage.folder import Folder
 
 PATIENCE = 600.0
 """Seconds that rank 0 waits for the shares of the others."""

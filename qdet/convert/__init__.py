@@ -9,15 +9,15 @@ pattern whole, and no two keys may become the same name. Backbones have their ow
 detector that fills, see `qdet.convert.recognize`.
 """
 
-from qdet.convert.adamixer import ADAMIXER
-from qdet.convert.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION
-from qdet.convert.conditional_detr import CONDITIONAL_DETR
-from qdet.convert.dab_detr import DAB_DETR, fix_centers
-from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
-from qdet.convert.detr import DETR
+from qdet.convert.papers.adamixer import ADAMIXER
+from qdet.convert.papers.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION
+from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
+from qdet.convert.papers.dab_detr import DAB_DETR, fix_centers
+from qdet.convert.papers.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
+from qdet.convert.papers.detr import DETR
+from qdet.convert.papers.smca import CONV_SMCA, SMCA
+from qdet.convert.papers.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.convert.rename import Table, convert, rename
-from qdet.convert.smca import CONV_SMCA, SMCA
-from qdet.convert.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 
 __all__ = [
     "ADAMIXER",

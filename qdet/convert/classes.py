@@ -8,7 +8,7 @@ from torch import Tensor
 from qdet.convert.coco import COCO, IDS
 from qdet.convert.files import Told
 from qdet.convert.layouts import Layout
-from qdet.data.categories import Categories
+from qdet.data.shards.categories import Categories
 from qdet.errors import CheckpointError
 
 _HEADS = re.compile(r"\bclass_head\.(weight|bias)$")

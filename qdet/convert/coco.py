@@ -6,7 +6,7 @@ ten more of them; shards made of COCO have the other 80, in order of id.
 
 import re
 
-from qdet.data.categories import Categories
+from qdet.data.shards.categories import Categories
 
 _CLASSES = """
 1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light,

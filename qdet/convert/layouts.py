@@ -8,19 +8,19 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig
 from qdet.convert import sizes
-from qdet.convert.adamixer import ADAMIXER
-from qdet.convert.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION, attends_plainly
-from qdet.convert.conditional_detr import CONDITIONAL_DETR
-from qdet.convert.dab_detr import DAB_DETR, fix_centers
-from qdet.convert.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
-from qdet.convert.detr import DETR
 from qdet.convert.files import Told
+from qdet.convert.papers.adamixer import ADAMIXER
+from qdet.convert.papers.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION, attends_plainly
+from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
+from qdet.convert.papers.dab_detr import DAB_DETR, fix_centers
+from qdet.convert.papers.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
+from qdet.convert.papers.detr import DETR
+from qdet.convert.papers.smca import CONV_SMCA, SMCA
+from qdet.convert.papers.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.convert.rename import Table
 from qdet.convert.shapes import Shapes
-from qdet.convert.smca import CONV_SMCA, SMCA
-from qdet.convert.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.detectors import DetectorConfig
-from qdet.layers.norm import Norm
+from qdet.layers.conv.batch_norm import Norm
 
 
 @dataclass(frozen=True, kw_only=True)

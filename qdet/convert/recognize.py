@@ -13,10 +13,10 @@ from qdet.convert.layouts import LAYOUTS, Layout
 from qdet.convert.rename import convert
 from qdet.convert.shapes import Shapes
 from qdet.convert.transformers import is_of_transformers, to_authors
-from qdet.data.categories import Categories
+from qdet.data.shards.categories import Categories
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError
-from qdet.layers.norm import Norm
+from qdet.layers.conv.batch_norm import Norm
 
 
 @dataclass(frozen=True, kw_only=True)

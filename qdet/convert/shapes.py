@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig, ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.backbones.resnet import BOTTLENECKS
-from qdet.backbones.swin import SIZES
+from qdet.backbones.swin.model import SIZES
 from qdet.errors import CheckpointError
 
 

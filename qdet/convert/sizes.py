@@ -22,7 +22,7 @@ from qdet.detectors import (
     SMCAConfig,
     SparseRCNNConfig,
 )
-from qdet.layers.gaussian_prior import NUMBERS
+from qdet.detectors.smca.gaussian_prior import NUMBERS
 
 _HEADS = 8
 

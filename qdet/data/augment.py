@@ -8,7 +8,7 @@ that window is resized as in the first case. Everything else that is drawn is of
 
 from dataclasses import dataclass
 
-from qdet.data.resize import Resize
+from qdet.data.image.resize import Resize
 from qdet.errors import ConfigError
 
 

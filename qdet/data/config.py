@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.home import Access
-from qdet.data.locations import is_pipe
-from qdet.data.outline import SequentialSet
-from qdet.data.pipes import allowed_words
-from qdet.data.plan import Tail
-from qdet.data.readers import Readers
-from qdet.data.shards import ShardSet
+from qdet.data.files.pipes import allowed_words
+from qdet.data.loading.prefetch import Readers
+from qdet.data.plan.epoch import Tail
+from qdet.data.shards.locate import Access
+from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
+from qdet.storage.urls import is_pipe
 
 
 @dataclass(frozen=True, kw_only=True)

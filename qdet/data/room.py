@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from qdet.data.plan import Plan
-from qdet.data.shards import ShardSet
+from qdet.data.plan.epoch import Plan
+from qdet.data.shards.shard_set import ShardSet
 
 
 def warning_of_small_cache(shards: ShardSet, plan: Plan, steps: int) -> str | None:

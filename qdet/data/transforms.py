@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
 
-from qdet.data.resize import HW, resize
-from qdet.data.view import View
+from qdet.data.image.resize import HW, resize
+from qdet.data.image.view import View
 
 
 def view_image(

@@ -1,17 +1,17 @@
 """Detectors, one file per paper. The union below is the only list of them."""
 
-from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
-from qdet.detectors.anchor_detr import AnchorDETR, AnchorDETRConfig
+from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
+from qdet.detectors.anchor_detr.model import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
 from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
-from qdet.detectors.dynamic_detr import DynamicDETR, DynamicDETRConfig
+from qdet.detectors.dynamic_detr.model import DynamicDETR, DynamicDETRConfig
 from qdet.detectors.efficient_detr import EfficientDETR, EfficientDETRConfig
-from qdet.detectors.smca import SMCA, SMCAConfig
-from qdet.detectors.smca_conv import ConvSMCA, ConvSMCAConfig
-from qdet.detectors.smca_multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
+from qdet.detectors.smca.conv import ConvSMCA, ConvSMCAConfig
+from qdet.detectors.smca.model import SMCA, SMCAConfig
+from qdet.detectors.smca.multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
 from qdet.detectors.sparse_rcnn import SparseRCNN, SparseRCNNConfig
 
 DetectorConfig = (

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
-from qdet.layers.conditional_attention import conditional_layers
-from qdet.layers.encoder import Encoder, as_tokens
 from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
-from qdet.layers.learned_queries import LearnedQueries
 from qdet.layers.mlp import MLP
 from qdet.layers.position import embed_reference
+from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import boxes_from, to_pixels
-from qdet.layers.transformer import run, xavier_matrices
+from qdet.layers.transformer.conditional import conditional_layers
+from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.layers import run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
-from qdet.layers.attention import CrossAttention, SelfAttention
-from qdet.layers.encoder import Encoder, as_tokens
+from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.heads import BoxHead, Head, Scores
-from qdet.layers.learned_queries import LearnedQueries
+from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import to_pixels
-from qdet.layers.transformer import DecoderLayer, run, xavier_matrices
+from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
 from qdet.types import Detections, PaddedSizes, Predictions
 
 

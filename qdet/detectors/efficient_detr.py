@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.detectors.transformer_config import TransformerConfig
-from qdet.layers.box_position import BoxPosition
-from qdet.layers.deformable_transformer import DeformableDecoder, DeformableEncoder
+from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.detection_head import DetectionHead
-from qdet.layers.multi_level_neck import MultiLevelNeck
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
-from qdet.layers.token_proposals import best_tokens, grid_anchors, settle, take
+from qdet.layers.transformer.box_position import BoxPosition
+from qdet.layers.transformer.deformable import DeformableDecoder, DeformableEncoder
+from qdet.layers.transformer.token_proposals import best_tokens, grid_anchors, settle, take
 from qdet.types import PaddedSizes, Predictions, Proposals
 
 BACKBONE_LEVELS = 3

@@ -6,7 +6,7 @@ from typing import Any
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import check_at_least, check_split
 from qdet.layers.first_boxes import Start
-from qdet.layers.roi_align import CANONICAL_SIZE
+from qdet.layers.regions.roi_align import CANONICAL_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)

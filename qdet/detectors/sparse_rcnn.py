@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, clip_to_images
 from qdet.detectors.region_config import RegionConfig
-from qdet.layers.feature_pyramid import FPN
+from qdet.layers.conv.feature_pyramid import FPN
 from qdet.layers.heads import Scores
-from qdet.layers.region_decoder import RegionDecoder, RegionStage
-from qdet.layers.roi_align import Pyramid
+from qdet.layers.regions.decoder import RegionDecoder, RegionStage
+from qdet.layers.regions.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes, Predictions
 
 

@@ -6,8 +6,8 @@ B images   N queries   G groups   P = 49 points   C channels per group   D query
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.layers.roi_align import Pyramid, roi_align
-from qdet.layers.xyzr import decode_xyzr
+from qdet.detectors.adamixer.xyzr import decode_xyzr
+from qdet.layers.regions.roi_align import Pyramid, roi_align
 
 SIDE = 7
 """Cells along each side of a region, as in the detectors whose RoIAlign this is."""

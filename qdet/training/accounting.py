@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jaxtyping import Int32
 from torch import Tensor
 
-from qdet.data.ledger import Ledger
-from qdet.data.order import Order
+from qdet.data.plan.ledger import Ledger
+from qdet.data.plan.order import Order
 from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.types import Batch

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream
+from qdet.data.loading.planned_stream import EvalStream
+from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
 from qdet.job import Job

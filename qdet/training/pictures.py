@@ -1,7 +1,7 @@
 """Pictures of evaluated images: what the detector found beside what is there."""
 
-from qdet.data.images import decode
-from qdet.data.shards import ShardSet
+from qdet.data.image.decode import decode
+from qdet.data.shards.shard_set import ShardSet
 from qdet.evaluation import DetectionRows
 from qdet.tracking import Tracker
 from qdet.visualize import comparison_sheet

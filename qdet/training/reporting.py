@@ -1,7 +1,7 @@
 """How a training run speaks to whoever launched it: who it is, how far, and how good it is so far.
 
 `train()` calls a `Reporter` and does not know Ray; `LocalReporter` serves a single process and torchrun,
-`qdet.launch.ray_reporter` has the one for Ray.
+`qdet.launching.ray_backend.reporter` has the one for Ray.
 """
 
 from collections.abc import Callable, Mapping

@@ -11,12 +11,12 @@ from qdet.job import Job
 from qdet.losses import Losses, SetLoss, counted_objects, matched_objects
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.faults import Faults
-from qdet.training.guard import Budget, hopeless, poisoned
-from qdet.training.incidents import Incidents
-from qdet.training.leaving import Leaving
+from qdet.training.graceful_stop import Leaving
+from qdet.training.health.monitor import Faults
+from qdet.training.health.unreadable import Unreadable
+from qdet.training.nonfinite.diagnose import Incidents
+from qdet.training.nonfinite.skip import Budget, hopeless, poisoned
 from qdet.training.schedule import lr_factor
-from qdet.training.unreadable import Unreadable
 from qdet.training.zero import ZeroEngine
 from qdet.types import Batch
 

@@ -1,9 +1,9 @@
 """The batches that a job trains on: read by offset along a plan, or from front to back without one."""
 
-from qdet.data.outline import SequentialSet
-from qdet.data.sequential import SequentialStream
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.accounting import Accounting

@@ -8,10 +8,10 @@ import torch
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.home import Access
-from qdet.data.ledger import Ledger
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream, TrainStream
+from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.plan.ledger import Ledger
+from qdet.data.shards.locate import Access
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 SMALL = AugmentConfig(sizes=(32, 48), max_size=64, pad_multiple=8)
@@ -141,8 +141,8 @@ def test_an_image_of_another_size_than_its_index_says_is_not_decoded(make_coco, 
     convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
     shards = ShardSet.open(tmp_path / "s")
     wrong = dataclasses.replace(shards.index, height=np.full(2, 7, dtype=np.uint16))
-    monkeypatch.setattr("qdet.data.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
-    from qdet.data.sample import load_image
+    monkeypatch.setattr("qdet.data.loading.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
+    from qdet.data.loading.sample import load_image
 
     with pytest.raises(DataError, match="pixels, its index says"):
         load_image(dataclasses.replace(shards, index=wrong), 0)
@@ -151,8 +151,8 @@ def test_an_image_of_another_size_than_its_index_says_is_not_decoded(make_coco, 
 def test_an_image_above_the_limit_of_pixels_is_refused_by_its_header(make_coco, tmp_path, monkeypatch):
     root, _ = make_coco(3)
     convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
-    monkeypatch.setattr("qdet.data.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
-    from qdet.data.sample import load_image
+    monkeypatch.setattr("qdet.data.loading.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
+    from qdet.data.loading.sample import load_image
 
     shards = ShardSet.open(tmp_path / "s", Access(max_pixels=1000))
     with pytest.raises(DataError, match=r"0000\d\d has 60x40 pixels, more than --data\.max-pixels 1000"):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdet.data.cache import NodeCache, RemoteShard
-from qdet.data.cached import CachedShards
+from qdet.data.files.cached_files import CachedShards
+from qdet.data.files.node_cache import NodeCache, RemoteShard
 from qdet.errors import ConfigError, DataError
 
 SIZE = 100_000
@@ -180,7 +180,7 @@ def test_a_set_that_is_dropped_stops_fetching(shards, tmp_path):
 _FETCH = """
 import sys
 from pathlib import Path
-from qdet.data.cache import NodeCache, RemoteShard
+from qdet.data.files.node_cache import NodeCache, RemoteShard
 url, size, sha256, folder, limit = sys.argv[1:]
 NodeCache(Path(folder), int(limit)).open(RemoteShard(url, int(size), sha256))
 """

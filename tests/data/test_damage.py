@@ -13,9 +13,9 @@ import pytest
 
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.verify import Verification, verify
-from qdet.data.home import Access
-from qdet.data.index import COLUMNS, Index, index_from_file
-from qdet.data.shards import ShardSet
+from qdet.data.shards.index import COLUMNS, Index, index_from_file
+from qdet.data.shards.locate import Access
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 TIMES = 300

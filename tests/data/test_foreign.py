@@ -12,11 +12,11 @@ import simplejpeg
 import webdataset
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.home import Access
-from qdet.data.outline import SequentialSet
-from qdet.data.sequential import SequentialStream
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream, TrainStream
+from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.shards.locate import Access
+from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 H, W = 24, 36

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qdet.data.images import decode, kind_of, size_hw
+from qdet.data.image.decode import decode, kind_of, size_hw
 from qdet.errors import DataError
 
 

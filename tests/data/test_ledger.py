@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.index import COLUMNS, Index
-from qdet.data.ledger import Account, Ledger
-from qdet.data.order import Order, share
+from qdet.data.plan.ledger import Account, Ledger
+from qdet.data.plan.order import Order, share
+from qdet.data.shards.index import COLUMNS, Index
 from qdet.errors import DataError
 from qdet.training.accounting import Accounting
 from qdet.training.distributed import World

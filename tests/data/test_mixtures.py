@@ -11,10 +11,10 @@ from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan import plan_epoch
-from qdet.data.sample import FILL, load_sample
-from qdet.data.shards import ShardSet
-from qdet.data.views import draw_views
+from qdet.data.loading.sample import FILL, load_sample
+from qdet.data.plan.epoch import plan_epoch
+from qdet.data.plan.views import draw_views
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 
 SIZES = ((60, 90), (90, 60), (64, 64), (120, 80), (48, 100), (70, 70))

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qdet.data import photometric
-from qdet.data.photometric import Distortion, distort, drawn
+from qdet.data.image import photometric
+from qdet.data.image.photometric import Distortion, distort, drawn
 
 
 def literal(pixel, d):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdet.data import plan as module
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan import plan_epoch, plan_evaluation, steps_per_epoch
+from qdet.data.plan import epoch as module
+from qdet.data.plan.epoch import plan_epoch, plan_evaluation, steps_per_epoch
 from qdet.errors import ConfigError
 
 AUGMENT = AugmentConfig(crop=True)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.coco_to_shards import Conversion, convert
-from qdet.data import read
 from qdet.data.augment import AugmentConfig
-from qdet.data.index import COLUMNS, Index, index_from_file
-from qdet.data.manifest import digest_of
-from qdet.data.order import Order, share
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.files import local_files as read
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.plan.order import Order, share
+from qdet.data.shards.index import COLUMNS, Index, index_from_file
+from qdet.data.shards.manifest import digest_of
+from qdet.data.shards.shard_set import ShardSet
 
 SMALL = AugmentConfig(sizes=(24, 32, 40), max_size=64, crop=True, crop_sizes=(32, 48), crop_range=(20, 30))
 PUBLISHED = AugmentConfig()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from qdet.data import buffers
 from qdet.data.augment import AugmentConfig
-from qdet.data.buffers import image_memory
-from qdet.data.readers import read_ahead
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream, TrainStream
+from qdet.data.loading import buffers
+from qdet.data.loading.buffers import image_memory
+from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.loading.prefetch import read_ahead
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 MIXED = AugmentConfig(

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdet.data import remote
 from qdet.data.augment import AugmentConfig
-from qdet.data.home import Access
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.shards.locate import Access
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
+from qdet.storage import download as remote
 
 
 @pytest.fixture
@@ -226,8 +226,8 @@ def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, 
         server.faults[url] += ["slow"]
     program = (
         "import sys, hashlib\n"
-        "from qdet.data.home import Access\n"
-        "from qdet.data.shards import ShardSet\n"
+        "from qdet.data.shards.locate import Access\n"
+        "from qdet.data.shards.shard_set import ShardSet\n"
         "shards = ShardSet.open(sys.argv[1], Access(cache=sys.argv[2], cache_gb=1.0))\n"
         "shards.will_read(range(len(shards)))\n"
         "print(hashlib.sha256(b''.join(map(shards.read_image, range(len(shards))))).hexdigest())\n"
@@ -248,7 +248,7 @@ def test_a_cache_below_a_window_of_the_plan_is_told_once_with_what_would_do(
     shards_folder, serve, access, capsys, monkeypatch
 ):
     """Held against a walk through the plan by hand, in windows of two announcements of one step each."""
-    monkeypatch.setattr("qdet.data.stream.ANNOUNCED", 1)
+    monkeypatch.setattr("qdet.data.loading.planned_stream.ANNOUNCED", 1)
     server = serve(shards_folder)
     whole = ShardSet.open(server.url, access)
     small = AugmentConfig(sizes=(32,), max_size=64)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qdet.data.resize import resize
+from qdet.data.image.resize import resize
+from qdet.data.image.view import View
 from qdet.data.transforms import view_image
-from qdet.data.view import View
 
 side = st.integers(1, 160)
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.categories import Categories
 from qdet.data.config import DataConfig
-from qdet.data.front_to_back import Listed, files_of
-from qdet.data.home import Access
-from qdet.data.outline import Outline, SequentialSet
-from qdet.data.sequential import SequentialStream
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.shards.categories import Categories
+from qdet.data.shards.locate import Access
+from qdet.data.shards.outline import Outline, SequentialSet
+from qdet.data.shards.sequential_read import Listed, files_of
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
 SMALL = AugmentConfig(sizes=(32, 40, 48), max_size=64, pad_multiple=8)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_prep.coco_to_shards import Conversion, convert
-from qdet.data.manifest import digest_of
-from qdet.data.shards import ShardSet
+from qdet.data.shards.manifest import digest_of
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream, TrainStream
+from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
 SMALL = AugmentConfig(sizes=(24, 32, 40), max_size=64, crop=True, crop_sizes=(32, 48), crop_range=(20, 30))
@@ -103,7 +103,7 @@ def test_evaluation_sees_every_image_once_whatever_the_number_of_workers(shards)
 
 
 def test_reading_stays_a_bounded_number_of_batches_ahead_and_ends_with_the_iterator(shards, monkeypatch):
-    from qdet.data import stream as module
+    from qdet.data.loading import planned_stream as module
 
     loaded = []
     load = module.load_batch

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.shards import ShardSet
-from qdet.data.stream import EvalStream, TrainStream
+from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.shards.shard_set import ShardSet
 
 SMALL = AugmentConfig(sizes=(48, 64), max_size=96)
 

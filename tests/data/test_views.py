@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.views import draw_views, evaluation_views, resized
+from qdet.data.plan.views import draw_views, evaluation_views, resized
 from qdet.errors import ConfigError
 
 CROP = AugmentConfig(crop=True)

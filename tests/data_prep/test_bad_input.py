@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from data_prep.coco_to_shards import Conversion, convert
-from qdet.data.shards import ShardSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 
@@ -129,7 +129,7 @@ def test_boxes_are_dropped_or_clipped_and_counted(dataset, tmp_path):
     truth = [a for a in shards.ground_truth()["annotations"] if a["image_id"] == image["id"]]
     assert [a["bbox"] for a in truth] == [[50, 30, 20, 20], [-5, -5, 20, 20], [1, 1, 5, 5]]  # as annotated
     from qdet.data.augment import AugmentConfig
-    from qdet.data.stream import EvalStream
+    from qdet.data.loading.planned_stream import EvalStream
 
     (batch,) = EvalStream(shards, AugmentConfig(sizes=(40,), max_size=64), batch_size=6)
     boxes = batch.targets.per_image()[batch.image_ids.tolist().index(10)][0]
@@ -193,7 +193,7 @@ def test_a_png_named_jpg_keeps_its_bytes_and_is_read(dataset, tmp_path):
     shards = ShardSet.open(tmp_path / "out")
     row = shards.index.image_id.tolist().index(10)
     assert shards.read_image(row) == file.read_bytes()
-    from qdet.data.sample import load_image
+    from qdet.data.loading.sample import load_image
 
     np.testing.assert_array_equal(load_image(shards, row), pixels)
     assert simplejpeg.is_jpeg(shards.read_image(row)) is False

@@ -11,9 +11,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from data_prep import coco_to_shards, packing
+from data_prep import coco_to_shards
 from data_prep.coco_to_shards import Conversion, convert, main
-from qdet.data.shards import ShardSet
+from data_prep.packing import pack as packing
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from data_prep import download as module
 from data_prep.download import COCO, Archive, Download, download, main
-from data_prep.fetching import Expected
-from data_prep.unpacking import unpack
+from data_prep.downloading.fetch import Expected
+from data_prep.downloading.unpack import unpack
 from qdet.errors import ConfigError, DataError
 
 BODY = os.urandom(90000)

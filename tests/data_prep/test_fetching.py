@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.fetching import Expected, fetch
+from data_prep.downloading.fetch import Expected, fetch
 from qdet.errors import DataError
 
 BODY = random.Random(0).randbytes(3 * 2**20 + 17)  # what the server has

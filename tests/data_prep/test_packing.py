@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.coco_to_shards import Conversion, convert
-from data_prep.shard_plan import _cuts
-from data_prep.tar import HashingFile, SampleTar
-from qdet.data.shards import ShardSet
+from data_prep.packing.shard_plan import _cuts
+from data_prep.packing.tar import HashingFile, SampleTar
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 

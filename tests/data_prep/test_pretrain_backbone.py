@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 
 import qdet.backbones
-from data_prep.cells import BACKGROUND, GEOMETRY_SCALE, cells, dense_loss, name_loss
-from data_prep.close_ups import close_ups
 from data_prep.pretrain_backbone import PretrainConfig, Student, main
-from data_prep.shapes import render
+from data_prep.rendering.cells import BACKGROUND, GEOMETRY_SCALE, cells, dense_loss, name_loss
+from data_prep.rendering.close_ups import close_ups
+from data_prep.rendering.shapes import render
 from qdet.backbones import SwinConfig, load_pretrained
 from qdet.errors import ConfigError
 

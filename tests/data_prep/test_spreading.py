@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import spreading
-from data_prep.spreading import spread
+from data_prep.packing import parallel as spreading
+from data_prep.packing.parallel import spread
 from qdet.errors import ClusterError, ConfigError, DataError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ import ray
 sys.path.insert(0, {tests!r})
 import test_spreading
 from data_prep.coco_to_shards import Conversion, convert
-from data_prep.spreading import spread
+from data_prep.packing.parallel import spread
 from qdet.errors import DataError
 
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])

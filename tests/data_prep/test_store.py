@@ -11,12 +11,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_prep import store as module
 from data_prep.coco_to_shards import Conversion, convert
-from data_prep.store import LocalStore, RemoteStore, store_at, write
 from data_prep.verify import Verification, verify
-from qdet.data import remote
 from qdet.errors import ConfigError, DataError
+from qdet.storage import download as remote
+from qdet.storage import store as module
+from qdet.storage.store import LocalStore, RemoteStore, store_at, write
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from data_prep import shapes, synthetic
-from data_prep.shapes import CLASSES, LEAST_VISIBLE, render
+from data_prep import synthetic
+from data_prep.rendering import shapes
+from data_prep.rendering.shapes import CLASSES, LEAST_VISIBLE, render
 from data_prep.synthetic import SyntheticConfig, prepare
 from qdet.errors import ConfigError, DataError
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.verify import Verification, main, verify
-from qdet.data.shards import ShardSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qdet.launch import auth, head, report
+from qdet.launching.ray_backend import auth, head
+from qdet.launching.runs import report
 
 REPO = Path(__file__).resolve().parents[2]
 PORT = 6479

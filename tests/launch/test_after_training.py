@@ -9,10 +9,10 @@ import pytest
 
 from qdet.errors import DataError, TrainingError
 from qdet.job import Sweep
-from qdet.launch import report
-from qdet.launch.demo import last_line
-from qdet.launch.failures import cause_of
-from qdet.launch.sweep_table import TrialRow, as_flags, best_first, table
+from qdet.launching.commands.demo import last_line
+from qdet.launching.ray_backend.failures import cause_of
+from qdet.launching.runs import report
+from qdet.launching.sweep_table import TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
 
 
@@ -119,7 +119,7 @@ def test_waiting_ends_for_a_signal_and_passes_on_what_came_of_the_call():
     import threading
     import time
 
-    from qdet.launch.interruptible import call_interruptibly
+    from qdet.launching.ray_backend.interruptible import call_interruptibly
 
     assert call_interruptibly(lambda: 7) == 7
     with pytest.raises(DataError, match="torn"):

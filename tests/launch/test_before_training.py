@@ -10,11 +10,14 @@ import pytest
 from qdet.config import override
 from qdet.errors import ClusterError, ConfigError
 from qdet.job import Job, Sweep, TrainConfig
-from qdet.launch import auth, connect, head, paths, preflight, runs
-from qdet.launch.capacity import Node, choose_gpu, workers_that_fit
-from qdet.launch.describe import memory_per_rank
-from qdet.launch.ray_tune import evaluated_often, evaluations, tune_space
-from qdet.launch.submit import submit
+from qdet.launching import paths
+from qdet.launching.preflight import check as preflight
+from qdet.launching.preflight.dry_run import memory_per_rank
+from qdet.launching.ray_backend import auth, connect, head
+from qdet.launching.ray_backend.capacity import Node, choose_gpu, workers_that_fit
+from qdet.launching.ray_backend.submit import submit
+from qdet.launching.ray_backend.tune import evaluated_often, evaluations, tune_space
+from qdet.launching.runs import record as runs
 from qdet.search import Choice, Each, Uniform
 
 

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from qdet.errors import ConfigError, TrainingError
-from qdet.launch.chaos import faults
-from qdet.launch.chaos.run import Chaos, Result, break_runs, show
-from qdet.launch.chaos.trial import Event, Trial
+from qdet.launching.chaos import faults
+from qdet.launching.chaos.run import Chaos, Result, break_runs, show
+from qdet.launching.chaos.trial import Event, Trial
 
 
 def test_a_damaged_file_is_never_the_old_one(tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 from qdet.detectors import AdaMixerConfig
 from qdet.errors import ConfigError, DataError
 from qdet.job import Job, Sweep
-from qdet.launch import cli
+from qdet.launching import cli
 from qdet.search import Choice, Uniform
 
 REPO = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from qdet.launch import cli
+from qdet.launching import cli
 
 REPO = Path(__file__).resolve().parents[2]
 CLUSTER = REPO / "cluster"

@@ -15,7 +15,7 @@ from qdet.checkpoint.fit import check_start, load_weights
 from qdet.convert.coco import COCO, IDS
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
-from qdet.data.categories import Categories
+from qdet.data.shards.categories import Categories
 from qdet.detectors import DETRConfig
 from qdet.errors import CheckpointError
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from qdet.config import override
-from qdet.data.shards import ShardSet
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.launch import preflight, session
-from qdet.launch.datasets import known
+from qdet.launching.datasets import known
+from qdet.launching.preflight import check as preflight
+from qdet.launching.runs import session
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -65,7 +66,7 @@ def test_of_a_url_the_driver_reads_the_manifest_and_no_shard(job: Job, served, d
     ],
 )
 def test_what_is_not_there_is_said_before_workers_start(changes, said, job, served, monkeypatch):
-    monkeypatch.setattr("qdet.data.remote.PAUSES", ())
+    monkeypatch.setattr("qdet.storage.download.PAUSES", ())
     here = {path: v.format(url=served[0]) if isinstance(v, str) else v for path, v in changes.items()}
     with pytest.raises(ConfigError, match=said):
         preflight.check(override(job, here))

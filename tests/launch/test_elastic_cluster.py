@@ -12,7 +12,7 @@ from recorded import curve, recorded
 from stretches import gone_through_again
 
 from qdet.config import override
-from qdet.launch import paths
+from qdet.launching import paths
 
 pytestmark = [
     pytest.mark.ray,

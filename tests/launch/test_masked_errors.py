@@ -6,8 +6,8 @@ import traceback
 import pytest
 
 from qdet.errors import DataError
-from qdet.launch.failures import cause_of
-from qdet.launch.masked_errors import MaskedError, masks_errors
+from qdet.launching.ray_backend.failures import cause_of
+from qdet.launching.ray_backend.masked_errors import MaskedError, masks_errors
 
 SECRET = "canary5pw"
 URL = f"http://me:{SECRET}@127.0.0.1:9/shards"

@@ -11,10 +11,10 @@ import pytest
 from qdet.__main__ import main
 from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
-from qdet.launch import order
+from qdet.launching.commands import order
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qdet.launch import head
+from qdet.launching.ray_backend import head
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("only_cluster")]
 

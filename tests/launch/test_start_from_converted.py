@@ -10,11 +10,11 @@ from ranks import checkpoint, losses, train_all
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
 from qdet.config import override
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DETRConfig
 from qdet.job import Job
-from qdet.launch import cli
+from qdet.launching import cli
 from qdet.losses import DETR
 
 LR = 1e-6

@@ -14,7 +14,8 @@ from ranks import tiny_job, train_all
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.launch import preflight, runs
+from qdet.launching.preflight import check as preflight
+from qdet.launching.runs import record as runs
 
 
 @pytest.fixture(scope="module")

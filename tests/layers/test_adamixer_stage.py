@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from qdet.backbones import SwinConfig
 from qdet.detectors import AdaMixerConfig
-from qdet.detectors.adamixer import Decoder
+from qdet.detectors.adamixer.channel_mapping import ChannelMapping
+from qdet.detectors.adamixer.model import Decoder
 from qdet.errors import ConfigError
-from qdet.layers.channel_mapping import ChannelMapping
 
 STRIDES = (4, 8, 16, 32)
 SMALL = {

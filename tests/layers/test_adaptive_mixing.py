@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.adaptive_mixing import AdaptiveMixing, MixingOrder
+from qdet.detectors.adamixer.adaptive_mixing import AdaptiveMixing, MixingOrder
 
 B, N, G, P, OUT, C, D = 2, 3, 2, 4, 5, 8, 16
 

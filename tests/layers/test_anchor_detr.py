@@ -9,8 +9,8 @@ import torch
 from qdet.backbones import ResNetConfig, SwinConfig
 from qdet.complexity import count_parameters
 from qdet.detectors import AnchorDETR, AnchorDETRConfig
+from qdet.detectors.anchor_detr.anchor_points import GridPoints, LearnedPoints
 from qdet.errors import ConfigError
-from qdet.layers.anchor_points import GridPoints, LearnedPoints
 
 SIZES = torch.tensor([[64, 96], [50, 70]])
 DC5 = ResNetConfig(dilate_c5=True)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from qdet.layers.drop_path import DropPath
-from qdet.layers.norm import FrozenBatchNorm, make_norm
-from qdet.layers.normed_conv import NormedConv2d
+from qdet.backbones.swin.drop_path import DropPath
+from qdet.layers.conv.batch_norm import FrozenBatchNorm, make_norm
+from qdet.layers.conv.normed_conv import NormedConv2d
 
 
 def reference(channels: int) -> nn.BatchNorm2d:

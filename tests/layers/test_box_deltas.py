@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from qdet.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from qdet.layers.box_deltas import apply_deltas
+from qdet.layers.regions.box_deltas import apply_deltas
 
 
 def moved(box_cxcywh, delta) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from qdet.layers.conditional_attention import (
+from qdet.layers.transformer.conditional import (
     ConditionalCrossAttention,
     ConditionalSelfAttention,
     conditional_layers,

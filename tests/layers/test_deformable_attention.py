@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.deformable_attention import DeformableAttention, sampling_locations
+from qdet.layers.attention.deformable import DeformableAttention, sampling_locations
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
 from qdet.types import PaddedSizes
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdet.layers.deformable_conv import DeformableConv2d, deform_conv2d
+from qdet.layers.conv.deformable_conv import DeformableConv2d, deform_conv2d
 
 SETTINGS = {"stride": 2, "padding": 1, "dilation": 1}
 

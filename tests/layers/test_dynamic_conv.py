@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from qdet.layers.dynamic_conv import DynamicConv
+from qdet.layers.regions.dynamic_conv import DynamicConv
 
 
 def slow(layer: DynamicConv, query: torch.Tensor, region: torch.Tensor, widths: list[int]) -> torch.Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.dynamic_relu import DynamicReLU
-from qdet.layers.squeeze_excitation import SqueezeExcitation
+from qdet.detectors.dynamic_detr.dynamic_relu import DynamicReLU
+from qdet.detectors.dynamic_detr.squeeze_excitation import SqueezeExcitation
 
 
 def perceptron(layers, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.detectors import EfficientDETRConfig
 from qdet.layers.token_levels import flatten_maps, token_levels
-from qdet.layers.token_proposals import grid_anchors
+from qdet.layers.transformer.token_proposals import grid_anchors
 from qdet.losses import FOCAL_DETR
 from qdet.types import PaddedSizes, Proposals, Targets
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from qdet.layers.encoder import Encoder, as_tokens
 from qdet.layers.position import embed_reference
+from qdet.layers.transformer.encoder import Encoder, as_tokens
 from qdet.types import PaddedSizes
 
 GOLDEN = {  # features 0..3 of the row and of the column of the first of 2 x 3 cells, width 256

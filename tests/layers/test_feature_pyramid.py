@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.feature_pyramid import FPN, PAFPN
+from qdet.layers.conv.feature_pyramid import FPN, PAFPN
 
 IN, C = (2, 3, 5), 4
 SIZES = ((9, 12), (5, 6), (3, 3))  # odd ones too: a coarser level then has more than half the rows

@@ -6,7 +6,7 @@ from torch.nn.functional import softmax
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qdet.layers.gaussian_prior import FLOOR, NUMBERS, GaussianPrior, log_gaussian
+from qdet.detectors.smca.gaussian_prior import FLOOR, NUMBERS, GaussianPrior, log_gaussian
 
 B, N, D, M = 2, 5, 12, 3
 SIZES = torch.tensor([[96, 128], [80, 100]])

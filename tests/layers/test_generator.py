@@ -5,7 +5,7 @@ import math
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.generator import SharedNumbers, make_generator, start_alike
+from qdet.detectors.adamixer.generator import SharedNumbers, make_generator, start_alike
 
 D, NUMBERS = 16, 4000
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from qdet.layers.attention import CrossAttention
-from qdet.layers.level_attention import LevelLayer, OverLevels
+from qdet.detectors.anchor_detr.level_attention import LevelLayer, OverLevels
+from qdet.layers.attention.multi_head import CrossAttention
 
 DIM, LEVELS, CELLS, IMAGES = 8, 3, 5, 2
 

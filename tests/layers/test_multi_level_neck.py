@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from qdet.layers.multi_level_neck import MultiLevelNeck
+from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 
 CHANNELS = (8, 12, 16)
 

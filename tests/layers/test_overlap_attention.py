@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.overlap_attention import OverlapAttention
+from qdet.detectors.adamixer.overlap_attention import OverlapAttention
 
 B, N, D, M = 2, 5, 12, 3
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from qdet.backbones import SwinConfig
 from qdet.boxes import cxcywh_to_xyzr, xyxy_to_cxcywh
 from qdet.detectors import AdaMixerConfig
-from qdet.detectors.adamixer import Decoder
+from qdet.detectors.adamixer.adaptive_mixing import _norm_last_two
+from qdet.detectors.adamixer.channel_mapping import _group_norm
+from qdet.detectors.adamixer.model import Decoder
+from qdet.detectors.adamixer.sampling_3d import sample_points
+from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr
 from qdet.layers import precision
-from qdet.layers.adaptive_mixing import _norm_last_two
-from qdet.layers.channel_mapping import _group_norm
 from qdet.layers.heads import Head
 from qdet.layers.position import embed_xyzr
 from qdet.layers.precision import Island, fp32_island, widen
-from qdet.layers.sampling_3d import sample_points
-from qdet.layers.xyzr import decode_xyzr, log_iof, refine_xyzr
 from qdet.losses import SetLossConfig
 from qdet.types import Predictions, Targets
 

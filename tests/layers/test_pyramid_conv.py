@@ -7,9 +7,9 @@ from torch.testing import assert_close
 
 from qdet.backbones import ResNetConfig
 from qdet.detectors import DynamicDETRConfig
-from qdet.detectors.dynamic_detr import DynamicEncoderLayer
+from qdet.detectors.dynamic_detr.model import DynamicEncoderLayer
+from qdet.detectors.dynamic_detr.pyramid_conv import PyramidConv, TapConv
 from qdet.errors import ConfigError
-from qdet.layers.pyramid_conv import PyramidConv, TapConv
 
 C = 16
 

@@ -13,7 +13,7 @@ from qdet.complexity import count_parameters
 from qdet.detectors import DynamicDETRConfig, SparseRCNNConfig
 from qdet.detectors.detector import clip_to_images
 from qdet.layers.position import sine_embedding
-from qdet.layers.roi_align import Pyramid
+from qdet.layers.regions.roi_align import Pyramid
 from qdet.types import Detections, PaddedSizes
 
 SIZES = torch.tensor([[64, 96], [60, 80]])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from qdet.layers.roi_align import Pyramid, region_levels, roi_align
+from qdet.layers.regions.roi_align import Pyramid, region_levels, roi_align
 
 STRIDES = (4, 8, 16, 32)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qdet.layers.row_column_attention import (
+from qdet.detectors.anchor_detr.row_column_attention import (
     RowColumnAttention,
     RowColumnCrossAttention,
     RowColumnSelfAttention,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.sampling_3d import AdaptiveSampling, level_weights, sample_levels, sample_points
+from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, level_weights, sample_levels, sample_points
 
 B, N, G, P, C, D = 2, 3, 2, 4, 5, 16
 STRIDES = (4, 8, 16)

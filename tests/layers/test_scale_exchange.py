@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.scale_exchange import ScaleExchange
+from qdet.detectors.smca.scale_exchange import ScaleExchange
 
 B, D = 2, 6
 SHAPES = ((7, 10), (4, 5), (2, 3))

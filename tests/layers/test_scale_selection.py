@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.layers.attention import CrossAttention
-from qdet.layers.scale_selection import ScaleSelectingAttention
+from qdet.detectors.smca.scale_selection import ScaleSelectingAttention
+from qdet.layers.attention.multi_head import CrossAttention
 
 B, N, D, M, LENGTHS = 2, 4, 12, 3, (6, 3, 2)
 

@@ -8,11 +8,11 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors import ConvSMCAConfig, MultiScaleSMCAConfig, SMCAConfig
-from qdet.detectors.smca_multi_scale import IntraMultiEncoder
+from qdet.detectors.smca.multi_scale import IntraMultiEncoder
+from qdet.detectors.smca.scale_tokens import ScaleNeck
 from qdet.errors import ConfigError
 from qdet.layers.padding import padding_mask, resampled
 from qdet.layers.position import sine_map
-from qdet.layers.scale_tokens import ScaleNeck
 from qdet.types import PaddedSizes
 
 SIZES = PaddedSizes(torch.tensor([[96, 128], [70, 90]]), (96, 128))

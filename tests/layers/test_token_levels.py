@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from qdet.layers.padding import padding_mask
 from qdet.layers.token_levels import cell_centers, flatten_maps, sine_tokens, token_levels
-from qdet.layers.token_proposals import best_tokens, grid_anchors, settle, take
+from qdet.layers.transformer.token_proposals import best_tokens, grid_anchors, settle, take
 from qdet.types import PaddedSizes
 
 SIZES = PaddedSizes(torch.tensor([[96, 64], [80, 128]]), (96, 128))

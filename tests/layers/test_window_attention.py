@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdet.layers import window_attention as layer
-from qdet.layers.window_attention import WindowAttention, merge, partition
+from qdet.backbones.swin import window_attention as layer
+from qdet.backbones.swin.window_attention import WindowAttention, merge, partition
 
 
 def literal(attention: WindowAttention, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from recordings import Features, Official, hooked
 
 from qdet.convert import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.detectors import DeformableDETR, DeformableDETRConfig
-from qdet.layers.deformable_attention import joint_softmax, sampling_locations
+from qdet.layers.attention.deformable import joint_softmax, sampling_locations
 from qdet.losses import FOCAL_DETR as LOSS
 
 

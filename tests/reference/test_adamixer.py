@@ -6,9 +6,9 @@ from recordings import Features, Recording, cases, read, targets_of
 from torch.testing import assert_close
 
 from qdet.convert import ADAMIXER, convert, rename
-from qdet.detectors.adamixer import AdaMixer, AdaMixerConfig
-from qdet.layers.sampling_3d import level_weights, sample_points
-from qdet.layers.xyzr import decode_xyzr
+from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
+from qdet.detectors.adamixer.sampling_3d import level_weights, sample_points
+from qdet.detectors.adamixer.xyzr import decode_xyzr
 from qdet.losses import SetLossConfig, matched_objects
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.backbones.layouts import to_qdet
 from qdet.backbones.resnet import ResNet
-from qdet.backbones.swin import Swin
+from qdet.backbones.swin.model import Swin
 from qdet.backbones.weights import load_state
 from qdet.complexity import count_macs, count_parameters
 

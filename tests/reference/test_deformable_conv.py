@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qdet.layers.deformable_conv import DeformableConv2d, deform_conv2d
+from qdet.layers.conv.deformable_conv import DeformableConv2d, deform_conv2d
 
 
 def cases(parity_dir):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from recordings import cases, read
 
-from qdet.layers.feature_pyramid import FPN
+from qdet.layers.conv.feature_pyramid import FPN
 
 
 @pytest.mark.parametrize("case", cases({"Sparse R-CNN (head + FPN; detectron2 0.3 in the same repo)"}))

@@ -9,10 +9,10 @@ import torch
 from ranks import _train
 from torch import nn
 
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import join
-from qdet.training.participation import Participation
+from qdet.training.health.unused_parameters import Participation
 from qdet.training.zero import ZeroEngine
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from qdet.config import override
 from qdet.job import Job
 from qdet.training.distributed import World
-from qdet.training.faults import Faults
+from qdet.training.health.monitor import Faults
 
 
 class Told(World):

@@ -14,12 +14,12 @@ from ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
 from qdet.errors import DivergedError
-from qdet.launch.replay import replay
+from qdet.launching.commands.replay import replay
 from qdet.losses import matched_objects
 from qdet.training import loop
-from qdet.training.guard import IN_A_ROW, Budget, hopeless, poisoned
+from qdet.training.nonfinite.skip import IN_A_ROW, Budget, hopeless, poisoned
 from qdet.training.reporting import LocalReporter, Run
 from qdet.training.step import StepMaker
 from qdet.types import Predictions

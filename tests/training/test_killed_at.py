@@ -10,7 +10,9 @@ from ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
 from test_resume import random_job, where
 
 from qdet.config import override
-from qdet.training import accounting, faults, loop, saving
+from qdet.training import accounting, loop
+from qdet.training.checkpointing import save as saving
+from qdet.training.health import monitor as faults
 from qdet.training.reporting import LocalReporter, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

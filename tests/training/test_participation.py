@@ -10,7 +10,7 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.utils.checkpoint import checkpoint
 
 from qdet.errors import ConfigError
-from qdet.training.participation import Participation
+from qdet.training.health.unused_parameters import Participation
 
 
 def test_a_parameter_without_a_gradient_is_named_once(capsys):

@@ -7,10 +7,10 @@ import pytest
 from qdet.checkpoint import Folder, TrainState
 from qdet.checkpoint.peek import Peek
 from qdet.config import flatten
-from qdet.data.plan import PLAN_VERSION
+from qdet.data.plan.epoch import PLAN_VERSION
 from qdet.errors import CheckpointError
 from qdet.job import Job
-from qdet.training.checks import check_unchanged
+from qdet.training.checkpointing.compatibility import check_unchanged
 
 STATE = TrainState(
     step=3,

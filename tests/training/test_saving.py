@@ -10,11 +10,11 @@ from small_checkpoints import contents, tensors
 from qdet.checkpoint import Folder, Piece, Retention, RunFolder, Saved, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.errors import CheckpointError
-from qdet.training import saving as module
+from qdet.training.checkpointing import save as module
+from qdet.training.checkpointing.save import Saving
 from qdet.training.distributed import World, join
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Run
-from qdet.training.saving import Saving
 
 
 def saving_in(folder, world=None) -> Saving:

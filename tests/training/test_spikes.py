@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdet.training.spikes import ENOUGH, FAR, HISTORY, LossSpikes
+from qdet.training.health.loss_spikes import ENOUGH, FAR, HISTORY, LossSpikes
 
 
 def literal(losses):

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from qdet.training.stragglers import PARTS, QUIET, WINDOW, Stragglers, find_stragglers, line, median_of_others
+from qdet.training.health.stragglers import (
+    PARTS,
+    QUIET,
+    WINDOW,
+    Stragglers,
+    find_stragglers,
+    line,
+    median_of_others,
+)
 
 NOISE = 0.1
 """Standard deviation of the logarithm of a time, beside three in a hundred steps three times as slow."""

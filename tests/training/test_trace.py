@@ -12,11 +12,11 @@ from qdet.checkpoint import Folder
 from qdet.config import flatten
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
-from qdet.launch.replay import replay
+from qdet.launching.commands.replay import replay
 from qdet.losses import matched_objects
-from qdet.training import bad_step
-from qdet.training.bad_step import BadStep, Facts
-from qdet.training.trace import trace_step
+from qdet.training.nonfinite import record as bad_step
+from qdet.training.nonfinite.record import BadStep, Facts
+from qdet.training.nonfinite.trace import trace_step
 from qdet.types import Batch, Targets
 
 

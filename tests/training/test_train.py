@@ -6,8 +6,8 @@ from ranks import STEPS, checkpoint, losses, tiny_job, train_all
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
-from qdet.data.shards import ShardSet
-from qdet.data.stream import TrainStream
+from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
 from qdet.losses import matched_objects

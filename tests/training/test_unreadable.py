@@ -7,8 +7,8 @@ from ranks import checkpoint, tiny_job, train_all
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from qdet.config import override
-from qdet.data.order import Order, share
-from qdet.data.shards import ShardSet
+from qdet.data.plan.order import Order, share
+from qdet.data.shards.shard_set import ShardSet
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from faulty import train_until_the_data_stops
 from ranks import on_ranks, tiny_job
 from torch.multiprocessing import ProcessExitedException
 
-from qdet.training import watchdog as watchdogs
-from qdet.training.watchdog import EXIT_CODE, FIRST_BEAT, Watchdog
+from qdet.training.health import watchdog as watchdogs
+from qdet.training.health.watchdog import EXIT_CODE, FIRST_BEAT, Watchdog
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -126,7 +126,7 @@ HANGS = {
 def test_a_worker_that_hangs_leaves_with_its_stacks(how):
     code = f"""
         import re, time
-        from qdet.training.watchdog import Watchdog
+        from qdet.training.health.watchdog import Watchdog
 
         def the_place_where_it_hangs():
             {HANGS[how]}
@@ -168,7 +168,7 @@ def test_a_training_whose_data_stops_ends_and_says_so(demo_shards, tmp_path, cap
 def test_a_limit_of_zero_watches_nothing():
     code = """
         import threading
-        from qdet.training.watchdog import Watchdog
+        from qdet.training.health.watchdog import Watchdog
 
         with Watchdog(rank=0, limit=0):
             print(threading.active_count())

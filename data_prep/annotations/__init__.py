@@ -1,0 +1,1 @@
+"""Read and check annotation files and images. In: formats of datasets. Out: tar, shards, network."""

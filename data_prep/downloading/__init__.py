@@ -1,0 +1,1 @@
+"""Fetch and unpack public datasets. In: what touches the network. Out: annotations and shards."""

@@ -1,0 +1,1 @@
+"""Cut a dataset into shards and write them. In: tar, plans, manifests. Out: parsing, rendering."""

@@ -1,0 +1,121 @@
+"""The manifest of a conversion, written when everything else is in place: from then on the shards exist.
+
+It is valid for `wids` (shardlist with url, nsamples, filesize) and adds what qdet needs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from data_prep.annotations.coco import Annotations
+from data_prep.packing.pack import too_many_dropped
+from qdet.data.shards.index import Index, index_from_rows
+from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
+from qdet.errors import DataError
+from qdet.storage.store import Store, write
+
+
+def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
+    """The manifest of a finished conversion by the same plan; DataError if the store holds another one."""
+    if store.size(NAME) is None:
+        return None
+    manifest = parse_manifest(store.read(NAME), where=f"{store}/{NAME}")
+    if manifest.get("plan") != plan:
+        raise DataError(
+            f"{store} holds shards of another dataset or of other settings; delete it or choose another --out"
+        )
+    return manifest
+
+
+def write_manifest(
+    store: Store, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
+) -> dict[str, Any]:
+    """Gather the shards' markers into index.npz and manifest.json; return the manifest."""
+    for shard in shards:
+        if store.size(shard["url"]) != shard["filesize"]:
+            raise DataError(
+                f"{store}/{shard['url']} was written but is not here in full: a cluster's --out must be "
+                "a URL, or a folder that all its machines share"
+            )
+    rows = [{"shard": number} | row for number, shard in enumerate(shards) for row in shard["rows"]]
+    dropped = [drop for shard in shards for drop in shard["dropped"]]
+    index = index_from_rows(rows)
+    counts, report = _counts(content, index, dropped), _report(content, dropped)
+    check_sums(content.listed, counts, report, where=str(store))
+    index_bytes = index.to_bytes()
+    listed = [{name: shard[name] for name in ("url", "nsamples", "filesize", "sha256")} for shard in shards]
+    categories = content.categories.to_coco()
+    manifest = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": split,
+        "shardlist": listed,
+        "schema": SCHEMA,
+        "categories": categories,
+        "listed": content.listed,
+        "counts": counts,
+        "report": report,
+        "dropped_images": dropped,
+        "index_sha256": hashlib.sha256(index_bytes).hexdigest(),
+        "digest": digest_of(categories, listed),
+        "plan": plan,
+    }
+    write(store, INDEX, index_bytes)
+    write(store, NAME, (json.dumps(manifest, indent=1) + "\n").encode())
+    return manifest
+
+
+def check_sums(listed: dict[str, int], counts: dict[str, int], report: dict[str, int], *, where: str) -> None:
+    """Raise DataError unless every listed image and box was either written or counted as dropped."""
+    for what in ("images", "boxes"):
+        dropped = sum(count for name, count in report.items() if _dropped_kind(name) == what)
+        if counts[what] + dropped != listed[what]:
+            raise DataError(
+                f"{where}: {listed[what]} {what} are listed, but {counts[what]} were written and "
+                f"{dropped} dropped; delete the shards and convert the dataset again"
+            )
+
+
+def check_dropped(manifest: dict[str, Any], allowed: int) -> None:
+    """Raise DataError if the conversion left out more images than `--max-bad` allows."""
+    if len(manifest["dropped_images"]) > allowed:
+        raise DataError(too_many_dropped(manifest["dropped_images"], allowed))
+
+
+def describe(manifest: dict[str, Any], store: Store) -> str:
+    """Say in a few lines what a conversion wrote and left out."""
+    counts, shards = manifest["counts"], manifest["shardlist"]
+    size = sum(shard["filesize"] for shard in shards) / 1e6
+    lines = [
+        f"{store}: {counts['images']} images, {counts['boxes']} boxes "
+        f"of {len(manifest['categories'])} categories, {len(shards)} shards, {size:.0f} MB",
+        f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
+    ]
+    lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in manifest["report"].items()]
+    lines += [f"  left out: {drop['reason']}" for drop in manifest["dropped_images"]]
+    return "\n".join(lines)
+
+
+def _dropped_kind(name: str) -> str | None:
+    if not name.startswith("dropped_"):
+        return None
+    return "images" if name.startswith("dropped_images_") else "boxes"
+
+
+def _counts(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+    gone = {drop["image_id"] for drop in dropped}
+    return {
+        "images": len(index),
+        "boxes": int(index.boxes.sum()),
+        "crowds": sum(image.crowds for image in content.images if image.id not in gone),
+        "images_without_boxes": int((index.boxes == 0).sum()),
+    }
+
+
+def _report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+    if not dropped:
+        return content.report
+    gone = {drop["image_id"] for drop in dropped}
+    boxes = sum(image.boxes for image in content.images if image.id in gone)
+    return content.report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}

@@ -1,0 +1,209 @@
+"""Swin Transformer: a backbone of shifted-window attention at four resolutions.
+
+Liu et al., ICCV 2021, https://arxiv.org/abs/2103.14030; like the authors' detection code, every level
+ends in a LayerNorm of its own and maps of any size are padded to whole windows.
+
+    B images   H, W map   C channels
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.backbones.swin.drop_path import DropPath
+from qdet.backbones.swin.window_attention import WindowAttention
+from qdet.backbones.weights import Source, check_weights
+from qdet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinConfig:
+    """Swin-T, -S or -B, or a small one for demonstrations."""
+
+    size: Literal["t", "s", "b", "demo"] = "s"
+    """Tiny, small or base of the paper, or `demo`: 2.3 million parameters and windows of 8 pixels."""
+    drop_path: float = 0.2
+    """Stochastic depth of the last block; earlier blocks get less, linearly."""
+    weights: str | None = "imagenet"
+    """Starting weights: `imagenet` (the authors' file), a URL, a file, `package:NAME`, or none."""
+    weights_sha256: str | None = None
+    """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never train, in the words of the command line."""
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(
+                f"--detector.backbone.drop-path must be at least 0 and below 1, got {self.drop_path}"
+            )
+        check_weights(self.weights, self.weights_sha256)
+
+    @property
+    def imagenet(self) -> Source | None:
+        """The file that `weights="imagenet"` stands for; its authors published no digest."""
+        name = _PUBLISHED.get(self.size)
+        return Source(f"{_RELEASE}/swin_{name}_patch4_window7_224.pth") if name else None
+
+    def build(self) -> "Swin":
+        """Make the backbone with fresh weights."""
+        embed, depths, heads, window = SIZES[self.size]
+        return Swin(embed, depths=depths, heads=heads, window=window, drop_path=self.drop_path)
+
+    def demo(self) -> "SwinConfig":
+        """The size for a laptop."""
+        return SwinConfig(size="demo", drop_path=0.0, weights="package:swin_demo.safetensors")
+
+
+# embedding channels, blocks per stage, heads per stage, window: table 7 of the paper, and the demo's.
+SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
+    "t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "s": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
+    "demo": (32, (2, 2, 2, 2), (1, 2, 4, 8), 8),
+}
+
+_RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+_PUBLISHED = {"t": "tiny", "s": "small", "b": "base"}
+
+
+class Swin(nn.Module):
+    """Images to four maps, of stride 4, 8, 16 and 32, each normalised over its channels."""
+
+    def __init__(
+        self,
+        embed: int,
+        *,
+        depths: Sequence[int],
+        heads: Sequence[int],
+        window: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(embed * 2**level for level in range(len(depths)))
+        self.strides = tuple(4 * 2**level for level in range(len(depths)))
+        self.patch_embed = PatchEmbed(embed)
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        self.layers = nn.ModuleList()
+        for level, (width, depth) in enumerate(zip(self.channels, depths, strict=True)):
+            first = sum(depths[:level])
+            merging = level + 1 < len(depths)
+            blocks = [
+                SwinBlock(
+                    width,
+                    heads[level],
+                    window=window,
+                    shift=window // 2 if index % 2 else 0,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rates[first + index],
+                )
+                for index in range(depth)
+            ]
+            self.layers.append(SwinStage(blocks, PatchMerging(width) if merging else None))
+            self.add_module(f"norm{level}", nn.LayerNorm(width))
+        self.apply(_init)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """Return the map of every level, C2 to C5."""
+        x = self.patch_embed(images)
+        maps = []
+        for level, stage in enumerate(self.layers):
+            x, after = stage(x)
+            maps.append(self.get_submodule(f"norm{level}")(x).permute(0, 3, 1, 2))
+            x = after
+        return maps
+
+
+class PatchEmbed(nn.Module):
+    """Project every 4 x 4 patch of pixels to a token; images are padded with zeros to whole patches."""
+
+    def __init__(self, embed: int, *, patch: int = 4) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(3, embed, patch, stride=patch)
+        self.norm = nn.LayerNorm(embed)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
+        """Return the normalised tokens, channels last."""
+        bottom, right = (-side % self.patch for side in images.shape[-2:])
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class SwinStage(nn.Module):
+    """The blocks of one resolution and the merging that leads to the next."""
+
+    def __init__(self, blocks: Sequence["SwinBlock"], downsample: "PatchMerging | None") -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> tuple[Float[Tensor, "B H W C"], Tensor]:
+        """Return this resolution's tokens and the next one's, which are the same at the last stage."""
+        for block in self.blocks:
+            x = block(x)
+        return x, x if self.downsample is None else self.downsample(x)
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then an MLP, both pre-normalised residual branches (equation 3 of the paper)."""
+
+    def __init__(
+        self, channels: int, heads: int, *, window: int, shift: int, mlp_ratio: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, window=window, shift=shift)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = SwinMLP(channels, int(channels * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Return `x` with both branches added."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SwinMLP(nn.Module):
+    """Two linear layers around a GELU."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        """Return the branch's update of every token."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class PatchMerging(nn.Module):
+    """Concatenate each 2 x 2 neighbourhood and halve its channels; odd maps are padded with zeros.
+
+    The neighbours' order is the authors' (row, column): (0, 0), (1, 0), (0, 1), (1, 1).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w D"]:
+        """Return half the resolution with twice the channels."""
+        bottom, right = (side % 2 for side in x.shape[1:3])
+        if bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, h, row, w, column, C]
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,37 @@
+"""DAB-DETR's names (IDEA-Research/DAB-DETR) to qdet's."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from qdet.convert.papers.conditional_detr import DECODER_ATTENTION
+from qdet.convert.papers.detr import DECODER_FFN, DECODER_LAYER, DECODER_NORMS, ENCODER, ENCODER_LAYER, module
+from qdet.convert.rename import Table
+
+_ANCHORS = "decoder.queries.boxes.weight"
+
+DAB_DETR: Table = (
+    *ENCODER,
+    *module(ENCODER_LAYER + r"\.activation", r"encoder.layers.\g<i>.ffn.update.activation"),
+    *module(r"transformer\.encoder\.query_scale\.layers\.(?P<i>\d+)", r"encoder.position_scale.layers.\g<i>"),
+    *DECODER_ATTENTION,
+    *DECODER_FFN,
+    *module(DECODER_LAYER + r"\.activation", r"decoder.layers.\g<i>.ffn.update.activation"),
+    *DECODER_NORMS,
+    *module(
+        r"transformer\.decoder\.ref_point_head\.layers\.(?P<i>\d+)", r"decoder.position_head.layers.\g<i>"
+    ),
+    *module(r"transformer\.decoder\.ref_anchor_head\.layers\.(?P<i>\d+)", r"decoder.size_head.layers.\g<i>"),
+    *module(r"(transformer\.decoder\.)?bbox_embed\.layers\.(?P<i>\d+)", r"decoder.box_head.layers.\g<i>"),
+    *module(r"class_embed", "class_head"),
+    *module(r"input_proj", "projection"),
+    (r"refpoint_embed\.weight", _ANCHORS),
+    (r"transformer\.patterns\.weight", "decoder.queries.patterns.weight"),
+)
+"""IDEA-Research/DAB-DETR, whose decoder and detector both list the one box head."""
+
+
+def fix_centers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the anchors of a converted checkpoint apart for a detector whose centres are fixed."""
+    anchors = state[_ANCHORS]
+    return {**state, "decoder.queries.centers": anchors[:, :2].clone(), _ANCHORS: anchors[:, 2:].clone()}

@@ -1,0 +1,147 @@
+"""Shards from behind a URL on this machine's disk: fetched once for all its processes, within a limit.
+
+    <folder>/shards/NAME.tar     a whole shard, of the right size and checksum when it came; NAME for its URL
+    <folder>/shards/NAME.part    one that is being fetched, already as long as it will become
+    <folder>/shards/NAME.lock    held by whoever fetches it
+    <folder>/shards/NAME.want    marked by everybody whose plan reads it soon
+    <folder>/shards/room.lock    held by whoever makes room
+
+There is no process in charge and nothing to repair after a kill: locks and marks vanish with their owners.
+When room is needed, shards that nobody wants go first, the one unread for longest before the others. Fetching
+ahead never drives out a shard that somebody wants; a sample that is needed now may.
+"""
+
+import hashlib
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from qdet.errors import ConfigError, DataError
+from qdet.storage.download import download
+from qdet.storage.process_locks import is_held, locked, mark
+
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """A shard behind a URL, and what it must be."""
+
+    url: str
+    size: int
+    sha256: str | None
+    """None while nobody knows it: before the first scan of a dataset that brings no checksums."""
+
+    @cached_property
+    def name(self) -> str:
+        """Name in the cache: of the whole URL, so that equal file names of two datasets stay apart."""
+        return hashlib.sha256(self.url.encode()).hexdigest()[:32]
+
+
+class NodeCache:
+    """Shards of any number of datasets, together at most `limit` bytes."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.limit = limit
+        self._shards = folder / "shards"
+        try:
+            self._shards.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"--data.cache {folder} cannot be made: {error.strerror or error}; name another folder"
+            ) from error
+
+    def open(self, shard: RemoteShard) -> int:
+        """Return a file descriptor of the shard, fetched if it is not here; eviction leaves it readable."""
+        with suppress(FileNotFoundError):
+            return self._opened(shard)
+        while (descriptor := self._fetched(shard, needed=True)) is None:
+            time.sleep(_POLL)
+        return descriptor
+
+    def fetch_ahead(self, shard: RemoteShard) -> bool:
+        """Fetch the shard unless it is here; False where others fetch it or there is no room just now."""
+        descriptor = self._fetched(shard, needed=False)
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return True
+
+    def want(self, shard: RemoteShard) -> int:
+        """Mark the shard as read soon; closing the descriptor that is returned lets go of it."""
+        return mark(self._file(shard, "want"))
+
+    def forget(self, shard: RemoteShard) -> None:
+        """Throw the shard away: what is here is not what was fetched."""
+        self._file(shard, "tar").unlink(missing_ok=True)
+
+    def _file(self, shard: RemoteShard, suffix: str) -> Path:
+        return self._shards / f"{shard.name}.{suffix}"
+
+    def _opened(self, shard: RemoteShard) -> int:
+        path = self._file(shard, "tar")
+        descriptor = os.open(path, os.O_RDONLY)
+        if os.fstat(descriptor).st_size == shard.size:
+            with suppress(PermissionError):  # of another user: read all the same
+                os.utime(path)
+            return descriptor
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise FileNotFoundError(path)
+
+    def _fetched(self, shard: RemoteShard, *, needed: bool) -> int | None:
+        with locked(self._file(shard, "lock"), wait=needed) as mine:
+            if not mine:
+                return None
+            with suppress(FileNotFoundError):
+                return self._opened(shard)
+            part = self._file(shard, "part")
+            if not self._reserved(shard, part, needed=needed):
+                return None
+            try:
+                download(shard.url, part, size=shard.size, sha256=shard.sha256)
+                descriptor = os.open(part, os.O_RDONLY)
+                with locked(self._shards / "room.lock"):  # nobody counts while names change
+                    part.replace(self._file(shard, "tar"))
+            finally:
+                part.unlink(missing_ok=True)
+            return descriptor
+
+    def _reserved(self, shard: RemoteShard, part: Path, *, needed: bool) -> bool:
+        """Make room and take it, by a file that is as long as the shard before its bytes arrive."""
+        if shard.size > self.limit:
+            raise ConfigError(
+                f"--data.cache-gb {self.limit / 1e9:g} is less than one shard: {shard.url} has "
+                f"{shard.size / 1e9:.3g} GB; raise it"
+            )
+        with locked(self._shards / "room.lock"):
+            part.unlink(missing_ok=True)
+            if not self._made_room(shard.size, even_wanted=needed):
+                return False
+            with part.open("wb") as file:
+                file.truncate(shard.size)
+            return True
+
+    def _made_room(self, size: int, *, even_wanted: bool) -> bool:
+        held: list[tuple[bool, float, int, Path]] = []
+        total = size
+        for path in self._shards.iterdir():
+            if path.suffix not in (".tar", ".part"):
+                continue
+            if path.suffix == ".part" and not is_held(path.with_suffix(".lock")):
+                path.unlink(missing_ok=True)  # of a process that was killed
+                continue
+            with suppress(FileNotFoundError):  # finished or thrown away in this moment
+                found = path.stat()
+                total += found.st_size
+                if path.suffix == ".tar":
+                    held.append((is_held(path.with_suffix(".want")), found.st_mtime, found.st_size, path))
+        for wanted, _, length, path in sorted(held):
+            if total <= self.limit or (wanted and not even_wanted):
+                break
+            path.unlink(missing_ok=True)
+            total -= length
+        return total <= self.limit

@@ -1,0 +1,188 @@
+"""Shards to batches, along a plan, by readers that stay a bounded number of batches ahead.
+
+Where an iteration stands is one integer, the step.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+
+from qdet.data.augment import AugmentConfig
+from qdet.data.loading.collate import load_batch
+from qdet.data.loading.prefetch import Readers, read_ahead
+from qdet.data.loading.substitutes import BadBudget, Spares
+from qdet.data.plan.epoch import Plan, Tail, plan_evaluation
+from qdet.data.plan.order import Order, Step, share, sizes_hw
+from qdet.data.room import warning_of_small_cache
+from qdet.data.shards.shard_set import ShardSet
+from qdet.data.upload import Upload
+from qdet.errors import ConfigError
+from qdet.types import Batch
+
+Load = Callable[[], Batch]
+ANNOUNCED = 256
+"""Batches, at least, whose samples the shards are told of in advance: half a window of the plan."""
+
+
+class TrainStream:
+    """One worker's share of augmented training batches, from any step to any other.
+
+    What a global step holds depends on `seed` and the global batch size, `batch_size`, alone: not on
+    `world_size`, `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        augment: AugmentConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        tail: Tail = "drop",
+        by_size: bool = True,
+        max_bad: int = 0,
+        readers: int = 2,
+        reader_kind: Readers = "threads",
+        prefetch: int = 4,
+        device: torch.device | None = None,
+    ) -> None:
+        check_share(batch_size, world_size, accumulation)
+        self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
+        self._read_ahead = reader(readers, reader_kind, prefetch, device)
+        self.bad = BadBudget(max_bad)
+        self.order = Order(
+            index=shards.index,
+            augment=augment,
+            batch_size=batch_size,
+            seed=seed,
+            tail=tail,
+            by_size=by_size,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        """Global steps in an epoch."""
+
+    def plan(self, epoch: int) -> Plan:
+        """Every worker's batches of one epoch."""
+        return self.order.plan(epoch)
+
+    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """Yield this worker's `accumulation` micro-batches of each global step from `first` to `last` - 1."""
+        if self.rank == 0:
+            self._say_if_the_cache_is_small(first)
+        with closing(self._read_ahead(self._loads(first, last))) as batches:
+            while micro_batches := list(islice(batches, self.accumulation)):
+                yield [self.bad.charge(batch) for batch in micro_batches]
+
+    def _say_if_the_cache_is_small(self, first: int) -> None:
+        if self.shards.files.room is None:
+            return
+        plan = self.plan(first // self.steps_per_epoch)
+        announced = max(1, 2 * ANNOUNCED // self.accumulation)
+        if warning := warning_of_small_cache(self.shards, plan, announced):
+            print(warning, flush=True)
+
+    def _loads(self, first: int, last: int) -> Iterator[Load]:
+        return _loads(self.shards, self._parts(first, last))
+
+    def _parts(self, first: int, last: int) -> Iterator["_Part"]:
+        for step in self.order.steps(first, last):
+            mine = share(np.arange(len(step.rows)), rank=self.rank, world_size=self.world_size)
+            for places in np.array_split(mine, self.accumulation):
+                spares = _spares(step, places) if self.bad.limit else None
+                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), spares)
+
+
+class EvalStream:
+    """One worker's share of a split, every image once; batches do not depend on the number of workers.
+
+    Workers get equally many batches. What fills them up has `valid` False.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        augment: AugmentConfig,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        readers: int = 2,
+        reader_kind: Readers = "threads",
+        prefetch: int = 4,
+        device: torch.device | None = None,
+    ) -> None:
+        self.shards, self.rank, self.world_size = shards, rank, world_size
+        self._read_ahead = reader(readers, reader_kind, prefetch, device)
+        self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.plan.rows) // self.world_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._read_ahead(self._loads())
+
+    def _loads(self) -> Iterator[Load]:
+        return _loads(self.shards, self._parts())
+
+    def _parts(self) -> Iterator["_Part"]:
+        rows = self.plan.rows
+        valid = (np.arange(rows.size) < len(self.shards)).reshape(rows.shape)
+        for number in range(self.rank, len(self) * self.world_size, self.world_size):
+            if number < len(rows):
+                yield _Part(Step(self.plan, number), rows[number], valid[number])
+            else:  # other workers have one batch more: the smallest, read again and not counted
+                yield _Part(Step(self.plan, len(rows) - 1), rows[-1], np.zeros_like(valid[-1]))
+
+
+def check_share(batch_size: int, world_size: int, accumulation: int) -> None:
+    """Raise ConfigError unless every worker has an image in each of its passes."""
+    if batch_size < world_size * accumulation:
+        raise ConfigError(
+            f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
+            f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
+        )
+
+
+def reader(
+    readers: int, kind: Readers, prefetch: int, device: torch.device | None
+) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
+    """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""
+    then = Upload(device) if device is not None and device.type == "cuda" else None
+    return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)
+
+
+class _Part(NamedTuple):
+    """A worker's share of a step, or a micro-batch of it."""
+
+    step: Step
+    rows: Int64[np.ndarray, " b"]
+    valid: Bool[np.ndarray, " b"]
+    spares: Spares | None = None
+
+
+def _spares(step: Step, places: Int64[np.ndarray, " b"]) -> Spares:
+    rows = step.rows.tolist()
+    views = tuple(step.plan.views.of(row) for row in rows)
+    return Spares(step=step.place, rows=tuple(rows), views=views, places=tuple(places.tolist()))
+
+
+def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
+    """What reads each part; the shards learn in time what will be read, also across the end of an epoch."""
+    now = list(islice(parts, ANNOUNCED))
+    while now:
+        after = list(islice(parts, ANNOUNCED))
+        needed = [part.step.plan.views.needed(part.rows) for part in (*now, *after)]
+        shards.will_read(np.concatenate(needed).tolist())
+        for step, rows, valid, spares in now:
+            views = [step.plan.views.of(row) for row in rows.tolist()]
+            yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), spares)
+        now = after

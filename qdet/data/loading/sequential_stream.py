@@ -1,0 +1,221 @@
+"""Training batches of shards that are read from front to back, on webdataset's own pipeline.
+
+For commands, and for stores where reading by offset or through a cache is too dear. The promise is weaker
+than that of a plan, and is said when training starts.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+
+from qdet.data.augment import AugmentConfig
+from qdet.data.image.resize import HW
+from qdet.data.image.view import View
+from qdet.data.loading.collate import load_batch
+from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of
+from qdet.data.loading.planned_stream import Load, check_share, reader
+from qdet.data.loading.prefetch import Readers, read_ahead
+from qdet.data.loading.substitutes import BadBudget, Spares
+from qdet.data.plan.epoch import Tail, steps_per_epoch
+from qdet.data.plan.order import share
+from qdet.data.plan.views import draw_views
+from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.sequential_read import Listed, files_of
+from qdet.errors import ConfigError, DataError
+from qdet.types import Batch, Substitute
+
+PROMISE = (
+    "--data.reading sequential: {shards} shards are read from front to back by {world} workers. Promised: "
+    "{steps} steps per epoch on every worker, and augmentation that follows from seed, epoch and key of an "
+    "image. Not promised: which images a step or an epoch holds. That depends on the number of workers; an "
+    "image may come twice in an epoch, or not at all"
+)
+_DRY = 64
+"""Shards in a row without a sample, or samples in a row that are bad, after which no good one will come."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard, or every `stride`-th of its samples from number `first` on, where shards are too few."""
+
+    shard: Listed
+    first: int
+    stride: int
+
+
+class SequentialStream:
+    """One worker's training batches; as many per epoch as `len(dataset)` images fill, wherever they begin."""
+
+    def __init__(
+        self,
+        dataset: SequentialSet,
+        augment: AugmentConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        tail: Tail = "drop",
+        shuffle: int = 1000,
+        max_bad: int = 0,
+        readers: int = 2,
+        reader_kind: Readers = "threads",
+        prefetch: int = 4,
+        device: torch.device | None = None,
+    ) -> None:
+        check_share(batch_size, world_size, accumulation)
+        if augment.mosaic or augment.mixup:
+            raise ConfigError(
+                "--data.augment.mosaic and --data.augment.mixup need other images at will, which "
+                "--data.reading sequential does not have; leave them at 0"
+            )
+        self.dataset, self.augment, self.seed, self.shuffle = dataset, augment, seed, shuffle
+        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
+        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, tail)
+        """Global steps in an epoch."""
+        self.bad = BadBudget(max_bad)
+        self._share = len(share(np.arange(batch_size), rank=rank, world_size=world_size))
+        self._ahead = max(prefetch, readers)
+        self._read_ahead = reader(readers, reader_kind, prefetch, device)
+
+    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """Yield this worker's micro-batches of each global step from `first` to `last` - 1."""
+        if self.rank == 0:
+            self._say_what_is_promised(first)
+        with (
+            closing(self._loads(first, last)) as made,
+            closing(self._off_thread(made, (last - first) * self.accumulation)) as loads,
+            closing(self._read_ahead(loads)) as batches,
+        ):
+            while micro_batches := list(itertools.islice(batches, self.accumulation)):
+                yield [self.bad.charge(batch) for batch in micro_batches]
+
+    def _say_what_is_promised(self, first: int) -> None:
+        shards, world = len(self.dataset.shards), self.world_size
+        print(PROMISE.format(shards=shards, world=world, steps=self.steps_per_epoch), flush=True)
+        if first:
+            print(
+                f"--data.reading sequential goes on with step {first} at a fresh place: which images came "
+                "before is not known",
+                flush=True,
+            )
+
+    def _off_thread(self, made: Iterator[Load], count: int) -> Generator[Load, None, None]:
+        """Let one thread read shards ahead, so that training does not wait for them."""
+        nexts = itertools.repeat(partial(next, made), count)
+        return read_ahead(nexts, readers=1, ahead=self._ahead)
+
+    def _loads(self, first: int, last: int) -> Generator[Load, None, None]:
+        """What makes each micro-batch."""
+        with closing(self._samples(first)) as samples:
+            for step in range(first, last):
+                taken = [next(samples) for _ in range(self._share)]
+                held = Held(
+                    tuple(sample for sample, _ in taken),
+                    self.dataset.categories,
+                    self.dataset.access.max_pixels,
+                )
+                epoch = step // self.steps_per_epoch
+                views = [self._view(sample, epoch) for sample in held.samples]
+                padded_hw = self._padded(views)
+                for places in np.array_split(np.arange(self._share), self.accumulation):
+                    rows = places.tolist()
+                    spares = Spares(step, tuple(range(self._share)), tuple(views), tuple(rows))
+                    yield partial(
+                        _load,
+                        held,
+                        rows,
+                        [views[row] for row in rows],
+                        padded_hw,
+                        spares if self.bad.limit else None,
+                        tuple(missing for row in rows for missing in taken[row][1]),
+                    )
+
+    def _samples(self, first: int) -> Generator[tuple[HeldSample, tuple[Substitute, ...]], None, None]:
+        """Yield samples for ever, each with those before it that could not be read."""
+        from webdataset.filters import shuffle
+        from webdataset.pipeline import DataPipeline
+
+        chance = random.Random(f"{self.seed} {first} {self.rank}")
+        # In a small dataset images of many passes would wait in a large buffer, some of them for long.
+        held = min(self.shuffle, 1 + len(self.dataset) // (2 * self.world_size))
+        pipeline = DataPipeline(
+            lambda: self._parts(first),
+            self._expanded,
+            shuffle(held, initial=held // 4, rng=chance),
+        )
+        left_out: dict[int, str] = {}
+        in_a_row = 0
+        for raw in pipeline:
+            try:
+                sample = hold(raw, self.dataset.categories, self.dataset.access.max_pixels)
+            except DataError as error:
+                left_out[id_of(raw["__key__"])] = str(error)
+                in_a_row += 1
+                if len(left_out) > self.bad.limit or in_a_row > _DRY * len(left_out):
+                    raise
+                continue
+            yield (
+                sample,
+                tuple(Substitute(planned, sample.image_id, why) for planned, why in left_out.items()),
+            )
+            left_out, in_a_row = {}, 0
+
+    def _parts(self, first: int) -> Iterator[_Part]:
+        """This worker's shards, for ever: each pass over them is shuffled and dealt out to all workers."""
+        shards = self.dataset.shards
+        stride = math.ceil(self.world_size / len(shards))
+        parts = [_Part(shard, k, stride) for shard in shards for k in range(stride)]
+        # Of another stream than plans and views: the same key, another counter.
+        bits = np.random.Philox(key=np.array([self.seed % 2**64, first], np.uint64), counter=[0, 0, 0, 4])
+        chance = np.random.Generator(bits)
+        dealt = (parts[place] for _ in itertools.count() for place in chance.permutation(len(parts)).tolist())
+        return itertools.islice(dealt, self.rank, None, self.world_size)
+
+    def _expanded(self, parts: Iterable[_Part]) -> Iterator[dict[str, Any]]:
+        """Yield the samples of parts, as webdataset groups them."""
+        from webdataset.tariterators import group_by_keys
+
+        dry = 0
+        for part in parts:
+            dry += 1
+            files = files_of(part.shard, self.dataset.access.allow_pipes)
+            with closing(files):
+                for raw in itertools.islice(group_by_keys(files), part.first, None, part.stride):
+                    dry = 0
+                    yield raw
+            if dry > max(_DRY, 8 * part.stride * len(self.dataset.shards)):
+                raise DataError(f"{self.dataset.source} has no samples; name shards that hold some")
+
+    def _view(self, sample: HeldSample, epoch: int) -> View:
+        """How a sample is seen: a function of seed, epoch and key, whoever reads it and when."""
+        drawn = blake2b(f"{self.seed}/{sample.key}".encode("utf-8", "surrogateescape"), digest_size=8)
+        seed = int.from_bytes(drawn.digest(), "big")
+        return draw_views(np.array([sample.hw]), self.augment, seed=seed, epoch=epoch).of(0)
+
+    def _padded(self, views: list[View]) -> HW:
+        multiple = self.augment.pad_multiple
+        h, w = (-(-max(view.final_hw[side] for view in views) // multiple) * multiple for side in (0, 1))
+        return h, w
+
+
+def _load(
+    held: Held,
+    rows: list[int],
+    views: list[View],
+    padded_hw: HW,
+    spares: Spares | None,
+    left_out: tuple[Substitute, ...],
+) -> Batch:
+    batch = load_batch(held, rows, views, padded_hw, [True] * len(rows), spares)
+    return replace(batch, substitutes=(*left_out, *batch.substitutes)) if left_out else batch

@@ -1,0 +1,145 @@
+"""One foreign WebDataset shard, read once from its first header to its last: where each of its samples lies.
+
+Members are grouped as webdataset groups them: neighbours with the same name up to the first dot are a sample.
+Where webdataset would lose or mix samples without a word, the shard is refused: names with further dots,
+images without JSON, keys that come again, a tar that ends before its end. Links, devices, pickles and paths
+that leave the folder are refused too; nothing is ever unpacked.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import IO, Any
+
+from qdet.data.image.decode import check_pixels, size_hw
+from qdet.data.shards.annotations import Kind, read_note
+from qdet.errors import DataError
+
+IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
+META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+_PICKLES = {"pickle", "pkl", "pyd", "pth", "pt"}
+
+
+@dataclass
+class Scan:
+    """What one shard holds."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """A row of the index for each sample, its `image_id` None where the JSON has none."""
+    kinds: set[Kind] = field(default_factory=set)
+    """Classes of its boxes."""
+    categories: set[tuple[int, str]] = field(default_factory=set)
+    """Ids and names that its JSON explains."""
+    filesize: int = 0
+    sha256: str = ""
+
+
+def scan_shard(descriptor: int, *, name: str, max_pixels: int) -> Scan:
+    """Scan the tar behind a file descriptor, which is closed; `name` stands for it in errors.
+
+    DataError, by its header alone, for an image of more than `max_pixels`.
+    """
+    with os.fdopen(descriptor, "rb") as file:
+        scan = Scan(filesize=os.fstat(file.fileno()).st_size)
+        seen: set[str] = set()
+        for key, members in groupby(_members(file, name), key=lambda member: key_and_kind(member, name)[0]):
+            if key in seen:
+                raise DataError(
+                    f"{name}, sample {key}: comes more than once; keep the files of a sample together "
+                    "and its name its own"
+                )
+            seen.add(key)
+            _add_sample(scan, file, list(members), f"{name}, sample {key}", key, max_pixels)
+        file.seek(0)
+        scan.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return scan
+
+
+def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar; DataError where it is no tar, or ends without the mark of its end."""
+    last = "its first member"
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if not member.isdir() and not META.match(member.name):
+                    check_member(member, name)
+                    yield member
+                    last = f"member {member.name}"
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{name} is damaged at or after {last} ({error}), or is no uncompressed tar; copy it again"
+        ) from error
+    file.seek(end)
+    rest = file.read()
+    # tarfile takes a damaged header for the end; only two blocks of zeros, and zeros alone, are one.
+    if len(rest) < 2 * tarfile.BLOCKSIZE or rest.strip(b"\0"):
+        raise DataError(f"{name} is truncated or damaged after {last}, at byte {end}; copy it again")
+
+
+def check_member(member: tarfile.TarInfo, name: str) -> None:
+    """Raise DataError unless a member is a plain file within its shard."""
+    if not member.isreg() or member.sparse is not None:
+        raise DataError(f"{name}: member {member.name} is no plain file; shards hold plain files alone")
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        raise DataError(f"{name}: member {member.name} leads out of the shard; pack it anew")
+
+
+def key_and_kind(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
+    """Key of the sample that a member belongs to, and its extension; DataError where its name has none."""
+    folder, slash, file = member.name.rpartition("/")
+    stem, _, kind = file.partition(".")
+    if not stem or not kind:
+        raise DataError(f"{name}: member {member.name} is not named KEY.jpg or KEY.json; rename it")
+    if "." in kind:
+        raise DataError(
+            f"{name}: member {member.name} has more than one dot, so that its sample would be "
+            f"{folder}{slash}{stem} and run into others; rename it without further dots"
+        )
+    if kind.lower() in _PICKLES:
+        raise DataError(f"{name}: member {member.name} is a pickle, which could run code; leave it out")
+    return f"{folder}{slash}{stem}", kind.lower()
+
+
+def _add_sample(
+    scan: Scan, file: IO[bytes], members: list[tarfile.TarInfo], name: str, key: str, max_pixels: int
+) -> None:
+    kinds = [key_and_kind(member, name)[1] for member in members]
+    images = [member for member, kind in zip(members, kinds, strict=True) if kind in IMAGES]
+    notes = [member for member, kind in zip(members, kinds, strict=True) if kind == "json"]
+    if len(images) != 1 or len(notes) != 1:
+        raise DataError(
+            f"{name}: has {len(images)} images and {len(notes)} JSON files ({', '.join(kinds)}) where one of "
+            "each belongs together; pack it again"
+        )
+    (image,), (note,) = images, notes
+    pixels, text = (os.pread(file.fileno(), m.size, m.offset_data) for m in (image, note))
+    height, width = size_hw(pixels, name=f"{name}: the image")
+    check_pixels(height, width, max_pixels, name=f"{name}: the image")
+    read = read_note(text, name=name)
+    if read.size_hw not in (None, (height, width)):
+        raise DataError(
+            f"{name}: the image is {width}x{height} pixels, its JSON says {read.size_hw[1]}x{read.size_hw[0]}"
+        )
+    scan.kinds.update(read.kinds)
+    scan.categories.update(read.categories)
+    scan.rows.append(
+        {
+            "image_offset": image.offset_data,
+            "image_length": image.size,
+            "image_crc32": zlib.crc32(pixels),
+            "annotation_offset": note.offset_data,
+            "annotation_length": note.size,
+            "annotation_crc32": zlib.crc32(text),
+            "width": width,
+            "height": height,
+            "image_id": read.image_id,
+            "boxes": len(read.boxes_xywh),
+            "key": key,
+        }
+    )

@@ -1,0 +1,220 @@
+"""A folder of WebDataset shards with its manifest and index: the dataset as training and evaluation see it.
+
+DIR/manifest.json          written last: which shards belong to it, categories, counts, checksums
+DIR/index.npz              where every sample lies (see `qdet.data.shards.index`)
+DIR/{split}-000000.tar     KEY.jpg and KEY.json per sample, plain ustar that webdataset also reads
+DIR/{split}-000000.idx     the same offsets for NVIDIA DALI
+
+DIR may be a URL, and shards may come without manifest and index (see `qdet.data.shards.locate`).
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdet.data.files.cached_files import CachedShards
+from qdet.data.files.local_files import ShardFiles
+from qdet.data.shards.annotations import read_note, to_columns
+from qdet.data.shards.categories import Categories
+from qdet.data.shards.index import Index, index_from_file
+from qdet.data.shards.locate import Access, Home, find
+from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
+from qdet.errors import DataError
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """One split of a dataset. Open it with `ShardSet.open`; pickled, it is opened again where it arrives."""
+
+    source: str
+    """The address it was opened by."""
+    access: Access
+    path: Path
+    """Folder on this machine with manifest and index."""
+    categories: Categories
+    index: Index
+    digest: str
+    """sha256 of everything in the set: the dataset's identity in MLflow and in checkpoints."""
+    manifest: dict[str, Any]
+    files: ShardFiles | CachedShards
+    """The shards themselves."""
+
+    @classmethod
+    def open(cls, source: str | Path, access: Access | None = None) -> "ShardSet":
+        """Read manifest and index, and check that every shard of this machine is there in its full size."""
+        access = access or Access()
+        home = find(str(source), access)
+        manifest = read_manifest(home.folder)
+        file = home.folder / INDEX
+        try:
+            found = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror or error}; {home.mend}") from error
+        if found != manifest["index_sha256"]:
+            raise DataError(f"{file} does not belong to {home.folder / NAME}; {home.mend}")
+        index = index_from_file(file)
+        _check_index(index, manifest, home)
+        files = access.files(manifest["shardlist"], home.base)
+        if isinstance(files, ShardFiles):
+            for path, shard in zip(files.paths, manifest["shardlist"], strict=True):
+                _check_size(path, shard["filesize"])
+        return cls(
+            source=str(source),
+            access=access,
+            path=home.folder,
+            categories=Categories.from_coco(manifest["categories"], where=str(home.folder / NAME)),
+            index=index,
+            digest=manifest["digest"],
+            manifest=manifest,
+            files=files,
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.source, self.access, self.digest)
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest image that is decoded."""
+        return self.access.max_pixels
+
+    def name_of(self, row: int) -> str:
+        """Shard and key of a sample, for messages."""
+        return f"{self.files.names[self.index.shard[row]]}, sample {self.key_of(row)}"
+
+    def key_of(self, row: int) -> str:
+        """Name of a sample in its shard."""
+        if self.index.key is not None:
+            return self.index.key[row].decode("utf-8", "replace")
+        return key_of(int(self.index.image_id[row]))
+
+    def will_read(self, rows: Iterable[int]) -> None:
+        """Say which samples are read next, in about this order.
+
+        Shards behind URLs are fetched into the cache in the background, and those that only an earlier call
+        named are let go. Where files are local there is nothing to prepare.
+        """
+        self.files.will_read(self.index.shard[np.fromiter(rows, dtype=np.int64)].tolist())
+
+    def read_image(self, row: int) -> bytes:
+        """The image file of a sample, untouched."""
+        i = self.index
+        return self._read(row, "image", (i.image_offset, i.image_length, i.image_crc32))
+
+    def read_annotation(self, row: int) -> dict[str, Any]:
+        """What `data_prep` wrote about a sample, or would have: boxes as they were annotated, in columns."""
+        i = self.index
+        data = self._read(row, "annotation", (i.annotation_offset, i.annotation_length, i.annotation_crc32))
+        image_id, ids = int(i.image_id[row]), self.manifest.get("image_ids")
+        if ids is not None:
+            return to_columns(
+                read_note(data, name=self.name_of(row)),
+                image_id=image_id,
+                key=self.key_of(row),
+                size_hw=(int(i.height[row]), int(i.width[row])),
+                first_id=int(self._boxes_before[row]) + 1,
+                ids=self._category_ids,
+            )
+        sample = json.loads(data)
+        if sample["image_id"] != image_id:
+            raise DataError(
+                f"{self.name_of(row)}: its JSON is of image {sample['image_id']}; convert the dataset again"
+            )
+        return sample
+
+    def ground_truth(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
+        """The split, or some rows of it, as a COCO annotation dictionary with its original ids and boxes."""
+        images, annotations = [], []
+        for row in range(len(self)) if rows is None else rows:
+            sample = self.read_annotation(row)
+            image = {name: sample[name] for name in ("file_name", "width", "height")}
+            images.append({"id": sample["image_id"], **image})
+            columns = ("annotation_ids", "category_ids", "boxes_xywh", "areas", "iscrowd")
+            for i, category, box, area, crowd in zip(*(sample[c] for c in columns), strict=True):
+                annotations.append(
+                    {
+                        "id": i,
+                        "image_id": sample["image_id"],
+                        "category_id": category,
+                        "bbox": box,
+                        "area": area,
+                        "iscrowd": crowd,
+                    }
+                )
+        return {"images": images, "annotations": annotations, "categories": self.categories.to_coco()}
+
+    def _read(self, row: int, what: str, where: tuple[np.ndarray, ...]) -> bytes:
+        """Read bytes with the checksum that the index recorded; a differing copy is fetched again, once."""
+        shard = int(self.index.shard[row])
+        offset, length, crc32 = (int(column[row]) for column in where)
+        data = self.files.read(shard, offset, length)
+        if zlib.crc32(data) != crc32 and self.files.forget(shard):
+            data = self.files.read(shard, offset, length)
+        if zlib.crc32(data) != crc32:
+            raise DataError(
+                f"{self.name_of(row)}: the {what} is not what was written: its checksum differs; "
+                "copy the shard again or convert the dataset again"
+            )
+        return data
+
+    @cached_property
+    def _boxes_before(self) -> np.ndarray:
+        return np.cumsum(self.index.boxes, dtype=np.int64) - self.index.boxes
+
+    @cached_property
+    def _category_ids(self) -> dict[str, int]:
+        return dict(zip(self.categories.names, self.categories.ids, strict=True))
+
+
+def key_of(image_id: int) -> str:
+    """Key of a sample in its shard: no dots, ASCII, sorted as the ids are."""
+    return f"{image_id:012d}"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read manifest.json of a finished conversion."""
+    file = folder / NAME
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+    return parse_manifest(data, where=str(file))
+
+
+@lru_cache(maxsize=8)
+def _reopened(source: str, access: Access, digest: str) -> ShardSet:
+    """Open a set that was pickled, once per process."""
+    shards = ShardSet.open(source, access)
+    if shards.digest != digest:
+        raise DataError(f"{source} changed while it was in use; start again")
+    return shards
+
+
+def _check_index(index: Index, manifest: dict[str, Any], home: Home) -> None:
+    listed = [shard["nsamples"] for shard in manifest["shardlist"]]
+    if np.bincount(index.shard, minlength=len(listed)).tolist() != listed:
+        raise DataError(
+            f"{home.folder / INDEX} and {home.folder / NAME} do not count the same samples; {home.mend}"
+        )
+
+
+def _check_size(shard: Path, size: int) -> None:
+    try:
+        found = shard.stat().st_size
+    except OSError as error:
+        raise DataError(f"{shard} is listed in manifest.json but cannot be read: {error.strerror}") from error
+    if found != size:
+        state = "truncated" if found < size else "changed"
+        raise DataError(
+            f"{shard} has {found} bytes where manifest.json says {size}: it is {state}; "
+            "copy it again or convert the dataset again"
+        )

@@ -1,0 +1,1 @@
+"""Anchor DETR. In: parts that only it uses. Out: what a second detector needs (qdet.layers)."""

@@ -1,0 +1,163 @@
+"""Dynamic DETR: convolutions that adapt to scale, place and content encode, filters over regions decode.
+
+Dai et al.: Dynamic DETR, End-to-End Object Detection with Dynamic Attention, ICCV 2021,
+https://openaccess.thecvf.com/content/ICCV2021/html/Dai_Dynamic_DETR_End-to-End_Object_Detection_With_Dynamic_Attention_ICCV_2021_paper.html
+
+The authors released no code, and the paper leaves much open. What is chosen here, and why:
+
+* The encoder's layers are built as the blocks of Dynamic Head (Dai et al., CVPR 2021,
+  https://arxiv.org/abs/2106.08322), whose first author is the same and whose code is public: one offset map
+  per level for all three convolutions, GroupNorm, the mean of the maps that there are, no shortcut.
+* Weights of scales are those of squeeze and excitation, per channel, as the paper's name for them says.
+* The decoder is Sparse R-CNN's, with its initialisation and its deltas of boxes, for that is how the paper
+  refines boxes too. As the paper says, attention between queries is told their boxes, one 1 x 1 convolution
+  is written per query, the class is one product and the box one more layer with LayerNorm and ReLU.
+* A query writes 32 filters. The 256 of a full 1 x 1 convolution would need 16.8 million parameters per layer
+  to write them, and a product of 3.2 million to join 49 cells of 256 features; the paper's whole detector,
+  as later papers list it, has 58 million.
+* First boxes are the whole image and are learned, as in Sparse R-CNN; there are 300, as in the papers that
+  Dynamic DETR is compared with.
+
+    B images   K classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+
+from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
+from qdet.detectors.dynamic_detr.dynamic_relu import DynamicReLU
+from qdet.detectors.dynamic_detr.pyramid_conv import NORM_GROUPS, PyramidConv
+from qdet.detectors.dynamic_detr.squeeze_excitation import SqueezeExcitation
+from qdet.detectors.region_config import RegionConfig
+from qdet.errors import ConfigError
+from qdet.layers.conv.feature_pyramid import FPN
+from qdet.layers.regions.decoder import RegionDecoder, RegionStage
+from qdet.layers.regions.roi_align import Pyramid
+from qdet.layers.transformer.layers import run
+from qdet.types import Detections, PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicDETRConfig(RegionConfig):
+    """Dynamic DETR; the defaults are the paper's ResNet-50 as read here."""
+
+    queries: int = 300
+    ffn: int = 1024
+    encoder_layers: int = 6
+    """Layers of convolutions over the feature pyramid."""
+    decoder_layers: int = 6
+    """Layers of attention and filtered regions, each with weights of its own; each predicts."""
+    filters: int = 32
+    """Filters that a query writes: features of each cell of its region after the first convolution."""
+    dynamic_layers: Literal[1, 2] = 1
+    """Convolutions that a query writes: one as in the paper, or a second back to `width` (Sparse R-CNN)."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        super().__post_init__()
+        check_at_least(self, 1, "decoder_layers", "filters")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", NORM_GROUPS, "the groups of the encoder's normalisation")
+        if getattr(self.backbone, "dilate_c5", False):
+            raise ConfigError(
+                "--detector.backbone.dilate-c5 must be off: every level of the pyramid halves the one before"
+            )
+
+    def build(self, classes: int) -> "DynamicDETR":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return DynamicDETR(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DynamicDETRConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            **self.demo_sizes(),
+            encoder_layers=1,
+            decoder_layers=3,
+            filters=16,
+        )
+
+
+class DynamicDETR(Detector):
+    """A backbone, a pyramid of five levels that the encoder works on, and stages that move learned boxes."""
+
+    def __init__(self, config: DynamicDETRConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
+        self.strides = (*strides, 2 * strides[-1])
+        self.neck = FPN(backbone.channels, config.width, extra_level=True)  # type: ignore[arg-type]
+        self.encoder = DynamicEncoder(config.width, config.encoder_layers)
+        stages = (
+            RegionStage(
+                config.width,
+                classes,
+                **config.stage_sizes(),
+                filters=config.filters,
+                dynamic_layers=config.dynamic_layers,
+                class_layers=0,
+                box_layers=1,
+            )
+            for _ in range(config.decoder_layers)
+        )
+        self.decoder = RegionDecoder(
+            stages, config.queries, config.width, start=config.start, encode_boxes=True
+        )
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's feature maps, finest first."""
+        levels = self.encoder(self.neck(features), recompute=self.recomputes)
+        pyramid = Pyramid.of(levels, self.strides, canonical_size=self.config.canonical_size)
+        return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
+
+    def detect(
+        self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
+    ) -> Detections:
+        """Take the best pairs of query and class and cut their boxes at the border, as in Sparse R-CNN."""
+        return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
+
+
+class DynamicEncoder(nn.ModuleList):
+    """Layers of convolutions that each read what the one before made of the pyramid."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__(DynamicEncoderLayer(width) for _ in range(layers))
+
+    def forward(
+        self, levels: list[Float[Tensor, "B C _ _"]], *, recompute: bool = False
+    ) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first, each of the shape it had."""
+        for layer in self:
+            levels = run(layer, levels, recompute=recompute)
+        return levels
+
+
+class DynamicEncoderLayer(nn.Module):
+    """Attention to scale, place and content without a query or key, in time linear in the cells.
+
+    P_i <- DyReLU(mean_j SE(PyramidConv(P_j; offsets of P_i))),   j = i - 1, i, i + 1
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = PyramidConv(width)
+        self.scale = SqueezeExcitation(width)
+        self.activation = DynamicReLU(width)
+
+    def forward(self, levels: list[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first, each of the shape it had."""
+        around = zip([None, *levels[:-1]], levels, [*levels[1:], None], strict=True)
+        return [self._encoded(level, finer, coarser) for finer, level, coarser in around]
+
+    def _encoded(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
+        maps = [self.scale(x) for x in self.conv(level, finer, coarser)]
+        return self.activation(torch.stack(maps).mean(0))

@@ -1,0 +1,122 @@
+"""Convolutional SMCA-DETR: the multi-scale detector with an encoder of depthwise convolutions.
+
+The authors of SMCA-DETR (Gao et al., ICCV 2021, https://arxiv.org/abs/2101.07448) released it after the paper
+as their new multi-scale model (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`). There the first image of a
+batch chooses the blend of scales for all images; here each image chooses its own, as it does there when it is
+alone in its batch.
+
+    B images   N queries   K classes   T tokens of all scales   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
+from qdet.detectors.smca.scale_exchange import ScaleExchange
+from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
+from qdet.detectors.transformer_config import TransformerConfig
+from qdet.errors import ConfigError
+from qdet.layers.heads import BoxHead, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
+from qdet.types import PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvSMCAConfig(TransformerConfig):
+    """SMCA-DETR on maps of strides 8 to 64 without attention between cells; the defaults are the authors'."""
+
+    ffn: int = 1024
+    queries: int = 300
+    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    encoder_layers: int = 5
+    """Layers of convolutions within and between scales."""
+    kernel: int = 5
+    """Height and width of their depthwise kernels."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        super().__post_init__()
+        check_at_least(self, 1, "queries", "kernel")
+        check_at_least(self, 0, "encoder_layers")
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"--detector.kernel must be odd, got {self.kernel}")
+
+    def build(self, classes: int) -> "ConvSMCA":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return ConvSMCA(self, self.backbone.build(), classes)
+
+    def demo(self) -> "ConvSMCAConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            **self.demo_sizes(),
+            queries=30,
+            encoder_layers=2,
+        )
+
+
+class ConvSMCA(Detector):
+    """Four scales of tokens, a convolutional encoder, and a decoder that blends the scales.
+
+    The decoder reads the finest scale through a convolution of stride 2, at the places of the next.
+    """
+
+    def __init__(self, config: ConvSMCAConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        width, dropout = config.width, config.dropout
+        self.neck = ScaleNeck(backbone.channels[-3:], backbone.strides[-3:], width)  # type: ignore[index]
+        self.encoder = nn.ModuleList(
+            EncoderLayer(ScaleExchange(width, 4, kernel=config.kernel), width, config.ffn, dropout=dropout)
+            for _ in range(config.encoder_layers)
+        )
+        xavier_matrices(self.encoder)
+        self.reduction = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1)
+        self.decoder = ModulatedDecoder(
+            config.queries,
+            width,
+            config.decoder_layers,
+            (self.neck.strides[1], *self.neck.strides[1:]),
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=dropout,
+        )
+        self.class_head = sigmoid_class_head(width, classes)
+        self.box_head = BoxHead(width)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the three coarsest maps and one coarser yet, as SMCA does from one."""
+        tokens = self.neck(features[-3:], sizes)
+        x = tokens.x
+        for layer in self.encoder:
+            x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
+        memory = self._reduced(replace(tokens, x=x))
+        outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
+        predictions = []
+        for x in outputs:
+            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
+            predictions.append(Predictions(self.class_head(x), boxes))
+        return tuple(predictions)
+
+    def _reduced(self, tokens: ScaleTokens) -> ScaleTokens:
+        """Replace the finest scale by one with the places of the next."""
+        finest, *x = tokens.split(tokens.x)
+        finest = self.reduction(finest.mT.unflatten(-1, tokens.shapes_hw[0])).flatten(2).mT
+        _, *position = tokens.split(tokens.position)
+        _, *mask = tokens.split(tokens.mask)
+        return ScaleTokens(
+            torch.cat((finest, *x), dim=1),
+            torch.cat((position[0], *position), dim=1),
+            torch.cat((mask[0], *mask), dim=1),
+            (tokens.shapes_hw[1], *tokens.shapes_hw[1:]),
+        )

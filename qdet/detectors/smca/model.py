@@ -1,0 +1,105 @@
+"""SMCA-DETR: queries that attend around a centre of their own, as wide and as high as they decide.
+
+Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
+https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' code
+(gaopengcuhk/SMCA-DETR) differ, this is the code.
+
+    B images   N queries   K classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.smca.gaussian_prior import Sharpness
+from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
+from qdet.detectors.smca.scale_tokens import ScaleTokens
+from qdet.detectors.transformer_config import TransformerConfig
+from qdet.layers.heads import BoxHead, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.types import PaddedSizes, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SMCAConfig(TransformerConfig):
+    """SMCA-DETR on one feature map; the defaults are the paper's ResNet-50."""
+
+    queries: int = 300
+    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    encoder_layers: int = 6
+    """Layers of attention between the cells of the feature map."""
+    sharpness: Sharpness = "independent"
+    """What a query decides of its Gaussians: nothing, one number, one for each of x and y, or also one for
+    the product of both distances. The paper calls them scales: fixed, single, independent."""
+    head_shared: bool = False
+    """Let all heads look at one Gaussian instead of moving and widening their own."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        super().__post_init__()
+        check_at_least(self, 1, "queries")
+        check_at_least(self, 0, "encoder_layers")
+
+    def build(self, classes: int) -> "SMCA":
+        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        return SMCA(self, self.backbone.build(), classes)
+
+    def demo(self) -> "SMCAConfig":
+        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            **self.demo_sizes(),
+            queries=30,
+            encoder_layers=2,
+        )
+
+
+class SMCA(Detector):
+    """DETR's encoder, and a decoder that modulates attention with Gaussians."""
+
+    def __init__(self, config: SMCAConfig, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.detections = config.queries
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.encoder = Encoder(
+            config.width,
+            config.encoder_layers,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+        )
+        self.decoder = ModulatedDecoder(
+            config.queries,
+            config.width,
+            config.decoder_layers,
+            backbone.strides[-1:],  # type: ignore[index]
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            sharpness=config.sharpness,
+            head_shared=config.head_shared,
+        )
+        self.class_head = sigmoid_class_head(config.width, classes)
+        self.box_head = BoxHead(config.width)
+
+    def decode(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+    ) -> tuple[Predictions, ...]:
+        """Predict from the coarsest map; all layers' boxes move away from the first layer's centres."""
+        x = self.projection(features[-1])
+        shape_hw = (x.shape[-2], x.shape[-1])
+        x, position, mask = as_tokens(x, sizes)
+        x = self.encoder(x, position, mask, recompute=self.recomputes)
+        memory = ScaleTokens(x, position, mask, (shape_hw,))
+        outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
+        predictions = []
+        for x in outputs:
+            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
+            predictions.append(Predictions(self.class_head(x), boxes))
+        return tuple(predictions)

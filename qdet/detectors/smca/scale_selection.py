@@ -1,0 +1,42 @@
+"""Attention to an image of several scales, of which every query chooses a blend.
+
+B images   N queries   K tokens of all scales   L scales   M heads   D width
+
+Gao et al.: SMCA, ICCV 2021, https://arxiv.org/abs/2101.07448, section 3.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qdet.layers.attention.multi_head import MultiheadAttention, attend, split_heads
+
+
+class ScaleSelectingAttention(MultiheadAttention):
+    """W_o sum_j share_j softmax(Q K_j^T / sqrt(d) + mask_j) V_j: a softmax within each scale j.
+
+    Q is made of x + query position, K of memory + position, V of memory, as in DETR.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "B N D"],
+        query_position: Float[Tensor, "#B N D"],
+        memory: Float[Tensor, "B K D"],
+        key: Float[Tensor, "B K D"],
+        masks: Sequence[Float[Tensor, "B #M N _"]],
+        shares: Float[Tensor, "B N L"],
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`.
+
+        `masks` are what to add to each scale's logits, `shares` what a query takes of each scale.
+        """
+        q, k, v = (split_heads(t, self.heads) for t in self._project(x + query_position, key, memory))
+        lengths, dropout = [mask.shape[-1] for mask in masks], self.dropout if self.training else 0.0
+        keys, values = k.split(lengths, dim=2), v.split(lengths, dim=2)
+        found = torch.zeros_like(x)
+        for k, v, mask, share in zip(keys, values, masks, shares.split(1, dim=-1), strict=True):
+            found = found + share * attend(q, k, v, mask=mask, dropout=dropout)
+        return self.out(found)

@@ -1,0 +1,64 @@
+"""The job that chaos breaks: seconds long, with all that could make a resumed run differ from another.
+
+Random augmentation, dropout and stochastic depth are on, weights are averaged, evaluation and checkpoints
+come often, and an epoch ends every few steps. It is started by torchrun, and by hand as
+`python -m qdet.launching.chaos.job --local`.
+"""
+
+import dataclasses
+
+from qdet.backbones import SwinConfig
+from qdet.data.augment import AugmentConfig
+from qdet.data.config import DataConfig
+from qdet.detectors import SparseRCNNConfig
+from qdet.job import EvalConfig, Job, OptimConfig, TrackConfig, TrainConfig
+
+IMAGES = {"train": 48, "val": 16}
+"""Rendered images of each split."""
+SIDE = 64
+"""Of an image, in pixels."""
+STEPS = 60
+
+job = Job(
+    name="chaos",
+    detector=dataclasses.replace(
+        SparseRCNNConfig(dropout=0.1).demo(),
+        backbone=SwinConfig(size="demo", weights=None, drop_path=0.1),
+        queries=10,
+        stages=2,
+        width=32,
+        filters=8,
+        ffn=32,
+        heads=2,
+        roi_size=3,
+    ),
+    data=DataConfig(
+        train="data/train",
+        val="data/val",
+        augment=AugmentConfig(
+            sizes=(48, 56, 64), max_size=64, crop=True, crop_sizes=(48, 64), crop_range=(32, 64)
+        ),
+        readers=1,
+    ),
+    optim=OptimConfig(lr=1e-3, drop_epochs=(), warmup_steps=5, ema_decay=0.99),
+    train=TrainConfig(
+        steps=STEPS,
+        batch_size=8,
+        workers=2,
+        zero=2,
+        precision="fp32",
+        accelerator="cpu",
+        eval_every=2,
+        log_every=1,
+        checkpoint_every=7,
+        timeout=30,
+    ),
+    eval=EvalConfig(batch_size=4, pictures=0),
+    track=TrackConfig(experiment="chaos", system_metrics=False),
+)
+
+
+if __name__ == "__main__":
+    from qdet.launching.cli import launch
+
+    launch(job)

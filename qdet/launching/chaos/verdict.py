@@ -1,0 +1,52 @@
+"""Whether a broken run came to the very end that an undisturbed one comes to."""
+
+from pathlib import Path
+
+import torch
+
+from qdet.checkpoint import Folder, Saved
+from qdet.launching.chaos.trial import Trial
+
+
+def problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri: str) -> list[str]:
+    """Say in what a run differs from the undisturbed one; nothing, if all is as it should be.
+
+    Compared are all tensors of the last checkpoint bit by bit (weights, average, moments), the ledgers of all
+    epochs, and MLflow: one run, finished, with one point per step.
+    """
+    last = f"step_{steps:06d}"
+    found = differing(trial.run_folder / last, undisturbed.run_folder / last)
+    if not trial.ledgers:
+        found.append("no epoch was accounted for")
+    bad = [counts for counts in trial.ledgers if any(counts)]
+    found += [f"an epoch lost {lost} and doubled {twice} images" for lost, twice in bad]
+    return found + in_mlflow(trial.name, steps=steps, tracking_uri=tracking_uri)
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Name the tensors of two checkpoints that are not bitwise the same."""
+    a, b = Saved(Folder.open(one)), Saved(Folder.open(other))
+    if a.shapes != b.shapes:
+        return ["the checkpoints hold other tensors"]
+    different = [name for name in a.shapes if not torch.equal(_bits(a.whole(name)), _bits(b.whole(name)))]
+    return [f"{len(different)} tensors differ, such as {different[0]}"] if different else []
+
+
+def in_mlflow(run_name: str, *, steps: int, tracking_uri: str) -> list[str]:
+    """Say what MLflow has wrong about a finished run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = [r for r in client.search_runs(experiments) if r.info.run_name == run_name]
+    if len(runs) != 1:
+        return [f"MLflow has {len(runs)} runs of that name"]
+    found = [] if runs[0].info.status == "FINISHED" else [f"MLflow says it is {runs[0].info.status}"]
+    at = [point.step for point in client.get_metric_history(runs[0].info.run_id, "train/loss")]
+    if sorted(set(at)) != list(range(1, steps + 1)):
+        found.append("the loss has no point at some steps")
+    return found
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8) if tensor.ndim else tensor.reshape(1).view(torch.uint8)

@@ -1,0 +1,1 @@
+"""Check a job before workers start. In: read-only checks and the dry run. Out: Ray and MLflow."""

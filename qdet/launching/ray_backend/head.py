@@ -1,0 +1,242 @@
+"""A Ray head on this machine: loopback only, guarded by a token, and gone when it is taken down.
+
+The head starts in the project folder, since the entry point of a Ray job runs in the folder of its head, and
+in its environment: `ray job submit jobs/adamixer_swin.py` finds the job, its data and this Python.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from qdet.errors import ClusterError
+from qdet.launching import paths
+from qdet.launching.ray_backend import auth
+
+HOST = "127.0.0.1"
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's own note of the last head here
+LOCAL_SETTINGS = {
+    # Without this, as on macOS, Ray replaces 127.0.0.1 by the machine's outside address and listens there.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Nothing of a head that goes down is needed elsewhere: do not wait half a minute for it to drain.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # Ray's default of 15 leaves a worker 3% of a core that anything else wants, and collectives time out.
+    "RAY_worker_niceness": "0",
+    # `ray job stop` kills three seconds after it has asked: too soon for a checkpoint.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+}
+PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
+OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A head that we started: enough to reach it, and to be sure that its process is still that one."""
+
+    pid: int
+    born: float | None
+    """When the process started: process ids come again."""
+    address: str
+    """What --ray-address and RAY_ADDRESS take."""
+    dashboard: str
+    """Where jobs are submitted and the dashboard is seen."""
+    agent: str
+    """Where the process that starts jobs says that it is well."""
+    environment: dict[str, str]
+    """Variables that a client of this head needs."""
+
+
+def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, timeout: float = 90.0) -> Head:
+    """Start a head and return when it takes jobs; return the running one where there is one.
+
+    Args:
+        ports: Ports by flag name (see `PORTS`) that must be these; others take the next free one.
+        cpus: CPUs the head offers; by default those of the machine.
+        timeout: Seconds to wait for it.
+
+    Raises:
+        ClusterError: A port is taken, or the head did not come up; the message names its log.
+    """
+    already = running()
+    if already is not None:
+        return already
+    chosen = _choose_ports(ports or {})
+    environment = dict(os.environ)
+    client = auth.require_token(environment)
+    dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
+    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS}
+    log = auth.state_folder() / "head.log"
+    process = _start(chosen, _environment_of_jobs(environment), log, cpus)
+    record = Head(
+        pid=process.pid,
+        born=_born(process.pid),
+        address=f"{HOST}:{chosen['port']}",
+        dashboard=dashboard,
+        agent=f"http://{HOST}:{chosen['agent-port']}",
+        environment=client,
+    )
+    _record_file().write_text(json.dumps(asdict(record), indent=2))
+    try:
+        _wait_until_it_takes_jobs(record, process, log, timeout)
+    except BaseException:
+        down()
+        raise
+    return record
+
+
+def running() -> Head | None:
+    """Return the head that `up` started from this folder, if its process still lives."""
+    file = _record_file()
+    if not file.is_file():
+        return None
+    record = Head(**json.loads(file.read_text()))
+    return record if record.born is not None and _born(record.pid) == record.born else None
+
+
+def down(*, grace: float = 20.0) -> bool:
+    """Stop the head that `up` started and everything it started; return False where there is none."""
+    record = running()
+    if record is not None:
+        os.killpg(record.pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while _group_lives(record.pid) and time.monotonic() < deadline:
+            _reap(record.pid)
+            time.sleep(0.2)
+        if _group_lives(record.pid):
+            os.killpg(record.pid, signal.SIGKILL)
+            _reap(record.pid)
+        if CURRENT_CLUSTER.is_file() and CURRENT_CLUSTER.read_text().strip() == record.address:
+            CURRENT_CLUSTER.unlink()  # Ray's commands would wait for it for 40 s
+    _record_file().unlink(missing_ok=True)
+    return record is not None
+
+
+def exports(record: Head) -> str:
+    """Return the shell lines that let `ray job submit` and the dashboard reach the head."""
+    return "\n".join(f"export {name}={value}" for name, value in sorted(record.environment.items()))
+
+
+def _start(
+    ports: dict[str, int], environment: dict[str, str], log: Path, cpus: int | None
+) -> "subprocess.Popen[bytes]":
+    ray = shutil.which("ray", path=environment["PATH"])
+    if ray is None:
+        raise ClusterError("there is no `ray` command beside this Python; pip install -e . installs it")
+    command = [ray, "start", "--head", "--block", "--disable-usage-stats", f"--node-ip-address={HOST}"]
+    command += [f"--port={ports['port']}", f"--dashboard-agent-listen-port={ports['agent-port']}"]
+    command += [f"--dashboard-host={HOST}", f"--dashboard-port={ports['dashboard-port']}"]
+    command += [f"--object-store-memory={OBJECT_STORE}"] + ([f"--num-cpus={cpus}"] if cpus else [])
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command,
+            cwd=paths.root(),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _environment_of_jobs(environment: dict[str, str]) -> dict[str, str]:
+    """What jobs inherit: this Python, this project, where relative paths start, one place for runs."""
+    root = str(paths.root())
+    ours = {
+        paths.ROOT: root,
+        paths.TRACKING: paths.tracking_uri(),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH")))),
+    }
+    kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    return kept | LOCAL_SETTINGS | ours
+
+
+def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for flag, default in PORTS.items():
+        port = asked.get(flag)
+        if port is not None and not _free(port):
+            raise ClusterError(
+                f"--{flag} {port}: something else listens on {HOST}:{port}; choose another port"
+            )
+        if port is None:
+            port = next((p for p in range(default, default + 50) if _free(p)), None)
+        if port is None:
+            raise ClusterError(f"--{flag}: ports {default} to {default + 49} are all taken")
+        if port != (asked.get(flag) or default):
+            print(f"port {default} is taken, using --{flag} {port}", flush=True)
+        chosen[flag] = port
+    return chosen
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _wait_until_it_takes_jobs(
+    record: Head, process: "subprocess.Popen[bytes]", log: Path, timeout: float
+) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
+            raise ClusterError(f"the Ray head stopped at once; {log} ends with: {tail}")
+        if _well(f"{record.dashboard}/api/version") and _well(f"{record.agent}/api/local_raylet_healthz"):
+            return
+        time.sleep(0.5)
+    raise ClusterError(f"the Ray head did not come up within {timeout:.0f} s; see {log}")
+
+
+def _well(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError as answer:
+        return answer.code == HTTPStatus.UNAUTHORIZED  # it answers, to whoever has the token
+    except OSError:
+        return False
+
+
+def _record_file() -> Path:
+    return auth.state_folder() / "head.json"
+
+
+def _born(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return

@@ -1,0 +1,158 @@
+"""Submitting a job file to a Ray cluster as a Ray job: upload, follow its log, return its exit code."""
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from qdet.errors import ClusterError, ConfigError
+from qdet.launching import paths
+from qdet.launching.ray_backend import head
+from qdet.masking import mask
+from qdet.tracking import COMMIT_VARIABLE, git_commit
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+EXCLUDES = [
+    ".git/",
+    ".venv/",
+    ".qdet/",
+    "/data/",
+    "/outputs/",
+    "/mlruns/",
+    "/mlflow.db",
+    "*.tar",
+    "__pycache__/",
+]
+STOPPED = 130  # as a shell says of a program that Ctrl-C ended
+
+
+def submit(
+    job_file: str,
+    arguments: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
+) -> int:
+    """Run a job file on a cluster and follow it to its end; Ctrl-C stops it there too.
+
+    Args:
+        job_file: Path of the job file, below the current folder, which is uploaded.
+        arguments: Its command line.
+        address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS or the local head.
+        variables: Further environment variables of the job.
+        show: Takes the job's output as it comes.
+
+    Returns:
+        The exit code of the job.
+
+    Raises:
+        ConfigError: The job file is not below the current folder, or what the job is given holds a secret.
+        ClusterError: No cluster answers.
+    """
+    if not Path(job_file).is_file() or Path(job_file).is_absolute():
+        raise ConfigError(f"{job_file}: no such job file below {Path.cwd()}")
+    address = find(address)
+    environment = _environment(address) | dict(variables or {})
+    command = shlex.join(["python", job_file, *arguments])
+    _refuse_secrets(environment | {"the job's command line": command})
+    client = _client(address)
+    job = _submit(client, command, {"working_dir": ".", "excludes": EXCLUDES, "env_vars": environment})
+    show(f"submitted {command!r} to {address} as {job}\n")
+    try:
+        asyncio.run(_follow(client, job, show))
+    except KeyboardInterrupt:
+        show(f"stopping {job}\n")
+        client.stop_job(job)
+    return _exit_code(client, job)
+
+
+def find(address: str | None = None) -> str:
+    """Return the URL of the dashboard to submit to, with this process let in.
+
+    Raises:
+        ClusterError: None is named and no local head runs.
+    """
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address:
+        return address
+    local = head.running()
+    if local is None:
+        raise ClusterError(
+            "no Ray head to submit to: start one with cluster/local.sh up (or add --start-head), or name the "
+            "cluster's dashboard with --address http://HOST:8265"
+        )
+    os.environ.update(local.environment)
+    return local.dashboard
+
+
+def _client(address: str) -> "JobSubmissionClient":
+    from ray.job_submission import JobSubmissionClient
+
+    for talkative in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)  # every file that is not uploaded, thrice
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ClusterError(f"--address {address}: {reason[0] if reason else type(error).__name__}") from error
+
+
+def _environment(address: str) -> dict[str, str]:
+    """What the job must know of here: our folders on this machine, elsewhere what was set by hand."""
+    variables: dict[str, str | None] = {
+        COMMIT_VARIABLE: git_commit(),
+        "RAY_JOB_STOP_WAIT_TIME_S": "20",  # a stopped job tells MLflow that it was
+    }
+    if (urlsplit(address).hostname or "").startswith(("127.", "localhost")):
+        variables |= {paths.ROOT: str(paths.root()), paths.TRACKING: paths.tracking_uri()}
+    else:
+        variables |= {name: os.environ.get(name) for name in (paths.ROOT, paths.TRACKING)}
+    return {name: value for name, value in variables.items() if value}
+
+
+def _refuse_secrets(given: Mapping[str, str]) -> None:
+    """Raise ConfigError where Ray would be given a secret: it writes down how every job is started."""
+    for name, value in given.items():
+        if mask(value) != value:
+            raise ConfigError(
+                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out, "
+                "and set it on the cluster's machines (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "for MLflow, AWS_SECRET_ACCESS_KEY or a role for a bucket)"
+            )
+
+
+def _submit(client: "JobSubmissionClient", command: str, runtime_env: dict[str, Any]) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return client.submit_job(entrypoint=command, runtime_env=runtime_env)
+        except RuntimeError as error:
+            # A head that has just come up answers so until its agent has registered.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ClusterError(f"the cluster refused the job: {error}") from error
+            time.sleep(1)
+
+
+async def _follow(client: "JobSubmissionClient", job: str, show: Callable[[str], None]) -> None:
+    async for text in client.tail_job_logs(job):
+        show(text)
+
+
+def _exit_code(client: "JobSubmissionClient", job: str) -> int:
+    while not (info := client.get_job_info(job)).status.is_terminal():
+        time.sleep(0.5)
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "STOPPED":
+        return STOPPED
+    if info.driver_exit_code is None:  # the command was never started
+        raise ClusterError(f"the job could not start: {info.message}")
+    return info.driver_exit_code

@@ -1,0 +1,1 @@
+"""A run from outside: name, record, MLflow run, report. In: bookkeeping. Out: Ray, workers."""

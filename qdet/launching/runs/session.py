@@ -1,0 +1,170 @@
+"""A run from the outside: its name and folder, its MLflow run, and how it says that it ended.
+
+The driver opens a session before the first worker starts, so that workers find the MLflow run made and its
+database migrated; the worker of rank 0 joins the same MLflow run, again after every restart.
+"""
+
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from qdet.config import flatten
+from qdet.errors import QdetError
+from qdet.job import Job
+from qdet.launching import paths
+from qdet.launching.datasets import known
+from qdet.launching.ray_backend.auth import state_folder
+from qdet.launching.runs import record as runs
+from qdet.launching.runs.report import Outcome, last_picture
+from qdet.launching.runs.witness import witnessed
+from qdet.masking import mask
+from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
+from qdet.training.reporting import Run
+
+FIRST_ANSWER = 30.0
+"""Seconds that the driver waits for MLflow; the first use of a database creates its tables."""
+SYSTEM_METRICS_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run."""
+
+    run: Run
+    tracker: Tracker
+
+    def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
+        """Say how the run ended."""
+        run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
+        return Outcome(
+            run=self.run.name,
+            step=step,
+            metrics=metrics,
+            mlflow_run_id=run_id,
+            tracking_uri=mask(uri),
+            picture=last_picture(run_id, uri) if run_id else None,
+        )
+
+
+@contextmanager
+def open_session(
+    job: Job, *, name: str | None = None, parent: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[Session]:
+    """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
+
+    Args:
+        job: A job with absolute paths; its `store` says which run it is.
+        name: Name of the run where the job gives none; see `qdet.launching.runs.record.chosen`.
+        parent: MLflow run that this one is shown under.
+        tags: Further tags of the MLflow run.
+
+    Raises:
+        ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
+    """
+    name, resumed = runs.chosen(job, name=name)
+    tracker = MLflowTracker.open(
+        spool_folder(name, "driver"),
+        experiment=job.track.experiment,
+        run_name=name,
+        run_id=resumed.mlflow_run_id if resumed else None,
+        parent_run_id=parent,
+        tags=tags,
+        tracking_uri=paths.tracking_uri(),
+    )
+    with ended_truthfully(tracker):
+        run_id = tracker.wait_for_run(FIRST_ANSWER)
+        _log_inputs(tracker, job)
+        uri = paths.tracking_uri()
+        if resumed is None:
+            record = runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            runs.write(job.store.path, record)
+        with witnessed(name, run_id, job.track.experiment, uri):
+            yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
+
+
+@contextmanager
+def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
+    """Log into a run that the driver has opened: rank 0 to MLflow, the others nowhere.
+
+    The MLflow run stays open when the worker leaves; how it ended is the driver's to say.
+    """
+    if rank != 0:
+        yield NullTracker()
+        return
+    tracker = MLflowTracker.open(
+        spool_folder(run.name, "worker"),
+        experiment=job.track.experiment,
+        run_name=run.name,
+        run_id=run.mlflow_run_id,
+        tracking_uri=paths.tracking_uri(),
+        system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,
+    )
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+@contextmanager
+def ended_truthfully(tracker: Tracker) -> Iterator[None]:
+    """Close `tracker` with how the block ended: FINISHED, KILLED by a signal, or FAILED with its cause."""
+    status: Status = "FAILED"
+    try:
+        with _termination_raises():
+            yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        tracker.tags({"qdet.cause": str(error) if isinstance(error, QdetError) else repr(error)})
+        raise
+    finally:
+        # A scheduler that sent SIGTERM kills within seconds.
+        tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
+
+
+def spool_folder(run: str, process: str) -> Path:
+    """Return a local folder that outlives this process, for points that MLflow does not have yet."""
+    try:
+        folder = state_folder() / "tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a worker on a machine without the driver's folder
+        folder = Path(tempfile.gettempdir()) / "qdet-tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _log_inputs(tracker: Tracker, job: Job) -> None:
+    tracker.params(flatten(job))
+    for split, context in (("train", "training"), ("val", "validation")):
+        address, digest = getattr(job.data, split), known(job, split).digest
+        if digest is not None:  # of foreign shards behind a URL only workers will know it
+            tracker.dataset(Path(address).name, digest, mask(address), context)
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix == ".py" and script.is_file():
+        tracker.text(script.read_text(), f"job/{script.name}")
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, which `finally` blocks see; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> Any:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

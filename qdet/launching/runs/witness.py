@@ -1,0 +1,85 @@
+"""A small process that outlives the driver, to say in MLflow that the run was killed when the driver cannot.
+
+`kill -9` lets no process speak. The witness holds the read end of a pipe: when the driver ends without having
+said goodbye there, the run is marked KILLED. A machine that loses power takes its witness along; such a run
+stays RUNNING until it is gone on with.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+GOODBYE = b"ended\n"
+CAUSE = "the driver ended without a word, as after kill -9 or for want of memory"
+
+
+@contextmanager
+def witnessed(run_name: str, run_id: str | None, experiment: str, tracking_uri: str) -> Iterator[None]:
+    """Have the block witnessed: if this process dies inside of it, the MLflow run is marked KILLED."""
+    command = [sys.executable, "-m", "qdet.launching.runs.witness"]
+    about = {"run": run_name, "id": run_id, "experiment": experiment, "uri": tracking_uri}
+    try:
+        # A session of its own: signals for the driver's group are not for the witness.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    except OSError:  # no process is left for it: training matters more
+        yield
+        return
+    pipe = process.stdin
+    try:
+        if pipe is not None:
+            pipe.write(json.dumps(about).encode() + b"\n")
+            pipe.flush()
+        yield
+    finally:
+        if pipe is not None:
+            try:
+                pipe.write(GOODBYE)
+                pipe.close()
+            except OSError:  # the witness is gone before us
+                pass
+        process.wait()
+
+
+def main() -> None:
+    """Wait for the end of the pipe, and speak for a driver that did not."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    about = sys.stdin.buffer.readline()
+    if not about or sys.stdin.buffer.readline() == GOODBYE:
+        return
+    _mark_killed(json.loads(about))
+
+
+def _mark_killed(about: dict[str, str | None]) -> None:
+    """Send what the run's processes had left on this machine, and end it."""
+    import contextlib
+    import time
+
+    from qdet.errors import TrackingError
+    from qdet.launching.runs.session import spool_folder
+    from qdet.tracking import MLflowTracker, has_ended, send_spool
+
+    name = str(about["run"])
+    time.sleep(2.0)  # workers end with their driver, and write until then
+    for process in ("driver", "worker"):
+        with contextlib.suppress(TrackingError):
+            send_spool(spool_folder(name, process))
+    if about["id"] and has_ended(about["id"], str(about["uri"])):
+        return  # a sweep, say, has ended the run of a trial that it stopped
+    tracker = MLflowTracker.open(
+        spool_folder(name, "witness"),
+        experiment=str(about["experiment"]),
+        run_name=name,
+        run_id=about["id"],
+        tracking_uri=str(about["uri"]),
+    )
+    tracker.tags({"qdet.cause": CAUSE})
+    tracker.close("KILLED", wait=60.0)
+
+
+if __name__ == "__main__":
+    main()

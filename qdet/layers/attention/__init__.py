@@ -1,0 +1,1 @@
+"""Attention that several detectors use. In: attention alone. Out: whole transformer layers."""

@@ -1,0 +1,154 @@
+"""Multi-scale deformable attention: every query looks at a few points, which it chooses, on every level.
+
+Deformable DETR (Zhu et al., ICLR 2021, https://arxiv.org/abs/2010.04159), section 4.1, on torch's
+`grid_sample`.
+
+    B images   N queries   T tokens of all levels   M heads   L levels   K points   D width   d = D / M
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.layers.attention.multi_head import check_heads
+from qdet.layers.bilinear import interpolate_at
+from qdet.layers.precision import fp32_island
+from qdet.layers.token_levels import TokenLevels
+
+
+class DeformableAttention(nn.Module):
+    """W_o [sum_lk A_mlk V_ml(p_mlk)]_m, where offsets and weights A are linear in the query.
+
+        p_mlk = p_ql + dp_mlk / (w_l, h_l)            around a reference point p_q
+        p_mlk = p_ql + dp_mlk / K * (w_q, h_q) / 2    around a reference box of that width and height
+
+    A is a softmax over all levels and points at once. Tokens under the padding, and everything outside
+    the maps, read zero. `points` are samples per head and level.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, levels: int = 4, points: int = 4) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Let each head look in a direction of its own, a cell further with every point, all weighed alike.
+
+        Directions lie on a square rather than a circle, as in the authors' code.
+        """
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for linear in (self.value, self.out):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():
+            start = self.sampling_offsets.bias.view(self.heads, self.levels, self.points, 2)
+            angles = torch.arange(self.heads, device=start.device) * (math.tau / self.heads)
+            directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+            directions /= directions.abs().amax(-1, keepdim=True)
+            steps = torch.arange(1, self.points + 1, device=start.device)
+            start.copy_(directions[:, None, None] * steps[:, None])
+
+    def forward(
+        self,
+        query: Float[Tensor, "B N D"],
+        reference: Float[Tensor, "B N _"],
+        memory: Float[Tensor, "B T D"],
+        levels: TokenLevels,
+    ) -> Float[Tensor, "B N D"]:
+        """Return what every query gathers around its reference point (x, y) or box (x, y, w, h).
+
+        References are shares of the image without its padding.
+        """
+        shape = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        logits = self.attention_weights(query).unflatten(-1, shape)
+        value = self.value(memory).masked_fill(levels.mask.unsqueeze(-1), 0)
+        points = sampling_locations(reference, offsets, levels)
+        return self.out(gather_points(value, points, joint_softmax(logits), levels))
+
+
+class DeformableSelfAttention(nn.Module):
+    """Deformable attention of tokens to each other; a token's reference point is its own cell's centre."""
+
+    def __init__(self, dim: int, *, heads: int = 8, levels: int = 4, points: int = 4) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads=heads, levels=levels, points=points)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        position: Float[Tensor, "B T D"],
+        reference: Float[Tensor, "B T 2"],
+        levels: TokenLevels,
+    ) -> Float[Tensor, "B T D"]:
+        """Return the update of `x`; positions guide where tokens look, not what they see."""
+        return self.attention(x + position, reference, x, levels)
+
+
+class DeformableCrossAttention(nn.Module):
+    """Deformable attention of queries to the tokens of an image."""
+
+    def __init__(self, dim: int, *, heads: int = 8, levels: int = 4, points: int = 4) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads=heads, levels=levels, points=points)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        position: Float[Tensor, "B N D"],
+        reference: Float[Tensor, "B N _"],
+        memory: Float[Tensor, "B T D"],
+        levels: TokenLevels,
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`."""
+        return self.attention(x + position, reference, memory, levels)
+
+
+@fp32_island("sampling")
+def sampling_locations(
+    reference: Float[Tensor, "B N _"], offsets: Float[Tensor, "B N M L K 2"], levels: TokenLevels
+) -> Float[Tensor, "B N M L K 2"]:
+    """Place points as shares of each padded map, at offsets from a reference point or box."""
+    share = levels.inside_share[:, None]  # [B, 1, L, 2]
+    center = (reference[:, :, None, :2] * share)[:, :, None, :, None]  # [B, N, 1, L, 1, 2]
+    if reference.shape[-1] == 2:
+        return center + offsets / levels.extent_wh[:, None]
+    size = (reference[:, :, None, 2:] * share)[:, :, None, :, None]
+    return center + offsets / offsets.shape[-2] * size * 0.5
+
+
+@fp32_island("sampling")
+def joint_softmax(logits: Float[Tensor, "B N M L K"]) -> Float[Tensor, "B N M L K"]:
+    """Weigh the points of all levels against each other."""
+    return logits.flatten(-2).softmax(-1).view_as(logits)
+
+
+@fp32_island("sampling")
+def gather_points(
+    value: Float[Tensor, "B T D"],
+    points: Float[Tensor, "B N M L K 2"],
+    weights: Float[Tensor, "B N M L K"],
+    levels: TokenLevels,
+) -> Float[Tensor, "B N D"]:
+    """Interpolate every head's share of the values at its points and add them up by weight.
+
+    The backward pass needs all samples: L K D numbers per query, which recomputing a layer need not keep.
+    """
+    images, _, heads = points.shape[:3]
+    grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # [B M, N, L, K, 2]: a head is an image of its own
+    shares = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # [B M, 1, N, L, K]
+    total = value.new_zeros(())
+    for level, cells in enumerate(levels.split(value)):  # [B, h, w, D]
+        maps = cells.unflatten(-1, (heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B M, d, h, w]
+        sampled = interpolate_at(maps, grid[:, :, level])
+        total = total + (sampled * shares[:, :, :, level]).sum(-1)  # [B M, d, N]
+    return total.unflatten(0, (images, heads)).flatten(1, 2).mT

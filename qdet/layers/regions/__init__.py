@@ -1,0 +1,1 @@
+"""Layers that read features inside boxes. In: RoI parts. Out: token attention, pyramids."""

@@ -1,0 +1,1 @@
+"""Transformer encoders, decoders and proposals over tokens. In: stacks. Out: single attentions."""

@@ -1,0 +1,109 @@
+"""Conditional attention: content and position have projections of their own.
+
+Meng et al.: Conditional DETR for Fast Training Convergence, ICCV 2021, https://arxiv.org/abs/2108.06152,
+section 3.3. DAB-DETR (ICLR 2022) attends in the same way.
+
+    B images   N queries   K keys   D width
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qdet.layers.attention.multi_head import attend, check_heads, split_heads
+from qdet.layers.transformer.layers import DecoderLayer
+
+
+class ConditionalSelfAttention(nn.Module):
+    """Attention of queries to each other: Q = W_qc x + W_qp p, K = W_kc x + W_kp p, V = W_v x."""
+
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        self.heads, self.dropout = heads, dropout
+        self.query_content = nn.Linear(dim, dim)
+        self.query_position = nn.Linear(dim, dim)
+        self.key_content = nn.Linear(dim, dim)
+        self.key_position = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "B N D"], position: Float[Tensor, "#B N D"]) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`."""
+        q = self.query_content(x) + self.query_position(position)
+        k = self.key_content(x) + self.key_position(position)
+        q, k, v = (split_heads(t, self.heads) for t in (q, k, self.value(x)))
+        return self.out(attend(q, k, v, dropout=self.dropout if self.training else 0.0))
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Attention of queries to an image whose logits are a sum: content by content, place by place.
+
+    A head's query is its share of W_qc x beside its share of W_qs s, where s embeds the place the query is
+    conditioned on; its key is its share of W_kc memory beside its share of W_kp position. Queries and keys
+    are thus twice as wide as values, and what scales their products is the root of that width.
+
+    A decoder's `first` layer, whose queries hold nothing yet, also adds W_qp p of their own positions p and
+    W_kp position to the content halves, as in the authors' code.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0, first: bool = False) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        self.heads, self.dropout = heads, dropout
+        self.query_content = nn.Linear(dim, dim)
+        self.query_position = nn.Linear(dim, dim) if first else None
+        self.query_place = nn.Linear(dim, dim)
+        self.key_content = nn.Linear(dim, dim)
+        self.key_position = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        query_position: Float[Tensor, "#B N D"],
+        place: Float[Tensor, "#B N D"],
+        memory: Float[Tensor, "B K D"],
+        position: Float[Tensor, "B K D"],
+        mask: Bool[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`; `mask` says which keys are padding (True)."""
+        q, k, k_place = self.query_content(x), self.key_content(memory), self.key_position(position)
+        if self.query_position is not None:
+            q, k = q + self.query_position(query_position), k + k_place
+        q = self._beside(q, self.query_place(place))
+        k = self._beside(k, k_place)
+        v = split_heads(self.value(memory), self.heads)
+        return self.out(attend(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0))
+
+    def _beside(self, content: Tensor, place: Tensor) -> Float[Tensor, "B M _ _"]:
+        """Put each head's share of the place beside its share of the content."""
+        return torch.cat([split_heads(t, self.heads) for t in (content, place)], dim=-1)
+
+
+def conditional_layers(
+    count: int,
+    width: int,
+    *,
+    heads: int,
+    ffn: int,
+    dropout: float = 0.0,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.ModuleList:
+    """Make a decoder's layers of both attentions; they read (p,) and (p, place, memory, position, mask)."""
+    return nn.ModuleList(
+        DecoderLayer(
+            ConditionalSelfAttention(width, heads=heads, dropout=dropout),
+            ConditionalCrossAttention(width, heads=heads, dropout=dropout, first=i == 0),
+            width,
+            ffn,
+            dropout=dropout,
+            activation=activation,
+        )
+        for i in range(count)
+    )

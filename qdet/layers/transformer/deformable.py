@@ -1,0 +1,110 @@
+"""A transformer whose attention to the image is deformable.
+
+Deformable DETR (Zhu et al., ICLR 2021, https://arxiv.org/abs/2010.04159), section 4.1; Efficient DETR has
+the same layers in other numbers.
+
+    B images   N queries   K classes   T tokens of all levels   D width
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.layers.attention.deformable import (
+    DeformableAttention,
+    DeformableCrossAttention,
+    DeformableSelfAttention,
+)
+from qdet.layers.attention.multi_head import SelfAttention
+from qdet.layers.queries import LearnedQueries
+from qdet.layers.token_levels import TokenLevels, cell_centers, sine_tokens
+from qdet.layers.transformer.layers import DecoderLayer, EncoderLayer, run, xavier_matrices
+
+
+class DeformableEncoder(nn.Module):
+    """Layers of deformable attention among the cells of all levels.
+
+    Every layer is told anew where tokens lie: a sine embedding of the place plus a learned one of the level.
+    """
+
+    def __init__(
+        self, layers: int, dim: int, *, heads: int, levels: int, points: int, ffn: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                DeformableSelfAttention(dim, heads=heads, levels=levels, points=points),
+                dim,
+                ffn,
+                dropout=dropout,
+            )
+            for _ in range(layers)
+        )
+        _initialize(self)
+        self.level_embedding = LearnedQueries(levels, dim, normalize=False)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], levels: TokenLevels, *, recompute: bool = False
+    ) -> Float[Tensor, "B T D"]:
+        """Return the memory that queries read."""
+        places, names = sine_tokens(levels, x.shape[-1]), self.level_embedding(1).unbind(1)
+        position = torch.cat([p.to(n.dtype) + n for p, n in zip(places, names, strict=True)], dim=1)
+        reference = cell_centers(levels)
+        for layer in self.layers:
+            x = run(layer, x, position, reference, levels, recompute=recompute)
+        return x
+
+
+class DeformableDecoder(nn.Module):
+    """Layers of attention between queries, then deformable attention to the tokens; no norm follows them."""
+
+    def __init__(
+        self, layers: int, dim: int, *, heads: int, levels: int, points: int, ffn: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                SelfAttention(dim, heads=heads, dropout=dropout),
+                DeformableCrossAttention(dim, heads=heads, levels=levels, points=points),
+                dim,
+                ffn,
+                dropout=dropout,
+            )
+            for _ in range(layers)
+        )
+        _initialize(self)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        position: Float[Tensor, "B N D"],
+        reference: Float[Tensor, "B N _"],
+        memory: Float[Tensor, "B T D"],
+        levels: TokenLevels,
+        heads: Sequence[nn.Module],
+        *,
+        refine: bool,
+        recompute: bool = False,
+    ) -> list[tuple[Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]]:
+        """Return the logits and boxes that each layer's head predicts from its queries.
+
+        With `refine` a layer's boxes, detached, are the references of the next; otherwise all layers share
+        the first ones, which may be points. Boxes are (x, y, w, h) as shares of the image.
+        """
+        predictions = []
+        for layer, head in zip(self.layers, heads, strict=True):
+            x = run(layer, x, (position,), (position, reference, memory, levels), recompute=recompute)
+            logits, boxes = head(x, reference)
+            reference = boxes.detach() if refine else reference
+            predictions.append((logits, boxes))
+        return predictions
+
+
+def _initialize(part: nn.Module) -> None:
+    """Draw matrices from Xavier's distribution, but let deformable attention start as it does."""
+    xavier_matrices(part)
+    for module in part.modules():
+        if isinstance(module, DeformableAttention):
+            module.reset_parameters()

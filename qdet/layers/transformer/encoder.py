@@ -1,0 +1,81 @@
+"""The encoder of DETR's family: layers of self-attention between the cells of one feature map.
+
+B images   h, w feature map   T = h w cells   D width
+
+Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020, https://arxiv.org/abs/2005.12872,
+appendix A.3.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qdet.layers.attention.multi_head import SelfAttention
+from qdet.layers.mlp import MLP
+from qdet.layers.padding import padding_mask
+from qdet.layers.position import sine_map
+from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
+from qdet.types import PaddedSizes
+
+
+class Encoder(nn.Module):
+    """Every layer is told anew where the cells are.
+
+    With `scale_position` a perceptron, which all layers share, first makes a factor of every feature of the
+    positions out of what the cell holds, as in DAB-DETR's code.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        *,
+        heads: int,
+        ffn: int,
+        dropout: float = 0.0,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        pre_norm: bool = False,
+        scale_position: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                SelfAttention(width, heads=heads, dropout=dropout),
+                width,
+                ffn,
+                dropout=dropout,
+                activation=activation,
+                pre_norm=pre_norm,
+            )
+            for _ in range(layers)
+        )
+        self.position_scale = MLP(width, width, width, 2) if scale_position else None
+        self.norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        xavier_matrices(self)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        position: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        recompute: bool = False,
+    ) -> Float[Tensor, "B T D"]:
+        """Return the memory that queries read; no cell sees those where `mask` is True."""
+        for layer in self.layers:
+            scaled = position if self.position_scale is None else position * self.position_scale(x)
+            x = run(layer, x, scaled, mask, recompute=recompute)
+        return self.norm(x)
+
+
+def as_tokens(
+    x: Float[Tensor, "B D h w"],
+    sizes: PaddedSizes,
+    *,
+    temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+    """Return what the cells of a map hold, sine embeddings of where they are, and which are padding."""
+    mask = padding_mask(sizes, *x.shape[-2:])
+    position = sine_map(mask, x.shape[1], temperatures_yx=temperatures_yx).to(x.dtype)
+    return x.flatten(2).mT, position.flatten(1, 2), mask.flatten(1)

@@ -1,0 +1,1 @@
+"""Files anywhere: paths, URLs, locks, atomic writes. In: bytes by name. Out: what the bytes mean."""

@@ -1,0 +1,58 @@
+"""Whether a job, its shards, its ranks and its last checkpoint fit each other."""
+
+from qdet.changes import Change, allowed, changes
+from qdet.checkpoint import Saved
+from qdet.checkpoint.peek import Peek
+from qdet.data.plan.epoch import PLAN_VERSION
+from qdet.data.shards.protocol import Dataset
+from qdet.errors import CheckpointError, ConfigError
+from qdet.job import Job
+
+
+def check_world(job: Job, size: int) -> None:
+    """Raise unless `size` ranks are as many as the job says."""
+    least, most = job.train.least_workers, job.train.most_workers
+    if not least <= size <= most:
+        raise ConfigError(f"--train.workers {job.train.workers}, but {size} processes train")
+
+
+def check_categories(train: Dataset, val: Dataset) -> None:
+    """Raise unless both sets of shards have the same classes."""
+    if train.categories != val.categories:
+        only = set(train.categories.names) ^ set(val.categories.names)
+        raise ConfigError(
+            "--data.train and --data.val have different categories"
+            + (f"; only one of them has {', '.join(sorted(only))}" if only else ": their ids differ")
+        )
+
+
+def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[Change, ...]:
+    """Compare a job with the one that wrote the checkpoint it goes on from.
+
+    Args:
+        saved: The checkpoint.
+        job: What is to go on from it.
+        digest: Of the training shards; None where they are not to be seen from here.
+
+    Returns:
+        What is allowed to differ, and changes what is learned.
+
+    Raises:
+        CheckpointError: What the checkpoint or the order of its data rests on has changed.
+    """
+    found = changes(saved.job, job)
+    refused = [str(change) for change in found.refused]
+    if digest is not None and digest != saved.state.data_digest:
+        refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
+    if saved.state.plan_version != PLAN_VERSION:
+        refused.append(
+            f"this qdet orders and augments images by version {PLAN_VERSION} of its plan, the run began with "
+            f"version {saved.state.plan_version}: use the qdet that it began with"
+            + (f" (commit {saved.state.git_commit})" if saved.state.git_commit else "")
+        )
+    if refused:
+        raise CheckpointError(
+            f"cannot go on from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "
+            f"from those weights with --store.init-from. {allowed()}"
+        )
+    return found.learning

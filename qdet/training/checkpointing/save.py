@@ -1,0 +1,130 @@
+"""Writing a training's checkpoints while it goes on.
+
+Every rank copies its part of the state aside, which is all that training waits for, and a thread writes the
+copy while the next steps run. One checkpoint is written at a time: the next waits for it, all ranks together,
+so that a slow store looks to no rank like a dead one.
+"""
+
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from qdet.checkpoint import Folder, Piece, RunFolder, Saved
+from qdet.checkpoint.export import export
+from qdet.checkpoint.host_copy import HostCopy
+from qdet.checkpoint.run_folder import Retention
+from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
+from qdet.errors import CheckpointError
+from qdet.tracking import Tracker
+from qdet.training.checkpointing.async_write import Background
+from qdet.training.distributed import World
+
+FAILURES = 2
+"""Checkpoints in a row that may fail before training does."""
+LEAVING = 20.0
+"""Seconds that a training which ends by an error gives the checkpoint it is writing."""
+
+
+class Saving:
+    """Writes the checkpoints of one run. All methods but `give_model` and `leave` are collective."""
+
+    def __init__(self, run: RunFolder, world: World, retention: Retention) -> None:
+        self.run, self.world, self.retention = run, world, retention
+        self.attempt: str = world.broadcast(secrets.token_hex(4))
+        """Letters in the names of the files that this training writes, the same on every rank."""
+        self._host, self._background = HostCopy(), Background()
+        self._give_up = threading.Event()
+        self._folder: Folder | None = None
+        self._failures = 0
+
+    def save(self, step: int, pieces: Callable[[], list[Piece]], contents: Callable[[], Contents]) -> float:
+        """Have a checkpoint written, and return the seconds that training was held up by it.
+
+        Args:
+            step: Steps done.
+            pieces: Returns this rank's part of all tensors; they may change again when this method is back.
+            contents: Returns the rest; asked on rank 0.
+
+        Raises:
+            CheckpointError: The two checkpoints before this one could not be written.
+        """
+        started = time.perf_counter()
+        self.wait()
+        copies = self._host.take(pieces())
+        rest = contents() if self.world.main else None
+        folder = self._folder = self.run.at(step)
+        self._give_up.clear()
+        self._background.start(lambda: self._write(folder, copies, rest))
+        return time.perf_counter() - started
+
+    def wait(self, *, at_end: bool = False) -> None:
+        """Wait for the checkpoint that is being written, and tell if it failed.
+
+        Raises:
+            CheckpointError: It failed and is the second in a row, or the last of all.
+        """
+        failed = self._await()
+        self._failures = self._failures + 1 if failed else 0
+        if failed:
+            causes = [error for error in self.world.gather(self._cause()) if error]
+            self._background.forget()
+            # Where a rank could not write, rank 0 only knows that a share did not come.
+            self.world.on_main(lambda: self._tell(causes[-1], at_end or self._failures >= FAILURES))
+
+    def give_model(self, tracker: Tracker) -> None:
+        """Log the model of the last checkpoint (rank 0, when `wait` is back)."""
+        if self._folder is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            export(Saved(self._folder, verified=True), Path(folder) / "model.safetensors")
+            tracker.model(Path(folder))
+
+    def leave(self) -> None:
+        """Give the checkpoint that is being written some time, where this rank ends by an error."""
+        self._background.wait(LEAVING)
+
+    def _await(self) -> bool:
+        """Wait until no rank is writing; True if one failed."""
+        while True:
+            busy, error = self._background.busy, self._background.error
+            late = self.world.main and busy and self._background.seconds > PATIENCE + 60
+            writing, failed, over = self.world.sum(float(busy), float(error is not None), float(late))
+            if failed:
+                self._give_up.set()
+            if over:
+                waited = f"{PATIENCE + 60:.0f} s"
+                raise CheckpointError(f"checkpoint {self._folder} hangs since {waited}; see to its store")
+            if not writing:
+                return failed > 0
+            self._background.wait(0.1)
+
+    def _write(self, folder: Folder, pieces: list[Piece], contents: Contents | None) -> None:
+        """Write this rank's share and, on rank 0, the manifest when all are there; on a thread of its own."""
+        rank, attempt = self.world.rank, self.attempt
+        try:
+            write_share(folder, rank=rank, attempt=attempt, pieces=pieces)
+            if contents is not None:
+                commit(folder, contents, give_up=self._give_up)
+        except Exception:
+            folder.remove(f"{share_name(rank, attempt)}.safetensors")  # it may be what fills the disk
+            raise
+        if contents is not None:
+            try:
+                self.run.tidy(self.retention)
+            except OSError as error:
+                print(f"old checkpoints of {self.run.folder} stay: {error}", flush=True)
+
+    def _cause(self) -> str | None:
+        error = self._background.error
+        return None if error is None else f"{type(error).__name__}: {error}"
+
+    def _tell(self, cause: str, enough: bool) -> None:
+        said = f"checkpoint {self._folder} could not be written: {cause}. Those before it are untouched"
+        if enough:
+            raise CheckpointError(
+                f"{said}; free some space or give another --store.path, then go on with --store.resume"
+            )
+        print(f"{said}; training goes on", flush=True)
