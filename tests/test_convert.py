@@ -8,7 +8,7 @@ import torch
 from published import COMPUTED, FULL_SIZE, on_meta, recorded
 
 from qdet.convert import ADAMIXER, convert, rename
-from qdet.convert.coco import COCO
+from qdet.convert.classes import COCO
 from qdet.convert.files import Told
 from qdet.convert.recognize import recognize
 from qdet.errors import CheckpointError

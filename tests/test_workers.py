@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.workers import check_batch, passes_per_step, worker_range
+from qdet.train_config import check_batch, passes_per_step, worker_range
 
 
 @pytest.mark.parametrize(("given", "meant"), [(8, (8, 8)), ("8", (8, 8)), ("2:8", (2, 8)), ("3:3", (3, 3))])

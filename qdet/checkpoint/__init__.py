@@ -21,7 +21,7 @@ from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.run_folder import Retention, RunFolder
 from qdet.checkpoint.saved import Saved
 from qdet.checkpoint.state import TrainState
-from qdet.checkpoint.whole import write_whole
+from qdet.checkpoint.writing import write_whole
 from qdet.storage.folder import Folder
 
 __all__ = [

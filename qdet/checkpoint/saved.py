@@ -1,19 +1,23 @@
 """Reading a checkpoint: whole tensors or any part of one, whoever wrote which piece of it."""
 
+import io
 import json
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from qdet.checkpoint.manifest import copy_checked, read_manifest, verify
 from qdet.checkpoint.pieces import check_cover, name_and_start
+from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
 from qdet.storage.folder import Folder
@@ -108,3 +112,66 @@ class Saved:
             with (here / name).open("wb") as to:
                 copy_checked(self.folder, name, expected, to)
         return here
+
+
+def export(saved: Saved, file: Path, *, averaged: bool = True) -> Path:
+    """Write parameters and buffers to `file`, and job, classes and step to the JSON file beside it.
+
+    Args:
+        saved: The checkpoint.
+        file: Name of the new file, ending in .safetensors.
+        averaged: Take the averaged parameters where the checkpoint has any.
+
+    Returns:
+        The JSON file.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    beside = file.with_suffix(".json")
+    about = {"step": saved.state.step, "categories": saved.state.categories, "job": saved.job}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.contiguous() for n, t in saved.model(averaged=averaged).items()}, file)
+        beside.write_text(json.dumps(about, indent=1))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be written: {error}") from error
+    return beside
+
+
+@dataclass(frozen=True)
+class Peek:
+    """A checkpoint's description."""
+
+    folder: Folder
+    state: TrainState
+    job: dict[str, Any]
+    """The settings, flat."""
+
+
+def peek(folder: Folder) -> Peek:
+    """Read a checkpoint's description.
+
+    Raises:
+        CheckpointError: A file of it is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+
+    def content(role: str) -> Any:
+        name, held = manifest.file(role), io.BytesIO()
+        if name not in manifest.files:
+            raise CheckpointError(f"{folder} does not say its {role}")
+        copy_checked(folder, name, manifest.files[name], held)
+        return json.loads(held.getvalue())
+
+    return Peek(folder, TrainState.from_json(content("state")), content("job"))
+
+
+def newest(run: RunFolder) -> Peek | None:
+    """Return the description of a run's newest checkpoint that has a whole one; None where none has."""
+    for step in reversed(run.steps()):
+        try:
+            return peek(run.at(step))
+        except CheckpointError:
+            continue
+    return None

@@ -5,11 +5,14 @@ for those of its own attempt.
 """
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from qdet.checkpoint.manifest import MANIFEST, Manifest
 from qdet.checkpoint.pieces import Piece
@@ -109,3 +112,22 @@ def _await_shares(
         said = json.loads(folder.read(f"{name}.json"))
         files[f"{name}.safetensors"] = Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
     return files
+
+
+def write_whole(
+    folder: Folder, tensors: Mapping[str, Tensor], *, state: TrainState, job: Mapping[str, Any]
+) -> Manifest:
+    """Write `tensors`, called by kind and name as in `Saved`, as a checkpoint into `folder`.
+
+    Raises:
+        CheckpointError: It cannot be written; the folder then has no manifest.
+    """
+    attempt = secrets.token_hex(4)
+    pieces = [Piece(n, 0, t.detach().cpu().reshape(-1)) for n, t in tensors.items() if t.numel()]
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    contents = Contents(attempt=attempt, world_size=1, state=state, job=job, shapes=shapes)
+    try:
+        write_share(folder, rank=0, attempt=attempt, pieces=pieces)
+        return commit(folder, contents)
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoint {folder}: {error}") from error

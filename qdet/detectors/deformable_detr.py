@@ -18,8 +18,7 @@ from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
-from qdet.layers.detection_head import DetectionHead
-from qdet.layers.heads import Head
+from qdet.layers.heads import DetectionHead, Head
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
-from qdet.layers.detection_head import DetectionHead
+from qdet.layers.heads import DetectionHead
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
 from qdet.layers.transformer.box_position import BoxPosition

@@ -5,7 +5,7 @@ from typing import Any
 
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import check_at_least, check_split
-from qdet.layers.first_boxes import Start
+from qdet.layers.queries import Start
 from qdet.layers.regions.roi_align import CANONICAL_SIZE
 
 

@@ -6,6 +6,7 @@ submits a job (`python -m qdet submit`, `cluster/local.sh`) sets QDET_ROOT to th
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 from qdet.config import flatten, override
@@ -57,3 +58,21 @@ def tracking_uri() -> str:
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{root() / uri.removeprefix('sqlite:///')}"
     return uri if ":" in uri else absolute(uri)
+
+
+def state_folder() -> Path:
+    """Return the folder of what is kept on this machine: token, record and log of the head, unsent points."""
+    folder = root() / ".qdet"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def spool_folder(run: str, process: str) -> Path:
+    """Return a local folder that outlives this process, for points that MLflow does not have yet."""
+    try:
+        folder = state_folder() / "tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a worker on a machine without the driver's folder
+        folder = Path(tempfile.gettempdir()) / "qdet-tracking" / run / process
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qdet.layers.mlp import MLP
 from qdet.layers.precision import fp32_island
+from qdet.layers.reference_points import boxes_from
 
 Scores = Literal["sigmoid", "softmax"]
 """What class logits are: each of a class by itself, or of one class or no object, whose logit is the last."""
@@ -56,3 +57,19 @@ def sigmoid_class_head(dim: int, classes: int) -> Head:
 def start_at_prior(head: nn.Linear) -> None:
     """Set the bias of a class head so that a logit of it alone means `PRIOR`."""
     nn.init.constant_(head.bias, math.log(PRIOR / (1 - PRIOR)))
+
+
+class DetectionHead(nn.Module):
+    """A linear layer for classes, a perceptron for boxes; fresh, it scores `PRIOR` and moves no reference."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.class_head = sigmoid_class_head(dim, classes)
+        self.box_head = BoxHead(dim)
+        self.box_head.start_at_zero()
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], reference: Float[Tensor, "B N _"]
+    ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
+        """Return logits, and boxes (x, y, w, h) as shares of the image, where the reference is too."""
+        return self.class_head(x), boxes_from(self.box_head(x), reference)

@@ -72,3 +72,20 @@ class _Absent(torch.autograd.Function):
         p = logits.sigmoid()
         slope = F.logsigmoid(-logits).mul_(p - 1).mul_(ctx.gamma).add_(p)
         return slope.mul_(p.pow_(ctx.gamma)).mul_(grad), None
+
+
+def softmax_loss(
+    logits: Float[Tensor, "S n K"],
+    stage: Int[Tensor, "S 1"],
+    queries: Int[Tensor, "S m"],
+    labels: Int[Tensor, "S m"],
+    no_object: float,
+) -> Float[Tensor, " S"]:
+    """Sum the cross-entropy of each stage's queries; those without an object weigh `no_object`.
+
+    DETR (ECCV 2020, section 3.1) divides it by the sum of the weights, which is the caller's to do.
+    """
+    likelihood = F.log_softmax(logits, dim=-1)
+    nothing = likelihood[..., -1]
+    told = likelihood[stage, queries, labels]
+    return -(told.sum(1) + no_object * (nothing.sum(1) - nothing[stage, queries].sum(1)))

@@ -19,8 +19,7 @@ from qdet.errors import ConfigError
 from qdet.layers.heads import Scores
 from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_cost, giou_loss, l1_cost, l1_loss
-from qdet.losses.classification import focal_cost, focal_loss
-from qdet.losses.cross_entropy import softmax_loss
+from qdet.losses.classification import focal_cost, focal_loss, softmax_loss
 from qdet.losses.matching import Assignment, assign, matched_objects, padded_rows
 from qdet.types import Predictions, Proposals, Targets
 

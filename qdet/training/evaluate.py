@@ -6,13 +6,16 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from qdet.data.image.decode import decode
 from qdet.data.loading.planned_stream import EvalStream
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
 from qdet.job import Job
+from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.types import Predictions
+from qdet.visualize import comparison_sheet
 
 Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
 
@@ -50,3 +53,15 @@ def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
         prefetch=job.data.prefetch,
         device=world.device,
     )
+
+
+def log_pictures(tracker: Tracker, shards: ShardSet, rows: DetectionRows, count: int, step: int) -> None:
+    """Draw the first `count` images of `shards` with predictions and ground truth, and log the sheet."""
+    if count < 1:
+        return
+    truth = shards.ground_truth(range(min(count, len(shards))))
+    images = {
+        image["id"]: decode(shards.read_image(row), name=shards.name_of(row))
+        for row, image in enumerate(truth["images"])
+    }
+    tracker.picture(comparison_sheet(images, rows, truth, title=f"step {step}"), "predictions", step)

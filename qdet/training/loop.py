@@ -17,17 +17,15 @@ from qdet.training.checkpointing.compatibility import check_categories, check_wo
 from qdet.training.checkpointing.contents import Description, Past, pieces
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import Saving
-from qdet.training.determinism import set_deterministic
-from qdet.training.distributed import World, join
+from qdet.training.distributed import World, join, set_deterministic
 from qdet.training.ema import Ema
-from qdet.training.evaluate import evaluate_shards
+from qdet.training.evaluate import evaluate_shards, log_pictures
 from qdet.training.graceful_stop import Leaving
 from qdet.training.health.monitor import Faults
 from qdet.training.health.unreadable import Unreadable
 from qdet.training.meter import Meter
 from qdet.training.nonfinite.diagnose import Incidents
 from qdet.training.nonfinite.skip import Budget
-from qdet.training.pictures import log_pictures
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
 from qdet.training.streams import accounting_of, train_stream

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from qdet.job import Job
 from qdet.training.distributed import World
+from qdet.training.optim import lr_factor
 from qdet.training.reporting import Progress
-from qdet.training.schedule import lr_factor
 
 Item = TypeVar("Item")
 

@@ -16,7 +16,7 @@ from qdet.training.health.monitor import Faults
 from qdet.training.health.unreadable import Unreadable
 from qdet.training.nonfinite.diagnose import Incidents
 from qdet.training.nonfinite.skip import Budget, hopeless, poisoned
-from qdet.training.schedule import lr_factor
+from qdet.training.optim import lr_factor
 from qdet.training.zero import ZeroEngine
 from qdet.types import Batch
 

@@ -6,9 +6,8 @@ from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.job import Job
 from qdet.tracking import Tracker
-from qdet.training.accounting import Accounting
+from qdet.training.accounting import Accounting, Receipts
 from qdet.training.distributed import World
-from qdet.training.receipts import Receipts
 
 Stream = TrainStream | SequentialStream
 

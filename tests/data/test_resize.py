@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qdet.data.image.resize import resize
-from qdet.data.image.view import View
-from qdet.data.transforms import view_image
+from qdet.data.image.view import View, view_image
 
 side = st.integers(1, 160)
 

@@ -19,8 +19,9 @@ from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.locate import Access
+from qdet.data.shards.manifest import Listed
 from qdet.data.shards.outline import Outline, SequentialSet
-from qdet.data.shards.sequential_read import Listed, files_of
+from qdet.data.shards.sequential_read import files_of
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 

@@ -12,7 +12,7 @@ from qdet.job import Sweep
 from qdet.launching.commands.demo import last_line
 from qdet.launching.ray_backend.failures import cause_of
 from qdet.launching.runs import report
-from qdet.launching.sweep_table import TrialRow, as_flags, best_first, table
+from qdet.launching.runs.sweep import TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
 
 

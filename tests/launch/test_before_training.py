@@ -261,7 +261,7 @@ class TestHead:
 
     def test_record_of_a_process_that_is_gone_or_another_is_no_head(self, tmp_path: Path):
         record = '{"pid": %d, "born": 1.0, "address": "", "dashboard": "", "agent": "", "environment": {}}'
-        auth.state_folder().joinpath("head.json").write_text(record % os.getpid())
+        paths.state_folder().joinpath("head.json").write_text(record % os.getpid())
         assert head.running() is None  # our own process, but not born then
 
     def test_jobs_inherit_root_database_and_python(self, tmp_path: Path):

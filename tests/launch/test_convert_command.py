@@ -12,7 +12,7 @@ from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
 from qdet.checkpoint import Folder, Saved
 from qdet.checkpoint.fit import check_start, load_weights
-from qdet.convert.coco import COCO, IDS
+from qdet.convert.classes import COCO, IDS
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import recognize
 from qdet.data.shards.categories import Categories

@@ -3,9 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from qdet.detectors.adamixer.sampling import lay_out
+from qdet.detectors.adamixer.sampling import RegionSampling, lay_out
 from qdet.detectors.adamixer.xyzr import decode_xyzr
-from qdet.layers.region_sampling import RegionSampling
 from qdet.layers.regions.roi_align import Pyramid, roi_align
 
 B, N, G, C, D = 2, 3, 2, 5, 16

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr, scale_to_images
-from qdet.layers.first_boxes import grid_boxes, whole_boxes
 from qdet.layers.position import embed_xyzr, sine_embedding
+from qdet.layers.queries import grid_boxes, whole_boxes
 
 XYZR = torch.tensor([[[400, 300, 5, 0.5], [420, 310, 6, -0.25]]])
 

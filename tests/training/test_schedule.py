@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qdet.job import OptimConfig
-from qdet.training.schedule import lr_factor
+from qdet.training.optim import lr_factor
 
 
 def test_three_times_schedule_of_adamixer():

@@ -3,7 +3,8 @@
 Where an iteration stands is one integer, the step.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -15,17 +16,13 @@ from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.collate import load_batch
-from qdet.data.loading.prefetch import Readers, read_ahead
+from qdet.data.loading.prefetch import Load, Readers, check_share, reader
 from qdet.data.loading.substitutes import BadBudget, Spares
 from qdet.data.plan.epoch import Plan, Tail, plan_evaluation
 from qdet.data.plan.order import Order, Step, share, sizes_hw
-from qdet.data.room import warning_of_small_cache
 from qdet.data.shards.shard_set import ShardSet
-from qdet.data.upload import Upload
-from qdet.errors import ConfigError
 from qdet.types import Batch
 
-Load = Callable[[], Batch]
 ANNOUNCED = 256
 """Batches, at least, whose samples the shards are told of in advance: half a window of the plan."""
 
@@ -143,23 +140,6 @@ class EvalStream:
                 yield _Part(Step(self.plan, len(rows) - 1), rows[-1], np.zeros_like(valid[-1]))
 
 
-def check_share(batch_size: int, world_size: int, accumulation: int) -> None:
-    """Raise ConfigError unless every worker has an image in each of its passes."""
-    if batch_size < world_size * accumulation:
-        raise ConfigError(
-            f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
-            f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
-        )
-
-
-def reader(
-    readers: int, kind: Readers, prefetch: int, device: torch.device | None
-) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
-    """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""
-    then = Upload(device) if device is not None and device.type == "cuda" else None
-    return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)
-
-
 class _Part(NamedTuple):
     """A worker's share of a step, or a micro-batch of it."""
 
@@ -186,3 +166,26 @@ def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
             views = [step.plan.views.of(row) for row in rows.tolist()]
             yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), spares)
         now = after
+
+
+def warning_of_small_cache(shards: ShardSet, plan: Plan, steps: int) -> str | None:
+    """Say how large the cache should be, where it holds less than `steps` steps of the plan read from.
+
+    All workers are counted, for those of a machine share its cache. None where it is large enough, or where
+    shards need none.
+    """
+    limit = shards.files.room
+    if limit is None:
+        return None
+    sizes = np.array([shard["filesize"] for shard in shards.manifest["shardlist"]], dtype=np.int64)
+    needed = max(
+        int(sizes[np.unique(shards.index.shard[plan.rows[begin : begin + steps]])].sum())
+        for begin in range(0, len(plan.rows), steps)
+    )
+    if needed <= limit:
+        return None
+    enough = math.ceil(needed / 1e8) / 10
+    return (
+        f"--data.cache-gb {limit / 1e9:g} is less than the {needed / 1e9:.3g} GB of shards that {steps} "
+        f"steps of the plan read from, so that shards are fetched again and again; {enough:g} would do"
+    )

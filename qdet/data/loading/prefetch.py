@@ -6,6 +6,7 @@ time (docs/data.md). Processes share no lock with training at all, which may be 
 feed one GPU.
 """
 
+import dataclasses
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,7 +16,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Literal, TypeVar
 
-from qdet.errors import DataError
+import torch
+
+from qdet.errors import ConfigError, DataError
+from qdet.types import Batch
 
 T = TypeVar("T")
 Readers = Literal["threads", "processes"]
@@ -87,3 +91,41 @@ def _start() -> None:
     import torch.multiprocessing
 
     torch.set_num_threads(1)
+
+
+class Upload:
+    """Copies the images of a batch; the rest is small, and stays where training counts with it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.training = torch.cuda.current_stream(device)
+        self.copies = torch.cuda.Stream(device)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch once its images are on the device: the reader waits, training does not."""
+        with torch.cuda.stream(self.copies):
+            images = batch.images.pin_memory().to(self.device, non_blocking=True)
+        self.copies.synchronize()
+        # Copies may not be given this memory again before training, on its own stream, has done with it.
+        images.record_stream(self.training)
+        return dataclasses.replace(batch, images=images)
+
+
+Load = Callable[[], Batch]
+
+
+def check_share(batch_size: int, world_size: int, accumulation: int) -> None:
+    """Raise ConfigError unless every worker has an image in each of its passes."""
+    if batch_size < world_size * accumulation:
+        raise ConfigError(
+            f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
+            f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
+        )
+
+
+def reader(
+    readers: int, kind: Readers, prefetch: int, device: torch.device | None
+) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
+    """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""
+    then = Upload(device) if device is not None and device.type == "cuda" else None
+    return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)

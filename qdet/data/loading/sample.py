@@ -10,9 +10,8 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 from qdet.data.image.decode import check_pixels, decode, size_hw
 from qdet.data.image.photometric import distort
 from qdet.data.image.resize import HW
-from qdet.data.image.view import Canvas, View
+from qdet.data.image.view import Canvas, View, view_boxes, view_image
 from qdet.data.shards.categories import Categories
-from qdet.data.transforms import view_boxes, view_image
 from qdet.errors import DataError
 
 

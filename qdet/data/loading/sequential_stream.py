@@ -22,14 +22,14 @@ from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
 from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of
-from qdet.data.loading.planned_stream import Load, check_share, reader
-from qdet.data.loading.prefetch import Readers, read_ahead
+from qdet.data.loading.prefetch import Load, Readers, check_share, read_ahead, reader
 from qdet.data.loading.substitutes import BadBudget, Spares
 from qdet.data.plan.epoch import Tail, steps_per_epoch
 from qdet.data.plan.order import share
 from qdet.data.plan.views import draw_views
+from qdet.data.shards.manifest import Listed
 from qdet.data.shards.outline import SequentialSet
-from qdet.data.shards.sequential_read import Listed, files_of
+from qdet.data.shards.sequential_read import files_of
 from qdet.errors import ConfigError, DataError
 from qdet.types import Batch, Substitute
 

@@ -7,6 +7,7 @@ last: where it is, everything that it lists was there.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qdet.errors import DataError
@@ -45,3 +46,13 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
             "copy it again or convert the dataset again"
         )
     return manifest
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A shard, and what a manifest says of it."""
+
+    name: str
+    size: int | None = None
+    """None without a manifest."""
+    sha256: str | None = None

@@ -9,27 +9,17 @@ import tarfile
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qdet.data.files.pipes import output_of
+from qdet.data.shards.manifest import Listed
 from qdet.data.shards.scan_shard import IMAGES, META, check_member, key_and_kind
 from qdet.errors import DataError
 from qdet.storage.download import FrontToBack
 from qdet.storage.urls import is_pipe, is_url
 
 _CHUNK = 2**18
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A shard, and what a manifest says of it."""
-
-    name: str
-    size: int | None = None
-    """None without a manifest."""
-    sha256: str | None = None
 
 
 def files_of(shard: Listed, allowed: Sequence[str]) -> Generator[dict[str, Any], None, None]:

@@ -24,12 +24,11 @@ from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr, scal
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.errors import ConfigError
 from qdet.layers.conv.feature_pyramid import FPN, PAFPN
-from qdet.layers.first_boxes import Start, first_boxes
 from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.position import embed_xyzr
 from qdet.layers.precision import widen
-from qdet.layers.queries import LearnedQueries
+from qdet.layers.queries import LearnedQueries, Start, first_boxes
 from qdet.layers.transformer.layers import run
 from qdet.types import PaddedSizes, Predictions
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from qdet.checkpoint import Folder, Manifest, RunFolder, Saved, verify
-from qdet.checkpoint.export import export
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
 from qdet.checkpoint.run_folder import METRIC
+from qdet.checkpoint.saved import export
 from qdet.errors import CheckpointError
 
 

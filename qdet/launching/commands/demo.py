@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qdet.errors import ConfigError, TrainingError
-from qdet.launching.ray_backend import auth, head
+from qdet.launching import paths
+from qdet.launching.ray_backend import head
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
 
@@ -36,7 +37,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
     was_up = head.running() is not None
     local = head.up()
     os.environ.update(local.environment)
-    result = auth.state_folder() / "demo-result.json"
+    result = paths.state_folder() / "demo-result.json"
     result.unlink(missing_ok=True)
     try:
         code = submit(

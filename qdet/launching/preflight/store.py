@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from qdet.checkpoint import Folder, RunFolder
-from qdet.checkpoint.peek import newest
+from qdet.checkpoint.saved import newest
 from qdet.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job

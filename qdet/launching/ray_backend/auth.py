@@ -9,16 +9,9 @@ import secrets
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from qdet.launching.paths import root
+from qdet.launching.paths import state_folder
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-
-
-def state_folder() -> Path:
-    """Return the folder of what is kept on this machine: token, record and log of the head, unsent points."""
-    folder = root() / ".qdet"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def require_token(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:

@@ -75,7 +75,7 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
     client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS}
-    log = auth.state_folder() / "head.log"
+    log = paths.state_folder() / "head.log"
     process = _start(chosen, _environment_of_jobs(environment), log, cpus)
     record = Head(
         pid=process.pid,
@@ -214,7 +214,7 @@ def _well(url: str) -> bool:
 
 
 def _record_file() -> Path:
-    return auth.state_folder() / "head.json"
+    return paths.state_folder() / "head.json"
 
 
 def _born(pid: int) -> float | None:

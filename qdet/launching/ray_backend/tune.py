@@ -29,8 +29,7 @@ from qdet.launching.ray_backend.masked_errors import masks_errors
 from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
 from qdet.launching.runs import record as runs
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.sweep import open_sweep, trial_name
-from qdet.launching.sweep_table import TrialRow, as_flags, table
+from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
 from qdet.search import Each, LogUniform, Space, Uniform
 
 REDUCTION = 3

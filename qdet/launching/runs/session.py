@@ -6,7 +6,6 @@ database migrated; the worker of rank 0 joins the same MLflow run, again after e
 
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.datasets import known
-from qdet.launching.ray_backend.auth import state_folder
+from qdet.launching.paths import spool_folder
 from qdet.launching.runs import record as runs
 from qdet.launching.runs.report import Outcome, last_picture
 from qdet.launching.runs.witness import witnessed
@@ -129,17 +128,6 @@ def ended_truthfully(tracker: Tracker) -> Iterator[None]:
     finally:
         # A scheduler that sent SIGTERM kills within seconds.
         tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
-
-
-def spool_folder(run: str, process: str) -> Path:
-    """Return a local folder that outlives this process, for points that MLflow does not have yet."""
-    try:
-        folder = state_folder() / "tracking" / run / process
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a worker on a machine without the driver's folder
-        folder = Path(tempfile.gettempdir()) / "qdet-tracking" / run / process
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _log_inputs(tracker: Tracker, job: Job) -> None:

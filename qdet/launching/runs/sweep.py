@@ -1,7 +1,8 @@
 """A sweep in MLflow: the run that its trials are shown under."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,23 @@ from qdet.config import flatten
 from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
-from qdet.launching.runs.session import FIRST_ANSWER, ended_truthfully, spool_folder
-from qdet.launching.sweep_table import TrialRow, best_first
+from qdet.launching.paths import spool_folder
+from qdet.launching.runs.session import FIRST_ANSWER, ended_truthfully
 from qdet.tracking import MLflowTracker, Tracker, send_spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One trial and how it ended."""
+
+    trial: str
+    settings: Mapping[str, Any]
+    metric: float | None
+    """None where the trial failed or never was evaluated."""
+    step: int | None
+    state: str
+    """`finished`, `stopped early` or `failed`."""
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,3 +96,45 @@ def _space(sweep: Sweep) -> dict[str, Any]:
     return {f"sweep.space.{path}": str(space) for path, space in sweep.space.items()} | {
         f"sweep.{name}": getattr(sweep, name) for name in ("metric", "trials", "concurrent", "grace_epochs")
     }
+
+
+def as_flags(settings: Mapping[str, Any]) -> str:
+    """Return settings as they are typed on the command line.
+
+    >>> as_flags({"optim.lr": 2e-5, "detector.queries": 100})
+    '--optim.lr 2e-05 --detector.queries 100'
+    """
+    return " ".join(
+        f"--{path.replace('_', '-')} {shlex.quote(str(value))}" for path, value in settings.items()
+    )
+
+
+def best_first(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Order trials by their metric; those without one come last."""
+    return sorted(rows, key=lambda row: (row.metric is None, -(row.metric or 0.0)))
+
+
+def table(rows: Sequence[TrialRow], sweep: Sweep) -> str:
+    """Return the trials as aligned text, best first."""
+    head = ("trial", sweep.metric, "step", "state", *sweep.space)
+    cells = [
+        (
+            row.trial,
+            "-" if row.metric is None else f"{row.metric:.4f}",
+            "-" if row.step is None else str(row.step),
+            row.state,
+            *(_short(row.settings.get(path, "-")) for path in sweep.space),
+        )
+        for row in best_first(rows)
+    ]
+    widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in (head, *cells)
+    ]
+    failed = [f"{row.trial} failed: {row.error.splitlines()[0]}" for row in rows if row.error]
+    return "\n".join(["", *(line.rstrip() for line in lines), *failed])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -60,7 +60,7 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     import time
 
     from qdet.errors import TrackingError
-    from qdet.launching.runs.session import spool_folder
+    from qdet.launching.paths import spool_folder
     from qdet.tracking import MLflowTracker, has_ended, send_spool
 
     name = str(about["run"])

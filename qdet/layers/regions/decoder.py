@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.layers.attention.multi_head import SelfAttention
-from qdet.layers.first_boxes import Start, first_boxes
 from qdet.layers.heads import Head, Scores, start_at_prior
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.position import embed_reference
 from qdet.layers.precision import fp32_island
-from qdet.layers.queries import LearnedQueries
+from qdet.layers.queries import LearnedQueries, Start, first_boxes
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.regions.box_deltas import apply_deltas
 from qdet.layers.regions.dynamic_conv import DynamicConv

@@ -2,7 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from qdet.checkpoint.pieces import Piece
 
 
 class Background:
@@ -52,3 +57,28 @@ class Background:
             task()
         except Exception as error:
             self._error = error
+
+
+class HostCopy:
+    """Memory for one copy of a rank's pieces, kept from checkpoint to checkpoint.
+
+    Fresh memory would cost more than the copy itself; for a GPU it is pinned, so that all copies run at once.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def take(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Return copies that stay as they are until the next call."""
+        self._memory = {piece.key: self._room(piece) for piece in pieces}
+        for piece in pieces:
+            self._memory[piece.key].copy_(piece.values, non_blocking=True)
+        if any(piece.values.is_cuda for piece in pieces):
+            torch.cuda.synchronize()
+        return [Piece(piece.name, piece.start, self._memory[piece.key]) for piece in pieces]
+
+    def _room(self, piece: Piece) -> Tensor:
+        room, values = self._memory.get(piece.key), piece.values
+        if room is not None and room.shape == values.shape and room.dtype == values.dtype:
+            return room
+        return torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)

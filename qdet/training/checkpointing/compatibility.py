@@ -2,7 +2,7 @@
 
 from qdet.changes import Change, allowed, changes
 from qdet.checkpoint import Saved
-from qdet.checkpoint.peek import Peek
+from qdet.checkpoint.saved import Peek
 from qdet.data.plan.epoch import PLAN_VERSION
 from qdet.data.shards.protocol import Dataset
 from qdet.errors import CheckpointError, ConfigError

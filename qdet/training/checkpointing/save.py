@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qdet.checkpoint import Folder, Piece, RunFolder, Saved
-from qdet.checkpoint.export import export
-from qdet.checkpoint.host_copy import HostCopy
 from qdet.checkpoint.run_folder import Retention
+from qdet.checkpoint.saved import export
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
 from qdet.errors import CheckpointError
 from qdet.tracking import Tracker
-from qdet.training.checkpointing.async_write import Background
+from qdet.training.checkpointing.async_write import Background, HostCopy
 from qdet.training.distributed import World
 
 FAILURES = 2
