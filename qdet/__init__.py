@@ -1,1 +1,115 @@
-"""qdet: train query-based object detectors on a Ray cluster, one Python file per run."""
+"""qdet: train query-based object detectors on a Ray cluster, one Python file per run.
+
+What a job file needs is exported here and imported when it is first asked for, so that `import qdet` costs
+nothing:
+
+>>> from qdet import AdaMixerConfig, Job, SwinConfig, launch
+>>> job = Job(name="mine", detector=AdaMixerConfig(backbone=SwinConfig(size="t")))
+>>> launch(job)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qdet.backbones import HuggingFaceConfig, ResNetConfig, ResNeXtDCNConfig, SwinConfig
+    from qdet.data.augment import AugmentConfig
+    from qdet.data.config import DataConfig
+    from qdet.detectors import (
+        AdaMixerConfig,
+        AnchorDETRConfig,
+        ConditionalDETRConfig,
+        ConvSMCAConfig,
+        DABDETRConfig,
+        DeformableDETRConfig,
+        DETRConfig,
+        DynamicDETRConfig,
+        EfficientDETRConfig,
+        MultiScaleSMCAConfig,
+        SMCAConfig,
+        SparseRCNNConfig,
+    )
+    from qdet.errors import QdetError
+    from qdet.job import EvalConfig, Job, StoreConfig, Sweep, TrackConfig
+    from qdet.launching.cli import launch
+    from qdet.losses import SetLossConfig
+    from qdet.search import Choice, Each, LogUniform, Uniform
+    from qdet.train_config import OptimConfig, TrainConfig
+
+_EXPORTS = {
+    "qdet.backbones": ("HuggingFaceConfig", "ResNetConfig", "ResNeXtDCNConfig", "SwinConfig"),
+    "qdet.data.augment": ("AugmentConfig",),
+    "qdet.data.config": ("DataConfig",),
+    "qdet.detectors": (
+        "AdaMixerConfig",
+        "AnchorDETRConfig",
+        "ConditionalDETRConfig",
+        "ConvSMCAConfig",
+        "DABDETRConfig",
+        "DeformableDETRConfig",
+        "DETRConfig",
+        "DynamicDETRConfig",
+        "EfficientDETRConfig",
+        "MultiScaleSMCAConfig",
+        "SMCAConfig",
+        "SparseRCNNConfig",
+    ),
+    "qdet.errors": ("QdetError",),
+    "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
+    "qdet.launching.cli": ("launch",),
+    "qdet.losses": ("SetLossConfig",),
+    "qdet.search": ("Choice", "Each", "LogUniform", "Uniform"),
+    "qdet.train_config": ("OptimConfig", "TrainConfig"),
+}
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = [
+    "AdaMixerConfig",
+    "AnchorDETRConfig",
+    "AugmentConfig",
+    "Choice",
+    "ConditionalDETRConfig",
+    "ConvSMCAConfig",
+    "DABDETRConfig",
+    "DETRConfig",
+    "DataConfig",
+    "DeformableDETRConfig",
+    "DynamicDETRConfig",
+    "Each",
+    "EfficientDETRConfig",
+    "EvalConfig",
+    "HuggingFaceConfig",
+    "Job",
+    "LogUniform",
+    "MultiScaleSMCAConfig",
+    "OptimConfig",
+    "QdetError",
+    "ResNeXtDCNConfig",
+    "ResNetConfig",
+    "SMCAConfig",
+    "SetLossConfig",
+    "SparseRCNNConfig",
+    "StoreConfig",
+    "Sweep",
+    "SwinConfig",
+    "TrackConfig",
+    "TrainConfig",
+    "Uniform",
+    "launch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name on first use (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("qdet")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qdet' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,4 +1,4 @@
-"""A checkpoint written by an earlier version resumes, and training takes the steps that it would have taken."""
+"""A checkpoint of an earlier version resumes, and training takes the steps that it would have taken."""
 
 import shutil
 from dataclasses import replace
