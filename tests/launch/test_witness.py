@@ -13,7 +13,7 @@ DRIVER = """
 import os, sys, time
 from qdet.job import Job
 from qdet.config import override
-from qdet.launching import session
+from qdet.launching.runs import session
 
 session._log_inputs = lambda tracker, job: None  # no shards are needed here
 job = override(Job(name="w"), {"store.path": sys.argv[1]})
