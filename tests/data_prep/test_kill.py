@@ -21,7 +21,6 @@ from data_prep.coco_to_shards import Conversion, convert
 REPO = Path(__file__).resolve().parents[2]
 KILLED_AT_EVENT = """
 import os, pathlib, signal, sys
-from data_prep import packing
 from data_prep.coco_to_shards import Conversion, convert
 import webdataset.writer
 coco, folders, event = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), 0
