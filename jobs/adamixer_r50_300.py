@@ -1,16 +1,18 @@
 #!/usr/bin/env python
-"""AdaMixer with ResNet-50: 300 queries, 36 epochs, random crops. The paper: 47.0 AP on COCO val2017.
+"""AdaMixer with ResNet-50: 300 queries, 36 epochs, random crops; also with larger backbones.
 
     python jobs/adamixer_r50_300.py
+    python jobs/adamixer_r50_300.py --variant r101
 
 Paper: https://arxiv.org/abs/2203.16507
 """
 
-from qdet.backbones import ResNetConfig
+from qdet.backbones import ResNetConfig, ResNeXtDCNConfig
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import AdaMixerConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launching.cli import launch
+from qdet.recipes import Published, Variant
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -31,6 +33,21 @@ job = Job(
     ),
 )
 
+published = Published(ap=47.0, params=139, macs=132, constants=1200)
+
+variants = {
+    "r101": Variant(
+        name="adamixer_r101",
+        changes={"detector.backbone.depth": 101},
+        published=Published(ap=48.0, params=158, macs=208, constants=1200),
+    ),
+    "x101_dcn": Variant(
+        name="adamixer_x101_dcn",
+        changes={"detector.backbone": ResNeXtDCNConfig()},
+        published=Published(ap=49.5, params=160, macs=214, constants=1200),
+    ),
+}
+
 sweep = Sweep(
     metric="val/AP",
     trials=12,
@@ -41,4 +58,4 @@ sweep = Sweep(
 )
 
 if __name__ == "__main__":
-    launch(job, sweep=sweep)
+    launch(job, sweep=sweep, published=published, variants=variants)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Anchor DETR with ResNet-50, 50 epochs. The paper: 42.1 AP on COCO val2017.
+"""Anchor DETR with ResNet-50, 50 epochs; also with ResNet-101 and with plain attention.
 
     python jobs/anchor_detr_r50.py
+    python jobs/anchor_detr_r50.py --variant r101
     python jobs/anchor_detr_r50.py --demo --sweep --sweep.trials 3
 
 Paper: https://arxiv.org/abs/2109.07107
@@ -15,6 +16,7 @@ from qdet.detectors import AnchorDETRConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launching.cli import launch
 from qdet.losses import FOCAL_DETR
+from qdet.recipes import Published, Variant
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -40,6 +42,22 @@ job = Job(
     ),
 )
 
+published = Published(ap=42.1, classes=91)
+
+variants = {
+    "r101": Variant(
+        name="anchor_detr_r101",
+        changes={"detector.backbone.depth": 101},
+        published=Published(ap=43.5, classes=91),
+    ),
+    "attention": Variant(  # an ablation
+        name="anchor_detr_r50_attention",
+        says="plain attention",
+        changes={"detector.attention": "plain"},
+        published=Published(classes=91),
+    ),
+}
+
 sweep = Sweep(
     metric="val/AP",
     trials=12,
@@ -51,4 +69,4 @@ sweep = Sweep(
 )
 
 if __name__ == "__main__":
-    launch(job, sweep=sweep)
+    launch(job, sweep=sweep, published=published, variants=variants)

@@ -1,10 +1,14 @@
 #!/usr/bin/env python
-"""DETR with ResNet-50, 500 epochs. The paper: 42.0 AP on COCO val2017.
+"""DETR with ResNet-50, 500 epochs; also with ResNet-101, DC5 and 50 epochs.
 
     python jobs/detr_r50.py
+    python jobs/detr_r50.py --variant r101_dc5
     python jobs/detr_r50.py --demo --sweep --sweep.trials 3
 
-Paper: https://arxiv.org/abs/2005.12872
+Paper: https://arxiv.org/abs/2005.12872 and, for the short schedule, https://arxiv.org/abs/2108.06152.
+Batch size and drop of 50 epochs are those of that paper's own 50 epochs.
+
+The published AP of DC5 holds for one image per worker: padding changes what DC5 predicts.
 """
 
 from qdet.backbones import ResNetConfig
@@ -13,6 +17,7 @@ from qdet.detectors import DETRConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launching.cli import launch
 from qdet.losses import DETR
+from qdet.recipes import Published, Variant
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -37,6 +42,63 @@ job = Job(
     ),
 )
 
+published = Published(ap=42.0, params=41, macs=86, classes=91)
+
+variants = {
+    "dc5": Variant(
+        name="detr_r50_dc5",
+        changes={
+            "detector.backbone.dilate_c5": True,
+            "train.workers": 64,  # 1 image on each
+        },
+        published=Published(ap=43.3, params=41, macs=187, classes=91),
+    ),
+    "r101": Variant(
+        name="detr_r101",
+        changes={"detector.backbone.depth": 101},
+        published=Published(ap=43.5, params=60, macs=152, classes=91),
+    ),
+    "r101_dc5": Variant(
+        name="detr_r101_dc5",
+        changes={
+            "detector.backbone.depth": 101,
+            "detector.backbone.dilate_c5": True,
+            "train.workers": 64,  # 1 image on each
+        },
+        published=Published(ap=44.9, params=60, macs=253, classes=91),
+    ),
+    "50ep": Variant(
+        name="detr_r50_50ep",
+        changes={
+            "optim.drop_epochs": (40,),
+            "train.epochs": 50,
+            "train.batch_size": 16,  # 2 images on each of 8 GPUs
+        },
+        published=Published(ap=34.8, source="Conditional DETR's paper", params=41, macs=86, classes=91),
+    ),
+    "r101_50ep": Variant(
+        name="detr_r101_50ep",
+        changes={
+            "detector.backbone.depth": 101,
+            "optim.drop_epochs": (40,),
+            "train.epochs": 50,
+            "train.batch_size": 16,  # 2 images on each of 8 GPUs
+        },
+        published=Published(ap=36.9, source="Conditional DETR's paper", params=60, macs=152, classes=91),
+    ),
+    "dc5_50ep": Variant(
+        name="detr_r50_dc5_50ep",
+        changes={
+            "detector.backbone.dilate_c5": True,
+            "optim.drop_epochs": (40,),
+            "train.epochs": 50,
+            "train.batch_size": 16,  # 1 image on each of 16 GPUs
+            "train.workers": 16,
+        },
+        published=Published(ap=35.3, source="Conditional DETR's paper", params=41, macs=187, classes=91),
+    ),
+}
+
 sweep = Sweep(
     metric="val/AP",
     trials=12,
@@ -48,4 +110,4 @@ sweep = Sweep(
 )
 
 if __name__ == "__main__":
-    launch(job, sweep=sweep)
+    launch(job, sweep=sweep, published=published, variants=variants)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Sparse R-CNN with ResNet-50: 300 proposals, 36 epochs, random crops. The paper: 45.0 AP on COCO val2017.
+"""Sparse R-CNN with ResNet-50: 300 proposals, 36 epochs, random crops; also with ResNet-101.
 
     python jobs/sparse_rcnn_r50_300.py
+    python jobs/sparse_rcnn_r50_300.py --variant r101
     python jobs/sparse_rcnn_r50_300.py --demo --sweep --sweep.trials 3
 
 Paper: https://arxiv.org/abs/2011.12450
@@ -13,6 +14,7 @@ from qdet.detectors import SparseRCNNConfig
 from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
 from qdet.launching.cli import launch
 from qdet.losses import SPARSE_RCNN
+from qdet.recipes import Published, Variant
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -37,6 +39,16 @@ job = Job(
     ),
 )
 
+published = Published(ap=45.0, params=110, macs=174)
+
+variants = {
+    "r101": Variant(
+        name="sparse_rcnn_r101_300",
+        changes={"detector.backbone.depth": 101},
+        published=Published(ap=46.4, macs=250),
+    ),
+}
+
 sweep = Sweep(
     metric="val/AP",
     trials=12,
@@ -48,4 +60,4 @@ sweep = Sweep(
 )
 
 if __name__ == "__main__":
-    launch(job, sweep=sweep)
+    launch(job, sweep=sweep, published=published, variants=variants)

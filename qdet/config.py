@@ -1,18 +1,19 @@
 """Changing a tree of frozen dataclasses by dotted path: what sweeps, resumes and MLflow need."""
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from qdet.errors import ConfigError
+from qdet.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """Return `config` with every dotted path in `changes` replaced, each node's changes all at once.
+
+    A path may name a whole node; paths below it then change the new one.
 
     >>> override(job, {"optim.lr": 1e-4, "train.batch_size": 12, "train.workers": 4})
     """
@@ -26,7 +27,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
         else:
             here[name] = value
     for name, inner in below.items():
-        here[name] = override(getattr(config, name), inner)
+        here[name] = override(here.get(name, getattr(config, name)), inner)
     return dataclasses.replace(config, **here)  # type: ignore[type-var]
 
 
@@ -88,6 +89,6 @@ def _tuples(value: Any) -> Any:
 def _require(config: Any, name: str) -> None:
     names = [f.name for f in dataclasses.fields(config)]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"{type(config).__name__} has no {name!r}.{hint} It has: {', '.join(names)}.")
+        raise ConfigError(
+            f"{type(config).__name__} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names)}."
+        )

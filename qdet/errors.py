@@ -13,6 +13,9 @@
 Programming mistakes raise the usual built-in exceptions.
 """
 
+import difflib
+from collections.abc import Iterable
+
 from qdet.masking import mask
 
 
@@ -57,3 +60,14 @@ class ClusterError(QdetError):
 
 class TrainingError(QdetError):
     """The workers of a run failed more often than the job allows."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message, " Did you mean ...?", where one of the `known` names is near, or ""."""
+    near = closest(name, known)
+    return f" Did you mean {near}?" if near else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return that of the `known` names which `name` is most likely a slip of; None: of none of them."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)

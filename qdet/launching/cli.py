@@ -1,5 +1,6 @@
 """The one entry point of every job file: read the command line, then train, sweep or print."""
 
+import argparse
 import io
 import os
 import sys
@@ -10,10 +11,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from qdet.config import flatten
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.exit_status import guarded
 from qdet.masking import mask
+from qdet.recipes import Published, Recipe, Table, Variant, list_choices
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -22,6 +25,10 @@ CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 class _Command:
     job: Annotated[Job, tyro.conf.arg(name="")]
     space: Annotated[Sweep, tyro.conf.arg(name="sweep")]
+    variant: str | None = None
+    """Start from this variant of the job, one of those above; other flags change it further."""
+    table: str | None = None
+    """Train every row of this table of ablations, one of those above, each to its end."""
     demo: bool = False
     """Start from this job's laptop size; other flags change it further."""
     sweep: bool = False
@@ -40,6 +47,9 @@ def launch(
     job: Job,
     *,
     sweep: Sweep | None = None,
+    published: Published | None = None,
+    variants: Mapping[str, Variant] | None = None,
+    tables: Mapping[str, Table] | None = None,
     demo: Mapping[str, Any] | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
@@ -48,26 +58,46 @@ def launch(
     Args:
         job: What runs unless flags change it.
         sweep: What `--sweep` searches.
+        published: The paper's numbers, which `--help` shows.
+        variants: What `--variant NAME` runs instead.
+        tables: What `--table NAME` trains, row by row.
         demo: Dotted paths that `--demo` sets on top of `job.demo()`, such as the job's own learning rate.
         args: Command line; by default the process's.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
-    guarded(lambda: _run(_parse(job, sweep, demo, arguments)))
-
-
-def parse(job: Job, args: Sequence[str]) -> Job:
-    """Return `job` as the flags of its command line change it; nothing runs."""
-    return _parse(job, None, None, list(args)).job
-
-
-def _parse(job: Job, sweep: Sweep | None, demo: Mapping[str, Any] | None, arguments: list[str]) -> _Command:
-    default = _Command(
-        job=job.demo(demo) if "--demo" in arguments else job,
-        space=sweep or Sweep(space={}),
+    recipe = Recipe(
+        job=job,
+        sweep=sweep,
+        demo=demo or {},
+        published=published,
+        variants=variants or {},
+        tables=tables or {},
     )
+    arguments = list(sys.argv[1:] if args is None else args)
+    guarded(lambda: _run(_parse(recipe, arguments)))
+
+
+def parse(recipe: Recipe, args: Sequence[str]) -> Job:
+    """Return the job that a recipe's command line chooses and changes; nothing runs."""
+    return _parse(recipe, list(args)).job
+
+
+def _parse(recipe: Recipe, arguments: list[str]) -> _Command:
+    default = _choose(recipe, arguments)
+
+    command = _read(arguments, default, list_choices(recipe))
+    if command.table is not None:
+        before, after = flatten(default.job), flatten(command.job)
+        for path in command.space.space:
+            if before[path] != after[path]:
+                flag = path.replace("_", "-")
+                raise ConfigError(f"--table {command.table} tries values of --{flag}: leave that flag out")
+    return command
+
+
+def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
+    description = "\n\n".join(filter(None, (sys.modules["__main__"].__doc__, choices)))
 
     def read(args: list[str]) -> _Command:
-        description = sys.modules["__main__"].__doc__
         return tyro.cli(_Command, default=default, args=args, description=description, config=CONFIG)
 
     shown = [mask(argument) for argument in arguments]
@@ -81,9 +111,24 @@ def _parse(job: Job, sweep: Sweep | None, demo: Mapping[str, Any] | None, argume
         raise
 
 
+def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
+    """Read the flags that say what all others change: the variant, the table and the size."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--variant", nargs="?")  # without a name, it is for the parser of all flags to refuse
+    first.add_argument("--table", nargs="?")
+    first.add_argument("--demo", action="store_true")
+    chosen, _ = first.parse_known_args(arguments)
+    job = recipe.chosen(chosen.variant, chosen.table)
+    space = recipe.sweep or Sweep(space={})
+    if chosen.table is not None:
+        space = recipe.table(chosen.table).sweep(job)
+    return _Command(job=job.demo(recipe.demo) if chosen.demo else job, space=space)
+
+
 def _run(command: _Command) -> None:
     job = command.job
-    if command.sweep:
+    sweeps = command.sweep or command.table is not None
+    if sweeps:
         if not command.space.space:
             raise ConfigError(
                 f"--sweep: {job.name} has nothing to search; its file passes no sweep to launch()"
@@ -93,7 +138,7 @@ def _run(command: _Command) -> None:
         from qdet.launching.preflight.dry_run import describe
 
         describe(job)
-    elif command.sweep:
+    elif sweeps:
         from qdet.launching.ray_backend.tune import search
 
         search(job, command.space, address=command.ray_address, wait=command.ray_wait)

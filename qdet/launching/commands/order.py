@@ -6,7 +6,6 @@ PyTorch.
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -102,15 +101,9 @@ def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
         return DataConfig()
     from qdet.job import Job
     from qdet.launching.cli import parse
+    from qdet.recipes import Recipe, read
 
-    if job is None:
-        return parse(Job(name="order"), flags).data
-    if not job.is_file():
-        raise ConfigError(f"--job {job}: there is no such file")
-    found = runpy.run_path(str(job)).get("job")
-    if not isinstance(found, Job):
-        raise ConfigError(f"--job {job}: the file defines no `job`")
-    return parse(found, flags).data
+    return parse(Recipe(job=Job(name="order")) if job is None else read(job), flags).data
 
 
 def _named(shards: ShardSet, data: str, split: str) -> ShardSet:

@@ -58,7 +58,9 @@ def submit(
         ClusterError: No cluster answers.
     """
     if not Path(job_file).is_file() or Path(job_file).is_absolute():
-        raise ConfigError(f"{job_file}: no such job file below {Path.cwd()}")
+        from qdet.recipes import answer
+
+        raise ConfigError(answer(Path(job_file)) or f"{job_file}: no such job file below {Path.cwd()}")
     address = find(address)
     environment = _environment(address) | dict(variables or {})
     command = shlex.join(["python", job_file, *arguments])

@@ -6,14 +6,13 @@
 The store is a folder or a URL.
 """
 
-import difflib
 import json
 import secrets
 import time
 from dataclasses import asdict, dataclass
 
 from qdet.checkpoint import Folder
-from qdet.errors import CheckpointError, ConfigError
+from qdet.errors import CheckpointError, ConfigError, did_you_mean
 from qdet.job import Job
 
 RECORD = "run.json"
@@ -83,8 +82,7 @@ def read(store: str, name: str) -> RunRecord:
     folder = _open(store)
     names = _names(folder)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, names)
         there = ", ".join(names[-5:]) or "none"
         raise ConfigError(
             f"--store.resume {name}: no such run in --store.path {store}.{hint} Latest runs: {there}"
