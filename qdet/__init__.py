@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qdet.job import EvalConfig, Job, StoreConfig, Sweep, TrackConfig
     from qdet.launching.cli import launch
     from qdet.losses import SetLossConfig
+    from qdet.recipes import Published, Table, Variant
     from qdet.search import Choice, Each, LogUniform, Uniform
     from qdet.train_config import OptimConfig, TrainConfig
 
@@ -58,6 +59,7 @@ _EXPORTS = {
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
     "qdet.launching.cli": ("launch",),
     "qdet.losses": ("SetLossConfig",),
+    "qdet.recipes": ("Published", "Table", "Variant"),
     "qdet.search": ("Choice", "Each", "LogUniform", "Uniform"),
     "qdet.train_config": ("OptimConfig", "TrainConfig"),
 }
@@ -83,6 +85,7 @@ __all__ = [
     "LogUniform",
     "MultiScaleSMCAConfig",
     "OptimConfig",
+    "Published",
     "QdetError",
     "ResNeXtDCNConfig",
     "ResNetConfig",
@@ -92,9 +95,11 @@ __all__ = [
     "StoreConfig",
     "Sweep",
     "SwinConfig",
+    "Table",
     "TrackConfig",
     "TrainConfig",
     "Uniform",
+    "Variant",
     "launch",
 ]
 

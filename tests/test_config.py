@@ -50,3 +50,13 @@ def test_what_is_not_there_keeps_its_default():
 def test_what_this_version_does_not_have_is_refused(changed, said):
     with pytest.raises(ConfigError, match=said):
         restored(Job, through_json(JOBS[0]) | changed)
+
+
+def test_a_whole_node_and_paths_below_it_are_changed_in_this_order():
+    job = override(JOBS[0], {"detector.backbone.drop_path": 0.25, "detector.backbone": SwinConfig(size="t")})
+    assert job.detector.backbone == SwinConfig(size="t", drop_path=0.25)
+
+
+def test_a_path_that_is_not_there_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"OptimConfig has no 'lrr'\. Did you mean lr\? It has: lr, "):
+        override(JOBS[0], {"optim.lrr": 1.0})

@@ -33,6 +33,7 @@ PUBLIC = [
     "LogUniform",
     "MultiScaleSMCAConfig",
     "OptimConfig",
+    "Published",
     "QdetError",
     "ResNeXtDCNConfig",
     "ResNetConfig",
@@ -42,9 +43,11 @@ PUBLIC = [
     "StoreConfig",
     "Sweep",
     "SwinConfig",
+    "Table",
     "TrackConfig",
     "TrainConfig",
     "Uniform",
+    "Variant",
     "launch",
 ]
 """Every name that users may rely on. Adding one here is a decision; taking one away breaks their files."""

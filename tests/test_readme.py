@@ -8,7 +8,8 @@ import pytest
 
 from data_prep.coco_to_shards import Conversion
 from data_prep.command_line import command
-from qdet.launching.cli import _parse
+from qdet.launching.cli import parse
+from qdet.recipes import read
 
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)
@@ -25,9 +26,7 @@ def test_the_job_shown_is_the_job_in_the_file():
 def test_flags_of_every_job_command_parse(line):
     words = shlex.split(line)
     at = next(i for i, word in enumerate(words) if word.startswith("jobs/"))
-    names: dict = {}
-    exec(compile(Path(words[at]).read_text().replace("__main__", "shown"), words[at], "exec"), names)
-    _parse(names["job"], names.get("sweep"), None, words[at + 1 :])
+    parse(read(Path(words[at])), words[at + 1 :])
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])

@@ -1,11 +1,12 @@
 """What the papers and the authors' code say of every job: one line each, independent of the job files."""
 
-import runpy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from qdet.config import override
 from qdet.job import Job
+from qdet.recipes import Recipe as JobFile
+from qdet.recipes import read
 
 REPO = Path(__file__).resolve().parents[2]
 JOBS = sorted((REPO / "jobs").glob("*.py"))
@@ -130,7 +131,29 @@ RECIPES = {
     "dynamic_detr_r50_50ep": Recipe(300, 50, (40,), 16, 58_738_538, **DYNAMIC),
 }
 
+ABLATIONS = {
+    "adamixer_r50_ablation_adaptive": {"detector.adaptive": "content"},
+    "adamixer_r50_ablation_mixing": {"detector.mixing": "asm-acm"},
+    "adamixer_r50_ablation_sampling": {"detector.sampling": "2d"},
+    "adamixer_r50_ablation_pyramid": {"detector.pyramid": "fpn"},
+    "adamixer_r50_ablation_points_in": {"detector.points_in": 16},
+    "adamixer_r50_ablation_points_out": {"detector.points_out": 64},
+    "adamixer_r50_ablation_groups": {"detector.groups": 2},
+    "adamixer_r50_ablation_position": {"detector.position": "iof"},
+}
+"""Models that are rows of tables: what sets them apart from `adamixer_r50`."""
 
-@cache
-def job_of(path: Path) -> Job:
-    return runpy.run_path(str(path))["job"]
+FILES = {path.stem: read(path) for path in JOBS}
+
+
+def read_models(files: dict[str, JobFile]) -> dict[str, Job]:
+    """Return every job that a file, a variant or a row of a table trains, by its name."""
+    jobs = [file.job for file in files.values()]
+    jobs += [file.chosen(variant) for file in files.values() for variant in file.variants]
+    base = files["adamixer_r50"].job
+    jobs += [override(base, {"name": name, **changes}) for name, changes in ABLATIONS.items()]
+    assert len({job.name for job in jobs}) == len(jobs)
+    return {job.name: job for job in sorted(jobs, key=lambda job: job.name)}
+
+
+MODELS = read_models(FILES)

@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 import torch.nn.functional as F
-from recipes import JOBS, REPO, job_of
+from recipes import MODELS, REPO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qdet.detectors import (
@@ -50,15 +50,15 @@ SWITCHED = (
 
 
 def variants() -> dict[str, tuple[DetectorConfig, SetLossConfig]]:
-    """Every distinct demo detector of the job files with its loss, under the name of the first such job.
+    """Every distinct demo detector of the jobs with its loss, under the name of the first such job.
 
     And AdaMixer's with its switches the other way.
     """
     found: dict[str, tuple[DetectorConfig, SetLossConfig]] = {}
-    for path in JOBS:
-        job = job_of(path).demo()
+    for name, model in MODELS.items():
+        job = model.demo()
         if (job.detector, job.loss) not in found.values():
-            found[path.stem] = (job.detector, job.loss)
+            found[name] = (job.detector, job.loss)
     for settings in SWITCHED:
         name = "adamixer-" + "-".join(f"{key}={value}" for key, value in settings.items())
         found[name] = (replace(AdaMixerConfig().demo(), **settings), SetLossConfig())

@@ -1,32 +1,58 @@
 """The zoo: every job has a row, and no row drifts from what the authors' models are."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from recipes import JOBS, RECIPES, REPO
+from recipes import FILES, MODELS, RECIPES, REPO
 
 from qdet import zoo
+from qdet.config import override
+from qdet.launching.cli import parse
 
 # What was counted in the authors' classes, and our counts, agree to this.
 MACS_TOLERANCE = 0.02
 
 
+PUBLISHED = {model.job.name: model for model in zoo.models()}
+
+
 def test_every_job_is_in_the_zoo_and_has_a_recipe():
-    published = [p.job for p in zoo.PUBLISHED]
-    assert len(published) == len(set(published))
-    assert set(published) == {path.stem for path in JOBS} == RECIPES.keys()
+    assert [model.job.name for model in zoo.models()] == list(PUBLISHED)
+    assert PUBLISHED.keys() == MODELS.keys() == RECIPES.keys()
 
 
-@pytest.mark.parametrize("published", zoo.PUBLISHED, ids=lambda p: p.job)
-def test_row_is_the_authors_model(published: zoo.Published):
-    row, recipe = zoo.row(published), RECIPES[published.job]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_command_trains_the_model(name: str):
+    file, *flags = shlex.split(PUBLISHED[name].command)
+    job = parse(FILES[Path(file).stem], flags)
+    assert override(job, {"name": name}) == PUBLISHED[name].job == MODELS[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_row_is_the_authors_model(name: str):
+    row, recipe = zoo.row(PUBLISHED[name]), RECIPES[name]
     assert row.params == recipe.params
     assert (row.queries, row.epochs) == (recipe.queries, recipe.epochs)
     if recipe.gmacs is not None:
         assert row.macs / 1e9 == pytest.approx(recipe.gmacs, rel=MACS_TOLERANCE)
     assert row.macs > 0
+
+
+def test_readme_has_the_numbers_of_the_zoo():
+    lines = re.findall(
+        r"^\| `(\w+)\.py` \| .+ \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        (REPO / "README.md").read_text(),
+        re.M,
+    )
+    assert len(lines) == 11
+    for name, params, gmacs, ap in lines:
+        row = zoo.row(PUBLISHED[name])
+        assert (f"{row.params:,}", f"{row.macs / 1e9:.1f}", str(row.paper_ap)) == (params, gmacs, ap), name
 
 
 RECORDED = {
@@ -79,7 +105,7 @@ def test_the_command_prints_all_rows():
         subprocess.run([*command, "--json"], cwd=REPO, capture_output=True, text=True, check=True).stdout
     )
     wanted = {"name", "job", "params", "macs", "paper_params", "paper_macs", "paper_ap"}
-    assert len(rows) == len(zoo.PUBLISHED) == len(text.splitlines()) - 1
+    assert len(rows) == len(PUBLISHED) == len(text.splitlines()) - 1
     for row, line in zip(rows, text.splitlines()[1:], strict=True):
         assert row.keys() >= wanted
         assert line.startswith(row["name"])

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from qdet.detectors import AdaMixerConfig
 from qdet.errors import ConfigError, DataError
 from qdet.job import Job, Sweep
 from qdet.launching import cli
-from qdet.search import Choice, Uniform
+from qdet.recipes import Published, Table, Variant
+from qdet.search import Choice, Each, Uniform
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = REPO / "jobs" / "adamixer_swin.py"
@@ -119,6 +121,77 @@ def test_demo_changes_defaults_and_flags_go_on_top(ran: list):
     (command,) = ran
     assert command.job.name == "a_demo"
     assert (command.job.optim.lr, command.job.train.steps, command.job.train.workers) == (5e-4, 7, 2)
+
+
+TABLE = Table("optim.lr", {0.1: 30.0, 0.2: None})
+LARGE = Variant(name="a_large", changes={"detector.queries": 300}, says="more queries")
+
+
+def test_demo_of_a_variant_is_that_variant_s_and_flags_go_on_top(ran: list):
+    cli.launch(
+        Job(name="a"),
+        variants={"large": LARGE},
+        demo={"optim.lr": 5e-4},
+        args=["--train.steps", "7", "--demo", "--variant", "large"],
+    )
+    (command,) = ran
+    assert command.job.name == "a_large_demo"
+    assert (command.job.optim.lr, command.job.train.steps) == (5e-4, 7)
+
+
+def test_a_table_is_swept_row_by_row_each_to_its_end(ran: list):
+    cli.launch(
+        Job(name="a"), sweep=Sweep(space={}), tables={"rates": TABLE}, args=["--table", "rates", "--demo"]
+    )
+    (command,) = ran
+    assert command.job.name == "a_ablation_rates_demo"
+    assert command.space.space == {"optim.lr": Each((0.1, 0.2))}
+    assert (command.space.runs, command.space.grace_epochs) == (2, command.job.train.epochs)
+
+
+@pytest.mark.parametrize("also", [[], ["--sweep"]])
+def test_a_table_is_a_sweep(also: list[str], monkeypatch: pytest.MonkeyPatch):
+    from qdet.launching.ray_backend import tune
+
+    searched: list = []
+    monkeypatch.setattr(tune, "search", lambda job, space, **_: searched.append((job.name, space.runs)))
+    cli.launch(Job(name="a"), tables={"rates": TABLE}, args=["--table", "rates", *also])
+    assert searched == [("a_ablation_rates", 2)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--variant", "lage"], "--variant lage: a has no such variant. Did you mean large? It has: large."),
+        (["--variant", "a_large"], "Did you mean large?"),
+        (["--table", "rate"], "--table rate: a has no such table. Did you mean rates? It has: rates."),
+        (["--table", "rates", "--optim.lr", "0.3"], "--table rates tries values of --optim.lr: leave"),
+        (["--variant"], "Missing value for argument '--variant'"),
+    ],
+)
+def test_choices_that_cannot_work_are_refused(flags: list[str], said: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        cli.launch(Job(name="a"), variants={"large": LARGE}, tables={"rates": TABLE}, args=flags)
+    assert left.value.code == 2
+    assert said in re.sub(r"[│\s]+", " ", capsys.readouterr().err)
+
+
+def test_help_lists_variants_and_tables_with_the_papers_numbers(capsys: pytest.CaptureFixture):
+    published = Published(ap=31.5, params=40)
+    small = replace(LARGE, published=Published(ap=33.0, source="a report"))
+    with pytest.raises(SystemExit):
+        cli.launch(
+            Job(name="a"),
+            published=published,
+            variants={"large": LARGE, "small": small},
+            tables={"rates": TABLE},
+            args=["--help"],
+        )
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "Published: 31.5 AP, 40 M parameters" in said
+    assert "large ResNet-50, 12 epochs, more queries small ResNet" in said
+    assert "small ResNet-50, 12 epochs, more queries: 33.0 AP (a report)" in said
+    assert "rates optim.lr: 0.1 30.0, 0.2" in said
 
 
 def test_sweep_flags_change_the_search(ran: list):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from ranks import losses, train_all
-from recipes import JOBS, job_of
+from recipes import MODELS
 from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
@@ -17,10 +17,10 @@ from qdet.job import Job
 def demos() -> dict[str, Job]:
     """Demo size of every job whose detector or loss no job before it has."""
     found: dict[str, Job] = {}
-    for path in JOBS:
-        job = job_of(path).demo()
+    for name, model in MODELS.items():
+        job = model.demo()
         if all((job.detector, job.loss) != (other.detector, other.loss) for other in found.values()):
-            found[path.stem] = job
+            found[name] = job
     return found
 
 
