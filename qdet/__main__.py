@@ -195,7 +195,7 @@ def chaos(
 
 @app.command
 def zoo(*, json: bool = False) -> int:
-    """Print every published model: its size here and in its paper, its AP there, and its job file.
+    """Print every published model: its size here and in its paper, its AP there, and its command.
 
     Args:
         json: Print a list of objects for programs instead of a table.

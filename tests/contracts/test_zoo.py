@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ MACS_TOLERANCE = 0.02
 PUBLISHED = {model.job.name: model for model in zoo.models()}
 
 
+@cache
+def row_of(name: str) -> zoo.Row:
+    return zoo.row(PUBLISHED[name])
+
+
 def test_every_job_is_in_the_zoo_and_has_a_recipe():
     assert [model.job.name for model in zoo.models()] == list(PUBLISHED)
     assert PUBLISHED.keys() == MODELS.keys() == RECIPES.keys()
@@ -35,7 +41,7 @@ def test_command_trains_the_model(name: str):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_row_is_the_authors_model(name: str):
-    row, recipe = zoo.row(PUBLISHED[name]), RECIPES[name]
+    row, recipe = row_of(name), RECIPES[name]
     assert row.params == recipe.params
     assert (row.queries, row.epochs) == (recipe.queries, recipe.epochs)
     if recipe.gmacs is not None:
@@ -51,7 +57,7 @@ def test_readme_has_the_numbers_of_the_zoo():
     )
     assert len(lines) == 11
     for name, params, gmacs, ap in lines:
-        row = zoo.row(PUBLISHED[name])
+        row = row_of(name)
         assert (f"{row.params:,}", f"{row.macs / 1e9:.1f}", str(row.paper_ap)) == (params, gmacs, ap), name
 
 
