@@ -17,12 +17,19 @@ Every switch of them is a flag, here with other points, groups and positions:
 Paper: https://arxiv.org/abs/2203.16507
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import AdaMixerConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.recipes import Published, Table
+from qdet import (
+    AdaMixerConfig,
+    AugmentConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    Table,
+    TrainConfig,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(

@@ -7,12 +7,20 @@
 Paper: https://arxiv.org/abs/2203.16507
 """
 
-from qdet.backbones import ResNetConfig, ResNeXtDCNConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import AdaMixerConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.recipes import Published, Variant
+from qdet import (
+    AdaMixerConfig,
+    AugmentConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    ResNeXtDCNConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(

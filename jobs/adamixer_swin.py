@@ -8,12 +8,18 @@
 Paper: https://arxiv.org/abs/2203.16507
 """
 
-from qdet.backbones import SwinConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import AdaMixerConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.recipes import Published
+from qdet import (
+    AdaMixerConfig,
+    AugmentConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    Sweep,
+    SwinConfig,
+    TrainConfig,
+    launch,
+)
 from qdet.search import Choice, LogUniform, Uniform
 
 job = Job(

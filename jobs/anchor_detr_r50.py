@@ -10,13 +10,20 @@ Paper: https://arxiv.org/abs/2109.07107
 The authors trained with one image per worker: padding changes what Anchor DETR predicts.
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import AnchorDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AnchorDETRConfig,
+    AugmentConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -26,7 +33,7 @@ job = Job(
         points=300,
         patterns=3,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=1e-4,

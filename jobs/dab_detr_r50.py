@@ -10,13 +10,20 @@ Paper: https://arxiv.org/abs/2201.12329
 The published AP of DC5 holds for one image per worker: padding changes what DC5 predicts.
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import DABDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import DAB_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    DAB_DETR_LOSS,
+    AugmentConfig,
+    DABDETRConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -25,7 +32,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         anchors=300,
     ),
-    loss=DAB_DETR,
+    loss=DAB_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=1e-4,

@@ -11,13 +11,20 @@ The release of its code has 44.5 AP, and 46.2 when it refines boxes. What propos
 Paper: https://arxiv.org/abs/2010.04159
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import DeformableDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AugmentConfig,
+    DataConfig,
+    DeformableDETRConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -26,7 +33,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         queries=300,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=2e-4,

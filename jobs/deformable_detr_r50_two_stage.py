@@ -10,13 +10,21 @@ The release of its code has 46.9 AP.
 Paper: https://arxiv.org/abs/2010.04159
 """
 
-from qdet.backbones import ResNetConfig, ResNeXtDCNConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import DeformableDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AugmentConfig,
+    DataConfig,
+    DeformableDETRConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    ResNeXtDCNConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -27,7 +35,7 @@ job = Job(
         two_stage=True,
         queries=300,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=2e-4,

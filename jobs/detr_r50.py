@@ -11,13 +11,20 @@ Batch size and drop of 50 epochs are those of that paper's own 50 epochs.
 The published AP of DC5 holds for one image per worker: padding changes what DC5 predicts.
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import DETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    DETR_LOSS,
+    AugmentConfig,
+    DataConfig,
+    DETRConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -26,7 +33,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         queries=100,
     ),
-    loss=DETR,
+    loss=DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=1e-4,

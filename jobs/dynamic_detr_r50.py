@@ -10,13 +10,20 @@ authors: the recipe is that of DETR's family, with one size of images and the dr
 crops and the drop of 50 epochs.
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import DynamicDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AugmentConfig,
+    DataConfig,
+    DynamicDETRConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -25,7 +32,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         queries=300,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(sizes=(800,))),
     optim=OptimConfig(
         lr=1e-4,

@@ -11,13 +11,20 @@ tenth for sampling offsets; the drop after two thirds is the usual one of 36 epo
 Paper: https://arxiv.org/abs/2104.01318
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import EfficientDETRConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published, Variant
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AugmentConfig,
+    DataConfig,
+    EfficientDETRConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -28,7 +35,7 @@ job = Job(
         queries=100,
         proposals_start=300,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=1e-4,

@@ -8,13 +8,19 @@ Paper: https://arxiv.org/abs/2101.07448
 Code: https://github.com/gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import ConvSMCAConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import FOCAL_DETR
-from qdet.recipes import Published
+from qdet import (
+    FOCAL_DETR_LOSS,
+    AugmentConfig,
+    ConvSMCAConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    Sweep,
+    TrainConfig,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -23,7 +29,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         queries=300,
     ),
-    loss=FOCAL_DETR,
+    loss=FOCAL_DETR_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
     optim=OptimConfig(
         lr=1e-4,

@@ -8,13 +8,20 @@
 Paper: https://arxiv.org/abs/2011.12450
 """
 
-from qdet.backbones import ResNetConfig
-from qdet.data.augment import AugmentConfig
-from qdet.detectors import SparseRCNNConfig
-from qdet.job import DataConfig, Job, OptimConfig, Sweep, TrainConfig
-from qdet.launching.cli import launch
-from qdet.losses import SPARSE_RCNN
-from qdet.recipes import Published, Variant
+from qdet import (
+    SPARSE_RCNN_LOSS,
+    AugmentConfig,
+    DataConfig,
+    Job,
+    OptimConfig,
+    Published,
+    ResNetConfig,
+    SparseRCNNConfig,
+    Sweep,
+    TrainConfig,
+    Variant,
+    launch,
+)
 from qdet.search import Choice, LogUniform
 
 job = Job(
@@ -23,7 +30,7 @@ job = Job(
         backbone=ResNetConfig(depth=50),
         queries=300,
     ),
-    loss=SPARSE_RCNN,
+    loss=SPARSE_RCNN_LOSS,
     data=DataConfig(augment=AugmentConfig(crop=True)),
     optim=OptimConfig(
         lr=2.5e-5,

@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from qdet.errors import QdetError
     from qdet.job import EvalConfig, Job, StoreConfig, Sweep, TrackConfig
     from qdet.launching.cli import launch
-    from qdet.losses import SetLossConfig
+    from qdet.losses import (
+        DAB_DETR_LOSS,
+        DETR_LOSS,
+        FOCAL_DETR_LOSS,
+        SPARSE_RCNN_LOSS,
+        SPARSE_RCNN_SOFTMAX_LOSS,
+        SetLossConfig,
+    )
     from qdet.recipes import Published, Table, Variant
     from qdet.search import Choice, Each, LogUniform, Uniform
     from qdet.train_config import OptimConfig, TrainConfig
@@ -58,7 +65,14 @@ _EXPORTS = {
     "qdet.errors": ("QdetError",),
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
     "qdet.launching.cli": ("launch",),
-    "qdet.losses": ("SetLossConfig",),
+    "qdet.losses": (
+        "DAB_DETR_LOSS",
+        "DETR_LOSS",
+        "FOCAL_DETR_LOSS",
+        "SPARSE_RCNN_LOSS",
+        "SPARSE_RCNN_SOFTMAX_LOSS",
+        "SetLossConfig",
+    ),
     "qdet.recipes": ("Published", "Table", "Variant"),
     "qdet.search": ("Choice", "Each", "LogUniform", "Uniform"),
     "qdet.train_config": ("OptimConfig", "TrainConfig"),
@@ -66,6 +80,11 @@ _EXPORTS = {
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
+    "DAB_DETR_LOSS",
+    "DETR_LOSS",
+    "FOCAL_DETR_LOSS",
+    "SPARSE_RCNN_LOSS",
+    "SPARSE_RCNN_SOFTMAX_LOSS",
     "AdaMixerConfig",
     "AnchorDETRConfig",
     "AugmentConfig",

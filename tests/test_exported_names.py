@@ -11,9 +11,15 @@ import pytest
 import qdet
 from qdet.backbones import BackboneConfig
 from qdet.detectors import DetectorConfig
+from qdet.losses import presets
 from qdet.search import Space
 
 PUBLIC = [
+    "DAB_DETR_LOSS",
+    "DETR_LOSS",
+    "FOCAL_DETR_LOSS",
+    "SPARSE_RCNN_LOSS",
+    "SPARSE_RCNN_SOFTMAX_LOSS",
     "AdaMixerConfig",
     "AnchorDETRConfig",
     "AugmentConfig",
@@ -58,10 +64,10 @@ def test_exported_names_are_these():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_an_exported_name_is_no_module_and_knows_its_name(name: str):
+def test_an_exported_name_is_a_class_a_function_or_a_loss(name: str):
     value = getattr(qdet, name)
     assert not isinstance(value, ModuleType)
-    assert value.__name__ == name
+    assert isinstance(value, qdet.SetLossConfig) or value.__name__ == name
     assert name in dir(qdet)
 
 
@@ -69,6 +75,12 @@ def test_every_config_that_a_job_can_hold_is_exported():
     needed = {*typing.get_args(DetectorConfig), *typing.get_args(BackboneConfig), *typing.get_args(Space)}
     needed |= {type(getattr(qdet.Job(name="any"), f.name)) for f in dataclasses.fields(qdet.Job)} - {str}
     assert {kind.__name__ for kind in needed} <= set(qdet.__all__)
+
+
+def test_every_published_loss_is_exported():
+    names = {name for name, value in vars(presets).items() if isinstance(value, qdet.SetLossConfig)}
+    assert names
+    assert names <= set(qdet.__all__)
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():

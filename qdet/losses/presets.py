@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from qdet.losses.set_loss import SetLossConfig
 
-DETR = SetLossConfig(
+DETR_LOSS = SetLossConfig(
     scores="softmax",
     classification=1.0,
     match_classification=1.0,
@@ -13,17 +13,17 @@ DETR = SetLossConfig(
 )
 """DETR (ECCV 2020, section 3.1 and its authors' code)."""
 
-FOCAL_DETR = SetLossConfig(l1_format="cxcywh", per="objects", log_eps=1e-8)
+FOCAL_DETR_LOSS = SetLossConfig(l1_format="cxcywh", per="objects", log_eps=1e-8)
 """Deformable DETR's (ICLR 2021), which Conditional, Efficient and Anchor DETR and SMCA share."""
 
-DAB_DETR = replace(FOCAL_DETR, classification=1.0, giou_margin=1e-6)
+DAB_DETR_LOSS = replace(FOCAL_DETR_LOSS, classification=1.0, giou_margin=1e-6)
 """DAB-DETR (ICLR 2022) matches as the others do but weighs classification half as much.
 
 Its code also keeps GIoU from dividing by 0 in a way of its own.
 """
 
-SPARSE_RCNN = SetLossConfig(per="objects", log_eps=1e-8)
+SPARSE_RCNN_LOSS = SetLossConfig(per="objects", log_eps=1e-8)
 """Sparse R-CNN (CVPR 2021)."""
 
-SPARSE_RCNN_SOFTMAX = replace(SPARSE_RCNN, scores="softmax")
+SPARSE_RCNN_SOFTMAX_LOSS = replace(SPARSE_RCNN_LOSS, scores="softmax")
 """The same with the other classification that its code offers, for `scores="softmax"` of the detector."""

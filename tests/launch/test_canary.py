@@ -106,7 +106,9 @@ def test_a_run_that_fails(project: Path, flags: tuple[str, ...]):
 
 def test_a_failure_that_no_one_foresaw(project: Path):
     script = project / "jobs" / "tiny_job.py"
-    raising = f'    __import__("qdet.launching.exit_status").launching.exit_status.guarded(lambda: open("{URL}"))\n'
+    raising = (
+        f'    __import__("qdet.launching.exit_status").launching.exit_status.guarded(lambda: open("{URL}"))\n'
+    )
     script.write_text(script.read_text().replace("    launch(job, sweep=sweep)\n", raising))
     train(project, fails=True)
 

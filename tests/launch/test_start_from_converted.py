@@ -15,7 +15,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DETRConfig
 from qdet.job import Job
 from qdet.launching import cli
-from qdet.losses import DETR
+from qdet.losses import DETR_LOSS
 
 LR = 1e-6
 
@@ -24,7 +24,7 @@ LR = 1e-6
 def job(demo_shards) -> Job:
     """DETR's demo, two steps on images of 64 pixels."""
     detector = replace(DETRConfig().demo(), backbone=ResNetConfig(depth=14, width=8))
-    small = override(Job(name="fine", detector=detector, loss=DETR).demo(), {"detector": detector})
+    small = override(Job(name="fine", detector=detector, loss=DETR_LOSS).demo(), {"detector": detector})
     return override(
         small,
         {

@@ -7,7 +7,7 @@ from qdet.boxes import xyxy_to_cxcywh
 from qdet.detectors import EfficientDETRConfig
 from qdet.layers.token_levels import flatten_maps, token_levels
 from qdet.layers.transformer.token_proposals import grid_anchors
-from qdet.losses import FOCAL_DETR
+from qdet.losses import FOCAL_DETR_LOSS
 from qdet.types import PaddedSizes, Proposals, Targets
 
 CLASSES = 5
@@ -43,11 +43,11 @@ def test_loss_takes_any_number_of_queries(detector, progress):
     corners = 20 * torch.rand(50, 2)
     targets = Targets(torch.cat((corners, corners + 9), 1), torch.randint(0, CLASSES, (50,)), (48, 2))
     stages = detector.decode(maps(detector), SIZES)
-    losses = FOCAL_DETR.build(CLASSES)(stages, targets, SIZES.sizes_hw, normalizer=50)
+    losses = FOCAL_DETR_LOSS.build(CLASSES)(stages, targets, SIZES.sizes_hw, normalizer=50)
     losses.total.backward()
     assert losses.total.isfinite()
     assert losses.terms["proposals/classification"] > 0
-    matched = FOCAL_DETR.build(CLASSES).match(stages, targets, SIZES.sizes_hw)
+    matched = FOCAL_DETR_LOSS.build(CLASSES).match(stages, targets, SIZES.sizes_hw)
     assert [a.queries.shape[1] for a in matched] == [50, min(48, detector.proposals) + 2]
 
 

@@ -9,7 +9,7 @@ from qdet.boxes import generalized_iou
 from qdet.detectors import AdaMixerConfig, DETRConfig, SparseRCNN, SparseRCNNConfig
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.losses import DETR, SPARSE_RCNN, SPARSE_RCNN_SOFTMAX
+from qdet.losses import DETR_LOSS, SPARSE_RCNN_LOSS, SPARSE_RCNN_SOFTMAX_LOSS
 from qdet.types import Predictions, Targets
 
 CLASSES, NO_OBJECT = 5, 0.1
@@ -53,7 +53,7 @@ def test_every_stages_loss_is_that_of_the_code():
     model = detector(scores="softmax").eval()
     images = torch.randint(0, 256, (2, 3, 80, 96)).byte()
     stages, wanted = model(images, SIZES), targets(3, 2)
-    terms = SPARSE_RCNN_SOFTMAX.build(CLASSES)(stages, wanted, SIZES, normalizer=5).terms
+    terms = SPARSE_RCNN_SOFTMAX_LOSS.build(CLASSES)(stages, wanted, SIZES, normalizer=5).terms
     assert len(stages) == 3
     for i, stage in enumerate(stages):
         for name, value in literally(stage, wanted).items():
@@ -89,10 +89,10 @@ def test_only_sigmoid_scores_start_at_a_prior():
 @pytest.mark.parametrize(
     ("model", "loss"),
     [
-        (SparseRCNNConfig(scores="softmax"), SPARSE_RCNN),
-        (SparseRCNNConfig(), SPARSE_RCNN_SOFTMAX),
-        (DETRConfig(), SPARSE_RCNN),
-        (AdaMixerConfig(), DETR),
+        (SparseRCNNConfig(scores="softmax"), SPARSE_RCNN_LOSS),
+        (SparseRCNNConfig(), SPARSE_RCNN_SOFTMAX_LOSS),
+        (DETRConfig(), SPARSE_RCNN_LOSS),
+        (AdaMixerConfig(), DETR_LOSS),
     ],
 )
 def test_a_loss_of_other_scores_than_the_detectors_is_refused(model, loss):
@@ -100,4 +100,4 @@ def test_a_loss_of_other_scores_than_the_detectors_is_refused(model, loss):
         ConfigError, match=f"--loss.scores {loss.scores} does not go with {type(model).__name__}"
     ):
         Job(name="mixed up", detector=model, loss=loss)
-    Job(name="right", detector=SparseRCNNConfig(scores="softmax"), loss=SPARSE_RCNN_SOFTMAX)
+    Job(name="right", detector=SparseRCNNConfig(scores="softmax"), loss=SPARSE_RCNN_SOFTMAX_LOSS)

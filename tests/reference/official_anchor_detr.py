@@ -6,7 +6,7 @@ from recordings import Features, Official, hooked
 
 from qdet.convert import ANCHOR_DETR, ANCHOR_DETR_ATTENTION
 from qdet.detectors import AnchorDETR, AnchorDETRConfig
-from qdet.losses import FOCAL_DETR
+from qdet.losses import FOCAL_DETR_LOSS
 
 
 def build(c: dict) -> AnchorDETR:
@@ -49,7 +49,7 @@ def watch(detector: AnchorDETR, r):
 
 OFFICIAL = {
     name: Official(
-        build=build, table=table, loss=FOCAL_DETR, watch=watch, unwatched=("cross_attn_weights_mean",)
+        build=build, table=table, loss=FOCAL_DETR_LOSS, watch=watch, unwatched=("cross_attn_weights_mean",)
     )  # neither attention ever holds a weight per query and cell
     for name, table in (("anchor_detr", ANCHOR_DETR), ("anchor_detr_mha", ANCHOR_DETR_ATTENTION))
 }

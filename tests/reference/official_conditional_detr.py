@@ -5,7 +5,7 @@ from recordings import Features, Official, hooked
 
 from qdet.convert import CONDITIONAL_DETR as TABLE
 from qdet.detectors import ConditionalDETR, ConditionalDETRConfig
-from qdet.losses import FOCAL_DETR as LOSS
+from qdet.losses import FOCAL_DETR_LOSS as LOSS
 
 
 def build(c: dict) -> ConditionalDETR:

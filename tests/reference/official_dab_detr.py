@@ -12,7 +12,7 @@ from recordings import Features, Official, hooked
 from qdet.convert import DAB_DETR as TABLE
 from qdet.detectors import DABDETR, DABDETRConfig
 from qdet.layers.reference_points import boxes_from
-from qdet.losses import DAB_DETR as LOSS
+from qdet.losses import DAB_DETR_LOSS as LOSS
 
 
 def build(c: dict) -> DABDETR:

@@ -6,7 +6,7 @@ from recordings import Features, Official, hooked
 from qdet.convert import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.detectors import DeformableDETR, DeformableDETRConfig
 from qdet.layers.attention.deformable import joint_softmax, sampling_locations
-from qdet.losses import FOCAL_DETR as LOSS
+from qdet.losses import FOCAL_DETR_LOSS as LOSS
 
 
 def build(c: dict) -> DeformableDETR:

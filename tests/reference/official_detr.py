@@ -5,7 +5,7 @@ from recordings import Features, Official, hooked
 
 from qdet.convert import DETR as TABLE
 from qdet.detectors import DETR, DETRConfig
-from qdet.losses import DETR as LOSS
+from qdet.losses import DETR_LOSS as LOSS
 
 
 def build(c: dict) -> DETR:

@@ -9,7 +9,7 @@ from qdet.convert import SMCA as TABLE
 from qdet.detectors import SMCA, ConvSMCA, ConvSMCAConfig, SMCAConfig
 from qdet.layers.padding import padding_mask
 from qdet.layers.position import sine_map
-from qdet.losses import FOCAL_DETR
+from qdet.losses import FOCAL_DETR_LOSS
 
 SHARPNESS = {"type1": "fixed", "type2": "one", "type3": "independent", "type4": "product"}
 
@@ -102,13 +102,13 @@ def prepare_conv(detector: ConvSMCA, r) -> None:
 UNWATCHED = ("cross_attn_weights_mean",)  # the weights of attention are never held
 
 OFFICIAL = {
-    name: Official(build=build, table=TABLE, loss=FOCAL_DETR, watch=watch, unwatched=UNWATCHED)
+    name: Official(build=build, table=TABLE, loss=FOCAL_DETR_LOSS, watch=watch, unwatched=UNWATCHED)
     for name in ("smca_detr", "smca_detr_type1", "smca_detr_type2", "smca_detr_type4")
 } | {
     "smca_detr_ms_new": Official(
         build=build_conv,
         table=CONV_SMCA,
-        loss=FOCAL_DETR,
+        loss=FOCAL_DETR_LOSS,
         watch=watch_conv,
         unwatched=UNWATCHED,
         prepare=prepare_conv,

@@ -7,7 +7,7 @@ from recordings import Features, Official, hooked
 from qdet.convert import SPARSE_RCNN as TABLE
 from qdet.detectors import SparseRCNN, SparseRCNNConfig
 from qdet.layers.regions.roi_align import Pyramid, roi_align
-from qdet.losses import SPARSE_RCNN as LOSS
+from qdet.losses import SPARSE_RCNN_LOSS as LOSS
 
 
 def build(c: dict) -> SparseRCNN:

@@ -173,10 +173,10 @@ def targets() -> Targets:
 @pytest.mark.parametrize(
     ("name", "loss", "more"),
     [
-        ("Detr", losses.DETR, {}),
-        ("ConditionalDetr", losses.FOCAL_DETR, {}),
-        ("DabDetr", losses.DAB_DETR, {}),
-        ("DeformableDetr", losses.FOCAL_DETR, {"stages": (2, 3, 4), "class_cost": 2}),
+        ("Detr", losses.DETR_LOSS, {}),
+        ("ConditionalDetr", losses.FOCAL_DETR_LOSS, {}),
+        ("DabDetr", losses.DAB_DETR_LOSS, {}),
+        ("DeformableDetr", losses.FOCAL_DETR_LOSS, {"stages": (2, 3, 4), "class_cost": 2}),
     ],
 )
 @torch.no_grad()
