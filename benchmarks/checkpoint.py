@@ -20,7 +20,7 @@ from qdet.checkpoint import Folder, Piece, Retention, RunFolder, TrainState
 from qdet.checkpoint.writing import Contents
 from qdet.detectors import AdaMixerConfig
 from qdet.losses import SetLossConfig
-from qdet.training.checkpointing.save import Saving
+from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import MOMENTS, ShardedState
@@ -48,13 +48,13 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
         return state.pieces() + ema.pieces(state)
 
     with tempfile.TemporaryDirectory() as folder:
-        saving = Saving(RunFolder(Folder.open(folder)), world, Retention(last=1))
+        writer = CheckpointWriter(RunFolder(Folder.open(folder)), world, Retention(last=1))
         for number in range(repeats + 1):  # the first makes the memory for copies
             alone.append(step())
             began = time.perf_counter()
-            stalls.append(saving.save(number, tensors, contents(saving, state, ema)))
+            stalls.append(writer.save(number, tensors, contents(writer, state, ema)))
             beside.append(step())
-            saving.wait()
+            writer.wait()
             writing.append(time.perf_counter() - began)
         size = sum(p.stat().st_size for p in Path(folder).rglob(f"step_{repeats:06d}/*"))
     step_alone, step_beside, stall, wrote = (
@@ -67,14 +67,14 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
     print(f"stall and writing {wrote:.2f} s with a step beside it")
 
 
-def contents(saving: Saving, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
+def contents(writer: CheckpointWriter, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
     """Describe a checkpoint of a training that nobody will go on with."""
     kinds = {"weights": list(state.shapes), "average": ema.names} | dict.fromkeys(MOMENTS, state.trained)
     shapes = {f"{kind}/{name}": state.shapes[name] for kind, names in kinds.items() for name in names}
     stand = TrainState(
         step=1, updates=1, ema_updates=1, seed=0, batch_size=2, data_digest="", categories={"names": []}
     )
-    return lambda: Contents(attempt=saving.attempt, world_size=1, state=stand, job={}, shapes=shapes)
+    return lambda: Contents(attempt=writer.attempt, world_size=1, state=stand, job={}, shapes=shapes)
 
 
 def stepper(detector: torch.nn.Module, optimizer: torch.optim.Optimizer, pixels: int) -> Callable[[], float]:

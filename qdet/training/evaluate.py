@@ -1,6 +1,7 @@
 """COCO AP of a detector over validation shards, each image counted once whatever the number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int, UInt8
@@ -14,10 +15,42 @@ from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.distributed import World
+from qdet.training.health.monitor import HealthMonitor
+from qdet.training.learner import Learner
+from qdet.training.reporting import Reporter
 from qdet.types import Predictions
 from qdet.visualize import comparison_sheet
 
 Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
+
+
+@dataclass
+class Evaluator:
+    """Evaluates a training now and then, and keeps the last metrics."""
+
+    job: Job
+    world: World
+    shards: ShardSet
+    reporter: Reporter
+    tracker: Tracker
+    step: int = -1
+    """Steps done at the last evaluation; -1 before the first."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those of the last evaluation, such as `val/AP`."""
+
+    def evaluate(self, step: int, learner: Learner, health: HealthMonitor) -> None:
+        """Measure, report and log AP of the average of the weights if there is one. Collective."""
+        learner.engine.eval()
+        with learner.ema.swapped():
+            forward = health.evaluating(learner.engine)
+            metrics, rows = evaluate_shards(learner.detector, forward, self.shards, self.job, self.world)
+        learner.engine.train()
+        self.metrics, self.step = metrics.as_dict("val/"), step
+        self.reporter.evaluated(step, self.metrics)
+        if self.world.main:
+            self.tracker.metrics(self.metrics, step)
+            self.tracker.table(metrics.class_rows(), f"per_class/step_{step:06d}.json")
+            log_pictures(self.tracker, self.shards, rows, self.job.eval.pictures, step)
 
 
 def evaluate_shards(

@@ -1,28 +1,26 @@
-"""Leaving in good order: who is asked to stop finishes its step, and takes a checkpoint along.
+"""Stopping after a whole step, with a checkpoint: SIGTERM may reach one rank before the others."""
 
-One worker may be told and the others not, or later. So every step's first exchange also carries whether
-anybody was, and all of them leave after the same step.
-"""
+from collections.abc import Callable, Sequence
 
-from collections.abc import Callable
+from qdet.training.observer import Observer
 
 
-class Leaving:
-    """Whether training ends after the running step.
+class GracefulStop(Observer):
+    """Whether training stops after the running step: one rank may be asked before the others.
 
     Args:
-        asked: Whether this worker was asked to leave; it is called at every step and must not wait.
+        requested: Whether this rank was asked to stop; called in every step, must not wait.
     """
 
-    def __init__(self, asked: Callable[[], bool]) -> None:
-        self._asked = asked
+    def __init__(self, requested: Callable[[], bool]) -> None:
+        self._requested = requested
         self.agreed = False
-        """Known to all workers alike once the exchange of a step is over."""
+        """The same on all ranks after the exchange of a step."""
 
-    def told(self) -> float:
-        """Return what this worker adds to the exchange."""
-        return float(self._asked())
+    def local(self) -> Sequence[float]:
+        """Return 1 if this rank was asked to stop."""
+        return (float(self._requested()),)
 
-    def heard(self, total: float) -> None:
-        """Take the sum over all workers."""
-        self.agreed = self.agreed or total > 0
+    def reduced(self, totals: Sequence[float]) -> None:
+        """Agree to stop if any rank was asked to; once agreed, it stays so."""
+        self.agreed = self.agreed or totals[0] > 0

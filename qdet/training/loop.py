@@ -1,6 +1,6 @@
 """Training from the first step to the last: one readable `train(job)`.
 
-It runs alone in a process, under torchrun and inside a Ray worker with no change: ranks and device come from
+It runs unchanged alone in a process, under torchrun and inside a Ray worker: ranks and device come from
 `distributed.join`, checkpoints and progress go to a `Reporter`, metrics to a `Tracker`.
 """
 
@@ -9,27 +9,24 @@ from dataclasses import dataclass, field
 
 import torch
 
-from qdet.backbones import load_pretrained
 from qdet.checkpoint import Folder, Retention, RunFolder
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
-from qdet.training.checkpointing.contents import Description, Past, pieces
+from qdet.training.checkpointing.contents import Checkpoints
 from qdet.training.checkpointing.resume import Start
-from qdet.training.checkpointing.save import Saving
+from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join, set_deterministic
-from qdet.training.ema import Ema
-from qdet.training.evaluate import evaluate_shards, log_pictures
-from qdet.training.graceful_stop import Leaving
-from qdet.training.health.monitor import Faults
-from qdet.training.health.unreadable import Unreadable
+from qdet.training.evaluate import Evaluator
+from qdet.training.exchange import StepExchange
+from qdet.training.health.monitor import HealthMonitor
+from qdet.training.learner import build_learner
 from qdet.training.meter import Meter
-from qdet.training.nonfinite.diagnose import Incidents
-from qdet.training.nonfinite.skip import Budget
+from qdet.training.nonfinite.diagnose import Diagnosis
+from qdet.training.optim import Schedule
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
 from qdet.training.streams import accounting_of, train_stream
-from qdet.training.zero import ZeroEngine
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,11 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
     left: bool = False
-    """Somebody asked it to leave before its last step; a checkpoint is there to go on from."""
+    """It stopped before its last step because it was asked to; it can be resumed from its checkpoint."""
 
 
 def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result:
-    """Train `job` to its last step, from its last checkpoint where there is one. Collective.
+    """Train `job` to its last step, from its last checkpoint if there is one. Collective.
 
     Raises:
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
@@ -55,13 +52,13 @@ def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result
         torch.set_num_threads(job.train.cpus_per_worker)
     training = _Training(job, world, run, reporter, tracker)
     try:
-        with training.faults:
-            return training.to_the_end()
+        with training.health:
+            return training.run()
     except BaseException:
-        training.saving.leave()
+        training.checkpoints.writer.close()
         raise
     finally:
-        training.incidents.close()
+        training.maker.diagnosis.close()
 
 
 class _Training:
@@ -70,150 +67,104 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
-        self.train_shards, self.val_shards = job.data.open_train(), job.data.open(job.data.val)
-        check_categories(self.train_shards, self.val_shards)
-        self.stream = train_stream(job, self.train_shards, world)
-        self.steps = total_steps(job, self.stream.steps_per_epoch)
-        torch.manual_seed(job.train.seed)
-        self.detector = job.detector.build(len(self.train_shards.categories))
-        self.criterion = job.loss.build(len(self.train_shards.categories)).to(world.device)
+        train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
+        check_categories(train_shards, val_shards)
+        self.stream = train_stream(job, train_shards, world)
+        self.schedule = Schedule(job, self.stream.steps_per_epoch)
         folder = RunFolder(Folder.open(run.store).child(run.name))
-        start = Start(job, world, self.train_shards, folder)
-        if not start.give_weights(self.detector):
-            load_pretrained(self.detector.backbone, job.detector.backbone)
-        self.detector.recompute = job.train.activation_checkpointing
-        self.engine = ZeroEngine(self.detector, job.train, job.optim, world)
-        self.ema = Ema(self.detector, job.optim.ema_decay)
-        self.step = start.go_on(self.engine, self.ema)
-        past = start.past
-        self.faults = Faults(job, world, self.detector, losses=past.losses)
-        self.budget = Budget(job.train.max_skips, past.skipped)
-        self.stream.bad.learn([past.unreadable])
-        self.incidents = Incidents(job, world, criterion=self.criterion, folder=folder.folder)
-        self.leaving = Leaving(reporter.leaving)
-        self.maker = self._step_maker()
-        self.saving = Saving(folder, world, retention(job, self.stream.steps_per_epoch))
-        self.description = Description(job, world, self.train_shards, self.saving.attempt)
+        start = Start(job, world, train_shards, folder)
+        self.step = start.step
+        self.learner = build_learner(job, world, start, classes=len(train_shards.categories))
+        self.health = HealthMonitor(job, world, self.learner.detector)
+        self.exchange = StepExchange(job, world, unreadable=self.stream.bad, stop_requested=reporter.leaving)
+        if start.state:
+            self.exchange.restore(start.state)
+        diagnosis = Diagnosis(job, world, criterion=self.learner.criterion, folder=folder.folder)
+        self.maker = StepMaker(self.schedule, self.learner, self.exchange, self.health, diagnosis)
+        self.evaluator = Evaluator(job, world, val_shards, reporter, tracker)
+        writer = CheckpointWriter(folder, world, retention(job, self.stream.steps_per_epoch))
+        self.checkpoints = Checkpoints(job, world, train_shards, writer)
         if self.step and world.main:
-            print(f"going on after step {self.step} of {self.steps}", flush=True)
+            print(f"going on after step {self.step} of {self.schedule.steps}", flush=True)
         self.accounting = accounting_of(self.stream, world, tracker, step=self.step)
         if ledgers := start.ledgers():
             self.accounting.load(*ledgers)
-        self.evaluated: dict[str, float] = {}
-        self.evaluated_at = -1
 
-    def to_the_end(self) -> Result:
-        """Run the remaining steps, evaluating and saving on the way."""
-        job, meter = self.job, Meter(self.job, self.steps, self.stream.steps_per_epoch)
-        self.engine.train()
-        for micro_batches in meter.waiting(self.faults.waiting(self.stream.steps(self.step, self.steps))):
+    def run(self) -> Result:
+        """Make the remaining steps, evaluating and saving on the way."""
+        meter, steps, epoch = Meter(self.schedule), self.schedule.steps, self.schedule.steps_per_epoch
+        self.learner.engine.train()
+        for micro_batches in meter.waiting(self.health.waiting(self.stream.steps(self.step, steps))):
             self.accounting.record(micro_batches)
             terms, norm = self.maker.make(self.step, micro_batches)
             self.step += 1
             meter.add(terms, norm)
-            if self.step % job.train.log_every == 0 or self.step == self.steps:
+            if self._due(self.job.train.log_every):
                 self._log(meter)
-            if self._due(self.stream.steps_per_epoch) or self.step == self.steps:
+            if self._due(epoch):
                 self.accounting.settle(self.step)
-            if self._due(job.train.eval_every * self.stream.steps_per_epoch) or self.step == self.steps:
+            if self._due(self.job.train.eval_every * epoch):
                 meter.pause()
-                self._evaluate()
-            if self._save_is_due() or self._going_away():
+                self.evaluator.evaluate(self.step, self.learner, self.health)
+            if self._save_is_due() or self._must_save_now():
                 meter.pause()
                 self._save()
-            if self.leaving.agreed and self.step < self.steps:
-                return self._left()
+            if self.exchange.stop.agreed and self.step < steps:
+                return self._stop()
         self._finish()
-        if not self.evaluated:  # every step was done before: a finished run was started again
-            self._evaluate()
-        return Result(self.step, self.evaluated)
-
-    def _left(self) -> Result:
-        """See the checkpoint written that this run is gone on with."""
-        with self.faults.watchdog.off("the checkpoint to leave with"):
-            self.saving.wait(at_end=True)
-        if self.world.main:
-            print(f"asked to leave: stopped after step {self.step} of {self.steps}", flush=True)
-        return Result(self.step, self.evaluated, left=True)
-
-    def _going_away(self) -> bool:
-        """True where this training is to leave, or a machine of its workers is about to be taken away."""
-        looks = self.step % self.job.train.log_every == 0
-        return self.leaving.agreed or (looks and self.reporter.preempted())
+        if not self.evaluator.metrics:  # a finished run was started again
+            self.evaluator.evaluate(self.step, self.learner, self.health)
+        return Result(self.step, self.evaluator.metrics)
 
     def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
+        """True after every so many steps, 0 for never, and after the last."""
+        return self.step == self.schedule.steps or (every > 0 and self.step % every == 0)
 
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)
-        metrics |= {"train/skipped_steps": float(len(self.budget.skipped))} | self.faults.metrics()
+        metrics |= self.exchange.metrics()
         if self.world.main:
             self.reporter.progress(progress)
             self.tracker.metrics(metrics, self.step)
 
-    def _evaluate(self) -> None:
-        """Measure AP of the averaged weights, or of the weights where no average is kept."""
-        self.engine.eval()
-        with self.ema.swapped():
-            forward = self.faults.evaluating(self.engine)
-            metrics, rows = evaluate_shards(self.detector, forward, self.val_shards, self.job, self.world)
-        self.engine.train()
-        self.evaluated, self.evaluated_at = metrics.as_dict("val/"), self.step
-        self.reporter.evaluated(self.step, self.evaluated)
-        if self.world.main:
-            self.tracker.metrics(self.evaluated, self.step)
-            self.tracker.table(metrics.class_rows(), f"per_class/step_{self.step:06d}.json")
-            log_pictures(self.tracker, self.val_shards, rows, self.job.eval.pictures, self.step)
-
     def _save_is_due(self) -> bool:
-        """True where the job wants a checkpoint, and where one may turn out to be the best."""
-        train, epoch = self.job.train, self.stream.steps_per_epoch
-        evaluated = train.keep_best > 0 and self.evaluated_at == self.step
-        regular = self._due(train.checkpoint_every) or self._due(train.keep_every * epoch)
-        return regular or evaluated or self.step == self.steps
+        """True if the job wants a checkpoint of this step, or this step may turn out to be the best."""
+        train = self.job.train
+        evaluated = train.keep_best > 0 and self.evaluator.step == self.step
+        kept = self._due(train.keep_every * self.schedule.steps_per_epoch)
+        return self._due(train.checkpoint_every) or kept or evaluated
+
+    def _must_save_now(self) -> bool:
+        """True if this training is about to stop, or a machine of its workers is about to be taken away."""
+        asks = self.step % self.job.train.log_every == 0
+        return self.exchange.stop.agreed or (asks and self.reporter.preempted())
 
     def _save(self) -> None:
-        """Have a checkpoint written while training goes on."""
-        state, ema, ledger = self.engine.state, self.ema, self.accounting.state()
-        metrics = self.evaluated if self.evaluated_at == self.step else {}
-        past = Past(self.budget.skipped, self.faults.losses(), self.stream.bad.reasons)
-        with self.faults.watchdog.off("checkpoint"):
-            stall = self.saving.save(
-                self.step,
-                lambda: pieces(state, ema, ledger, self.world.rank),
-                lambda: self.description.of(self.step, state, ema, ledger, metrics, past),
+        """Start writing a checkpoint; training continues meanwhile."""
+        ledger, observed = self.accounting.state(), self.exchange.state()
+        metrics = self.evaluator.metrics if self.evaluator.step == self.step else {}
+        state, ema = self.learner.engine.state, self.learner.ema
+        with self.health.watchdog.off("checkpoint"):
+            stall = self.checkpoints.save(
+                self.step, state, ema, ledger=ledger, metrics=metrics, observed=observed
             )
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
 
+    def _stop(self) -> Result:
+        """Wait for the checkpoint that this run will be resumed from."""
+        with self.health.watchdog.off("the checkpoint to leave with"):
+            self.checkpoints.writer.wait(at_end=True)
+        if self.world.main:
+            print(f"asked to leave: stopped after step {self.step} of {self.schedule.steps}", flush=True)
+        return Result(self.step, self.evaluator.metrics, left=True)
+
     def _finish(self) -> None:
-        """See the last checkpoint written, and log its model."""
-        with self.faults.watchdog.off("the last checkpoint"):
-            self.saving.wait(at_end=True)
+        """Wait for the last checkpoint, and log its model."""
+        with self.health.watchdog.off("the last checkpoint"):
+            self.checkpoints.writer.wait(at_end=True)
             if self.world.main:
-                self.saving.give_model(self.tracker)
-
-    def _step_maker(self) -> StepMaker:
-        return StepMaker(
-            self.job,
-            self.world,
-            self.detector,
-            self.criterion,
-            self.engine,
-            self.ema,
-            faults=self.faults,
-            budget=self.budget,
-            incidents=self.incidents,
-            leaving=self.leaving,
-            unreadable=Unreadable(self.stream.bad, self.world),
-            steps=self.steps,
-            steps_per_epoch=self.stream.steps_per_epoch,
-        )
-
-
-def total_steps(job: Job, steps_per_epoch: int) -> int:
-    """Return how many optimizer steps a job makes."""
-    return job.train.steps or job.train.epochs * steps_per_epoch
+                self.checkpoints.writer.log_model(self.tracker)
 
 
 def retention(job: Job, steps_per_epoch: int) -> Retention:

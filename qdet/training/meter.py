@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from qdet.job import Job
 from qdet.training.distributed import World
-from qdet.training.optim import lr_factor
+from qdet.training.optim import Schedule
 from qdet.training.reporting import Progress
 
 Item = TypeVar("Item")
@@ -22,8 +21,8 @@ class Meter:
     `pause()` and the next item (evaluation, checkpoints) is not counted.
     """
 
-    def __init__(self, job: Job, steps: int, steps_per_epoch: int) -> None:
-        self.job, self.steps, self.steps_per_epoch = job, steps, steps_per_epoch
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
         self._clear()
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -67,19 +66,18 @@ class Meter:
         totals = world.sum(*(float(total) for total in self._terms.values()))
         means = {name: t / world.size / made for name, t in zip(self._terms, totals, strict=True)}
         seconds = max(self._elapsed, 1e-9)
-        lr = self.job.optim.lr * lr_factor(
-            step - 1, steps=self.steps, steps_per_epoch=self.steps_per_epoch, optim=self.job.optim
-        )
+        schedule, job = self.schedule, self.schedule.job
+        lr = job.optim.lr * schedule.lr_factor(step - 1)
         progress = Progress(
             step=step,
-            steps=self.steps,
-            epoch=step / self.steps_per_epoch,
+            steps=schedule.steps,
+            epoch=step / schedule.steps_per_epoch,
             loss=means.get("loss", float("nan")),
             lr=lr,
             grad_norm=self._norm / made,
-            images_per_second=self.job.train.batch_size * count / seconds,
+            images_per_second=job.train.batch_size * count / seconds,
             data_wait=min(self._waited / seconds, 1.0),
-            eta_seconds=(self.steps - step) * seconds / count,
+            eta_seconds=(schedule.steps - step) * seconds / count,
         )
         metrics = {f"train/{name}": value for name, value in means.items()} | {
             "train/lr": lr,

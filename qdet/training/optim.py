@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from qdet.errors import ConfigError
-from qdet.job import OptimConfig
+from qdet.job import Job, OptimConfig
 
 
 def parameter_groups(
@@ -79,3 +80,25 @@ def lr_factor(step: int, *, steps: int, steps_per_epoch: int, optim: OptimConfig
     if optim.schedule == "cosine":
         return factor * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
     return factor * 0.1 ** sum(step >= drop * steps_per_epoch for drop in optim.drop_epochs)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a job trains, and what follows from the number of a step."""
+
+    job: Job
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.job.train.steps or self.job.train.epochs * self.steps_per_epoch
+
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on every learning rate at `step` (0-based)."""
+        per_epoch = self.steps_per_epoch
+        return lr_factor(step, steps=self.steps, steps_per_epoch=per_epoch, optim=self.job.optim)
+
+    def random_seed(self, step: int, rank: int) -> int:
+        """Return the seed of a rank's random numbers at `step`: anew in every step, so none are saved."""
+        return (self.job.train.seed * 1_000_003 + step) * 1_009 + rank

@@ -12,7 +12,7 @@ from torch import nn
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import join
-from qdet.training.health.unused_parameters import Participation
+from qdet.training.health.unused_parameters import UnusedParameters
 from qdet.training.zero import ZeroEngine
 
 
@@ -73,11 +73,11 @@ def leave_a_head_out(zero, folder: Path):
     """Two steps with every parameter, then one in which rank 1 leaves the second head out."""
     module = TwoHeads()
     world, engine = _engine_of(module, zero=zero)
-    watch = Participation(module, rank=world.rank, must=zero == 3)
+    unused = UnusedParameters(module, rank=world.rank, required=zero == 3)
     os.dup2(os.open(folder / f"rank{world.rank}.txt", os.O_WRONLY | os.O_CREAT), 1)
     for use_second in (True, True, world.rank == 0):
-        engine.backward(watch.watched(engine(torch.ones(1, 4), use_second)))
-        watch.check()
+        engine.backward(unused.watch(engine(torch.ones(1, 4), use_second)))
+        unused.check()
         engine.step(1.0)
         print("a step", flush=True)
 

@@ -98,9 +98,9 @@ def save_again(jobs: dict[str, Job], store: Path, into: Path) -> None:
     for name, job in jobs.items():
         world = join("cpu", timeout=60)
         training = loop._Training(job, world, Run(name=name, store=str(store)), LocalReporter(), Recorder())
-        training.saving.run = RunFolder(Folder.open(into / name))
+        training.checkpoints.writer.run = RunFolder(Folder.open(into / name))
         training._save()
-        training.saving.wait(at_end=True)
+        training.checkpoints.writer.wait(at_end=True)
 
 
 def checkpoint(store: Path, run: str, step: int) -> Saved:

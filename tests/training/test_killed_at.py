@@ -10,9 +10,9 @@ from ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
 from test_resume import random_job, where
 
 from qdet.config import override
-from qdet.training import accounting, loop
+from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
-from qdet.training.health import monitor as faults
+from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -20,10 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS = 6
 MOMENTS = {
     # After how many calls of which function (counted from 1) of which rank.
-    "first step": (faults.Faults, "step_done", 1, 1),
+    "first step": (monitor.HealthMonitor, "step_done", 1, 1),
     "share of a checkpoint written": (saving, "write_share", 1, 1),
     "manifest about to be written": (saving, "commit", 2, 0),
-    "evaluation": (loop, "evaluate_shards", 1, 1),
+    "evaluation": (evaluate, "evaluate_shards", 1, 1),
     "end of an epoch": (accounting.Accounting, "settle", 1, 1),
 }
 

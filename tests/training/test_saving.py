@@ -11,31 +11,31 @@ from qdet.checkpoint import Folder, Piece, Retention, RunFolder, Saved, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.errors import CheckpointError
 from qdet.training.checkpointing import save as module
-from qdet.training.checkpointing.save import Saving
+from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Run
 
 
-def saving_in(folder, world=None) -> Saving:
+def writer_in(folder, world=None) -> CheckpointWriter:
     alone = World(rank=0, size=1, device=torch.device("cpu"))
-    return Saving(RunFolder(Folder.open(folder)), world or alone, Retention(last=5))
+    return CheckpointWriter(RunFolder(Folder.open(folder)), world or alone, Retention(last=5))
 
 
-def save(saving: Saving, step: int, whole=None) -> float:
+def save(writer: CheckpointWriter, step: int, whole=None) -> float:
     """Save small tensors as a training would."""
-    world, whole = saving.world, whole or tensors(step)
+    world, whole = writer.world, whole or tensors(step)
     shares = even_shares(whole, rank=world.rank, world=world.size)
     pieces = [Piece(name, part.start, cut(whole[name], part)) for name, part in shares.items()]
-    rest = contents(whole, world=world.size, step=step, attempt=saving.attempt)
-    return saving.save(step, lambda: pieces, lambda: rest)
+    rest = contents(whole, world=world.size, step=step, attempt=writer.attempt)
+    return writer.save(step, lambda: pieces, lambda: rest)
 
 
-def break_disk(saving: Saving, step: int) -> None:
+def break_disk(writer: CheckpointWriter, step: int) -> None:
     """Let the share of this rank at `step` go to a device that is always full."""
-    place = saving.run.at(step).local
+    place = writer.run.at(step).local
     place.mkdir(parents=True, exist_ok=True)
-    (place / f"rank_{saving.world.rank:05d}.{saving.attempt}.safetensors").symlink_to("/dev/full")
+    (place / f"rank_{writer.world.rank:05d}.{writer.attempt}.safetensors").symlink_to("/dev/full")
 
 
 class Telling(LocalReporter):
@@ -78,13 +78,13 @@ def test_steps_go_on_while_a_slow_store_writes(demo_shards, tmp_path, monkeypatc
 def test_what_is_written_is_what_was_there_when_it_was_saved(tmp_path, monkeypatch):
     gate, write_share = threading.Event(), module.write_share
     monkeypatch.setattr(module, "write_share", lambda *a, **k: gate.wait(60) and write_share(*a, **k))
-    saving, live = saving_in(tmp_path), tensors(1)
-    save(saving, 1, live)
+    writer, live = writer_in(tmp_path), tensors(1)
+    save(writer, 1, live)
     for tensor in live.values():
         tensor.zero_()
     gate.set()
-    saving.wait()
-    saved = Saved(saving.run.at(1))
+    writer.wait()
+    saved = Saved(writer.run.at(1))
     for name, tensor in tensors(1).items():
         assert saved.whole(name).equal(tensor) or not tensor.numel()
 
@@ -99,43 +99,43 @@ def test_one_checkpoint_is_written_at_a_time(tmp_path, monkeypatch):
         running.remove(folder)
 
     monkeypatch.setattr(module, "write_share", counted)
-    saving = saving_in(tmp_path)
+    writer = writer_in(tmp_path)
     for step in range(1, 6):
-        save(saving, step)
-    saving.wait(at_end=True)
+        save(writer, step)
+    writer.wait(at_end=True)
     assert most == [1] * 5
-    assert saving.run.steps() == [1, 2, 3, 4, 5]
+    assert writer.run.steps() == [1, 2, 3, 4, 5]
 
 
 def test_a_full_disk_costs_one_checkpoint_and_no_training(tmp_path, capsys):
-    saving = saving_in(tmp_path)
-    save(saving, 1)
-    break_disk(saving, 2)
-    save(saving, 2)
-    save(saving, 3)
-    saving.wait(at_end=True)
+    writer = writer_in(tmp_path)
+    save(writer, 1)
+    break_disk(writer, 2)
+    save(writer, 2)
+    save(writer, 3)
+    writer.wait(at_end=True)
     said = capsys.readouterr().out
     assert "step_000002 could not be written: OSError: [Errno 28] No space left on device" in said
     assert "training goes on" in said
     for step in (1, 3):
-        verify(saving.run.at(step))
-    assert 2 not in saving.run.steps()  # what was torn is gone with the next that is whole
+        verify(writer.run.at(step))
+    assert 2 not in writer.run.steps()  # what was torn is gone with the next that is whole
 
 
 def test_two_failures_in_a_row_or_a_last_one_end_training(tmp_path):
-    saving = saving_in(tmp_path / "twice")
+    writer = writer_in(tmp_path / "twice")
     for step in (1, 2):
-        break_disk(saving, step)
-        save(saving, step)
+        break_disk(writer, step)
+        save(writer, step)
     with pytest.raises(CheckpointError, match=r"step_000002 could not .* No space left .*--store\.path"):
-        save(saving, 3)
-    saving = saving_in(tmp_path / "last")
-    save(saving, 1)
-    break_disk(saving, 2)
-    save(saving, 2)
+        save(writer, 3)
+    writer = writer_in(tmp_path / "last")
+    save(writer, 1)
+    break_disk(writer, 2)
+    save(writer, 2)
     with pytest.raises(CheckpointError, match="step_000002"):
-        saving.wait(at_end=True)
-    verify(saving.run.at(1))
+        writer.wait(at_end=True)
+    verify(writer.run.at(1))
 
 
 def test_a_training_that_ends_by_an_error_leaves_its_last_checkpoint(demo_shards, tmp_path):
@@ -153,13 +153,13 @@ def test_a_training_that_ends_by_an_error_leaves_its_last_checkpoint(demo_shards
 def on_a_full_rank(folder):
     """What two ranks do where the disk of one is full; each writes down what it saw."""
     world = join("cpu", timeout=20)
-    saving = saving_in(folder, world)
+    writer = writer_in(folder, world)
     for step in (1, 2, 3):
         if world.rank == 1 and step != 1:
-            break_disk(saving, step)
-        save(saving, step)
+            break_disk(writer, step)
+        save(writer, step)
     try:
-        saving.wait()
+        writer.wait()
     except CheckpointError as error:
         (folder / f"{world.rank}.txt").write_text(str(error))
 

@@ -11,8 +11,8 @@ from qdet.training.health.stragglers import (
     QUIET,
     WINDOW,
     Stragglers,
+    describe,
     find_stragglers,
-    line,
     median_of_others,
 )
 
@@ -77,7 +77,7 @@ def test_a_worker_that_stays_slow_is_named_again_but_not_at_every_look():
 
 def test_the_line_names_worker_host_ratio_and_part():
     (found,) = find_stragglers(np.tile([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0]], (WINDOW, 1, 1)))
-    assert line(found, ["a", "b", "c"]) == (
+    assert describe(found, ["a", "b", "c"]) == (
         f"worker 1 on host b is 2.00 times as slow as the others' median over the last {WINDOW} steps, "
         "mostly in: waiting for data"
     )

@@ -1,7 +1,6 @@
 """What a training puts into its checkpoints."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +15,7 @@ from qdet.data.shards.protocol import Dataset
 from qdet.job import Job
 from qdet.masking import mask
 from qdet.tracking import git_commit
+from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import MOMENTS, ShardedState
@@ -33,58 +33,63 @@ def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: in
     return [*state.pieces(), *ema.pieces(state), Piece(f"ledger/{rank:05d}", 0, ledger)]
 
 
-@dataclass(frozen=True)
-class Past:
-    """What a run remembers of its steps besides what it has learned."""
+class Checkpoints:
+    """The checkpoints of one training: describes them, and has `writer` write them."""
 
-    skipped: Sequence[int]
-    """Steps that were not made."""
-    losses: Sequence[float]
-    """The last losses."""
-    unreadable: Mapping[int, str]
-    """Why images could not be read, by their ids."""
-
-
-class Description:
-    """Describes each checkpoint of one training (rank 0)."""
-
-    def __init__(self, job: Job, world: World, shards: Dataset, attempt: str) -> None:
-        self.job, self.world, self.shards, self.attempt = job, world, shards, attempt
+    def __init__(self, job: Job, world: World, shards: Dataset, writer: CheckpointWriter) -> None:
+        self.job, self.world, self.shards, self.writer = job, world, shards, writer
         self._commit = git_commit()
 
-    def of(
+    def save(
         self,
         step: int,
         state: ShardedState,
         ema: Ema,
+        *,
         ledger: Shaped[Tensor, " n"],
         metrics: Mapping[str, float],
-        past: Past,
-    ) -> Contents:
-        """Describe the state after `step` steps; `metrics` are those of an evaluation of this very state."""
+        observed: Mapping[str, Any],
+    ) -> float:
+        """Start writing the state after `step` steps; return the seconds that training waited. Collective.
+
+        Args:
+            step: Steps done.
+            state: Weights and moments.
+            ema: The average.
+            ledger: What this rank alone knows of the data it has seen.
+            metrics: Those of an evaluation of this very state; empty without one.
+            observed: Fields of `TrainState` that the observers of the step exchange keep.
+
+        Raises:
+            CheckpointError: The two checkpoints before this one could not be written.
+        """
+
+        def contents() -> Contents:
+            return Contents(
+                attempt=self.writer.attempt,
+                world_size=self.world.size,
+                zero=self.job.train.zero,
+                state=self._state(step, state.updates, ema.updates, observed),
+                job=settings(self.job),
+                shapes=self._shapes(state, ema, ledger),
+                metrics=metrics,
+            )
+
+        return self.writer.save(step, lambda: pieces(state, ema, ledger, self.world.rank), contents)
+
+    def _shapes(self, state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"]) -> dict[str, list[int]]:
         whole, trained = state.shapes, state.trained if state.updates else []
         kinds = {"weights": list(whole), "average": ema.names} | dict.fromkeys(MOMENTS, trained)
         shapes = {f"{kind}/{name}": whole[name] for kind, names in kinds.items() for name in names}
-        shapes |= {f"ledger/{rank:05d}": list(ledger.shape) for rank in range(self.world.size)}
-        return Contents(
-            attempt=self.attempt,
-            world_size=self.world.size,
-            zero=self.job.train.zero,
-            state=self._state(step, state.updates, ema.updates, past),
-            job=settings(self.job),
-            shapes=shapes,
-            metrics=metrics,
-        )
+        return shapes | {f"ledger/{rank:05d}": list(ledger.shape) for rank in range(self.world.size)}
 
-    def _state(self, step: int, updates: int, ema_updates: int, past: Past) -> TrainState:
+    def _state(self, step: int, updates: int, ema_updates: int, observed: Mapping[str, Any]) -> TrainState:
         categories = self.shards.categories
         return TrainState(
             step=step,
             updates=updates,
             ema_updates=ema_updates,
-            skipped=tuple(past.skipped),
-            losses=tuple(past.losses),
-            unreadable={image: mask(reason) for image, reason in past.unreadable.items()},
+            **observed,
             seed=self.job.train.seed,
             batch_size=self.job.train.batch_size,
             data_digest=self.shards.digest,

@@ -2,12 +2,11 @@
 
 from torch import Tensor, nn
 
-from qdet.checkpoint import Folder, RunFolder, Saved, verify
+from qdet.checkpoint import Folder, RunFolder, Saved, TrainState, verify
 from qdet.checkpoint.fit import check_start, load_weights
 from qdet.data.shards.protocol import Dataset
 from qdet.job import Job
 from qdet.training.checkpointing.compatibility import check_unchanged
-from qdet.training.checkpointing.contents import Past
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.zero import ZeroEngine
@@ -23,10 +22,20 @@ class Start:
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
         self.job, self.world, self.shards = job, world, shards
         self.last: Saved | None = self._find(run)
-        """The checkpoint that training goes on from; None in a new run."""
+        """The checkpoint that training resumes from; None in a new run."""
 
-    def give_weights(self, module: nn.Module) -> bool:
-        """Give `module` the weights of the last checkpoint or `store.init_from`; False without either."""
+    @property
+    def step(self) -> int:
+        """Steps done by the last checkpoint."""
+        return 0 if self.last is None else self.last.state.step
+
+    @property
+    def state(self) -> TrainState | None:
+        """What the last checkpoint knows besides tensors."""
+        return None if self.last is None else self.last.state
+
+    def load_weights(self, module: nn.Module) -> bool:
+        """Load the weights of the last checkpoint or of `store.init_from`; False without either."""
         source = self.job.store.init_from
         if self.last is not None:
             load_weights(module, self.last.all("weights"), source=self.last.folder)
@@ -37,21 +46,11 @@ class Start:
             load_weights(module, start.model(), source=source)
         return self.last is not None or source is not None
 
-    def go_on(self, engine: ZeroEngine, ema: Ema) -> int:
-        """Give optimizer and average what the last checkpoint holds; return the steps done by then."""
-        if self.last is None:
-            return 0
-        engine.state.load_moments(self.last)
-        ema.load(self.last, engine.state)
-        return self.last.state.step
-
-    @property
-    def past(self) -> Past:
-        """What the run remembers of the steps up to the last checkpoint."""
-        if self.last is None:
-            return Past(skipped=(), losses=(), unreadable={})
-        state = self.last.state
-        return Past(skipped=state.skipped, losses=state.losses, unreadable=state.unreadable)
+    def load_optimizer(self, engine: ZeroEngine, ema: Ema) -> None:
+        """Load AdamW's moments and the averaged weights of the last checkpoint."""
+        if self.last is not None:
+            engine.state.load_moments(self.last)
+            ema.load(self.last, engine.state)
 
     def ledgers(self) -> list[Tensor]:
         """Return what each rank had saved as its ledger in the last checkpoint."""

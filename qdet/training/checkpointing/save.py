@@ -27,8 +27,8 @@ LEAVING = 20.0
 """Seconds that a training which ends by an error gives the checkpoint it is writing."""
 
 
-class Saving:
-    """Writes the checkpoints of one run. All methods but `give_model` and `leave` are collective."""
+class CheckpointWriter:
+    """Writes the checkpoints of one run. All methods but `log_model` and `close` are collective."""
 
     def __init__(self, run: RunFolder, world: World, retention: Retention) -> None:
         self.run, self.world, self.retention = run, world, retention
@@ -73,7 +73,7 @@ class Saving:
             # Where a rank could not write, rank 0 only knows that a share did not come.
             self.world.on_main(lambda: self._tell(causes[-1], at_end or self._failures >= FAILURES))
 
-    def give_model(self, tracker: Tracker) -> None:
+    def log_model(self, tracker: Tracker) -> None:
         """Log the model of the last checkpoint (rank 0, when `wait` is back)."""
         if self._folder is None:
             return
@@ -81,7 +81,7 @@ class Saving:
             export(Saved(self._folder, verified=True), Path(folder) / "model.safetensors")
             tracker.model(Path(folder))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Give the checkpoint that is being written some time, where this rank ends by an error."""
         self._background.wait(LEAVING)
 

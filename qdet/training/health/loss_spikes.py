@@ -1,9 +1,15 @@
 """Loss spikes: losses far above those just before, in robust standard deviations."""
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from qdet.checkpoint import TrainState
+from qdet.training.distributed import World
+from qdet.training.observer import Observer
 
 HISTORY = 100
 """Steps that a loss is compared with."""
@@ -38,3 +44,51 @@ class LossSpikes:
         deviation = max(1.4826 * np.median(np.abs(before - median)), 0.01 * abs(median), 1e-12)
         distance = float((loss - median) / deviation)
         return distance if distance >= FAR else None
+
+
+class MeanLoss(Observer):
+    """The loss of the previous step, averaged over ranks: its spikes are reported and counted."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._history = world, LossSpikes()
+        self._last: tuple[int, float] | None = None
+        self._spikes = 0
+
+    def observe(self, step: int, loss: float) -> None:
+        """Take this rank's loss of a step; NaN if the step was skipped."""
+        self._last = step, loss
+
+    def local(self) -> Sequence[float]:
+        """Return this rank's loss of the previous step; NaN in the first."""
+        return (math.nan if self._last is None else self._last[1],)
+
+    def reduced(self, totals: Sequence[float]) -> None:
+        """Compare the mean with those of the steps before; rank 0 prints a spike."""
+        if self._last is None or not math.isfinite(totals[0]):
+            return
+        step, loss = self._last[0], totals[0] / self._world.size
+        distance = self._history.add(loss)
+        if distance is None:
+            return
+        self._spikes += 1
+        if self._world.main:
+            print(
+                f"the loss of step {step} is {loss:.4g}: {distance:.1f} robust standard deviations above "
+                f"those of the {HISTORY} steps before",
+                flush=True,
+            )
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the last losses, including that of the step just made, not exchanged yet. Collective."""
+        loss = math.nan if self._last is None else self._world.sum(self._last[1])[0] / self._world.size
+        losses = self._history.last
+        return {"losses": (*losses, loss)[-HISTORY:] if math.isfinite(loss) else losses}
+
+    def restore(self, saved: TrainState) -> None:
+        """Compare the next losses with those before the checkpoint."""
+        self._history = LossSpikes(saved.losses)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the spikes since the last call."""
+        counted, self._spikes = self._spikes, 0
+        return {"train/spikes": float(counted)}

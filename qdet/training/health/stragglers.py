@@ -8,12 +8,16 @@ as the size of the images; medians take out the odd slow step.
     steps, ranks   parts: waiting for data, forward pass
 """
 
+import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+from qdet.training.distributed import World
+from qdet.training.observer import Observer
 
 PARTS = ("waiting for data", "forward pass")
 WINDOW = 40
@@ -89,9 +93,39 @@ class Stragglers:
         return self._steps - self._named.get(rank, -QUIET) >= QUIET
 
 
-def line(straggler: Straggler, hosts: Sequence[str]) -> str:
+def describe(straggler: Straggler, hosts: Sequence[str]) -> str:
     """Say who is slow, how much and in what."""
     return (
         f"worker {straggler.rank} on host {hosts[straggler.rank]} is {straggler.ratio:.2f} times as slow as "
         f"the others' median over the last {WINDOW} steps, mostly in: {straggler.part}"
     )
+
+
+class StepTimes(Observer):
+    """What the previous step took on each rank: stragglers are reported. Constructing it is collective."""
+
+    def __init__(self, world: World, *, sharded: bool) -> None:
+        self._world, self._sharded, self._stragglers = world, sharded, Stragglers()
+        self._hosts: list[str] = world.broadcast(world.gather(socket.gethostname()))
+        self._last: tuple[float, float] | None = None
+
+    def observe(self, waited: float, forward: float) -> None:
+        """Take the seconds that this rank waited for data and spent in forward passes."""
+        self._last = waited, forward
+
+    def local(self) -> Sequence[float]:
+        """Return a row for every rank, zero but for this one's."""
+        times = np.zeros((self._world.size, len(PARTS)))
+        times[self._world.rank] = self._last or 0.0
+        return times.flatten().tolist()
+
+    def reduced(self, totals: Sequence[float]) -> None:
+        """Look for stragglers; rank 0 prints them."""
+        if self._last is None:
+            return
+        times = np.array(totals).reshape(self._world.size, len(PARTS))
+        if self._sharded:  # ZeRO-3's forward passes wait for each other: only the shortest waited for none
+            times[:, 1] = times[:, 1].min()
+        for straggler in self._stragglers.add(times):
+            if self._world.main:
+                print(describe(straggler, self._hosts), flush=True)

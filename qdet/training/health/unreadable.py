@@ -1,33 +1,46 @@
-"""Images that could not be read, counted over all ranks against the one budget of the run.
+"""Images that could not be read, counted over all ranks.
 
-How many new ones there are travels with a collective that every step makes anyway. Only where there are some
-do the ranks tell each other which.
+Only their number is exchanged in every step; which ones they are follows only where there are new ones.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdet.checkpoint import TrainState
 from qdet.data.loading.substitutes import BadBudget
+from qdet.masking import mask
 from qdet.training.distributed import World
+from qdet.training.observer import Observer
 
 
-class Unreadable:
-    """What all ranks together could not read.
+class UnreadableImages(Observer):
+    """Images that could not be read, of all ranks against the one budget of the run.
 
     Args:
-        budget: Of this rank's stream; it learns of what others could not read.
+        budget: That of this rank's stream.
         world: The ranks.
     """
 
     def __init__(self, budget: BadBudget, world: World) -> None:
-        self.budget, self.world = budget, world
+        self._budget, self._world = budget, world
 
-    def told(self) -> float:
-        """Return how many images this rank found unreadable since it last told."""
-        return float(len(self.budget.fresh))
+    def local(self) -> Sequence[float]:
+        """Return how many images this rank newly found unreadable."""
+        return (float(len(self._budget.fresh)),)
 
-    def heard(self, total: float) -> None:
-        """Take in how many all ranks told of; collective where there are any.
+    def reduced(self, totals: Sequence[float]) -> None:
+        """Exchange which ones, if there are any.
 
         Raises:
-            DataError: On every rank, with the names of the last, if there are more than the job allows.
+            DataError: On every rank, if there are more than the job allows; it names the last of them.
         """
-        if total:
-            self.budget.learn(self.world.broadcast(self.world.gather(dict(self.budget.fresh))))
+        if totals[0]:
+            self._budget.learn(self._world.broadcast(self._world.gather(dict(self._budget.fresh))))
+
+    def state(self) -> Mapping[str, Any]:
+        """Return why images could not be read, by id."""
+        return {"unreadable": {image: mask(reason) for image, reason in self._budget.reasons.items()}}
+
+    def restore(self, saved: TrainState) -> None:
+        """Count those of before the checkpoint; raises `DataError` as `reduced` does."""
+        self._budget.learn([saved.unreadable])

@@ -18,18 +18,18 @@ LISTED = 5
 """Names in a message; the others are counted."""
 
 
-class Participation:
+class UnusedParameters:
     """Sees which trainable parameters of `module` a backward pass reaches.
 
     Args:
         module: What is trained.
         rank: Rank of this worker, for messages.
-        must: Whether a parameter without a gradient is an error (ZeRO-3).
+        required: Whether every parameter must get a gradient (ZeRO-3).
     """
 
-    def __init__(self, module: nn.Module, *, rank: int, must: bool) -> None:
+    def __init__(self, module: nn.Module, *, rank: int, required: bool) -> None:
         trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        self.rank, self.must = rank, must
+        self.rank, self.required = rank, required
         self.names = [name for name, _ in trained]
         self._reached = [False] * len(trained)
         self._missing: list[str] = []
@@ -38,7 +38,7 @@ class Participation:
             p.register_post_accumulate_grad_hook(self._mark(i)) for i, (_, p) in enumerate(trained)
         ]
 
-    def watched(self, loss: Tensor) -> Tensor:
+    def watch(self, loss: Tensor) -> Tensor:
         """Return `loss`, whose backward pass is then watched.
 
         What it does not reach is said when the pass ends but before gradients are exchanged: workers that
@@ -54,7 +54,7 @@ class Participation:
         Raises:
             ConfigError: A parameter got no gradient where all must.
         """
-        if self._missing and self.must:
+        if self._missing and self.required:
             raise ConfigError(
                 f"--train.zero 3: {self._told(self._missing)}. DeepSpeed would apply its last gradient "
                 "again, in every step that brings no new one. Let it take part in every step, freeze it, or "

@@ -28,8 +28,8 @@ class Finding:
 
     rank: int
     host: str
-    lost: bool
-    """Whether its loss was not finite in the step itself."""
+    loss_is_finite: bool
+    """Whether its loss was finite in the step itself."""
     first_bad: str | None
     """Where numbers stopped being numbers when its share was run again; None where they did not."""
     image_ids: tuple[int, ...]
@@ -38,73 +38,75 @@ class Finding:
     """Why its share could not be run again, where that is so."""
 
 
-class Incidents:
-    """Looks into skipped steps, and keeps what it takes to replay them in the folder of the run."""
+@dataclass(frozen=True)
+class StepInputs:
+    """What one rank computes a step from, besides the weights."""
+
+    step: int
+    """Steps done before."""
+    micro_batches: Sequence[Batch]
+    random_seed: int
+    """What torch was seeded with."""
+    progress: float
+    """Share of the training that was done."""
+    divisors: Mapping[str, float]
+    """What the loss is divided by, as arguments of the loss."""
+
+
+class Diagnosis:
+    """Looks for the cause of skipped steps, and keeps them in the folder of the run, to be replayed."""
 
     def __init__(self, job: Job, world: World, *, criterion: SetLoss, folder: Folder) -> None:
         self.job, self.world, self.criterion, self.folder = job, world, criterion, folder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="qdet-bad-step")
         self._writing: Future[None] | None = None
 
-    def look_into(
-        self,
-        module: nn.Module,
-        batches: Sequence[Batch],
-        *,
-        step: int,
-        random_seed: int,
-        progress: float,
-        divisors: Mapping[str, float],
-        lost: bool,
-    ) -> str:
-        """Say in one sentence what was wrong with the step after `step` others. Collective.
+    def diagnose(self, module: nn.Module, inputs: StepInputs, *, loss_is_finite: bool) -> str:
+        """Return what was wrong with a step, in one sentence. Collective.
 
         Args:
             module: The detector; its weights are still those before the step.
-            batches: This worker's micro-batches.
-            step: Steps done before.
-            random_seed: What torch was seeded with for the step.
-            progress: Share of the training that was done.
-            divisors: What the loss was divided by.
-            lost: Whether this worker's loss was not finite.
+            inputs: What this rank computed the step from.
+            loss_is_finite: Whether this rank's loss was.
         """
         weights = whole_weights(module)
         facts = Facts(
-            step=step,
+            step=inputs.step,
             rank=self.world.rank,
             world_size=self.world.size,
-            random_seed=random_seed,
-            progress=progress,
-            divisors=dict(divisors),
+            random_seed=inputs.random_seed,
+            progress=inputs.progress,
+            divisors=dict(inputs.divisors),
             classes=self.criterion.classes,
             job=settings(self.job),
-            image_ids=[batch.image_ids.tolist() for batch in batches],
+            image_ids=[batch.image_ids.tolist() for batch in inputs.micro_batches],
         )
-        bad = BadStep(facts=facts, weights=weights, batches=batches)
-        finding = self._find(bad, lost=lost)
+        bad = BadStep(facts=facts, weights=weights, batches=inputs.micro_batches)
+        finding = self._find(bad, loss_is_finite=loss_is_finite)
         findings = self.world.broadcast(self.world.gather(finding))
-        witness = next((f for f in findings if f.first_bad), next((f for f in findings if f.lost), None))
+        suspects = (f for f in findings if not f.loss_is_finite)
+        witness = next((f for f in findings if f.first_bad), next(suspects, None))
         if witness is not None and witness.rank == self.world.rank:
             self._write(bad)
-        return _sentence(findings, witness, self.folder, step)
+        return _sentence(findings, witness, self.folder, inputs.step)
 
     def close(self) -> None:
         """Wait until the last file is written."""
         self._settle()
         self._pool.shutdown()
 
-    def _find(self, bad: BadStep, *, lost: bool) -> Finding:
+    def _find(self, bad: BadStep, *, loss_is_finite: bool) -> Finding:
         everything = tuple(i for ids in bad.facts.image_ids for i in ids)
         rank, host = self.world.rank, socket.gethostname()
         try:
             trace = retrace(self.job, bad, self.criterion, self.world.device)
         except Exception as error:  # whatever it is, the run goes on, and others wait for this worker
-            return Finding(rank, host, lost, None, everything, f"{type(error).__name__}: {error}")
+            return Finding(rank, host, loss_is_finite, None, everything, f"{type(error).__name__}: {error}")
         if trace.first_bad is None:
-            return Finding(rank, host, lost, None, everything)
+            return Finding(rank, host, loss_is_finite, None, everything)
         ids = bad.facts.image_ids[trace.micro_batch]
         rows = trace.first_bad.rows or range(len(ids))
-        return Finding(rank, host, lost, trace.first_bad.what, tuple(ids[row] for row in rows))
+        return Finding(rank, host, loss_is_finite, trace.first_bad.what, tuple(ids[row] for row in rows))
 
     def _write(self, bad: BadStep) -> None:
         """Write the file on a thread of its own: a slow store must not keep other workers waiting."""
@@ -160,7 +162,7 @@ def _write(folder: Folder, bad: BadStep) -> None:
 
 def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Folder, step: int) -> str:
     notes = [f"worker {f.rank} could not run it again ({f.note})" for f in findings if f.note]
-    suspects = [f for f in findings if f.first_bad] or [f for f in findings if f.lost]
+    suspects = [f for f in findings if f.first_bad] or [f for f in findings if not f.loss_is_finite]
     if not suspects:
         told = "no loss was bad, and computed again all is finite: look for faulty memory or links"
     else:

@@ -10,15 +10,15 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.utils.checkpoint import checkpoint
 
 from qdet.errors import ConfigError
-from qdet.training.health.unused_parameters import Participation
+from qdet.training.health.unused_parameters import UnusedParameters
 
 
 def test_a_parameter_without_a_gradient_is_named_once(capsys):
     module = TwoHeads()
-    watch = Participation(module, rank=3, must=False)
+    unused = UnusedParameters(module, rank=3, required=False)
     for use_second in (True, False, False, True, False):
-        watch.watched(module(torch.ones(2, 4), use_second)).backward()
-        watch.check()
+        unused.watch(module(torch.ones(2, 4), use_second)).backward()
+        unused.check()
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert "no gradient reached second.weight, second.bias on worker 3 (host" in said
@@ -26,20 +26,20 @@ def test_a_parameter_without_a_gradient_is_named_once(capsys):
 
 def test_where_all_must_take_part_it_is_an_error_in_every_step_without_one():
     module = TwoHeads()
-    watch = Participation(module, rank=0, must=True)
+    unused = UnusedParameters(module, rank=0, required=True)
     for use_second in (True, False, True, False):
-        watch.watched(module(torch.ones(2, 4), use_second)).backward()
+        unused.watch(module(torch.ones(2, 4), use_second)).backward()
         refused = pytest.raises(ConfigError, match=r"--train\.zero 3: no gradient reached second\.weight")
         with nullcontext() if use_second else refused:
-            watch.check()
+            unused.check()
 
 
 def test_a_recomputed_part_takes_part(capsys):
     module = TwoHeads()
-    watch = Participation(module, rank=0, must=True)
+    unused = UnusedParameters(module, rank=0, required=True)
     x = torch.ones(2, 4, requires_grad=True)
-    watch.watched(checkpoint(module, x, True, use_reentrant=False)).backward()
-    watch.check()
+    unused.watch(checkpoint(module, x, True, use_reentrant=False)).backward()
+    unused.check()
     assert capsys.readouterr().out == ""
 
 

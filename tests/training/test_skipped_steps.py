@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from faulty import train_on_corrupt_batches
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job
+from small_checkpoints import state as saved_state
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
@@ -19,7 +21,7 @@ from qdet.errors import DivergedError
 from qdet.launching.commands.replay import replay
 from qdet.losses import matched_objects
 from qdet.training import loop
-from qdet.training.nonfinite.skip import IN_A_ROW, Budget, hopeless, poisoned
+from qdet.training.nonfinite.skip import IN_A_ROW, SkippedSteps, nan_grad_if_nonfinite, nonfinite_loss
 from qdet.training.reporting import LocalReporter, Run
 from qdet.training.step import StepMaker
 from qdet.types import Predictions
@@ -39,7 +41,7 @@ JOBS = {
 @given(st.floats(allow_nan=True, allow_infinity=True, width=32), st.floats(-3, 3, width=32))
 def test_a_loss_that_is_not_finite_spoils_its_gradient_and_others_keep_theirs(value, weight):
     ours, theirs = (torch.tensor(weight, requires_grad=True) for _ in range(2))
-    loss = poisoned(ours * 2 + torch.tensor(value))
+    loss = nan_grad_if_nonfinite(ours * 2 + torch.tensor(value))
     loss.backward()
     (theirs * 2 + torch.tensor(value)).backward()
     if math.isfinite(float(theirs.detach() * 2 + torch.tensor(value))):
@@ -52,28 +54,29 @@ def test_a_loss_that_is_not_finite_spoils_its_gradient_and_others_keep_theirs(va
 def test_hopeless_predictions_still_reach_every_parameter_with_nan():
     weights = torch.zeros(2, requires_grad=True)
     logits, boxes = torch.full((1, 3, 2), torch.nan) * weights, torch.ones(1, 3, 4) * weights.sum()
-    hopeless([Predictions(logits, boxes), Predictions(logits, boxes)]).total.backward()
+    nonfinite_loss([Predictions(logits, boxes), Predictions(logits, boxes)]).total.backward()
     assert torch.isnan(weights.grad).all()
 
 
 @given(st.integers(0, 8), st.lists(st.booleans(), max_size=40), st.integers(0, 40))
-def test_a_budget_ends_at_one_too_many_or_three_in_a_row_also_across_a_restart(most, bad, restart):
-    def last_step(restarts):
-        budget = Budget(most)
+def test_a_run_ends_at_one_skip_too_many_or_three_in_a_row_also_across_a_resume(most, bad, resume):
+    def last_step(resumes):
+        skipped = SkippedSteps(most)
         for step, is_bad in enumerate(bad, start=1):
-            if step in restarts:
-                budget = Budget(most, budget.skipped)
+            if step in resumes:
+                before, skipped = skipped, SkippedSteps(most)
+                skipped.restore(replace(saved_state(), **before.state()))
             try:
                 if is_bad:
-                    budget.spend(step, "the cause")
+                    skipped.record(step, "the cause")
             except DivergedError:
-                return step, budget.skipped
-        return len(bad), budget.skipped
+                return step, skipped.steps
+        return len(bad), skipped.steps
 
     steps = [step for step, is_bad in enumerate(bad, start=1) if is_bad]
     too_many = steps[most] if len(steps) > most else math.inf
     row = next((s for s in steps if {s - i for i in range(IN_A_ROW)} <= set(steps)), math.inf)
-    assert last_step(()) == last_step((restart,))
+    assert last_step(()) == last_step((resume,))
     assert last_step(())[0] == min(too_many, row, len(bad))
 
 
@@ -178,7 +181,7 @@ def test_the_bad_step_is_kept_and_replayed_to_its_cause(store, jobs, name):
 def test_three_bad_steps_in_a_row_end_the_run_and_say_what_to_change(demo_shards, tmp_path, capsys):
     bad = dict.fromkeys((2, 3, 4), (0, "boxes"))
     job = tiny_job(demo_shards, **{"train.steps": 8})
-    with pytest.raises(DivergedError, match=r"steps 2, 3, 4 were skipped one after the other.*--optim\.lr"):
+    with pytest.raises(DivergedError, match=r"steps 2, 3, 4 were skipped in a row.*--optim\.lr"):
         train_on_corrupt_batches(bad, {"run": job}, tmp_path)
     cause = r"the loss, whose predictions are all finite on worker 0 \(host .*\) was the first .* images \d+"
     said = capsys.readouterr().out
