@@ -52,7 +52,7 @@ def _train(job: Job, run: Run, tracker: Tracker) -> "Result":
 
     with on_sigterm() as asked:
         result = train(job, run=run, reporter=LocalReporter(asked), tracker=tracker)
-    if result.left:
+    if result.stopped:
         raise SystemExit(CODE)
     return result
 

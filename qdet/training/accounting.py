@@ -1,4 +1,4 @@
-"""Proof, at the end of every epoch, that all ranks together received the images that were planned."""
+"""A check, at the end of every epoch, that all ranks together received the planned images."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from qdet.types import Batch
 
 
 class Accounting:
-    """Counts the images of this rank's batches, and settles the accounts of all ranks.
+    """Counts the images of this rank's batches, and compares the counts of all ranks with the plan.
 
-    A run that goes on without the counts of its checkpoint accounts for the steps since then.
+    A run that resumes from a checkpoint without counts accounts for the steps since then.
     """
 
     def __init__(self, order: Order, world: World, tracker: Tracker, *, step: int) -> None:
@@ -30,10 +30,10 @@ class Accounting:
             self.ledger.record(batch.image_ids.numpy(), replaced)
 
     def settle(self, step: int) -> None:
-        """Hold what was counted against the plan, log it, and count anew from `step` on. Collective.
+        """Compare the counts with the plan, log the result, and count anew from `step` on. Collective.
 
         Raises:
-            DataError: On every rank, if images were lost or received twice.
+            DataError: On every rank: images were lost or received twice.
         """
         total = Ledger(self.order.index.image_id, first=self.ledger.first)
         total.counts = self.world.total(self.ledger.counts)
@@ -46,9 +46,9 @@ class Accounting:
         return self.ledger.to_tensor()
 
     def load(self, *states: Int32[Tensor, " state"]) -> None:
-        """Go on from the `state()` of any number of ranks; every rank is given all of them."""
+        """Restore the `state()` of any number of ranks; every rank gets all of them."""
         self.ledger = Ledger.from_tensor(self.order.index.image_id, *states)
-        if not self.world.main:  # counts of all ranks add up: one of them takes over the old ones
+        if not self.world.main:  # counts are summed over ranks: one rank takes over the old ones
             self.ledger.start(self.ledger.first)
 
     def _report(self, total: Ledger, step: int) -> None:
@@ -60,43 +60,43 @@ class Accounting:
         account.check()
 
 
-class Receipts:
-    """Counts the images of this rank's batches, and adds up those of all ranks."""
+class ImageCounts:
+    """Counts the images of batches that follow no plan, and sums the counts of all ranks."""
 
     def __init__(self, steps_per_epoch: int, world: World, tracker: Tracker, *, step: int) -> None:
         self.steps_per_epoch, self.world, self.tracker = steps_per_epoch, world, tracker
         self._start(step)
 
     def record(self, micro_batches: Sequence[Batch]) -> None:
-        """Count the images that this rank trains on at a step, and those of them that stand in for others."""
+        """Count the images that this rank trains on at a step, and how many substitute for others."""
         for batch in micro_batches:
             self._counts += torch.tensor([len(batch), len(batch.substitutes)])
 
     def settle(self, step: int) -> None:
-        """Say and log what was counted, and count anew from `step` on. Collective."""
+        """Print and log the counts, and count anew from `step` on. Collective."""
         received, substituted = self.world.total(self._counts).tolist()
         if self.world.main and self._first < step:
             epoch = self._first // self.steps_per_epoch
             begin, end = self._first - epoch * self.steps_per_epoch, step - epoch * self.steps_per_epoch
             print(
                 f"images of epoch {epoch}, steps {begin} to {end - 1}: received={received} "
-                f"substituted={substituted}; without a plan nobody knows which were lost or came twice",
+                f"substituted={substituted}; without a plan, lost and repeated images are unknown",
                 flush=True,
             )
             self.tracker.metrics({"data/received": received, "data/substituted": substituted}, step)
         self._start(step)
 
     def state(self) -> Int64[Tensor, " 3"]:
-        """First step and counts of this rank, for a checkpoint."""
+        """Return first step and counts of this rank, for a checkpoint."""
         return torch.cat([torch.tensor([self._first]), self._counts])
 
     def load(self, *states: Int64[Tensor, " 3"]) -> None:
-        """Go on from the `state()` of any number of ranks; every rank is given all of them."""
+        """Restore the `state()` of any number of ranks; every rank gets all of them."""
         self._start(int(states[0][0]))
-        if self.world.main:  # counts of all ranks add up: one of them takes over the old ones
+        if self.world.main:  # counts are summed over ranks: one rank takes over the old ones
             self._counts = torch.stack(states)[:, 1:].sum(0)
 
     def _start(self, step: int) -> None:
         self._first = step
         self._counts = torch.zeros(2, dtype=torch.int64)
-        """Images that were received, and how many of them stand in for others."""
+        """Images received, and how many of them substitute for others."""

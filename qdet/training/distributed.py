@@ -1,7 +1,7 @@
-"""The world a training process lives in: its rank, its device and the few collectives that training needs.
+"""The ranks of a training: this process's rank and device, and the few collectives that training needs.
 
-`join()` takes the process group that it finds (Ray makes one), makes one from torchrun's environment, or
-makes a world of one. Nothing here knows Ray or DeepSpeed.
+`join()` uses an existing process group (Ray makes one), makes one from torchrun's environment, or makes a
+group of one process. Nothing here knows Ray or DeepSpeed.
 """
 
 import atexit
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among all workers of a run."""
+    """This process among all ranks of a run."""
 
     rank: int
     size: int
@@ -38,7 +38,7 @@ class World:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Add each of `values` up over all ranks, in one collective."""
+        """Sum each of `values` over all ranks, in one collective."""
         if self.size == 1:
             return list(values)
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -46,7 +46,7 @@ class World:
         return totals.tolist()
 
     def total(self, counts: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Add tensors of one shape up over all ranks (collective)."""
+        """Sum tensors of one shape over all ranks (collective)."""
         if self.size == 1:
             return counts.clone()
         totals = counts.to(self.device, copy=True)
@@ -72,9 +72,9 @@ class World:
     def on_main(self, task: Callable[[], T]) -> T:
         """Run `task`, which uses no device, on rank 0 and return its value on every rank (collective).
 
-        It may take longer than a collective may: rank 0 does it on a thread and meanwhile tells the others,
-        in one collective a second, to go on waiting. A `QdetError` in it is raised on every rank, so that
-        none waits for one that has given up.
+        It may take longer than the timeout of a collective: rank 0 runs it on a thread and meanwhile, in one
+        collective a second, has the others keep waiting. A `QdetError` is raised on every rank, so that no
+        rank waits for one that has failed.
         """
         outcome: tuple[T | None, QdetError | None] = (None, None)
         if self.size == 1:
@@ -100,16 +100,16 @@ class World:
 
 
 def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
-    """Enter the process group, which stays for the life of the process if it is made here.
+    """Enter the process group. One that is made here stays until the process ends.
 
-    DeepSpeed remembers the groups it derives from it, so a second run in one process needs the same one.
+    DeepSpeed keeps the groups it derives from it, so a second run in one process needs the same one.
 
     Args:
-        accelerator: What to train on; `auto` takes the GPU of this process where there is one.
+        accelerator: What to train on; `auto` uses the GPU of this process if it has one.
         timeout: Seconds after which a collective without an answer fails.
 
     Raises:
-        ConfigError: `gpu` was asked for and this process sees none.
+        ConfigError: `gpu` was requested and this process sees none.
     """
     device = _device(accelerator)
     if not dist.is_initialized():
@@ -119,7 +119,7 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
 
 
 def set_timeout_of_all_groups(seconds: int) -> None:
-    """Give every process group this timeout: groups that a library makes start with torch's 30 minutes."""
+    """Set the timeout of every process group: those that libraries make start with torch's 30 minutes."""
     from torch.distributed import distributed_c10d as c10d
 
     for group in list(c10d._world.pg_map):
@@ -127,13 +127,13 @@ def set_timeout_of_all_groups(seconds: int) -> None:
 
 
 def _still(running: Future[Any]) -> bool:
-    """Wait for a task for a second at most, and say whether it still runs."""
+    """Wait up to a second for a task; return whether it still runs."""
     return not wait((running,), timeout=1.0).done
 
 
 def _device(accelerator: str) -> torch.device:
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("--train.accelerator gpu: this machine shows no CUDA device; use cpu or auto")
+        raise ConfigError("--train.accelerator gpu: this machine has no CUDA device; use cpu or auto")
     if accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -145,9 +145,9 @@ def _make_group(backend: str, timeout: timedelta) -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
         if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-            # torchrun gives workers that it starts again the store of those before, in which gloo would find
-            # the addresses of the dead. On several machines TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 prevents it:
-            # there the counts of restarts need not agree.
+            # torchrun gives restarted workers the store of their predecessors, in which gloo would find the
+            # addresses of dead processes. On several machines, where restart counts may differ,
+            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 prevents it.
             store = PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
     else:
@@ -160,12 +160,12 @@ def _leave() -> None:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Have PyTorch take deterministic kernels alone, and raise where it has none; before a GPU is used.
+    """Make PyTorch use deterministic kernels only, and raise where it has none. Call before using a GPU.
 
-    A CPU gives the same bits with and without.
+    On a CPU results are the same bits either way.
     """
     if wanted:
-        # cuBLAS would use several streams' workspaces in any order.
+        # Otherwise cuBLAS may use the workspaces of several streams in any order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(wanted)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, kept on whatever share of each a rank holds."""
+"""An exponential moving average of the weights, of the share of each that a rank holds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from qdet.training.sharded_state import ShardedState
 class Ema:
     """Averaged weights: average <- decay * average + (1 - decay) * weights after every step.
 
-    Under ZeRO-3 a rank holds (and averages) only its own share of each parameter; otherwise the whole one.
-    Buffers are not averaged. With `decay` 0 nothing is kept and `swapped()` changes nothing.
+    Under ZeRO-3 a rank holds (and averages) its own share of each parameter, otherwise all of it. Buffers are
+    not averaged. With `decay` 0 nothing is kept and `swapped()` changes nothing.
 
     The decay warms up as (1 + n) / (10 + n) over the first updates n, so that random initial weights are soon
-    forgotten (as in the moving averages of TensorFlow and timm).
+    forgotten (as in TensorFlow and timm).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -38,12 +38,12 @@ class Ema:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Put the average in the place of the weights inside a `with`, and the weights back after it."""
-        self._exchange()
+        """Replace the weights by their average inside a `with`; restore them after it."""
+        self._swap()
         try:
             yield
         finally:
-            self._exchange()
+            self._swap()
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +57,7 @@ class Ema:
         return [piece for piece in found if piece is not None]
 
     def load(self, saved: Saved, state: ShardedState) -> None:
-        """Go on from a checkpoint; one without averages leaves those of the weights at this moment."""
+        """Restore from a checkpoint; if it has no averages, they start from the current weights."""
         if not saved.names("average"):
             return
         for (name, _), held in zip(self._named, self._average, strict=True):
@@ -65,7 +65,7 @@ class Ema:
         self.updates = saved.state.ema_updates
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _swap(self) -> None:
         for (_, parameter), average in zip(self._named, self._average, strict=True):
             weights = _share(parameter)
             held = weights.clone()

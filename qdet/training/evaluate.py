@@ -1,4 +1,4 @@
-"""COCO AP of a detector over validation shards, each image counted once whatever the number of ranks."""
+"""COCO AP of a detector over validation shards; each image counts once on any number of ranks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,9 +56,9 @@ class Evaluator:
 def evaluate_shards(
     detector: Detector, forward: Forward, shards: ShardSet, job: Job, world: World
 ) -> tuple[CocoMetrics, DetectionRows]:
-    """Detect in every image of `shards` and measure AP. Collective; all detections come back on rank 0 alone.
+    """Detect in every image of `shards` and measure AP. Collective; rank 0 alone returns all detections.
 
-    `forward` runs `detector` in the precision and on the ranks it lives on; all ranks call it equally often.
+    `forward` runs `detector` in the job's precision; all ranks call it equally often.
     """
     rows = []
     for batch in _stream(shards, job, world):

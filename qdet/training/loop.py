@@ -26,7 +26,7 @@ from qdet.training.nonfinite.diagnose import Diagnosis
 from qdet.training.optim import Schedule
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
-from qdet.training.streams import accounting_of, train_stream
+from qdet.training.streams import build_accounting, build_stream
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Result:
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
-    left: bool = False
+    stopped: bool = False
     """It stopped before its last step because it was asked to; it can be resumed from its checkpoint."""
 
 
@@ -69,14 +69,16 @@ class _Training:
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         check_categories(train_shards, val_shards)
-        self.stream = train_stream(job, train_shards, world)
+        self.stream = build_stream(job, train_shards, world)
         self.schedule = Schedule(job, self.stream.steps_per_epoch)
         folder = RunFolder(Folder.open(run.store).child(run.name))
         start = Start(job, world, train_shards, folder)
         self.step = start.step
         self.learner = build_learner(job, world, start, classes=len(train_shards.categories))
         self.health = HealthMonitor(job, world, self.learner.detector)
-        self.exchange = StepExchange(job, world, unreadable=self.stream.bad, stop_requested=reporter.leaving)
+        self.exchange = StepExchange(
+            job, world, unreadable=self.stream.bad, stop_requested=reporter.stop_requested
+        )
         if start.state:
             self.exchange.restore(start.state)
         diagnosis = Diagnosis(job, world, criterion=self.learner.criterion, folder=folder.folder)
@@ -85,8 +87,8 @@ class _Training:
         writer = CheckpointWriter(folder, world, retention(job, self.stream.steps_per_epoch))
         self.checkpoints = Checkpoints(job, world, train_shards, writer)
         if self.step and world.main:
-            print(f"going on after step {self.step} of {self.schedule.steps}", flush=True)
-        self.accounting = accounting_of(self.stream, world, tracker, step=self.step)
+            print(f"resuming from step {self.step} of {self.schedule.steps}", flush=True)
+        self.accounting = build_accounting(self.stream, world, tracker, step=self.step)
         if ledgers := start.ledgers():
             self.accounting.load(*ledgers)
 
@@ -153,15 +155,15 @@ class _Training:
 
     def _stop(self) -> Result:
         """Wait for the checkpoint that this run will be resumed from."""
-        with self.health.watchdog.off("the checkpoint to leave with"):
+        with self.health.watchdog.off("checkpoint before the stop"):
             self.checkpoints.writer.wait(at_end=True)
         if self.world.main:
-            print(f"asked to leave: stopped after step {self.step} of {self.schedule.steps}", flush=True)
-        return Result(self.step, self.evaluator.metrics, left=True)
+            print(f"stopped as requested after step {self.step} of {self.schedule.steps}", flush=True)
+        return Result(self.step, self.evaluator.metrics, stopped=True)
 
     def _finish(self) -> None:
         """Wait for the last checkpoint, and log its model."""
-        with self.health.watchdog.off("the last checkpoint"):
+        with self.health.watchdog.off("last checkpoint"):
             self.checkpoints.writer.wait(at_end=True)
             if self.world.main:
                 self.checkpoints.writer.log_model(self.tracker)

@@ -1,4 +1,4 @@
-"""Counting while training: losses, images per second, time spent waiting for data, time to go."""
+"""Averages over steps: losses, images per second, time spent waiting for data, remaining time."""
 
 import math
 import time
@@ -15,18 +15,18 @@ Item = TypeVar("Item")
 
 
 class Meter:
-    """Gathers what happens between two readings.
+    """Averages over the steps between two readings.
 
-    Losses stay on the device until they are read, so that no step waits for them. Time that passes between
-    `pause()` and the next item (evaluation, checkpoints) is not counted.
+    Losses stay on the device until they are read, so that no step waits for them. Time between `pause()` and
+    the next item (evaluation, checkpoints) is not counted.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self._clear()
+        self._reset()
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass `items` on, adding up how long each was waited for."""
+        """Pass `items` on, adding up how long each is waited for."""
         source = iter(items)
         while True:
             asked = time.perf_counter()
@@ -42,7 +42,7 @@ class Meter:
             yield item
 
     def add(self, terms: dict[str, Tensor], norm: float) -> None:
-        """Count one step; of one that was skipped, whose `norm` is not finite, only its images and time."""
+        """Add one step; of a skipped one, whose `norm` is not finite, only images and time count."""
         if math.isfinite(norm):
             for name, value in terms.items():
                 self._terms[name] = self._terms[name] + value if name in self._terms else value
@@ -54,11 +54,11 @@ class Meter:
     def pause(self) -> None:
         """Do not count the time until the next item."""
         if self._started is not None:
-            self._elapsed += max(0.0, self._ended - self._started)  # 0 where no step came since a reading
+            self._elapsed += max(0.0, self._ended - self._started)  # 0 if there was no step since a reading
         self._started = None
 
     def read(self, step: int, world: World) -> tuple[Progress, dict[str, float]]:
-        """Return progress and metrics since the last reading, and start anew. Collective."""
+        """Return progress and metrics since the last reading, and reset. Collective."""
         now = time.perf_counter()
         running = self._started is not None
         self.pause()
@@ -87,11 +87,11 @@ class Meter:
             "perf/data_wait": progress.data_wait,
             "perf/seconds_per_step": seconds / count,
         }
-        self._clear()
+        self._reset()
         self._started = now if running else None
         return progress, metrics
 
-    def _clear(self) -> None:
+    def _reset(self) -> None:
         self._terms: dict[str, Tensor] = {}
         self._norm, self._waited, self._elapsed = 0.0, 0.0, 0.0
         self._count, self._made = 0, 0

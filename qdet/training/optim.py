@@ -1,4 +1,4 @@
-"""AdamW over parameter groups that a job describes by regular expressions on parameter names."""
+"""AdamW over parameter groups chosen by regular expressions on parameter names, and its schedule."""
 
 import math
 import re
@@ -18,11 +18,11 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Sort the trainable parameters into groups of equal learning rate and weight decay.
 
-    The first expression of `lr_multipliers` that finds a name wins. Each group carries `base_lr`, from which
+    The first expression of `lr_multipliers` that matches a name wins. Each group has `base_lr`, from which
     the schedule computes `lr`, and the `names` of its parameters in order.
 
     Raises:
-        ConfigError: An expression finds no trainable parameter; it would silently do nothing.
+        ConfigError: An expression matches no trainable parameter; it would silently do nothing.
     """
     groups: dict[tuple[float, float], dict[str, list]] = {}
     unused = {pattern for pattern, _ in optim.lr_multipliers} | set(optim.no_decay)
@@ -38,7 +38,7 @@ def parameter_groups(
         group["names"].append(name)
     if unused:
         raise ConfigError(
-            "--optim.lr-multipliers and --optim.no-decay: no trainable parameter is named like "
+            "--optim.lr-multipliers and --optim.no-decay: no trainable parameter matches "
             + ", ".join(repr(p) for p in sorted(unused))
         )
     return [
@@ -48,17 +48,17 @@ def parameter_groups(
 
 
 class SkippableAdamW(torch.optim.AdamW):
-    """AdamW that can be told to leave everything as it is, whoever calls `step`.
+    """AdamW whose `step`, which DeepSpeed calls, can be made to change nothing.
 
-    DeepSpeed's ZeRO stages 1 to 3 leave a step out by themselves where the norm of the gradient is not
-    finite; stage 0 would put it into the weights.
+    DeepSpeed's ZeRO stages 1 to 3 skip a step by themselves if the norm of the gradient is not finite;
+    stage 0 would apply it to the weights.
     """
 
     skip: bool = False
     """Whether `step` does nothing."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make a step, or none."""
+        """Make a step unless `skip` is set."""
         return None if self.skip else super().step(closure)
 
 

@@ -1,6 +1,6 @@
-"""How a training run speaks to whoever launched it: who it is, how far, and how good it is so far.
+"""What passes between a training run and its launcher: identity, progress, metrics, requests to stop.
 
-`train()` calls a `Reporter` and does not know Ray; `LocalReporter` serves a single process and torchrun,
+`train()` calls a `Reporter` and does not know Ray. `LocalReporter` is for a single process and torchrun;
 `qdet.launching.ray_backend.reporter` has the one for Ray.
 """
 
@@ -11,19 +11,19 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Run:
-    """Who a training run is and where it keeps things."""
+    """The name of a training run and where it stores things."""
 
     name: str
     """Unique name of the run, and of its folder in the store."""
     store: str
-    """Absolute folder or URL that holds the folders of all runs."""
+    """Absolute path or URL of the folder that contains the folders of all runs."""
     mlflow_run_id: str | None = None
     """The MLflow run to log into; None logs nothing."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, given every few steps on rank 0."""
+    """How far training is; reported every few steps on rank 0."""
 
     step: int
     steps: int
@@ -33,11 +33,11 @@ class Progress:
     grad_norm: float
     images_per_second: float
     data_wait: float
-    """Share of the time since the last progress that was spent waiting for data, in [0, 1]."""
+    """Share of the time since the last report spent waiting for data, in [0, 1]."""
     eta_seconds: float
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Return it as one line."""
         minutes, seconds = divmod(round(self.eta_seconds), 60)
         return (
             f"step {self.step}/{self.steps}  loss {self.loss:.3f}  {self.images_per_second:.1f} images/s  "
@@ -47,46 +47,46 @@ class Progress:
 
 @runtime_checkable
 class Reporter(Protocol):
-    """What tells the surroundings of `train()` how it goes."""
+    """How `train()` talks to its launcher."""
 
     def progress(self, progress: Progress) -> None:
-        """Show where training stands (rank 0 only)."""
+        """Show how far training is (rank 0 only)."""
         ...
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of an evaluation after `step` steps (every rank, with the same)."""
+        """Take the metrics of an evaluation after `step` steps (every rank, the same metrics)."""
         ...
 
-    def leaving(self) -> bool:
-        """Whether this worker was asked to leave. Does not wait; called at every step."""
+    def stop_requested(self) -> bool:
+        """Whether this worker was asked to stop. Does not wait; called in every step."""
         ...
 
     def preempted(self) -> bool:
-        """Whether a machine of the run is newly known to be taken away soon (collective)."""
+        """Whether a machine of the run was newly announced to be taken away (collective)."""
         ...
 
 
 class LocalReporter:
-    """Prints progress: one process, or torchrun.
+    """Prints progress: for one process, and torchrun.
 
     Args:
-        asked: Whether this process was asked to leave.
+        stop_requested: Whether this process was asked to stop.
     """
 
-    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
-        self._asked = asked
+    def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        self._stop_requested = stop_requested
 
     def progress(self, progress: Progress) -> None:
         """Print one line."""
         print(progress.line(), flush=True)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nobody here decides by them."""
+        """Do nothing: no scheduler is waiting."""
 
-    def leaving(self) -> bool:
-        """Whether this process was asked to leave."""
-        return self._asked()
+    def stop_requested(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._stop_requested()
 
     def preempted(self) -> bool:
-        """Nobody here says so other than by a signal."""
+        """Return False: without Ray, only a signal announces it."""
         return False

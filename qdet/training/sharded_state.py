@@ -1,11 +1,11 @@
-"""Which part of weights, AdamW's moments and their average this rank answers for, at every ZeRO stage.
+"""The part of weights, AdamW's moments and their average that this rank saves, at every ZeRO stage.
 
-    stage   weights                        moments
-    0       everybody holds all of them: every rank answers for an equal share of the bytes
-    1, 2    this rank's part of DeepSpeed's flat fp32 groups; what is not trained, by shares
-    3       this rank's slice of every parameter; buffers by shares
+    stage   weights and moments
+    0       all ranks hold all of them: each saves an equal share of the bytes
+    1, 2    this rank's part of DeepSpeed's flat fp32 groups; frozen parameters and buffers by equal shares
+    3       this rank's slice of every parameter; buffers by equal shares
 
-Saving so needs no word between ranks, and loading puts into each rank's part what any number of ranks saved.
+So saving needs no communication, and loading fills each rank's part from what any number of ranks saved.
 """
 
 from typing import Any
@@ -22,13 +22,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedState:
-    """This rank's part of what `module` and its optimizer have learned.
+    """This rank's part of the weights of `module` and of the moments of its optimizer.
 
     Args:
-        module: The detector that DeepSpeed's engine was made of.
+        module: The detector inside DeepSpeed's engine.
         optimizer: The optimizer that DeepSpeed returned.
         stage: ZeRO stage.
-        world: The ranks it is sharded over.
+        world: The ranks.
     """
 
     def __init__(self, module: nn.Module, optimizer: Any, *, stage: int, world: World) -> None:
@@ -47,7 +47,7 @@ class ShardedState:
 
     @property
     def trained(self) -> list[str]:
-        """Names of the parameters that learn."""
+        """Names of the trainable parameters."""
         return [name for name, p in self._parameters.items() if p.requires_grad]
 
     @property
@@ -56,7 +56,7 @@ class ShardedState:
         return next((int(state["step"]) for state in self._state().values() if "step" in state), 0)
 
     def pieces(self) -> list[Piece]:
-        """Return this rank's part of weights and moments, in the memory they live in."""
+        """Return this rank's part of weights and moments, as views of their memory."""
         self._link()
         found = [Piece(f"weights/{n}", s.start, self._weight(n, s)) for n, s in self._shares.items()]
         for key in MOMENTS if self.updates else ():
@@ -67,7 +67,7 @@ class ShardedState:
         return found
 
     def piece_of(self, kind: str, name: str, held: Tensor) -> Piece | None:
-        """Return this rank's part of what lies on each rank as parameter `name` does, such as an average."""
+        """Return this rank's part of a tensor that is laid out like parameter `name`, such as its average."""
         share = self._shares.get(name)
         if share is None:
             return None
@@ -75,7 +75,7 @@ class ShardedState:
         return Piece(f"{kind}/{name}", share.start, values.detach())
 
     def held_part(self, saved: Saved, name: str, like: Tensor) -> Tensor:
-        """Return of a saved tensor what this rank holds of it: all, or its padded slice under ZeRO-3."""
+        """Return the part of a saved tensor that this rank holds: all, or its padded slice under ZeRO-3."""
         if self.stage != 3:
             return saved.whole(name)
         start = like.numel() * self.world.rank
@@ -83,8 +83,8 @@ class ShardedState:
         return F.pad(values, (0, like.numel() - values.numel())).view_as(like)
 
     def load_moments(self, saved: Saved) -> None:
-        """Put AdamW where it was when `saved` was written."""
-        if not saved.state.updates:  # it makes its state in its first step
+        """Restore AdamW's state from `saved`."""
+        if not saved.state.updates:  # AdamW makes its state in its first step
             return
         self._make_state(saved.state.updates)
         for key in MOMENTS:
@@ -127,7 +127,7 @@ class ShardedState:
         parameter = self._parameters[name]
         if self.stage == 0:
             return cut(self._state()[parameter][key], share)
-        if self.stage == 3:  # DeepSpeed's own setter refuses padded sizes
+        if self.stage == 3:  # DeepSpeed's own setter rejects padded sizes
             held, _ = self._optimizer._get_fp32_opt_state_partition(
                 parameter, release_swap_buffers=False, optim_state_key=key
             )
@@ -140,7 +140,7 @@ class ShardedState:
         return inner.state
 
     def _make_state(self, updates: int) -> None:
-        """Create the state that AdamW would only make in its first step."""
+        """Create the state that AdamW otherwise makes in its first step."""
         if self.stage == 3:
             held = self._optimizer.fp32_partitioned_groups_flat
         elif self.stage == 0:
@@ -149,19 +149,19 @@ class ShardedState:
             held = self._optimizer.single_partition_of_fp32_groups
         for tensor in held:
             self._state()[tensor] = {
-                # One tensor each: a shared one would advance once for every tensor.
+                # One tensor each: a shared one would advance once per tensor.
                 "step": torch.tensor(float(updates)),
                 **{key: torch.zeros_like(tensor.detach()) for key in MOMENTS},
             }
         self._link()
 
     def _link(self) -> None:
-        """Tie each parameter to its slice of the flat state; DeepSpeed itself ties only the first group's."""
+        """Link each parameter to its slice of the flat state; DeepSpeed only links the first group."""
         if self.stage in (1, 2) and self._state():
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _fragment(parameter: nn.Parameter) -> Any:
-    """Return this rank's fragment of a parameter (ZeRO 1 and 2); None where it has none of it."""
+    """Return this rank's fragment of a parameter (ZeRO 1 and 2); None if it has none."""
     return getattr(parameter, "_hp_mapping", None)

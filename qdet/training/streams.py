@@ -1,4 +1,4 @@
-"""The batches that a job trains on: read by offset along a plan, or from front to back without one."""
+"""The batches that a job trains on: read by offset along a plan, or sequentially without one."""
 
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
@@ -6,13 +6,13 @@ from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.job import Job
 from qdet.tracking import Tracker
-from qdet.training.accounting import Accounting, Receipts
+from qdet.training.accounting import Accounting, ImageCounts
 from qdet.training.distributed import World
 
 Stream = TrainStream | SequentialStream
 
 
-def train_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> Stream:
+def build_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> Stream:
     """Return this rank's stream of training batches."""
     common = {
         "batch_size": job.train.batch_size,
@@ -32,8 +32,10 @@ def train_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> St
     return TrainStream(shards, job.data.augment, by_size=job.data.by_size, **common)
 
 
-def accounting_of(stream: Stream, world: World, tracker: Tracker, *, step: int) -> Accounting | Receipts:
-    """Return what accounts for the images of `stream` from `step` on: against its plan where it has one."""
+def build_accounting(
+    stream: Stream, world: World, tracker: Tracker, *, step: int
+) -> Accounting | ImageCounts:
+    """Return what counts the images of `stream` from `step` on, against its plan if it has one."""
     if isinstance(stream, TrainStream):
         return Accounting(stream.order, world, tracker, step=step)
-    return Receipts(stream.steps_per_epoch, world, tracker, step=step)
+    return ImageCounts(stream.steps_per_epoch, world, tracker, step=step)

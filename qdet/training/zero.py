@@ -1,9 +1,9 @@
 """DeepSpeed's ZeRO engine around one detector: forward, backward, step.
 
-What a job says becomes a DeepSpeed configuration here and nowhere else. Three traps of DeepSpeed 0.19 are
-avoided: on a CPU it compiles a C++ op at start-up that only inference uses (and hangs for ever on the lock of
-a killed build), its process groups start with a timeout of 30 minutes, and ZeRO-3 leaves small parameters
-whole, where an average kept on shares would miss them.
+A job's settings become a DeepSpeed configuration here and nowhere else. Three traps of DeepSpeed 0.19 are
+avoided: on a CPU it compiles a C++ op at start-up that only inference uses (and hangs forever on the lock of
+a killed build), its process groups start with a timeout of 30 minutes, and ZeRO-3 does not shard small
+parameters, which an average of shards would miss.
 """
 
 import math
@@ -24,8 +24,8 @@ def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> d
     """Return the DeepSpeed configuration of a job on `world_size` ranks."""
     passes = train.passes(world_size)
     return {
-        # DeepSpeed wants these to multiply up and uses them for nothing but its own reports. Workers need not
-        # have equally many images, so a pass counts as one.
+        # DeepSpeed requires these to be consistent and only reports them. Workers may have different numbers
+        # of images, so a pass counts as one.
         "train_batch_size": passes * world_size,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": passes,
@@ -33,8 +33,8 @@ def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> d
         "zero_optimization": {"stage": train.zero, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # fp32 weights with bf16 arithmetic inside linear layers and convolutions, not bf16 weights, in whose
-        # resolution updates of 2.5e-5 are lost.
+        # fp32 weights, and bf16 arithmetic inside linear layers and convolutions: bf16 weights are too coarse
+        # for updates of 2.5e-5.
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
@@ -52,9 +52,9 @@ class ZeroEngine:
         os.environ.setdefault("LOCAL_RANK", "0")
         if world.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-        # torch 2.13 announces renamed collectives at every call that DeepSpeed makes of the old names.
+        # torch 2.13 warns at every call that DeepSpeed makes to collectives by their old names.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
-        deepspeed = _deepspeed()
+        deepspeed = _import_deepspeed()
         self._adamw = build_optimizer(module, optim)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module.to(world.device),
@@ -64,7 +64,7 @@ class ZeroEngine:
         )
         set_timeout_of_all_groups(train.timeout)
         self.state = ShardedState(module, self._optimizer, stage=train.zero, world=world)
-        """What was learned so far, as far as this rank holds it."""
+        """This rank's part of weights and moments."""
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the detector in the job's precision."""
@@ -85,8 +85,8 @@ class ZeroEngine:
     def step(self, lr_factor: float) -> float:
         """End a micro-batch; after the last of a step, update the weights and return the gradient's L2 norm.
 
-        The norm is that before clipping. Where it is not finite, which all ranks see, no rank has changed
-        weights or AdamW's state. Between micro-batches nothing happens and NaN comes back.
+        The norm is that before clipping. If it is not finite, which all ranks see, no rank has changed
+        weights or AdamW's state. After other micro-batches nothing is updated and NaN is returned.
         """
         last = self._engine.is_gradient_accumulation_boundary()
         for group in self._optimizer.param_groups:
@@ -104,7 +104,7 @@ class ZeroEngine:
         return float(torch.nn.utils.get_total_norm(grads))
 
 
-def _deepspeed() -> Any:
+def _import_deepspeed() -> Any:
     """Import DeepSpeed without the C++ op that it would compile on a CPU."""
     import logging
 

@@ -71,13 +71,13 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     startup = job.when(r"step 1/60") - job.started
     before, killed = len(job.lines), time.monotonic()
     nodes.kill(4)
-    job.wait_for(r"going on after step \d+ of 60", after=before)
+    job.wait_for(r"resuming from step \d+ of 60", after=before)
     job.wait_for(r"step 1[1-9]/60", after=before + 1)  # two workers have written a checkpoint by then
-    shrunk = job.when(r"going on after step", after=killed) - killed
+    shrunk = job.when(r"resuming from step", after=killed) - killed
     nodes.add(6)
     before, added = len(job.lines), time.monotonic()
-    job.wait_for(r"going on after step \d+ of 60", after=before)
-    grown = job.when(r"going on after step", after=added) - added
+    job.wait_for(r"resuming from step \d+ of 60", after=before)
+    grown = job.when(r"resuming from step", after=added) - added
     assert job.end() == 0
     print(f"start-up {startup:.0f} s, on with 2 workers after {shrunk:.0f} s, with 3 after {grown:.0f} s")
     worlds = worlds_of(project / "outputs" / "elastic")
@@ -109,7 +109,7 @@ def test_a_node_that_is_drained_leaves_a_checkpoint_and_the_run_goes_on(
         time.sleep(0.2)
     print(f"a checkpoint {time.monotonic() - drained:.0f} s after the notice, of step {unplanned}")
     nodes.kill(4)
-    found = job.wait_for(r"going on after step (\d+) of 60", after=before)
+    found = job.wait_for(r"resuming from step (\d+) of 60", after=before)
     assert int(found[1]) >= unplanned[0]
     assert job.end() == 0
     assert_as_by_one_worker(project, settings, job.text)

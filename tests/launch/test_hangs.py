@@ -41,7 +41,7 @@ def test_a_frozen_worker_is_noticed_and_replaced(project: Path, start):
         frozen.send_signal(signal.SIGSTOP)
         at = time.monotonic()
         job.wait_for(SAYS[how], seconds=60)  # Ray itself would take 600
-        job.wait_for(rf"going on after step 5 of {STEPS}")
+        job.wait_for(rf"resuming from step 5 of {STEPS}")
         assert job.end() == 0
         said, went_on = (job.when(line, after=at) - at for line in (SAYS[how], "going on after"))
         print(f"{how}: said after {said:.0f} s, went on after {went_on:.0f} s")

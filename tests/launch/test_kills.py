@@ -52,7 +52,7 @@ def test_the_weights_are_those_of_an_undisturbed_run(project: Path, start, zero:
 
     again = start(*flags, "--store.run", "broken", "--store.resume", "auto")
     assert again.end() == 0
-    assert re.search(r"going on after step [234]0 of 50", again.text)
+    assert re.search(r"resuming from step [234]0 of 50", again.text)
     print(f"start-up {startup:.0f} s, recoveries {', '.join(f'{seconds:.0f} s' for seconds in recoveries)}")
 
     store = project / "outputs"
@@ -69,10 +69,10 @@ def _after_killing(job, step: int, alone: bool) -> float:
     assert len(victims) == 2
     killed = time.monotonic()
     kill(victims[1:] if alone else victims)
-    job.wait_for(r"going on after step", after=before)
+    job.wait_for(r"resuming from step", after=before)
     resumed = len(job.lines)
     job.wait_for(rf"step \d+/{STEPS}", after=resumed)
-    return job.when(rf"step \d+/{STEPS}", after=job.when(r"going on after step", after=killed)) - killed
+    return job.when(rf"step \d+/{STEPS}", after=job.when(r"resuming from step", after=killed)) - killed
 
 
 def _wait_until_killed(project: Path) -> None:
@@ -103,7 +103,7 @@ def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Pat
     job.wait_for(r"step 7/50")
     job.process.send_signal(signal.SIGTERM)
     assert job.end() == 128 + signal.SIGTERM
-    stopped = int(job.wait_for(r"asked to leave: stopped after step (\d+) of 50")[1])
+    stopped = int(job.wait_for(r"stopped as requested after step (\d+) of 50")[1])
     assert 7 <= stopped < STEPS
     folders = [folder.name for folder in (project / "outputs" / "asked").glob("step_*")]
     assert folders == [f"step_{stopped:06d}"]
@@ -118,6 +118,6 @@ def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Pat
     assert "Did you mean asked?" in unknown.stderr
     again = start(*flags, "--store.resume", "asked")
     assert again.end() == 0
-    assert f"going on after step {stopped} of 50" in again.text
+    assert f"resuming from step {stopped} of 50" in again.text
     assert json.loads((project / "result.json").read_text())["mlflow_run_id"] == before.info.run_id
     curve(project, "asked", STEPS)

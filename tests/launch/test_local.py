@@ -75,7 +75,7 @@ def test_sigterm_becomes_a_checkpoint_and_the_run_goes_on_from_that_step(
             process.send_signal(signal.SIGTERM)
     print("".join(said))
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    found = re.search(r"asked to leave: stopped after step (\d+) of 60", "".join(said))
+    found = re.search(r"stopped as requested after step (\d+) of 60", "".join(said))
     assert found is not None
     stopped = int(found[1])
     assert stopped < 60
@@ -96,7 +96,7 @@ def test_sigterm_becomes_a_checkpoint_and_the_run_goes_on_from_that_step(
     )
     print(again.stdout, again.stderr)
     assert again.returncode == 0
-    assert f"going on after step {stopped} of 60" in again.stdout
+    assert f"resuming from step {stopped} of 60" in again.stdout
     assert client.get_run(record["mlflow_run_id"]).info.status == "FINISHED"
     points = client.get_metric_history(record["mlflow_run_id"], "train/loss")
     assert sorted(point.step for point in points) == list(range(1, 61))

@@ -122,7 +122,7 @@ def test_checkpoints_live_in_a_bucket_and_a_run_goes_on_from_there(project: Path
     assert not list(project.glob("outputs/*"))
     done = _run(*command, "--store.resume", run, "--train.steps", "6")
     assert done.returncode == 0
-    assert "going on after step 4 of 6" in done.stdout
+    assert "resuming from step 4 of 6" in done.stdout
     assert _result(project)["run"] == run
     assert "no such run in --store.path s3://" in _run(*command, "--store.resume", "other").stderr
 

@@ -123,7 +123,7 @@ def test_a_link_that_stays_cut_ends_both_ranks_in_time(hosts, demo_shards, undis
     both = hosts.train(demo_shards, tmp_path / "store", timeout=60)
     assert [process.wait(timeout=200) for process in both] == [0, 0]
     log = (tmp_path / "store" / "rank0.log").read_text()
-    assert "going on after step" in log
+    assert "resuming from step" in log
     assert_same(checkpoint(tmp_path / "store", "run", STEPS), checkpoint(undisturbed, "run", STEPS))
 
 
@@ -134,7 +134,7 @@ def test_a_short_cut_is_ridden_out(hosts, demo_shards, undisturbed, tmp_path):
     time.sleep(3.0)
     hosts.link("up")
     assert [process.wait(timeout=200) for process in both] == [0, 0]
-    assert "going on after step" not in (tmp_path / "store" / "rank0.log").read_text()
+    assert "resuming from step" not in (tmp_path / "store" / "rank0.log").read_text()
     assert_same(checkpoint(tmp_path / "store", "run", STEPS), checkpoint(undisturbed, "run", STEPS))
 
 

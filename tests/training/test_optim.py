@@ -41,5 +41,5 @@ def test_the_first_multiplier_that_matches_wins():
 
 @pytest.mark.parametrize("setting", [{"no_decay": ("nrom",)}, {"lr_multipliers": (("backbne", 0.1),)}])
 def test_a_pattern_that_finds_nothing_is_refused(setting):
-    with pytest.raises(ConfigError, match=r"no trainable parameter is named like '(nrom|backbne)'"):
+    with pytest.raises(ConfigError, match=r"no trainable parameter matches '(nrom|backbne)'"):
         build_optimizer(model(), OptimConfig(**setting))

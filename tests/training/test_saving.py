@@ -116,7 +116,7 @@ def test_a_full_disk_costs_one_checkpoint_and_no_training(tmp_path, capsys):
     writer.wait(at_end=True)
     said = capsys.readouterr().out
     assert "step_000002 could not be written: OSError: [Errno 28] No space left on device" in said
-    assert "training goes on" in said
+    assert "training continues" in said
     for step in (1, 3):
         verify(writer.run.at(step))
     assert 2 not in writer.run.steps()  # what was torn is gone with the next that is whole

@@ -128,7 +128,7 @@ def test_a_fault_forth_is_found_in_its_layer_and_its_image(job, value):
     assert trace.first_bad.rows == (1,)
     (seen,) = [layer for layer in trace.layers if layer.name == name]
     assert seen.bad > 0
-    assert seen.sound_inputs
+    assert seen.finite_inputs
     assert seen.low <= seen.high
 
 

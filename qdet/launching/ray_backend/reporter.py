@@ -27,7 +27,7 @@ class RayReporter:
 
         ray.train.report({"step": step, **metrics})
 
-    def leaving(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the driver asks this run to leave."""
         return self._asked()
 

@@ -65,7 +65,7 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
             result = _fit_until_asked(job, session.run, gpu=gpu)
             connect.leave()
-            if result["left"]:
+            if result["stopped"]:
                 raise SystemExit(leaving.CODE)
             report.tell(session.outcome(result["step"], result["metrics"]))
     finally:
@@ -185,7 +185,7 @@ def _worker(job: Job, run: Run, *, watched: bool, tracking: Mapping[str, str]) -
         request = leaving.request_of_the_driver(run.name) if rank == 0 else leaving.Request()
         reporter = RayReporter(request, watched=watched)
         result = train(job, run=run, reporter=reporter, tracker=tracker)
-    return {"step": result.step, "metrics": dict(result.metrics), "left": result.left}
+    return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}
 
 
 def _resources(job: Job, *, gpu: bool) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""When and what to save, and resuming. In: training's state. Out: file formats (qdet.checkpoint)."""
+"""What to save, and resuming. In: the state of a training. Out: file formats (qdet.checkpoint)."""

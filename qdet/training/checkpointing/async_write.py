@@ -1,4 +1,4 @@
-"""Doing one thing at a time behind a training's back, and telling how it went."""
+"""One task on a background thread, and memory for what it writes."""
 
 import threading
 import time
@@ -10,8 +10,8 @@ from torch import Tensor
 from qdet.checkpoint.pieces import Piece
 
 
-class Background:
-    """Runs one task on a thread of its own."""
+class BackgroundTask:
+    """Runs one task at a time on a thread and keeps its error."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -25,29 +25,29 @@ class Background:
 
     @property
     def seconds(self) -> float:
-        """How long ago the last task was started."""
+        """Seconds since the last task was started."""
         return time.monotonic() - self._started
 
     @property
     def error(self) -> Exception | None:
-        """What the last task failed by, until it is forgotten."""
+        """The error of the last task, until it is cleared."""
         return self._error
 
-    def forget(self) -> None:
-        """Take note of an error."""
+    def clear_error(self) -> None:
+        """Forget the error of the last task."""
         self._error = None
 
     def start(self, task: Callable[[], object]) -> None:
-        """Start `task`; the one before has ended."""
+        """Start `task`; the previous one must have ended."""
         if self.busy:
-            raise RuntimeError("the task before is still running")
+            raise RuntimeError("the previous task is still running")
         self._error, self._started = None, time.monotonic()
-        # A thread that Python does not wait for at its end: a store that hangs must not keep a process.
+        # A daemon: a store that hangs must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, args=(task,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the task to end; False if it has not."""
+        """Wait up to `seconds` for the task to end; False if it still runs."""
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.busy
@@ -60,25 +60,25 @@ class Background:
 
 
 class HostCopy:
-    """Memory for one copy of a rank's pieces, kept from checkpoint to checkpoint.
+    """Memory for a copy of a rank's pieces, reused by every checkpoint.
 
-    Fresh memory would cost more than the copy itself; for a GPU it is pinned, so that all copies run at once.
+    Allocating it would cost more than the copy. For a GPU it is pinned, so that copies are asynchronous.
     """
 
     def __init__(self) -> None:
         self._memory: dict[str, Tensor] = {}
 
     def take(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """Return copies that stay as they are until the next call."""
-        self._memory = {piece.key: self._room(piece) for piece in pieces}
+        """Return copies, which are valid until the next call."""
+        self._memory = {piece.key: self._buffer(piece) for piece in pieces}
         for piece in pieces:
             self._memory[piece.key].copy_(piece.values, non_blocking=True)
         if any(piece.values.is_cuda for piece in pieces):
             torch.cuda.synchronize()
         return [Piece(piece.name, piece.start, self._memory[piece.key]) for piece in pieces]
 
-    def _room(self, piece: Piece) -> Tensor:
-        room, values = self._memory.get(piece.key), piece.values
-        if room is not None and room.shape == values.shape and room.dtype == values.dtype:
-            return room
+    def _buffer(self, piece: Piece) -> Tensor:
+        buffer, values = self._memory.get(piece.key), piece.values
+        if buffer is not None and buffer.shape == values.shape and buffer.dtype == values.dtype:
+            return buffer
         return torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)

@@ -1,4 +1,4 @@
-"""Whether a job, its shards, its ranks and its last checkpoint fit each other."""
+"""Whether a job, its shards, its ranks and its last checkpoint fit together."""
 
 from qdet.changes import Change, allowed, changes
 from qdet.checkpoint import Saved
@@ -10,10 +10,10 @@ from qdet.job import Job
 
 
 def check_world(job: Job, size: int) -> None:
-    """Raise unless `size` ranks are as many as the job says."""
+    """Raise unless the job allows `size` ranks."""
     least, most = job.train.least_workers, job.train.most_workers
     if not least <= size <= most:
-        raise ConfigError(f"--train.workers {job.train.workers}, but {size} processes train")
+        raise ConfigError(f"--train.workers {job.train.workers}, but {size} processes were started")
 
 
 def check_categories(train: Dataset, val: Dataset) -> None:
@@ -27,18 +27,18 @@ def check_categories(train: Dataset, val: Dataset) -> None:
 
 
 def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[Change, ...]:
-    """Compare a job with the one that wrote the checkpoint it goes on from.
+    """Compare a job with the one that wrote the checkpoint it resumes from.
 
     Args:
         saved: The checkpoint.
-        job: What is to go on from it.
-        digest: Of the training shards; None where they are not to be seen from here.
+        job: The job that resumes from it.
+        digest: Of the training shards; None if they cannot be read from here.
 
     Returns:
-        What is allowed to differ, and changes what is learned.
+        The differences that are allowed but change what is learned.
 
     Raises:
-        CheckpointError: What the checkpoint or the order of its data rests on has changed.
+        CheckpointError: Something has changed that the checkpoint or the data order depends on.
     """
     found = changes(saved.job, job)
     refused = [str(change) for change in found.refused]
@@ -46,13 +46,13 @@ def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[
         refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
     if saved.state.plan_version != PLAN_VERSION:
         refused.append(
-            f"this qdet orders and augments images by version {PLAN_VERSION} of its plan, the run began with "
-            f"version {saved.state.plan_version}: use the qdet that it began with"
+            f"this qdet orders and augments images by version {PLAN_VERSION} of its plan, the run started "
+            f"with version {saved.state.plan_version}: use the qdet that it started with"
             + (f" (commit {saved.state.git_commit})" if saved.state.git_commit else "")
         )
     if refused:
         raise CheckpointError(
-            f"cannot go on from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "
+            f"cannot resume from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "
             f"from those weights with --store.init-from. {allowed()}"
         )
     return found.learning

@@ -1,4 +1,4 @@
-"""What a training puts into its checkpoints."""
+"""What training puts into its checkpoints."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -27,7 +27,7 @@ def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: in
     Args:
         state: Weights and moments.
         ema: The average.
-        ledger: What this rank alone knows of the data it has seen.
+        ledger: Which images this rank has trained on.
         rank: This rank.
     """
     return [*state.pieces(), *ema.pieces(state), Piece(f"ledger/{rank:05d}", 0, ledger)]
@@ -56,12 +56,12 @@ class Checkpoints:
             step: Steps done.
             state: Weights and moments.
             ema: The average.
-            ledger: What this rank alone knows of the data it has seen.
+            ledger: Which images this rank has trained on.
             metrics: Those of an evaluation of this very state; empty without one.
             observed: Fields of `TrainState` that the observers of the step exchange keep.
 
         Raises:
-            CheckpointError: The two checkpoints before this one could not be written.
+            CheckpointError: The previous two checkpoints could not be written.
         """
 
         def contents() -> Contents:
@@ -101,6 +101,6 @@ class Checkpoints:
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """Return the settings of a job, flat, without secrets, which a URL can hold."""
+    """Return the settings of a job, flat, without secrets, which URLs may contain."""
     flat = flatten(job)
     return {path: mask(v, key=path) if isinstance(v, str) else v for path, v in flat.items()}

@@ -1,4 +1,4 @@
-"""Where a training starts: at the run's newest good checkpoint, at another's weights, or at nothing."""
+"""Where training starts: from the run's newest intact checkpoint, from given weights, or from scratch."""
 
 from torch import Tensor, nn
 
@@ -13,10 +13,10 @@ from qdet.training.zero import ZeroEngine
 
 
 class Start:
-    """What a training finds when it starts. All methods are collective.
+    """What training starts from. Constructing it and all methods are collective.
 
     Raises:
-        CheckpointError: Checkpoints are there but none is whole, or the job does not fit the last.
+        CheckpointError: There are checkpoints but none is intact, or the job does not fit the last.
     """
 
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
@@ -31,7 +31,7 @@ class Start:
 
     @property
     def state(self) -> TrainState | None:
-        """What the last checkpoint knows besides tensors."""
+        """What the last checkpoint holds besides tensors."""
         return None if self.last is None else self.last.state
 
     def load_weights(self, module: nn.Module) -> bool:
@@ -53,12 +53,12 @@ class Start:
             ema.load(self.last, engine.state)
 
     def ledgers(self) -> list[Tensor]:
-        """Return what each rank had saved as its ledger in the last checkpoint."""
+        """Return the ledgers that the ranks saved in the last checkpoint."""
         return [] if self.last is None else list(self.last.all("ledger").values())
 
     def _find(self, run: RunFolder) -> Saved | None:
         def newest() -> str | None:
-            found = run.newest_good(lambda why: print(f"passing over a checkpoint: {why}", flush=True))
+            found = run.newest_good(lambda why: print(f"skipping a checkpoint: {why}", flush=True))
             return None if found is None else found.name
 
         name = self.world.on_main(newest)
@@ -67,11 +67,11 @@ class Start:
         saved = Saved(run.folder.child(name), verified=True)
         changed = check_unchanged(saved, self.job, self.shards.digest)
         if changed and self.world.main:
-            print(f"going on with another recipe: {'; '.join(map(str, changed))}", flush=True)
+            print(f"resuming with changed settings: {'; '.join(map(str, changed))}", flush=True)
         return saved
 
     def _open(self, folder: Folder) -> Saved:
-        """Open a checkpoint of which one rank has seen every byte."""
+        """Open a checkpoint after rank 0 has verified every byte of it."""
         if folder.local is not None:
             self.world.on_main(lambda: verify(folder))
         return Saved(folder, verified=True)

@@ -1,8 +1,8 @@
-"""Writing a training's checkpoints while it goes on.
+"""Write checkpoints while training continues.
 
-Every rank copies its part of the state aside, which is all that training waits for, and a thread writes the
-copy while the next steps run. One checkpoint is written at a time: the next waits for it, all ranks together,
-so that a slow store looks to no rank like a dead one.
+Every rank copies its part of the state, which is all that training waits for, and a thread writes the copy
+while the next steps run. One checkpoint is written at a time. All ranks wait together for the previous one,
+so that a slow store does not look like a dead rank.
 """
 
 import secrets
@@ -18,13 +18,13 @@ from qdet.checkpoint.saved import export
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
 from qdet.errors import CheckpointError
 from qdet.tracking import Tracker
-from qdet.training.checkpointing.async_write import Background, HostCopy
+from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
 from qdet.training.distributed import World
 
 FAILURES = 2
-"""Checkpoints in a row that may fail before training does."""
-LEAVING = 20.0
-"""Seconds that a training which ends by an error gives the checkpoint it is writing."""
+"""Failed checkpoints in a row that end training."""
+CLOSING = 20.0
+"""Seconds to finish the checkpoint being written when training ends by an error."""
 
 
 class CheckpointWriter:
@@ -33,22 +33,22 @@ class CheckpointWriter:
     def __init__(self, run: RunFolder, world: World, retention: Retention) -> None:
         self.run, self.world, self.retention = run, world, retention
         self.attempt: str = world.broadcast(secrets.token_hex(4))
-        """Letters in the names of the files that this training writes, the same on every rank."""
-        self._host, self._background = HostCopy(), Background()
+        """Part of the names of all files that this training writes, the same on every rank."""
+        self._host, self._background = HostCopy(), BackgroundTask()
         self._give_up = threading.Event()
         self._folder: Folder | None = None
         self._failures = 0
 
     def save(self, step: int, pieces: Callable[[], list[Piece]], contents: Callable[[], Contents]) -> float:
-        """Have a checkpoint written, and return the seconds that training was held up by it.
+        """Start writing a checkpoint; return the seconds that training waited.
 
         Args:
             step: Steps done.
-            pieces: Returns this rank's part of all tensors; they may change again when this method is back.
-            contents: Returns the rest; asked on rank 0.
+            pieces: Returns this rank's part of all tensors; they may change after this method returns.
+            contents: Returns the rest; called on rank 0.
 
         Raises:
-            CheckpointError: The two checkpoints before this one could not be written.
+            CheckpointError: The previous two checkpoints could not be written.
         """
         started = time.perf_counter()
         self.wait()
@@ -60,21 +60,21 @@ class CheckpointWriter:
         return time.perf_counter() - started
 
     def wait(self, *, at_end: bool = False) -> None:
-        """Wait for the checkpoint that is being written, and tell if it failed.
+        """Wait for the checkpoint being written; print why it failed, if it did.
 
         Raises:
-            CheckpointError: It failed and is the second in a row, or the last of all.
+            CheckpointError: It failed, and is the second in a row or the last of the run.
         """
         failed = self._await()
         self._failures = self._failures + 1 if failed else 0
         if failed:
             causes = [error for error in self.world.gather(self._cause()) if error]
-            self._background.forget()
-            # Where a rank could not write, rank 0 only knows that a share did not come.
-            self.world.on_main(lambda: self._tell(causes[-1], at_end or self._failures >= FAILURES))
+            self._background.clear_error()
+            # If another rank could not write, rank 0 only knows that a share did not come.
+            self.world.on_main(lambda: self._report(causes[-1], at_end or self._failures >= FAILURES))
 
     def log_model(self, tracker: Tracker) -> None:
-        """Log the model of the last checkpoint (rank 0, when `wait` is back)."""
+        """Log the model of the last checkpoint (rank 0, after `wait`)."""
         if self._folder is None:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -82,8 +82,8 @@ class CheckpointWriter:
             tracker.model(Path(folder))
 
     def close(self) -> None:
-        """Give the checkpoint that is being written some time, where this rank ends by an error."""
-        self._background.wait(LEAVING)
+        """Give the checkpoint being written some time to finish, when this rank ends by an error."""
+        self._background.wait(CLOSING)
 
     def _await(self) -> bool:
         """Wait until no rank is writing; True if one failed."""
@@ -95,13 +95,15 @@ class CheckpointWriter:
                 self._give_up.set()
             if over:
                 waited = f"{PATIENCE + 60:.0f} s"
-                raise CheckpointError(f"checkpoint {self._folder} hangs since {waited}; see to its store")
+                raise CheckpointError(
+                    f"checkpoint {self._folder} was not written in {waited}: check its store"
+                )
             if not writing:
                 return failed > 0
             self._background.wait(0.1)
 
     def _write(self, folder: Folder, pieces: list[Piece], contents: Contents | None) -> None:
-        """Write this rank's share and, on rank 0, the manifest when all are there; on a thread of its own."""
+        """Write this rank's share and, on rank 0, the manifest when all shares are there; on the thread."""
         rank, attempt = self.world.rank, self.attempt
         try:
             write_share(folder, rank=rank, attempt=attempt, pieces=pieces)
@@ -114,16 +116,16 @@ class CheckpointWriter:
             try:
                 self.run.tidy(self.retention)
             except OSError as error:
-                print(f"old checkpoints of {self.run.folder} stay: {error}", flush=True)
+                print(f"old checkpoints of {self.run.folder} could not be removed: {error}", flush=True)
 
     def _cause(self) -> str | None:
         error = self._background.error
         return None if error is None else f"{type(error).__name__}: {error}"
 
-    def _tell(self, cause: str, enough: bool) -> None:
-        said = f"checkpoint {self._folder} could not be written: {cause}. Those before it are untouched"
-        if enough:
+    def _report(self, cause: str, final: bool) -> None:
+        said = f"checkpoint {self._folder} could not be written: {cause}. Earlier ones are untouched"
+        if final:
             raise CheckpointError(
-                f"{said}; free some space or give another --store.path, then go on with --store.resume"
+                f"{said}; free some space or give another --store.path, then resume with --store.resume"
             )
-        print(f"{said}; training goes on", flush=True)
+        print(f"{said}; training continues", flush=True)

@@ -1,1 +1,1 @@
-"""Notice hangs, lag, spikes, unused parameters, bad images. In: observers. Out: repairs of a step."""
+"""Notice hangs, stragglers, spikes, unused parameters, bad images. In: observers. Out: mending steps."""

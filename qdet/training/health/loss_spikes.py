@@ -1,4 +1,4 @@
-"""Loss spikes: losses far above those just before, in robust standard deviations."""
+"""Loss spikes: losses many robust standard deviations above the recent ones."""
 
 import math
 from collections import deque
@@ -20,7 +20,7 @@ FAR = 6.0
 
 
 class LossSpikes:
-    """The last losses of a training, of which `losses` are known from before."""
+    """The last losses of a training; `losses` are those of before it was resumed."""
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
         self._losses: deque[float] = deque(losses, maxlen=HISTORY)
@@ -31,10 +31,10 @@ class LossSpikes:
         return tuple(self._losses)
 
     def add(self, loss: float) -> float | None:
-        """Count a finite `loss`; return how many standard deviations it is too high where it is a spike.
+        """Add a finite `loss`; if it is a spike, return by how many standard deviations, else None.
 
-        The standard deviation is estimated from the median absolute deviation, which spikes do not move. It
-        counts as at least a hundredth of the median, lest the last digits of a flat curve become spikes.
+        The standard deviation is estimated from the median absolute deviation, which spikes do not move, and
+        is at least a hundredth of the median, so that a flat curve has no spikes in its last digits.
         """
         before = np.array(self._losses)
         self._losses.append(loss)

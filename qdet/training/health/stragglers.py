@@ -1,11 +1,9 @@
-"""Stragglers: workers that keep all others waiting, found from what each step took on each of them.
+"""Stragglers: workers that keep the others waiting, found from the times of each step on each worker.
 
-A step takes as long everywhere, since workers meet in collectives: only what a worker does between them is
-its own, the waiting for data and the forward pass. Those times travel with a collective that every step makes
-anyway. Comparing a worker with the others *of the same step* takes out what differs from step to step, such
-as the size of the images; medians take out the odd slow step.
-
-    steps, ranks   parts: waiting for data, forward pass
+A step takes equally long everywhere, since workers wait for each other in collectives. Only what a worker
+does between collectives is its own: waiting for data and the forward pass. A worker is compared with the
+others *of the same step*, which cancels what differs between steps, such as the size of the images; medians
+ignore single slow steps.
 """
 
 import socket
@@ -21,16 +19,16 @@ from qdet.training.observer import Observer
 
 PARTS = ("waiting for data", "forward pass")
 WINDOW = 40
-"""Steps that are looked at together."""
+"""Steps that are compared together."""
 EVERY = 5
-"""Steps between two looks."""
+"""Steps between two comparisons."""
 SLOWER = 1.2
-"""A worker is a straggler whose median step takes this many times as long as the others' ..."""
+"""A straggler's median step takes at least this many times as long as the others' ..."""
 OFTEN = 0.7
-"""... and this share of whose steps take at least `A_LITTLE` times as long: one bad minute is not enough."""
+"""... and this share of its steps at least `A_LITTLE` times as long: one bad minute is not enough."""
 A_LITTLE = 1.1
 QUIET = 500
-"""Steps before the same worker is named again."""
+"""Steps before the same worker is reported again."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,13 @@ class Straggler:
 
     rank: int
     ratio: float
-    """Its own time of a step over the median of the others'."""
+    """Its own time per step over the median of the others'."""
     part: str
-    """Which of `PARTS` the difference is mostly in."""
+    """The one of `PARTS` that makes most of the difference."""
 
 
 def find_stragglers(times: Float[np.ndarray, "steps ranks parts"]) -> list[Straggler]:
-    """Return the workers whose own time was longer than that of the others, in most of `steps`."""
+    """Return the workers whose own time was longer than the others' in most steps."""
     if times.shape[1] < 2:
         return []
     whole = times.sum(2)
@@ -60,7 +58,7 @@ def find_stragglers(times: Float[np.ndarray, "steps ranks parts"]) -> list[Strag
 
 
 def median_of_others(values: Float[np.ndarray, "steps ranks"]) -> Float[np.ndarray, "steps ranks"]:
-    """Return for every rank the median of all but itself, in each step; there must be two ranks or more."""
+    """Return, for each rank and step, the median over the other ranks; there must be at least two ranks."""
     count = values.shape[1]
     order = np.argsort(values, axis=1)
     ordered, place = np.take_along_axis(values, order, axis=1), np.argsort(order, axis=1)
@@ -72,29 +70,29 @@ def median_of_others(values: Float[np.ndarray, "steps ranks"]) -> Float[np.ndarr
 
 
 class Stragglers:
-    """The last steps of a training, and who was named already."""
+    """The last steps of a training, and the workers reported so far."""
 
     def __init__(self) -> None:
         self._times: deque[np.ndarray] = deque(maxlen=WINDOW)
         self._steps = 0
-        self._named: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
 
     def add(self, times: Float[np.ndarray, "ranks parts"]) -> list[Straggler]:
-        """Count one step; return whom to name now."""
+        """Add one step; return the stragglers to report now."""
         self._times.append(times)
         self._steps += 1
         if len(self._times) < WINDOW or self._steps % EVERY:
             return []
         found = [s for s in find_stragglers(np.stack(self._times)) if self._is_news(s.rank)]
-        self._named |= {straggler.rank: self._steps for straggler in found}
+        self._reported |= {straggler.rank: self._steps for straggler in found}
         return found
 
     def _is_news(self, rank: int) -> bool:
-        return self._steps - self._named.get(rank, -QUIET) >= QUIET
+        return self._steps - self._reported.get(rank, -QUIET) >= QUIET
 
 
 def describe(straggler: Straggler, hosts: Sequence[str]) -> str:
-    """Say who is slow, how much and in what."""
+    """Return a line that names the worker, how slow it is and in what."""
     return (
         f"worker {straggler.rank} on host {hosts[straggler.rank]} is {straggler.ratio:.2f} times as slow as "
         f"the others' median over the last {WINDOW} steps, mostly in: {straggler.part}"

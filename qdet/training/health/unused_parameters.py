@@ -1,9 +1,8 @@
-"""Which parameters take part in a step: all of them, or the run says which do not.
+"""Parameters that get no gradient in a step are reported.
 
-A parameter that gets no gradient on any worker learns nothing, silently. One that gets none on some workers
-only makes their collectives differ, which ends in a crash or a hang. And ZeRO-3 of DeepSpeed 0.19 keeps each
-parameter's last gradient in a buffer and applies it again in every step that brings no new one, so there it
-is an error.
+A parameter that gets none on any worker silently learns nothing. If it gets none on some workers only, their
+collectives differ, which ends in a crash or a hang. And ZeRO-3 of DeepSpeed 0.19 keeps each parameter's last
+gradient in a buffer and applies it again in every step that brings no new one, so there it is an error.
 """
 
 import socket
@@ -19,10 +18,10 @@ LISTED = 5
 
 
 class UnusedParameters:
-    """Sees which trainable parameters of `module` a backward pass reaches.
+    """Finds the trainable parameters of `module` that a backward pass does not reach.
 
     Args:
-        module: What is trained.
+        module: The detector.
         rank: Rank of this worker, for messages.
         required: Whether every parameter must get a gradient (ZeRO-3).
     """
@@ -33,7 +32,7 @@ class UnusedParameters:
         self.names = [name for name, _ in trained]
         self._reached = [False] * len(trained)
         self._missing: list[str] = []
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._handles = [
             p.register_post_accumulate_grad_hook(self._mark(i)) for i, (_, p) in enumerate(trained)
         ]
@@ -41,8 +40,8 @@ class UnusedParameters:
     def watch(self, loss: Tensor) -> Tensor:
         """Return `loss`, whose backward pass is then watched.
 
-        What it does not reach is said when the pass ends but before gradients are exchanged: workers that
-        differ in it crash in that exchange.
+        Unused parameters are printed at the end of the pass but before gradients are exchanged, where
+        workers that differ in them crash.
         """
         if loss.requires_grad:
             loss.register_hook(self._begin)
@@ -52,11 +51,11 @@ class UnusedParameters:
         """Call after the backward pass.
 
         Raises:
-            ConfigError: A parameter got no gradient where all must.
+            ConfigError: A parameter got no gradient and all are required to.
         """
         if self._missing and self.required:
             raise ConfigError(
-                f"--train.zero 3: {self._told(self._missing)}. DeepSpeed would apply its last gradient "
+                f"--train.zero 3: {self._describe(self._missing)}. DeepSpeed would apply its last gradient "
                 "again, in every step that brings no new one. Let it take part in every step, freeze it, or "
                 "use --train.zero 2"
             )
@@ -78,10 +77,10 @@ class UnusedParameters:
 
     def _end(self) -> None:
         self._missing = [n for n, reached in zip(self.names, self._reached, strict=True) if not reached]
-        if news := [name for name in self._missing if name not in self._said]:
-            self._said |= set(news)
-            print(f"{self._told(news)}; it does not learn from this step", flush=True)
+        if news := [name for name in self._missing if name not in self._reported]:
+            self._reported |= set(news)
+            print(f"{self._describe(news)}; it does not learn from this step", flush=True)
 
-    def _told(self, names: list[str]) -> str:
+    def _describe(self, names: list[str]) -> str:
         few = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
         return f"no gradient reached {few} on worker {self.rank} (host {socket.gethostname()})"

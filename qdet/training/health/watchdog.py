@@ -1,9 +1,9 @@
-"""A thread that ends a worker which stands still, after naming what it was doing and showing every stack.
+"""A thread that ends its worker when it hangs, after printing what it was doing and all stacks.
 
-A worker that hangs takes all others with it: they wait for it in a collective, and nobody says for whom.
-Each worker therefore watches itself. The training loop tells its `Watchdog` what it is about to do (`now`)
-and that a step is done (`beat`); halfway to the limit the worker says where it stands, at the limit it leaves
-with exit code 75, and whoever started it starts it again.
+A worker that hangs stops all others: they wait for it in a collective and cannot tell for which. So each
+worker watches itself. The training loop tells its `Watchdog` what it is about to do (`now`) and that a step
+is done (`beat`). Halfway to the limit the worker prints where it is; at the limit it exits with code 75, and
+its launcher starts it again.
 """
 
 import faulthandler
@@ -17,23 +17,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: trying again may well work."""
+"""EX_TEMPFAIL of sysexits.h: a retry may succeed."""
 FIRST_BEAT = 600.0
-"""Seconds on top of the limit before the first step: kernels are tuned, files and caches are cold."""
+"""Seconds added to the limit before the first step, which tunes kernels and reads cold files."""
 RECENT = 50
-"""Beats whose slowest counts."""
-_STDERR = 2  # the descriptor itself: Ray and pytest put objects without one in the place of sys.stderr
+"""Beats of which the slowest counts."""
+_STDERR = 2  # the descriptor itself: Ray and pytest replace sys.stderr by objects without one
 _DEBUGGERS = frozenset({"bdb", "pdb", "ray.util.rpdb", "IPython.core.debugger"})
 
 
 class Watchdog:
-    """Sees that a worker goes on, inside a `with`.
+    """Watches this worker inside a `with`.
 
     Args:
         rank: Rank of the worker, for messages.
         limit: Seconds beyond the slowest recent step that the next may take; 0 never ends the worker.
-        end: What ends the worker.
-        clock: Seconds that never go back.
+        end: Ends the worker.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Watchdog:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._doing, self._since = "starting", clock()
         self._last_beat = self._since
-        self._patience = 0  # how many `off` blocks are open
+        self._off = 0  # how many `off` blocks are open
         self._warned = False
         self._closed = threading.Event()
 
@@ -63,24 +63,24 @@ class Watchdog:
         self._closed.set()
 
     def now(self, operation: str) -> None:
-        """Say what the worker is about to do."""
+        """Note what the worker is about to do."""
         self._doing, self._since = operation, self._clock()
 
     def beat(self) -> None:
-        """Say that a step, or a batch of an evaluation, is done."""
+        """Note that a step, or a batch of an evaluation, is done."""
         now = self._clock()
         self._recent.append(now - self._last_beat)
         self._restart(now)
 
     @contextmanager
     def off(self, operation: str) -> Iterator[None]:
-        """Do not watch inside a `with`: for what may take long and has a timeout of its own."""
+        """Do not watch inside a `with`: for what may take long and has its own timeout."""
         self.now(operation)
-        self._patience += 1
+        self._off += 1
         try:
             yield
         finally:
-            self._patience -= 1
+            self._off -= 1
             self._restart(self._clock())
 
     @property
@@ -89,21 +89,23 @@ class Watchdog:
         return self.limit + (max(self._recent) if self._recent else FIRST_BEAT)
 
     def look(self) -> None:
-        """Warn or end the worker if it is time to; the thread calls this about every second."""
+        """Warn or end the worker if it is time to; the thread calls this every second."""
         still = self._clock() - self._last_beat
-        if self._patience or debugging():
+        if self._off or debugging():
             return
         if still >= self.allowed:
-            self._say(
-                f"{self._where(still)}. It ends now with exit code {EXIT_CODE}, to be started again; "
+            self._report(
+                f"{self._describe(still)}. It ends now with exit code {EXIT_CODE}, to be started again; "
                 "--train.hang-after sets the limit, 0 turns it off"
             )
             self._end()
         elif still >= self.allowed - self.limit / 2 and not self._warned:
             self._warned = True
-            self._say(f"{self._where(still)}. It ends in {self.allowed - still:.0f} s if nothing changes")
+            self._report(
+                f"{self._describe(still)}. It ends in {self.allowed - still:.0f} s if nothing changes"
+            )
 
-    def _where(self, still: float) -> str:
+    def _describe(self, still: float) -> str:
         doing, since = self._doing, min(self._clock() - self._since, still)
         return (
             f"worker {self.rank} on host {socket.gethostname()}: no step for {still:.0f} s, the last "
@@ -123,13 +125,13 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     @staticmethod
-    def _say(message: str) -> None:
+    def _report(message: str) -> None:
         os.write(_STDERR, f"{message}\nStacks of all its threads:\n".encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
 
 
 def debugging() -> bool:
-    """True while somebody holds the process in a debugger: standing still is then what it should do."""
+    """True while the process is in a debugger, where it may stand still."""
     if "pydevd" in sys.modules or "debugpy" in sys.modules:
         return True
     frame = sys._current_frames().get(threading.main_thread().ident or 0)

@@ -1,1 +1,1 @@
-"""Skip and explain non-finite steps. In: losses and gradients gone wrong. Out: other faults."""
+"""Skip non-finite steps and find their cause. In: losses, gradients. Out: other faults."""

@@ -1,7 +1,7 @@
-"""What is found out about a skipped step: which worker, which images, which layer, and a file to replay it.
+"""The cause of a skipped step: which worker, which images, which layer, and a file to replay it from.
 
-Every worker runs its share again on a copy of the detector, with hooks on all modules. All do it at the same
-time, so that none waits long for another, and one of those that find something bad writes the step down.
+Every worker runs its share again on a copy of the detector, with hooks on all modules. All do so at the same
+time, so that none waits long for another, and one of those that find something writes the step to a file.
 """
 
 import socket
@@ -24,18 +24,18 @@ from qdet.types import Batch
 
 @dataclass(frozen=True)
 class Finding:
-    """What one worker knows of a skipped step."""
+    """What one worker found out about a skipped step."""
 
     rank: int
     host: str
     loss_is_finite: bool
     """Whether its loss was finite in the step itself."""
     first_bad: str | None
-    """Where numbers stopped being numbers when its share was run again; None where they did not."""
+    """The first non-finite place when its share was run again; None if all was finite."""
     image_ids: tuple[int, ...]
-    """Images that were bad there, or all that might have been."""
+    """Images that were non-finite there, or all that may have been."""
     note: str = ""
-    """Why its share could not be run again, where that is so."""
+    """Why its share could not be run again, if it could not."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Diagnosis:
             inputs: What this rank computed the step from.
             loss_is_finite: Whether this rank's loss was.
         """
-        weights = whole_weights(module)
+        weights = gather_weights(module)
         facts = Facts(
             step=inputs.step,
             rank=self.world.rank,
@@ -92,7 +92,7 @@ class Diagnosis:
 
     def close(self) -> None:
         """Wait until the last file is written."""
-        self._settle()
+        self._finish_writing()
         self._pool.shutdown()
 
     def _find(self, bad: BadStep, *, loss_is_finite: bool) -> Finding:
@@ -100,7 +100,7 @@ class Diagnosis:
         rank, host = self.world.rank, socket.gethostname()
         try:
             trace = retrace(self.job, bad, self.criterion, self.world.device)
-        except Exception as error:  # whatever it is, the run goes on, and others wait for this worker
+        except Exception as error:  # whatever it is, the run continues, and other workers wait for this one
             return Finding(rank, host, loss_is_finite, None, everything, f"{type(error).__name__}: {error}")
         if trace.first_bad is None:
             return Finding(rank, host, loss_is_finite, None, everything)
@@ -109,16 +109,16 @@ class Diagnosis:
         return Finding(rank, host, loss_is_finite, trace.first_bad.what, tuple(ids[row] for row in rows))
 
     def _write(self, bad: BadStep) -> None:
-        """Write the file on a thread of its own: a slow store must not keep other workers waiting."""
-        self._settle()
+        """Write the file on a thread: a slow store must not keep other workers waiting."""
+        self._finish_writing()
         self._writing = self._pool.submit(_write, self.folder, bad)
 
-    def _settle(self) -> None:
+    def _finish_writing(self) -> None:
         if self._writing is None:
             return
         try:
             self._writing.result()
-        except Exception as error:  # evidence is worth less than the run
+        except Exception as error:  # the run matters more than the evidence
             print(f"warning: a bad step could not be written to {self.folder}: {error}", flush=True)
         self._writing = None
 
@@ -141,8 +141,8 @@ def retrace(job: Job, bad: BadStep, criterion: SetLoss, device: torch.device) ->
     )
 
 
-def whole_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers on this worker's CPU, whatever ZeRO made of them. Collective."""
+def gather_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers on this worker's CPU, gathered if ZeRO-3 shards them. Collective."""
     whole: dict[str, Tensor] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if hasattr(tensor, "ds_id"):
@@ -164,20 +164,20 @@ def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Fold
     notes = [f"worker {f.rank} could not run it again ({f.note})" for f in findings if f.note]
     suspects = [f for f in findings if f.first_bad] or [f for f in findings if not f.loss_is_finite]
     if not suspects:
-        told = "no loss was bad, and computed again all is finite: look for faulty memory or links"
+        said = "all losses were finite, and computed again all is finite: check memory and links for faults"
     else:
-        told = "; ".join(_told(f) for f in suspects[:3])
+        said = "; ".join(_describe(f) for f in suspects[:3])
         if len(suspects) > 3:
-            told += f"; and on {len(suspects) - 3} workers more"
+            said += f"; and on {len(suspects) - 3} more workers"
     if witness is not None:
-        told += f"; see python -m qdet replay {folder}/{file_name(step, witness.rank)}"
-    return "; ".join([told, *notes])
+        said += f"; see python -m qdet replay {folder}/{file_name(step, witness.rank)}"
+    return "; ".join([said, *notes])
 
 
-def _told(finding: Finding) -> str:
+def _describe(finding: Finding) -> str:
     where = f"on worker {finding.rank} (host {finding.host})"
     images = ", ".join(map(str, finding.image_ids[:8])) + (", ..." if len(finding.image_ids) > 8 else "")
     if finding.first_bad is None:
-        again = "which was finite when computed again: a fault that came and went, such as of its memory"
+        again = "which was finite when computed again: a transient fault, such as of its memory"
         return f"the loss {where}, {again}, with images {images}"
     return f"{finding.first_bad} {where} was the first that is not finite, with images {images}"

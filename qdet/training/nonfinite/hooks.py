@@ -1,4 +1,4 @@
-"""Hooks on all modules of a detector, which note what is finite in one forward and backward pass."""
+"""Hooks on all modules of a detector that find the first non-finite number of a forward and backward pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Layer:
-    """What went through one module in one pass."""
+    """What one module returned in one pass."""
 
     name: str
     kind: str
@@ -21,34 +21,34 @@ class Layer:
     """Greatest of them."""
     bad: float
     """Share of the numbers that were NaN or infinite."""
-    sound_inputs: bool
-    """Whether everything that went in was finite."""
+    finite_inputs: bool
+    """Whether all its inputs were finite."""
     gradient: float | None = None
-    """Greatest absolute gradient that arrived at its output; None where none did."""
+    """Greatest absolute gradient at its output; None if there was none."""
 
 
 @dataclass(frozen=True)
 class FirstBad:
-    """Where numbers stopped being numbers."""
+    """The first place that was not finite."""
 
     what: str
     rows: tuple[int, ...] = ()
-    """Images of the batch that were bad there; empty where the place does not keep them apart."""
+    """Images of the batch that were non-finite there; empty if that place does not separate images."""
 
 
 class Watch:
-    """Watches one pass of `module`, which gets a batch of `images` images, inside a `with`."""
+    """Watches one pass of `module` over a batch of `images` images, inside a `with`."""
 
     def __init__(self, module: nn.Module, *, images: int) -> None:
         self.layers: list[Layer] = []
         self.first_bad: FirstBad | None = None
         self._module, self._images = module, images
         self._handles: list[Any] = []
-        self._inputs_sound: list[bool] = []
+        self._inputs_finite: list[bool] = []
         self._readers: dict[int, list[str]] = {}
-        """Modules that a tensor went into, by its id; those inside others come later."""
+        """Modules that took a tensor, by its id; inner modules come later."""
         self._kept: list[Tensor] = []
-        """The tensors of those ids, so that no id comes twice."""
+        """The tensors of those ids, kept alive so that no id is reused."""
 
     def __enter__(self) -> "Watch":
         for name, module in self._module.named_modules():
@@ -69,21 +69,21 @@ class Watch:
 
     def _before(self, name: str) -> Callable[..., None]:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            sound = True
+            finite = True
             for tensor in tensors_in((args, kwargs)):
-                sound = sound and bool(torch.isfinite(tensor).all())
+                finite = finite and bool(torch.isfinite(tensor).all())
                 self._readers.setdefault(id(tensor), []).append(name)
                 self._kept.append(tensor)
-            self._inputs_sound.append(sound)
+            self._inputs_finite.append(finite)
 
         return before
 
     def _after(self, name: str) -> Callable[..., None]:
         def after(module: nn.Module, _: Any, output: Any) -> None:
             found = list(tensors_in(output))
-            layer = _layer(name, type(module).__name__, found, sound_inputs=self._inputs_sound.pop())
+            layer = _layer(name, type(module).__name__, found, finite_inputs=self._inputs_finite.pop())
             self.layers.append(layer)
-            if layer.bad and layer.sound_inputs and self.first_bad is None:
+            if layer.bad and layer.finite_inputs and self.first_bad is None:
                 self.first_bad = FirstBad(f"the output of {_called(layer)}", self._bad_rows(found))
             for tensor in found:
                 if tensor.requires_grad:
@@ -92,7 +92,7 @@ class Watch:
         return after
 
     def _gradient(self, source: Callable[[], str], layer: Layer | None = None) -> Callable[[Tensor], None]:
-        """Return a hook that notes the range of a gradient, and `source` of the first that is not finite."""
+        """Return a hook that notes the range of a gradient, and `source` of the first non-finite one."""
 
         def look(gradient: Tensor) -> None:
             if layer is not None:
@@ -105,7 +105,7 @@ class Watch:
         return look
 
     def _source(self, tensor: Tensor, layer: Layer) -> Callable[[], str]:
-        """Return what says who made the gradient of `tensor`, the output of `layer`, once that is known."""
+        """Return a function that names what computed the gradient of `tensor`, the output of `layer`."""
         key = id(tensor)
         self._kept.append(tensor)
 
@@ -122,11 +122,11 @@ class Watch:
     def _bad_rows(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         for tensor in tensors:
             if tensor.dim() and len(tensor) == self._images:
-                sound = (
+                finite = (
                     torch.isfinite(tensor).flatten(1).all(1) if tensor.dim() > 1 else torch.isfinite(tensor)
                 )
-                if not sound.all():
-                    return tuple((~sound).nonzero().flatten().tolist())
+                if not finite.all():
+                    return tuple((~finite).nonzero().flatten().tolist())
         return ()
 
 
@@ -146,12 +146,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(value, f.name))
 
 
-def _layer(name: str, kind: str, tensors: Sequence[Tensor], *, sound_inputs: bool) -> Layer:
+def _layer(name: str, kind: str, tensors: Sequence[Tensor], *, finite_inputs: bool) -> Layer:
     flat = torch.cat([t.detach().float().flatten() for t in tensors]) if tensors else torch.empty(0)
-    sound = flat[torch.isfinite(flat)]
-    low, high = (float(sound.min()), float(sound.max())) if sound.numel() else (float("nan"), float("nan"))
-    bad = 1 - sound.numel() / flat.numel() if flat.numel() else 0.0
-    return Layer(name, kind, low, high, bad, sound_inputs)
+    finite = flat[torch.isfinite(flat)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (float("nan"), float("nan"))
+    bad = 1 - finite.numel() / flat.numel() if flat.numel() else 0.0
+    return Layer(name, kind, low, high, bad, finite_inputs)
 
 
 def _called(layer: Layer) -> str:

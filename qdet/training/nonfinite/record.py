@@ -1,4 +1,4 @@
-"""A training step that went wrong, kept in one file: what one worker computed it from.
+"""A non-finite training step in one file: what one worker computed it from.
 
     weights/NAME            parameters and buffers before the step
     batch0/images, ...      the micro-batches of the worker, as they were read
@@ -29,7 +29,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a bad step besides its tensors."""
+    """What describes a bad step besides its tensors."""
 
     step: int
     """Steps done before it."""
@@ -58,7 +58,7 @@ class BadStep:
 
 
 def file_name(step: int, rank: int) -> str:
-    """Name of the file of the step after `step` others, after the step that it would have been."""
+    """Return the file name of the step after `step` others; it counts steps from 1."""
     return f"bad_step_{step + 1:06d}_rank_{rank}.safetensors"
 
 
@@ -76,7 +76,7 @@ def read(address: str | Path) -> BadStep:
     """Read a file that training wrote, at a path or a URL.
 
     Raises:
-        CheckpointError: It is missing, damaged or something else.
+        CheckpointError: It is missing, damaged or not a bad step.
     """
     if "://" not in str(address):
         return _read(Path(address))
@@ -94,17 +94,17 @@ def _read(path: Path) -> BadStep:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dictionary)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dictionary)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if header is None:
         raise CheckpointError(f"{path} is not a bad step of qdet: give a file named bad_step_*.safetensors")
-    told = json.loads(header)
-    if told.pop("format") != FORMAT:
-        raise CheckpointError(f"{path} is of another version of qdet, this one reads format {FORMAT}")
-    facts = Facts(**told)
-    batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(facts.image_ids))]
-    return BadStep(facts=facts, weights=_below(tensors, "weights/"), batches=batches)
+    facts = json.loads(header)
+    if facts.pop("format") != FORMAT:
+        raise CheckpointError(f"{path} is of another version of qdet; this one reads format {FORMAT}")
+    found = Facts(**facts)
+    batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(found.image_ids))]
+    return BadStep(facts=found, weights=_below(tensors, "weights/"), batches=batches)
 
 
 def _tensors_of(batch: Batch) -> dict[str, Tensor]:

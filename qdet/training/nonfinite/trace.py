@@ -1,9 +1,9 @@
-"""Running a step again, slowly, to see where numbers stop being numbers.
+"""Run a step again, slowly, to find the first non-finite number.
 
-Hooks on every module of a detector note the range of what it returns and, going back, of the gradient that
-arrives there. The first bad layer is the module whose inputs were all finite and whose output was not; where
-the whole forward pass is finite, it is the module into whose output finite gradients went and out of whose
-inputs or parameters others came.
+Hooks on every module of a detector note the range of its output and of the gradient at its output. The first
+bad layer is the module whose inputs were all finite and whose output was not. If the whole forward pass is
+finite, it is the module that got finite gradients at its output and computed non-finite ones for its inputs
+or parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ class Trace:
     """What one worker's share of a step went through."""
 
     layers: list[Layer] = field(default_factory=list)
-    """Modules of the last pass made, in the order in which they finished."""
+    """Modules of the last pass, in the order in which they finished."""
     losses: list[float] = field(default_factory=list)
-    """Loss of every pass made."""
+    """Loss of every pass."""
     first_bad: FirstBad | None = None
-    """None where everything was finite."""
+    """None if everything was finite."""
     micro_batch: int = 0
-    """The last pass made: the bad one, where one was."""
+    """The last pass: the bad one, if there was one."""
 
 
 def trace_step(
@@ -44,7 +44,7 @@ def trace_step(
 ) -> Trace:
     """Make the passes of a step until something is not finite.
 
-    `detector` must be one that nobody else needs: it is left in training mode and with gradients.
+    `detector` must be a copy: it is left in training mode and with gradients.
     """
     trace = Trace()
     detector.train()
@@ -78,7 +78,7 @@ def _make_pass(
         stages = detector(batch.images, batch.sizes_hw)
     try:
         total = criterion(stages, batch.targets, batch.sizes_hw, **divisors).total
-    except DivergedError:  # matching refuses predictions that are not finite
+    except DivergedError:  # matching rejects non-finite predictions
         total = torch.full((), float("nan"))
     if watch.first_bad is None and not torch.isfinite(total):
         watch.first_bad = FirstBad("the loss, whose predictions are all finite")
