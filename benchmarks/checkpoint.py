@@ -38,7 +38,7 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
     torch.set_num_threads(1)
     detector = AdaMixerConfig().build(80).train()
     optimizer, ema = torch.optim.AdamW(detector.parameters(), lr=1e-9), Ema(detector, 0.999)
-    step = stepper(detector, optimizer, pixels)
+    step = make_stepper(detector, optimizer, pixels)
     step()  # AdamW makes its moments in its first
     world = World(rank=0, size=1, device=torch.device("cpu"))
     state = ShardedState(detector, optimizer, stage=0, world=world)
@@ -52,7 +52,7 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
         for number in range(repeats + 1):  # the first makes the memory for copies
             alone.append(step())
             began = time.perf_counter()
-            stalls.append(saving.save(number, tensors, contents(saving, state, ema)))
+            stalls.append(saving.save(number, tensors, describe_contents(saving, state, ema)))
             beside.append(step())
             saving.wait()
             writing.append(time.perf_counter() - began)
@@ -67,7 +67,7 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
     print(f"stall and writing {wrote:.2f} s with a step beside it")
 
 
-def contents(saving: Saving, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
+def describe_contents(saving: Saving, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
     """Describe a checkpoint of a training that nobody will go on with."""
     kinds = {"weights": list(state.shapes), "average": ema.names} | dict.fromkeys(MOMENTS, state.trained)
     shapes = {f"{kind}/{name}": state.shapes[name] for kind, names in kinds.items() for name in names}
@@ -77,7 +77,9 @@ def contents(saving: Saving, state: ShardedState, ema: Ema) -> Callable[[], Cont
     return lambda: Contents(attempt=saving.attempt, world_size=1, state=stand, job={}, shapes=shapes)
 
 
-def stepper(detector: torch.nn.Module, optimizer: torch.optim.Optimizer, pixels: int) -> Callable[[], float]:
+def make_stepper(
+    detector: torch.nn.Module, optimizer: torch.optim.Optimizer, pixels: int
+) -> Callable[[], float]:
     """Return a function that makes one training step and returns the CPU seconds of this thread."""
     images = torch.randint(0, 256, (2, 3, pixels, pixels), dtype=torch.uint8)
     sizes: Tensor = torch.tensor([[pixels, pixels]] * 2)

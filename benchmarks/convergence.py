@@ -66,15 +66,15 @@ def main(
     for name in only:
         if results.get(name, {}).get("steps") == steps:
             continue
-        job = small(name, data, steps, seed)
+        job = demo_job(name, data, steps, seed)
         results[name] = measure(job)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: AP {results[name]['AP'][-1]:.3f} after {steps} steps", flush=True)
     draw(results, DOCS / "convergence.png")
-    print(table(results))
+    print(format_table(results))
 
 
-def small(name: str, data: Path, steps: int, seed: int) -> Job:
+def demo_job(name: str, data: Path, steps: int, seed: int) -> Job:
     """Return the demo of a job with the shared backbone, evaluated after every epoch, in one process."""
     job = load_job(name).demo()
     job = replace(job, detector=replace(job.detector, backbone=SwinConfig().demo()))
@@ -93,7 +93,7 @@ def small(name: str, data: Path, steps: int, seed: int) -> Job:
     )
 
 
-class Points(NullTracker):
+class ApRecorder(NullTracker):
     """A tracker that keeps AP by step."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Points(NullTracker):
 
 def measure(job: Job) -> dict[str, Any]:
     """Train one job; return its curve and what a step of it costs."""
-    points, begin = Points(), time.process_time()
+    points, begin = ApRecorder(), time.process_time()
     with tempfile.TemporaryDirectory() as store:
         train(job, run=Run(job.name, store), reporter=LocalReporter(), tracker=points)
     size = job.data.augment.max_size
@@ -125,26 +125,26 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
-def compute(result: dict[str, Any]) -> list[float]:
+def cumulative_compute(result: dict[str, Any]) -> list[float]:
     """Trillions of multiply-accumulates up to each point; a backward pass counts as two forward."""
     return [step * 16 * 3 * result["gmacs_per_image"] / 1e3 for step in result["at"]]
 
 
-def at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
+def interpolate_at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
     """Interpolate every AP at the compute that the cheapest detector had used at its end."""
-    limit = min(compute(r)[-1] for r in results.values())
+    limit = min(cumulative_compute(r)[-1] for r in results.values())
     found = {}
     for name, r in results.items():
-        spent, ap = [0.0, *compute(r)], [0.0, *r["AP"]]
+        spent, ap = [0.0, *cumulative_compute(r)], [0.0, *r["AP"]]
         after = next(i for i, x in enumerate(spent) if x >= limit)
         share = (limit - spent[after - 1]) / (spent[after] - spent[after - 1])
         found[name] = ap[after - 1] + share * (ap[after] - ap[after - 1])
     return found
 
 
-def table(results: dict[str, Any]) -> str:
+def format_table(results: dict[str, Any]) -> str:
     """Return the page's table."""
-    equal = at_equal_compute(results)
+    equal = interpolate_at_equal_compute(results)
     steps = next(iter(results.values()))["steps"]
     lines = [
         f"| job | AP after {steps} steps | AP50 | AP after equal compute | GMACs per image | CPU minutes |",
@@ -168,7 +168,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     colors = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for color, (name, r) in zip(colors, results.items(), strict=False):
         left.plot(r["at"], r["AP"], color=color, label=name)
-        right.plot(compute(r), r["AP"], color=color)
+        right.plot(cumulative_compute(r), r["AP"], color=color)
     left.set_xlabel("optimizer steps of 16 images")
     right.set_xlabel("trillions of multiply-accumulates, forward and backward")
     left.set_ylabel("AP on 250 held-out images")

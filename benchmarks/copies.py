@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-COPY = 10**7
+ID_STEP = 10**7
 """What ids of one copy are above those of the one before."""
 
 
-def repeat(coco: Path, split: str, times: int, out: Path) -> Path:
+def repeat_dataset(coco: Path, split: str, times: int, out: Path) -> Path:
     """Write `out` in COCO's layout with links to the images of `coco`, each so many times; returns `out`."""
     content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
     (out / split).mkdir(parents=True)
@@ -17,13 +17,13 @@ def repeat(coco: Path, split: str, times: int, out: Path) -> Path:
     annotations: list[dict[str, Any]] = []
     for copy in range(times):
         for image in content["images"]:
-            number = image["id"] + copy * COPY
+            number = image["id"] + copy * ID_STEP
             name = f"{number:012d}.jpg"
             (out / split / name).symlink_to((coco / split / image["file_name"]).resolve())
             images.append(image | {"id": number, "file_name": name})
         for annotation in content["annotations"]:
             number = len(annotations) + 1
-            image_id = annotation["image_id"] + copy * COPY
+            image_id = annotation["image_id"] + copy * ID_STEP
             annotations.append(annotation | {"id": number, "image_id": image_id})
     repeated = content | {"images": images, "annotations": annotations}
     (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(repeated))

@@ -80,7 +80,7 @@ def main(*, repeats: int = 3, only: tuple[str, ...] = tuple(DETECTORS), write: b
     for name in only:
         costs[name] = measure(name, repeats)
         print(f"{name}: {costs[name]}", flush=True)
-    shown = table(costs, repeats)
+    shown = format_table(costs, repeats)
     print(shown)
     if write:
         page = PAGE.read_text()
@@ -99,7 +99,7 @@ def measure(name: str, repeats: int) -> Cost:
             seconds[which].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # read by glibc when the processes below start
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        ours, theirs = (pool.apply(added_memory, (name, which)) for which in ("ours", "theirs"))
+        ours, theirs = (pool.apply(measure_memory, (name, which)) for which in ("ours", "theirs"))
     return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
 
 
@@ -122,14 +122,14 @@ def make_steps(name: str) -> dict[str, Step]:
     found = recognize(theirs.state_dict(), Told(heads=8))
     ours = replace(found.detector, dropout=0.0).build(CLASSES).train()
     ours.load_state_dict(found.weights)
-    images, inside, targets = batch()
+    images, inside, targets = make_batch()
     return {
-        "ours": our_step(ours, load_job(job).loss, images, targets),
-        "theirs": their_step(theirs, images, inside, targets),
+        "ours": make_our_step(ours, load_job(job).loss, images, targets),
+        "theirs": make_their_step(theirs, images, inside, targets),
     }
 
 
-def our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
+def make_our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
     """Return the step of one of our detectors."""
     criterion = loss.build(CLASSES)
     objects = counted_objects(targets, detector.config.queries, loss.per)
@@ -143,7 +143,7 @@ def our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step
     return step
 
 
-def their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
+def make_their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
     """Return the step of one of theirs, with the loss that comes with it."""
     extents = SIZES.flip(-1).repeat(1, 2)
     labels = [
@@ -160,7 +160,7 @@ def their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> 
     return step
 
 
-def batch() -> tuple[Tensor, Tensor, Targets]:
+def make_batch() -> tuple[Tensor, Tensor, Targets]:
     """Return two images of noise, which of their pixels are no padding, and objects at random."""
     height, width = SIZES.amax(0).tolist()
     images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
@@ -171,23 +171,23 @@ def batch() -> tuple[Tensor, Tensor, Targets]:
     return images, (rows.unsqueeze(2) & columns.unsqueeze(1)).long(), targets
 
 
-def added_memory(name: str, which: str) -> float:
+def measure_memory(name: str, which: str) -> float:
     """Return by how many MB the second step of a process exceeds what it held before its first; Linux."""
     torch.set_num_threads(1)
     step = make_steps(name)[which]
-    before = _status("VmRSS")
+    before = _read_status("VmRSS")
     step()
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
     step()
-    return (_status("VmHWM") - before) / 1024
+    return (_read_status("VmHWM") - before) / 1024
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-def table(costs: dict[str, Cost], repeats: int) -> str:
+def format_table(costs: dict[str, Cost], repeats: int) -> str:
     """Return the page's rows."""
     rows = [
         "| detector | qdet, s | transformers, s | ratio | ratio by the wall | qdet, MB | transformers, MB |",

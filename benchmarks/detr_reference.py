@@ -37,15 +37,15 @@ class DetrDataset(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         image_id = self.ids[number]
         image = Image.open(self.images / self.coco.loadImgs(image_id)[0]["file_name"]).convert("RGB")
-        target = targets_of(self.coco.loadAnns(self.coco.getAnnIds(image_id)), image_id, image.size)
-        image, target = transformed(image, target, self.augment)
+        target = build_targets(self.coco.loadAnns(self.coco.getAnnIds(image_id)), image_id, image.size)
+        image, target = transform(image, target, self.augment)
         h, w = image.shape[-2:]
         x1, y1, x2, y2 = target["boxes"].unbind(1)
         boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], 1)
         return image, target | {"boxes": boxes / torch.tensor([w, h, w, h]), "size": torch.tensor([h, w])}
 
 
-def targets_of(
+def build_targets(
     annotations: Sequence[Mapping[str, Any]], image_id: int, size_wh: tuple[int, int]
 ) -> dict[str, Tensor]:
     """`ConvertCocoPolysToMask` without the polygons."""
@@ -66,7 +66,7 @@ def targets_of(
     }
 
 
-def transformed(
+def transform(
     image: Image.Image, target: dict[str, Tensor], augment: AugmentConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`make_coco_transforms("train")`: flip, resize or resize, crop and resize, to a normalised tensor."""
@@ -95,7 +95,7 @@ def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[dict[str, Tenso
     return padded, mask, [target for _, target in samples]
 
 
-def loader(dataset: DetrDataset, *, batch_size: int, images: int, workers: int) -> DataLoader[Any]:
+def build_loader(dataset: DetrDataset, *, batch_size: int, images: int, workers: int) -> DataLoader[Any]:
     """Make the `DataLoader` of `main.py`, as long as `images`."""
     sampler = RandomSampler(dataset, replacement=images > len(dataset), num_samples=images)
     return DataLoader(

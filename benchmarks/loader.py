@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import detr_reference
-from benchmarks.copies import repeat
+from benchmarks.copies import repeat_dataset
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.image.resize import resize
@@ -31,8 +31,8 @@ from qdet.data.loading.prefetch import Readers
 from qdet.data.shards.shard_set import ShardSet
 
 DETR = AugmentConfig(crop=True)
-Seen = list[tuple[int, View]]
-"""Samples and how each is seen, in the order of the loader."""
+Views = list[tuple[int, View]]
+"""Samples and how each is views, in the order of the loader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def main(config: LoaderBenchmark) -> None:
     torch.set_num_threads(1)
     steps = config.images // config.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        coco = repeat(config.coco, config.split, config.copies, Path(folder) / "coco")
+        coco = repeat_dataset(config.coco, config.split, config.copies, Path(folder) / "coco")
         out = Path(folder) / "shards"
         convert(Conversion(coco=coco, split=config.split, out=out), console=Console(quiet=True))
         shards = ShardSet.open(out)
@@ -74,14 +74,14 @@ def main(config: LoaderBenchmark) -> None:
             readers=config.readers,
             reader_kind=config.reader_kind,
         )
-        seen = _seen(stream, steps)
-        files = {row: shards.read_image(row) for row, _ in seen}
-        reference = _reference(coco, config)
+        views = _list_views(stream, steps)
+        files = {row: shards.read_image(row) for row, _ in views}
+        reference = _make_reference(coco, config)
         paths: dict[str, Callable[[], None]] = {
             "DETR's path": lambda: _consume(reference(steps)),
             "loader": lambda: _consume(stream.steps(0, steps)),
-            "decode and resize": lambda: _decode_and_resize(files, seen),
-            "read": lambda: _read(shards, seen),
+            "decode and resize": lambda: _decode_and_resize(files, views),
+            "read": lambda: _read(shards, views),
         }
         _report(paths, config)
 
@@ -90,7 +90,7 @@ def _report(paths: dict[str, Callable[[], None]], config: LoaderBenchmark) -> No
     best = dict.fromkeys(paths, float("inf"))
     for _ in range(config.rounds):
         for name, path in paths.items():
-            best[name] = min(best[name], _processor_seconds(path) / config.images * 1000)
+            best[name] = min(best[name], _measure_cpu_seconds(path) / config.images * 1000)
     for name, spent in best.items():
         print(f"{name:28s} {spent:8.2f} ms of processor time per image")
     reference, loader, bare, read = best.values()
@@ -99,7 +99,7 @@ def _report(paths: dict[str, Callable[[], None]], config: LoaderBenchmark) -> No
     print(f"read / loader                {read / loader:8.1%}")
 
 
-def _processor_seconds(path: Callable[[], None]) -> float:
+def _measure_cpu_seconds(path: Callable[[], None]) -> float:
     """Seconds that this process and the ones it started and ended spend on `path`."""
 
     def spent() -> float:
@@ -111,10 +111,10 @@ def _processor_seconds(path: Callable[[], None]) -> float:
     return spent() - before
 
 
-def _reference(coco: Path, config: LoaderBenchmark) -> Callable[[int], Iterable[object]]:
+def _make_reference(coco: Path, config: LoaderBenchmark) -> Callable[[int], Iterable[object]]:
     annotations = coco / "annotations" / f"instances_{config.split}.json"
     dataset = detr_reference.DetrDataset(coco / config.split, annotations, DETR)
-    return lambda steps: detr_reference.loader(
+    return lambda steps: detr_reference.build_loader(
         dataset, batch_size=config.batch_size, images=steps * config.batch_size, workers=config.readers
     )
 
@@ -124,23 +124,23 @@ def _consume(batches: Iterable[object]) -> None:
         pass
 
 
-def _seen(stream: TrainStream, steps: int) -> Seen:
+def _list_views(stream: TrainStream, steps: int) -> Views:
     return [
         (row, step.plan.views.of(row)) for step in stream.order.steps(0, steps) for row in step.rows.tolist()
     ]
 
 
-def _decode_and_resize(files: dict[int, bytes], seen: Seen) -> None:
+def _decode_and_resize(files: dict[int, bytes], views: Views) -> None:
     """Nothing but the decoder and the resizes of each image, both of them where a window is cut out."""
-    for row, view in seen:
+    for row, view in views:
         image = resize(simplejpeg.decode_jpeg(files[row], colorspace="RGB"), view.resized_hw)
         if view.window_tlhw is not None:
             top, left, h, w = view.window_tlhw
             resize(image[top : top + h, left : left + w], view.final_hw)
 
 
-def _read(shards: ShardSet, seen: Seen) -> None:
-    for row, _ in seen:
+def _read(shards: ShardSet, views: Views) -> None:
+    for row, _ in views:
         shards.read_image(row)
         shards.read_annotation(row)
 

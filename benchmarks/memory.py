@@ -71,14 +71,14 @@ def main(config: MemoryBenchmark) -> None:
             readers=config.readers,
             reader_kind=config.reader_kind,
         )
-        used = _megabytes(stream, config)
+        used = _sample_memory(stream, config)
     steps = np.arange(len(used)) * config.every
     slope = np.polyfit(steps, used, 1)[0] * 1000
     print(f"{used[0]:.1f} MB after {config.warmup} steps, {used[-1]:.1f} MB {config.steps} steps later")
     print(f"slope {slope:+.3f} MB per 1,000 steps; between {min(used):.1f} and {max(used):.1f} MB")
 
 
-def _megabytes(stream: TrainStream, config: MemoryBenchmark) -> list[float]:
+def _sample_memory(stream: TrainStream, config: MemoryBenchmark) -> list[float]:
     process, used = psutil.Process(), []
     for number, _ in enumerate(stream.steps(0, config.warmup + config.steps + 1)):
         if number >= config.warmup and (number - config.warmup) % config.every == 0:

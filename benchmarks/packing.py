@@ -78,16 +78,16 @@ def measure(measurement: Measurement) -> None:
                 shutil.rmtree(folder / "copies", ignore_errors=True)
                 shutil.rmtree(folder / "shards", ignore_errors=True)
                 os.sync()  # the disk still writes what the one before wrote
-                spending = _spent(run)
+                spending = _time(run)
                 if turn:  # the first imports what is needed
                     spent[work].append(spending)
     base = spent.pop("copying")
-    print(f"copying: {_rate(total, base)}")
+    print(f"copying: {_format_rate(total, base)}")
     for work, times in spent.items():
         cpu = statistics.median(b.cpu / t.cpu for b, t in zip(base, times, strict=True))
         wall = statistics.median(b.wall / t.wall for b, t in zip(base, times, strict=True))
         shown = f"{cpu:.2f} in CPU time, " if "processes" not in work else ""
-        print(f"{work}: {_rate(total, times)}; speed over copying: {shown}{wall:.2f} in wall time")
+        print(f"{work}: {_format_rate(total, times)}; speed over copying: {shown}{wall:.2f} in wall time")
 
 
 def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
@@ -110,14 +110,14 @@ def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
         width, height = sizes[source]
         number = len(copies)
         images.append({"id": number, "file_name": copies[-1].name, "width": width, "height": height})
-        annotations += [_object(number, OBJECTS * number + k) for k in range(OBJECTS)]
+        annotations += [_make_annotation(number, OBJECTS * number + k) for k in range(OBJECTS)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "one"}]}
     (folder / "coco" / "annotations" / "instances_train.json").write_text(json.dumps(content))
     os.sync()
     return copies
 
 
-def _object(image_id: int, number: int) -> dict[str, Any]:
+def _make_annotation(image_id: int, number: int) -> dict[str, Any]:
     box = [1.25, 2.5, 10.0, 9.0]
     return {
         "id": number,
@@ -152,13 +152,13 @@ def _convert(folder: Path, processes: int, decode: bool) -> None:
     convert(Conversion(coco=folder / "coco", split="train", out=out, processes=processes, decode=decode))
 
 
-def _spent(work: Callable[[], None]) -> Spent:
+def _time(work: Callable[[], None]) -> Spent:
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     return Spent(cpu=time.process_time() - cpu, wall=time.perf_counter() - wall)
 
 
-def _rate(total: int, times: Sequence[Spent]) -> str:
+def _format_rate(total: int, times: Sequence[Spent]) -> str:
     cpu, wall = min(t.cpu for t in times), min(t.wall for t in times)
     return f"{total / wall / 1e6:.0f} MB/s at best, {1e9 * cpu / total:.2f} s of CPU per GB"
 

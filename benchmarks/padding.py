@@ -20,7 +20,7 @@ from qdet.data.plan.epoch import Plan, plan_epoch
 
 COCO = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
 DETR = AugmentConfig(crop=True)
-SHARES = ((2, 16), (4, 16), (8, 64), (16, 16))
+BATCHES = ((2, 16), (4, 16), (8, 64), (16, 16))
 """Images of a rank and of a global batch."""
 
 
@@ -37,12 +37,12 @@ def main(
         images: Images of an epoch.
         epochs: Epochs whose mean is printed.
     """
-    sizes, where = sizes_like_coco(coco, images)
+    sizes, where = draw_sizes(coco, images)
     print(f"{images:,} images with sizes {where}, {epochs} epochs; padded over real pixels,")
     print("and in parentheses the pixels of the fullest rank over the mean of the ranks\n")
     print("| images per rank, global | at random | by size | by size, ranks pad alone | seconds to plan |")
     print("| --- | --: | --: | --: | --: |")
-    for each, batch in SHARES:
+    for each, batch in BATCHES:
         columns: list[str] = []
         for by_size, alone in ((False, True), (True, False), (True, True)):
             began = time.process_time()
@@ -51,12 +51,12 @@ def main(
                 for e in range(epochs)
             ]
             seconds = (time.process_time() - began) / epochs
-            waste, uneven = np.mean([cost(plan, each, alone=alone) for plan in plans], axis=0)
+            waste, uneven = np.mean([measure_padding(plan, each, alone=alone) for plan in plans], axis=0)
             columns.append(f"{waste:.3f} ({uneven:.3f})")
         print(f"| {each}, {batch} | {' | '.join(columns)} | {seconds:.2f} |", flush=True)
 
 
-def cost(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
+def measure_padding(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
     """Padded over real pixels, and the fullest rank's padded pixels over the mean rank's.
 
     Args:
@@ -74,7 +74,7 @@ def cost(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
     return float(pixels.sum() / final.prod(axis=-1).sum()), float(uneven)
 
 
-def sizes_like_coco(coco: Path, images: int) -> tuple[Int64[np.ndarray, "n 2"], str]:
+def draw_sizes(coco: Path, images: int) -> tuple[Int64[np.ndarray, "n 2"], str]:
     """Heights and widths of as many images, drawn from those of a dataset, and where they are from."""
     chance = np.random.default_rng(0)
     files = sorted((coco / "annotations").glob("instances_*.json"))

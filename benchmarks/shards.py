@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from webdataset.compat import WebDataset
 
-from benchmarks.copies import repeat
+from benchmarks.copies import repeat_dataset
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.shards.locate import Access
 from qdet.data.shards.scan_shard import scan_shard
@@ -45,7 +45,7 @@ def main(config: ShardsBenchmark) -> None:
     """Measure every way and print its time per sample."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        coco = repeat(config.coco, config.split, config.copies, folder / "coco")
+        coco = repeat_dataset(config.coco, config.split, config.copies, folder / "coco")
         out = folder / "shards"
         conversion = Conversion(coco=coco, split=config.split, out=out, shard_megabytes=16)
         convert(conversion, console=Console(quiet=True))
@@ -58,7 +58,7 @@ def main(config: ShardsBenchmark) -> None:
         )
         try:
             url = (server.stdout.readline() if server.stdout else "").split("(")[-1].split(")")[0]
-            least = _measured(_ways(out, url, folder), config.rounds)
+            least = _measure(_list_readers(out, url, folder), config.rounds)
         finally:
             server.terminate()
             server.wait()
@@ -67,7 +67,7 @@ def main(config: ShardsBenchmark) -> None:
             print(f"{name:<42}{1000 * seconds / samples:8.3f} ms per sample")
 
 
-def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
+def _list_readers(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
     local = ShardSet.open(out)
     behind = ShardSet.open(url, Access(cache=str(folder / "cache")))
     tars = [str(out / shard["url"]) for shard in local.manifest["shardlist"]]
@@ -92,12 +92,12 @@ def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def _measured(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    least = dict.fromkeys(ways, float("inf"))
+def _measure(readers: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    least = dict.fromkeys(readers, float("inf"))
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, read in readers.items():
             begin = time.process_time()
-            way()
+            read()
             least[name] = min(least[name], time.process_time() - begin)
     return least
 

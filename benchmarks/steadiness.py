@@ -25,7 +25,7 @@ from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Progress, Run
 
 EVERY = 50
-"""Steps between looks."""
+"""Steps between samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Measurement:
 
 
 @dataclass
-class Looks:
+class Samples:
     """What was seen, by step."""
 
     steps: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Looks:
     files: list[float] = field(default_factory=list)
     threads: list[float] = field(default_factory=list)
 
-    def look(self, step: int) -> None:
+    def record(self, step: int) -> None:
         """Write down what this process holds now."""
         process = psutil.Process()
         self.steps.append(step)
@@ -54,13 +54,13 @@ class Looks:
         self.threads.append(process.num_threads())
 
 
-class _Looking(LocalReporter):
-    def __init__(self, looks: Looks) -> None:
+class _SamplingReporter(LocalReporter):
+    def __init__(self, samples: Samples) -> None:
         super().__init__()
-        self._looks = looks
+        self._looks = samples
 
     def progress(self, progress: Progress) -> None:
-        self._looks.look(progress.step)
+        self._looks.record(progress.step)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nobody here decides by them."""
@@ -68,7 +68,7 @@ class _Looking(LocalReporter):
 
 def measure(measurement: Measurement) -> None:
     """Train, and print a table of what the process held."""
-    looks = Looks()
+    samples = Samples()
     with tempfile.TemporaryDirectory(prefix="qdet-steadiness-") as name:
         folder = Path(name)
         prepare(folder / "shards")
@@ -83,13 +83,18 @@ def measure(measurement: Measurement) -> None:
                 "train.checkpoint_every": EVERY,
             },
         )
-        train(job, run=Run("steady", str(folder / "store")), reporter=_Looking(looks), tracker=NullTracker())
+        train(
+            job,
+            run=Run("steady", str(folder / "store")),
+            reporter=_SamplingReporter(samples),
+            tracker=NullTracker(),
+        )
     console = Console(highlight=False)
-    half = len(looks.steps) // 2
-    console.print(f"{measurement.steps} steps, {len(looks.steps)} looks, the second half of them:")
+    half = len(samples.steps) // 2
+    console.print(f"{measurement.steps} steps, {len(samples.steps)} samples, the second half of them:")
     for name in ("megabytes", "files", "threads"):
-        values = np.array(getattr(looks, name))[half:]
-        slope = np.polyfit(np.array(looks.steps)[half:], values, 1)[0] * 1000
+        values = np.array(getattr(samples, name))[half:]
+        slope = np.polyfit(np.array(samples.steps)[half:], values, 1)[0] * 1000
         console.print(f"{name}: {values.min():.1f} to {values.max():.1f}, slope {slope:+.2f} per 1,000 steps")
 
 
