@@ -1,12 +1,12 @@
 """AP of every detector's demo after equal numbers of steps and after equal compute, for docs/convergence.md.
 
-    make demo                                  # once: it renders and converts the images
-    python -m benchmarks.convergence           # hours on two cores; a detector that is done is not done again
+    make demo                                  # once: renders and converts the images
+    python -m benchmarks.convergence           # hours on two cores; finished detectors are skipped
     python -m benchmarks.convergence --only detr_r50 adamixer_r50 --steps 250
 
 All start from the demo's pre-trained Swin and train on its images with the demo's settings; they differ in
-the detector and the loss of its job. Results gather in docs/convergence.json; picture and table are
-made from that file.
+the detector and the loss of its job. Results are collected in docs/convergence.json, from which picture and
+table are made.
 """
 
 import json
@@ -54,13 +54,13 @@ def main(
     data: Path = Path("data/demo/shards"),
     seed: int = 0,
 ) -> None:
-    """Train each detector, and draw what is there.
+    """Train each detector, draw the curves and print the table.
 
     Args:
         steps: Optimizer steps of 16 images.
-        only: Job files whose detectors are trained, in this order.
-        data: Shards that `make demo` has made.
-        seed: Of initialisation, data order and augmentation.
+        only: Job files to train, in this order.
+        data: Shards made by `make demo`.
+        seed: Seed of initialisation, data order and augmentation.
     """
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in only:
@@ -75,7 +75,7 @@ def main(
 
 
 def demo_job(name: str, data: Path, steps: int, seed: int) -> Job:
-    """Return the demo of a job with the shared backbone, evaluated after every epoch, in one process."""
+    """Return a job's demo with the shared backbone, in one process, evaluated after every epoch."""
     job = load_job(name).demo()
     job = replace(job, detector=replace(job.detector, backbone=SwinConfig().demo()))
     return override(
@@ -94,20 +94,20 @@ def demo_job(name: str, data: Path, steps: int, seed: int) -> Job:
 
 
 class ApRecorder(NullTracker):
-    """A tracker that keeps AP by step."""
+    """A tracker that records AP by step."""
 
     def __init__(self) -> None:
         self.ap: dict[int, float] = {}
         self.ap50: dict[int, float] = {}
 
     def metrics(self, values: Mapping[str, SupportsFloat], step: int) -> None:
-        """Keep what an evaluation found."""
+        """Record the metrics of an evaluation."""
         if "val/AP" in values:
             self.ap[step], self.ap50[step] = float(values["val/AP"]), float(values["val/AP50"])
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Train one job; return its curve and what a step of it costs."""
+    """Train one job; return its AP curve, GMACs per image and CPU seconds."""
     points, begin = ApRecorder(), time.process_time()
     with tempfile.TemporaryDirectory() as store:
         train(job, run=Run(job.name, store), reporter=LocalReporter(), tracker=points)
@@ -126,12 +126,12 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def cumulative_compute(result: dict[str, Any]) -> list[float]:
-    """Trillions of multiply-accumulates up to each point; a backward pass counts as two forward."""
+    """Return the TMACs up to each evaluation; a backward pass counts as two forward passes."""
     return [step * 16 * 3 * result["gmacs_per_image"] / 1e3 for step in result["at"]]
 
 
 def interpolate_at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
-    """Interpolate every AP at the compute that the cheapest detector had used at its end."""
+    """Interpolate each AP at the total compute of the cheapest detector."""
     limit = min(cumulative_compute(r)[-1] for r in results.values())
     found = {}
     for name, r in results.items():
@@ -143,7 +143,7 @@ def interpolate_at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """Return the page's table."""
+    """Return the table of docs/convergence.md."""
     equal = interpolate_at_equal_compute(results)
     steps = next(iter(results.values()))["steps"]
     lines = [
@@ -158,7 +158,7 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw both sets of curves."""
+    """Draw AP over steps and over compute into `path`."""
     import matplotlib
 
     matplotlib.use("agg")

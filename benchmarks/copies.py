@@ -1,15 +1,15 @@
-"""A COCO dataset repeated: the same image files under more names, for benchmarks of small samples of it."""
+"""Repeat a COCO dataset under new names, so that a small sample suffices for benchmarks."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 ID_STEP = 10**7
-"""What ids of one copy are above those of the one before."""
+"""Added to image ids from one copy to the next."""
 
 
 def repeat_dataset(coco: Path, split: str, times: int, out: Path) -> Path:
-    """Write `out` in COCO's layout with links to the images of `coco`, each so many times; returns `out`."""
+    """Write `out` in COCO's layout with `times` links to every image of `coco`; return `out`."""
     content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
     (out / split).mkdir(parents=True)
     (out / "annotations").mkdir()

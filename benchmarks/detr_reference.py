@@ -1,8 +1,8 @@
-"""The data path of DETR's authors, read literally: what `benchmarks.loader` is compared with.
+"""The data path of DETR's authors, taken literally: the reference of `benchmarks.loader`.
 
-Loose image files, pycocotools, Pillow, float32 tensors, one padded tensor with a mask per batch, made by the
+Loose image files, pycocotools, Pillow, float32 tensors, one padded tensor with a mask per batch, built by the
 worker processes of a `DataLoader`. DETR (Carion et al., ECCV 2020): `datasets/coco.py`, `transforms.py` and
-`util/misc.py` of the authors' code, for boxes; torchvision's functions are written out.
+`util/misc.py` of the authors' code, for boxes; torchvision's functions are inlined.
 """
 
 import random
@@ -84,7 +84,7 @@ def transform(
 
 
 def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
-    """`nested_tensor_from_tensor_list`: pad with zeros to the largest, and say where padding is."""
+    """`nested_tensor_from_tensor_list`: pad with zeros to the largest; the mask is True on padding."""
     images = [image for image, _ in samples]
     h, w = (max(image.shape[side] for image in images) for side in (1, 2))
     padded = torch.zeros((len(images), 3, h, w))
@@ -96,7 +96,7 @@ def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[dict[str, Tenso
 
 
 def build_loader(dataset: DetrDataset, *, batch_size: int, images: int, workers: int) -> DataLoader[Any]:
-    """Make the `DataLoader` of `main.py`, as long as `images`."""
+    """Build the `DataLoader` of `main.py`, over `images` samples."""
     sampler = RandomSampler(dataset, replacement=images > len(dataset), num_samples=images)
     return DataLoader(
         dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=workers, drop_last=True

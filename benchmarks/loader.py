@@ -1,11 +1,11 @@
-"""CPU time per image of the loader beside DETR's own path and beside decoding and resizing alone.
+"""CPU time per image of the loader, compared with DETR's data path and with decoding and resizing alone.
 
-    python -m benchmarks.loader                      # images of QDET_COCO_ROOT; what docs/data.md has
+    python -m benchmarks.loader                      # images of QDET_COCO_ROOT; the numbers in docs/data.md
     python -m benchmarks.loader --reader-kind processes --readers 4
 
-Processor time of this process and of those it started, the least of interleaved rounds, so that ratios hold
-where times do not. All paths augment the same images as DETR does, in batches of the same size; the loader
-and decoding see the same drawn sizes and windows.
+CPU time of this process and its children, the minimum over interleaved rounds: ratios are stable where times
+are not. All paths apply DETR's augmentation to the same images, in batches of the same size; the loader and
+decoding alone use the same sizes and windows.
 """
 
 import os
@@ -32,29 +32,29 @@ from qdet.data.shards.shard_set import ShardSet
 
 DETR = AugmentConfig(crop=True)
 Views = list[tuple[int, View]]
-"""Samples and how each is views, in the order of the loader."""
+"""Samples and their augmentation, in the loader's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderBenchmark:
-    """What is measured."""
+    """What to measure."""
 
     coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
     """COCO dataset in the standard layout."""
     split: str = "train2017"
     """Its split."""
     copies: int = 8
-    """How often its images are repeated, so that there are batches of like size to be made."""
+    """Repetitions of its images, so that batches of similar sizes can be formed."""
     images: int = 480
     """Images per round."""
     batch_size: int = 8
-    """Images of a batch."""
+    """Images per batch."""
     readers: int = 2
-    """Readers of the loader, worker processes of the reference."""
+    """Readers of the loader, and worker processes of the reference."""
     reader_kind: Readers = "threads"
-    """What the loader's readers are."""
+    """Kind of the loader's readers."""
     rounds: int = 4
-    """How often every path takes its turn."""
+    """Rounds, each of which runs every path once."""
 
 
 def main(config: LoaderBenchmark) -> None:
@@ -100,7 +100,7 @@ def _report(paths: dict[str, Callable[[], None]], config: LoaderBenchmark) -> No
 
 
 def _measure_cpu_seconds(path: Callable[[], None]) -> float:
-    """Seconds that this process and the ones it started and ended spend on `path`."""
+    """Return the CPU seconds that this process and its finished children spend on `path`."""
 
     def spent() -> float:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -131,7 +131,7 @@ def _list_views(stream: TrainStream, steps: int) -> Views:
 
 
 def _decode_and_resize(files: dict[int, bytes], views: Views) -> None:
-    """Nothing but the decoder and the resizes of each image, both of them where a window is cut out."""
+    """Decode and resize each image, twice where a window is cropped."""
     for row, view in views:
         image = resize(simplejpeg.decode_jpeg(files[row], colorspace="RGB"), view.resized_hw)
         if view.window_tlhw is not None:

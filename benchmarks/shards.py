@@ -1,9 +1,9 @@
-"""CPU time of getting a sample's bytes out of shards, by every way there is.
+"""CPU time of reading a sample's bytes from shards, by every path.
 
-    python -m benchmarks.shards        # images of QDET_COCO_ROOT; what docs/data.md has
+    python -m benchmarks.shards        # images of QDET_COCO_ROOT; the numbers in docs/data.md
 
-Processor time of this process, the least of interleaved rounds. Files are in the page cache, and the server
-is another process of this machine.
+CPU time of this process, the minimum over interleaved rounds. Files are in the page cache, and the server is
+another process on this machine.
 """
 
 import os
@@ -29,20 +29,20 @@ from qdet.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsBenchmark:
-    """What is measured."""
+    """What to measure."""
 
     coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
     """COCO dataset in the standard layout."""
     split: str = "train2017"
     """Its split."""
     copies: int = 8
-    """How often its images are repeated."""
+    """Repetitions of its images."""
     rounds: int = 5
-    """How often every way takes its turn."""
+    """Rounds, each of which runs every path once."""
 
 
 def main(config: ShardsBenchmark) -> None:
-    """Measure every way and print its time per sample."""
+    """Measure every path and print its CPU time per sample."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         coco = repeat_dataset(config.coco, config.split, config.copies, folder / "coco")
@@ -79,11 +79,11 @@ def _list_readers(out: Path, url: str, folder: Path) -> dict[str, Callable[[], o
             shards.read_annotation(row)
 
     return {
-        "whole files, nothing else": lambda: [Path(tar).read_bytes() for tar in tars],
+        "whole files only": lambda: [Path(tar).read_bytes() for tar in tars],
         "by offset, with checksums": lambda: every(local),
         "the same through the cache": lambda: every(behind),
         "webdataset, undecoded": lambda: list(WebDataset(tars, shardshuffle=False)),
-        "first scan of foreign shards": lambda: [
+        "first scan of third-party shards": lambda: [
             scan_shard(os.open(tar, os.O_RDONLY), name=tar, max_pixels=Access.max_pixels) for tar in tars
         ],
         "through an empty cache, over HTTP": lambda: every(

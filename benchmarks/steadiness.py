@@ -1,10 +1,10 @@
-"""Whether a long training grows: memory, open files and threads of a process over 3,000 steps.
+"""Memory, open files and threads of a process over 3,000 training steps.
 
     OMP_NUM_THREADS=1 python -m benchmarks.steadiness --steps 3000
 
 One process trains the small job of `python -m qdet chaos`, with augmentation, evaluation every other epoch
-and a checkpoint every 50 steps, and is looked at every 50. The slope is that of a least-squares line through
-the second half of the points: buffers grow to their largest batch in the first.
+and a checkpoint every 50 steps, and is sampled every 50. The slope is that of a least-squares line through
+the second half of the samples: in the first, buffers grow to the largest batch.
 """
 
 import tempfile
@@ -30,15 +30,15 @@ EVERY = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """How long to look."""
+    """How long to measure."""
 
     steps: int = 3000
-    """Steps of the training."""
+    """Training steps."""
 
 
 @dataclass
 class Samples:
-    """What was seen, by step."""
+    """Resources of this process, by step; memory is resident."""
 
     steps: list[int] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Samples:
     threads: list[float] = field(default_factory=list)
 
     def record(self, step: int) -> None:
-        """Write down what this process holds now."""
+        """Record the resources at `step`."""
         process = psutil.Process()
         self.steps.append(step)
         self.megabytes.append(process.memory_info().rss / 1e6)
@@ -57,17 +57,17 @@ class Samples:
 class _SamplingReporter(LocalReporter):
     def __init__(self, samples: Samples) -> None:
         super().__init__()
-        self._looks = samples
+        self._samples = samples
 
     def progress(self, progress: Progress) -> None:
-        self._looks.record(progress.step)
+        self._samples.record(progress.step)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nobody here decides by them."""
+        """Ignore the metrics."""
 
 
 def measure(measurement: Measurement) -> None:
-    """Train, and print a table of what the process held."""
+    """Train, and print the range and slope of each resource."""
     samples = Samples()
     with tempfile.TemporaryDirectory(prefix="qdet-steadiness-") as name:
         folder = Path(name)
