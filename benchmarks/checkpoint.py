@@ -1,9 +1,10 @@
-"""How long a checkpoint holds training up, beside a step and beside what writing it takes on the thread.
+"""How long a checkpoint stalls training, compared with a step and with writing in the background.
 
-    python -m benchmarks.checkpoint          # AdaMixer with ResNet-50; what docs/reliability.md has
+    python -m benchmarks.checkpoint          # AdaMixer with ResNet-50; the numbers in docs/reliability.md
 
-One process holds the whole state: weights, both moments and the average. On W workers each copies and writes
-one W-th of it. The step is one of two images of 320 x 320, so small that the share is an upper bound.
+One process holds the whole state: weights, both moments and averaged weights. On W workers each copies and
+writes 1/W of it. The step takes two images of 320 x 320 pixels, so few that the relative stall is an upper
+bound.
 """
 
 import statistics
@@ -28,18 +29,18 @@ from qdet.types import Targets
 
 
 def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
-    """Measure, alternating between steps alone and steps while a checkpoint is written.
+    """Alternate steps alone with steps during the writing of a checkpoint, and print the times.
 
     Args:
-        repeats: Checkpoints and steps of each kind.
-        pixels: Side of both images.
+        repeats: Checkpoints, and steps of each kind.
+        pixels: Side of both images in pixels.
         every: Steps between checkpoints, as in `--train.checkpoint-every`.
     """
     torch.set_num_threads(1)
     detector = AdaMixerConfig().build(80).train()
     optimizer, ema = torch.optim.AdamW(detector.parameters(), lr=1e-9), Ema(detector, 0.999)
-    step = stepper(detector, optimizer, pixels)
-    step()  # AdamW makes its moments in its first
+    step = make_stepper(detector, optimizer, pixels)
+    step()  # AdamW creates its moments in the first step
     world = World(rank=0, size=1, device=torch.device("cpu"))
     state = ShardedState(detector, optimizer, stage=0, world=world)
     alone, beside, stalls, writing = [], [], [], []
@@ -49,10 +50,10 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         writer = CheckpointWriter(RunFolder(Folder.open(folder)), world, Retention(last=1))
-        for number in range(repeats + 1):  # the first makes the memory for copies
+        for number in range(repeats + 1):  # the first allocates the memory for copies
             alone.append(step())
             began = time.perf_counter()
-            stalls.append(writer.save(number, tensors, contents(writer, state, ema)))
+            stalls.append(writer.save(number, tensors, describe_contents(writer, state, ema)))
             beside.append(step())
             writer.wait()
             writing.append(time.perf_counter() - began)
@@ -67,8 +68,8 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
     print(f"stall and writing {wrote:.2f} s with a step beside it")
 
 
-def contents(writer: CheckpointWriter, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
-    """Describe a checkpoint of a training that nobody will go on with."""
+def describe_contents(writer: CheckpointWriter, state: ShardedState, ema: Ema) -> Callable[[], Contents]:
+    """Return a function that describes the checkpoint, with a placeholder training state."""
     kinds = {"weights": list(state.shapes), "average": ema.names} | dict.fromkeys(MOMENTS, state.trained)
     shapes = {f"{kind}/{name}": state.shapes[name] for kind, names in kinds.items() for name in names}
     stand = TrainState(
@@ -77,8 +78,10 @@ def contents(writer: CheckpointWriter, state: ShardedState, ema: Ema) -> Callabl
     return lambda: Contents(attempt=writer.attempt, world_size=1, state=stand, job={}, shapes=shapes)
 
 
-def stepper(detector: torch.nn.Module, optimizer: torch.optim.Optimizer, pixels: int) -> Callable[[], float]:
-    """Return a function that makes one training step and returns the CPU seconds of this thread."""
+def make_stepper(
+    detector: torch.nn.Module, optimizer: torch.optim.Optimizer, pixels: int
+) -> Callable[[], float]:
+    """Return a function that runs one training step and returns its CPU seconds on this thread."""
     images = torch.randint(0, 256, (2, 3, pixels, pixels), dtype=torch.uint8)
     sizes: Tensor = torch.tensor([[pixels, pixels]] * 2)
     boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.5, 0.3, 0.9, 0.8]]).repeat(2, 1) * pixels

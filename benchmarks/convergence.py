@@ -1,12 +1,12 @@
 """AP of every detector's demo after equal numbers of steps and after equal compute, for docs/convergence.md.
 
-    make demo                                  # once: it renders and converts the images
-    python -m benchmarks.convergence           # hours on two cores; a detector that is done is not done again
+    make demo                                  # once: renders and converts the images
+    python -m benchmarks.convergence           # hours on two cores; finished detectors are skipped
     python -m benchmarks.convergence --only detr_r50 adamixer_r50 --steps 250
 
 All start from the demo's pre-trained Swin and train on its images with the demo's settings; they differ in
-the detector and the loss of its job. Results gather in docs/convergence.json; picture and table are
-made from that file.
+the detector and the loss of its job. Results are collected in docs/convergence.json, from which picture and
+table are made.
 """
 
 import json
@@ -54,28 +54,28 @@ def main(
     data: Path = Path("data/demo/shards"),
     seed: int = 0,
 ) -> None:
-    """Train each detector, and draw what is there.
+    """Train each detector, draw the curves and print the table.
 
     Args:
         steps: Optimizer steps of 16 images.
-        only: Job files whose detectors are trained, in this order.
-        data: Shards that `make demo` has made.
-        seed: Of initialisation, data order and augmentation.
+        only: Job files to train, in this order.
+        data: Shards made by `make demo`.
+        seed: Seed of initialisation, data order and augmentation.
     """
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in only:
         if results.get(name, {}).get("steps") == steps:
             continue
-        job = small(name, data, steps, seed)
+        job = demo_job(name, data, steps, seed)
         results[name] = measure(job)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: AP {results[name]['AP'][-1]:.3f} after {steps} steps", flush=True)
     draw(results, DOCS / "convergence.png")
-    print(table(results))
+    print(format_table(results))
 
 
-def small(name: str, data: Path, steps: int, seed: int) -> Job:
-    """Return the demo of a job with the shared backbone, evaluated after every epoch, in one process."""
+def demo_job(name: str, data: Path, steps: int, seed: int) -> Job:
+    """Return a job's demo with the shared backbone, in one process, evaluated after every epoch."""
     job = load_job(name).demo()
     job = replace(job, detector=replace(job.detector, backbone=SwinConfig().demo()))
     return override(
@@ -93,22 +93,22 @@ def small(name: str, data: Path, steps: int, seed: int) -> Job:
     )
 
 
-class Points(NullTracker):
-    """A tracker that keeps AP by step."""
+class ApRecorder(NullTracker):
+    """A tracker that records AP by step."""
 
     def __init__(self) -> None:
         self.ap: dict[int, float] = {}
         self.ap50: dict[int, float] = {}
 
     def metrics(self, values: Mapping[str, SupportsFloat], step: int) -> None:
-        """Keep what an evaluation found."""
+        """Record the metrics of an evaluation."""
         if "val/AP" in values:
             self.ap[step], self.ap50[step] = float(values["val/AP"]), float(values["val/AP50"])
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Train one job; return its curve and what a step of it costs."""
-    points, begin = Points(), time.process_time()
+    """Train one job; return its AP curve, GMACs per image and CPU seconds."""
+    points, begin = ApRecorder(), time.process_time()
     with tempfile.TemporaryDirectory() as store:
         train(job, run=Run(job.name, store), reporter=LocalReporter(), tracker=points)
     size = job.data.augment.max_size
@@ -125,26 +125,26 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
-def compute(result: dict[str, Any]) -> list[float]:
-    """Trillions of multiply-accumulates up to each point; a backward pass counts as two forward."""
+def cumulative_compute(result: dict[str, Any]) -> list[float]:
+    """Return the TMACs up to each evaluation; a backward pass counts as two forward passes."""
     return [step * 16 * 3 * result["gmacs_per_image"] / 1e3 for step in result["at"]]
 
 
-def at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
-    """Interpolate every AP at the compute that the cheapest detector had used at its end."""
-    limit = min(compute(r)[-1] for r in results.values())
+def interpolate_at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
+    """Interpolate each AP at the total compute of the cheapest detector."""
+    limit = min(cumulative_compute(r)[-1] for r in results.values())
     found = {}
     for name, r in results.items():
-        spent, ap = [0.0, *compute(r)], [0.0, *r["AP"]]
+        spent, ap = [0.0, *cumulative_compute(r)], [0.0, *r["AP"]]
         after = next(i for i, x in enumerate(spent) if x >= limit)
         share = (limit - spent[after - 1]) / (spent[after] - spent[after - 1])
         found[name] = ap[after - 1] + share * (ap[after] - ap[after - 1])
     return found
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the page's table."""
-    equal = at_equal_compute(results)
+def format_table(results: dict[str, Any]) -> str:
+    """Return the table of docs/convergence.md."""
+    equal = interpolate_at_equal_compute(results)
     steps = next(iter(results.values()))["steps"]
     lines = [
         f"| job | AP after {steps} steps | AP50 | AP after equal compute | GMACs per image | CPU minutes |",
@@ -158,7 +158,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw both sets of curves."""
+    """Draw AP over steps and over compute into `path`."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -168,7 +168,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     colors = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for color, (name, r) in zip(colors, results.items(), strict=False):
         left.plot(r["at"], r["AP"], color=color, label=name)
-        right.plot(compute(r), r["AP"], color=color)
+        right.plot(cumulative_compute(r), r["AP"], color=color)
     left.set_xlabel("optimizer steps of 16 images")
     right.set_xlabel("trillions of multiply-accumulates, forward and backward")
     left.set_ylabel("AP on 250 held-out images")

@@ -1,15 +1,15 @@
-"""A COCO dataset repeated: the same image files under more names, for benchmarks of small samples of it."""
+"""Repeat a COCO dataset under new names, so that a small sample suffices for benchmarks."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-COPY = 10**7
-"""What ids of one copy are above those of the one before."""
+ID_STEP = 10**7
+"""Added to image ids from one copy to the next."""
 
 
-def repeat(coco: Path, split: str, times: int, out: Path) -> Path:
-    """Write `out` in COCO's layout with links to the images of `coco`, each so many times; returns `out`."""
+def repeat_dataset(coco: Path, split: str, times: int, out: Path) -> Path:
+    """Write `out` in COCO's layout with `times` links to every image of `coco`; return `out`."""
     content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
     (out / split).mkdir(parents=True)
     (out / "annotations").mkdir()
@@ -17,13 +17,13 @@ def repeat(coco: Path, split: str, times: int, out: Path) -> Path:
     annotations: list[dict[str, Any]] = []
     for copy in range(times):
         for image in content["images"]:
-            number = image["id"] + copy * COPY
+            number = image["id"] + copy * ID_STEP
             name = f"{number:012d}.jpg"
             (out / split / name).symlink_to((coco / split / image["file_name"]).resolve())
             images.append(image | {"id": number, "file_name": name})
         for annotation in content["annotations"]:
             number = len(annotations) + 1
-            image_id = annotation["image_id"] + copy * COPY
+            image_id = annotation["image_id"] + copy * ID_STEP
             annotations.append(annotation | {"id": number, "image_id": image_id})
     repeated = content | {"images": images, "annotations": annotations}
     (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(repeated))

@@ -1,14 +1,13 @@
-"""One training step of qdet's detectors beside transformers' of the same weights, for docs/benchmarks.md.
+"""One training step of qdet's detectors and of transformers', with the same weights, for docs/benchmarks.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.detectors_vs_transformers            # prints the table
-    OMP_NUM_THREADS=1 python -m benchmarks.detectors_vs_transformers --write    # and puts it into the page
+    OMP_NUM_THREADS=1 python -m benchmarks.detectors_vs_transformers --write    # and writes it to the page
 
 A step is forward pass, set loss of all layers with its matching, and backward pass, in fp32 on one CPU
-thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in one
-process, so that whatever else the machine does slows both. Seconds are CPU time, which leaves out what the
-core did for others meanwhile; the ratio is given by the wall's clock too. Memory is measured in a process of
-its own for each, in which malloc gives back at once whatever is freed: what it keeps for later differs from
-run to run by more than the detectors do.
+thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in
+one process, so that other load slows both. Seconds are CPU time; the ratio is also given in wall time.
+Memory is measured in a process for each, in which malloc returns freed memory at once: what it retains
+varies from run to run by more than the detectors differ.
 """
 
 import os
@@ -34,7 +33,7 @@ from qdet.zoo import load_job
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- detectors_vs_transformers: begin -->", "<!-- detectors_vs_transformers: end -->"
-DETECTORS = {  # what it is called in transformers, and our job whose loss it has
+DETECTORS = {  # its name in transformers, and the job with the same loss
     "DETR": ("Detr", "detr_r50"),
     "Conditional DETR": ("ConditionalDetr", "conditional_detr_r50"),
     "DAB-DETR": ("DabDetr", "dab_detr_r50"),
@@ -47,22 +46,22 @@ Step = Callable[[], Tensor]
 """Runs forward and backward and returns the loss."""
 Clock = Literal["wall", "cpu"]
 Seconds = dict[Clock, float]
-"""By the clock on the wall, and of the process on its core, which others do not slow."""
+"""Wall time, and CPU time of the process."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the steps of one detector took."""
+    """Time and memory of one detector's steps."""
 
     ours: list[Seconds]
-    """Of each step."""
+    """Of each step, as in `theirs`."""
     theirs: list[Seconds]
     ours_mb: float
-    """Memory that a step adds, at its highest."""
+    """Peak memory that a step adds, in MB, as in `theirs_mb`."""
     theirs_mb: float
 
     def ratio(self, clock: Clock) -> float:
-        """How many times as long a step of theirs takes, by the median of neighbouring pairs."""
+        """Return the median over pairs of steps of their time divided by ours."""
         pairs = zip(self.ours, self.theirs, strict=True)
         return statistics.median(theirs[clock] / ours[clock] for ours, theirs in pairs)
 
@@ -71,16 +70,16 @@ def main(*, repeats: int = 3, only: tuple[str, ...] = tuple(DETECTORS), write: b
     """Measure the detectors and print a table.
 
     Args:
-        repeats: Steps of each kind that count, after one that does not.
+        repeats: Steps of each kind, after one for warm-up.
         only: Detectors to measure.
-        write: Put the table into docs/benchmarks.md.
+        write: Write the table to docs/benchmarks.md.
     """
     torch.set_num_threads(1)
     costs = {}
     for name in only:
         costs[name] = measure(name, repeats)
         print(f"{name}: {costs[name]}", flush=True)
-    shown = table(costs, repeats)
+    shown = format_table(costs, repeats)
     print(shown)
     if write:
         page = PAGE.read_text()
@@ -89,7 +88,7 @@ def main(*, repeats: int = 3, only: tuple[str, ...] = tuple(DETECTORS), write: b
 
 
 def measure(name: str, repeats: int) -> Cost:
-    """Time alternating steps here, then see what one adds to the memory of a fresh process."""
+    """Time alternating steps here, then measure the memory of one step in fresh processes."""
     steps = make_steps(name)
     seconds: dict[str, list[Seconds]] = {"ours": [], "theirs": []}
     for _ in range(1 + repeats):
@@ -99,12 +98,12 @@ def measure(name: str, repeats: int) -> Cost:
             seconds[which].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # read by glibc when the processes below start
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        ours, theirs = (pool.apply(added_memory, (name, which)) for which in ("ours", "theirs"))
+        ours, theirs = (pool.apply(measure_memory, (name, which)) for which in ("ours", "theirs"))
     return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
 
 
 def make_steps(name: str) -> dict[str, Step]:
-    """Build both detectors with the same weights, and the step that each takes on the same two images."""
+    """Build both detectors with the same weights; return their steps on the same two images."""
     import transformers
 
     model, job = DETECTORS[name]
@@ -122,15 +121,15 @@ def make_steps(name: str) -> dict[str, Step]:
     found = recognize(theirs.state_dict(), Told(heads=8))
     ours = replace(found.detector, dropout=0.0).build(CLASSES).train()
     ours.load_state_dict(found.weights)
-    images, inside, targets = batch()
+    images, inside, targets = make_batch()
     return {
-        "ours": our_step(ours, load_job(job).loss, images, targets),
-        "theirs": their_step(theirs, images, inside, targets),
+        "ours": make_our_step(ours, load_job(job).loss, images, targets),
+        "theirs": make_their_step(theirs, images, inside, targets),
     }
 
 
-def our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
-    """Return the step of one of our detectors."""
+def make_our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
+    """Return the training step of one of our detectors."""
     criterion = loss.build(CLASSES)
     objects = counted_objects(targets, detector.config.queries, loss.per)
 
@@ -143,8 +142,8 @@ def our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step
     return step
 
 
-def their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
-    """Return the step of one of theirs, with the loss that comes with it."""
+def make_their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
+    """Return the training step of one of theirs, with its own loss."""
     extents = SIZES.flip(-1).repeat(1, 2)
     labels = [
         {"class_labels": classes, "boxes": xyxy_to_cxcywh(boxes) / extent}
@@ -160,8 +159,8 @@ def their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> 
     return step
 
 
-def batch() -> tuple[Tensor, Tensor, Targets]:
-    """Return two images of noise, which of their pixels are no padding, and objects at random."""
+def make_batch() -> tuple[Tensor, Tensor, Targets]:
+    """Return two noise images [2 3 H W], their pixel mask [2 H W] (0 on padding) and random objects."""
     height, width = SIZES.amax(0).tolist()
     images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
     rows, columns = torch.arange(height) < SIZES[:, :1], torch.arange(width) < SIZES[:, 1:]
@@ -171,26 +170,26 @@ def batch() -> tuple[Tensor, Tensor, Targets]:
     return images, (rows.unsqueeze(2) & columns.unsqueeze(1)).long(), targets
 
 
-def added_memory(name: str, which: str) -> float:
-    """Return by how many MB the second step of a process exceeds what it held before its first; Linux."""
+def measure_memory(name: str, which: str) -> float:
+    """Return the peak memory of a second step minus that before the first, in MB (Linux only)."""
     torch.set_num_threads(1)
     step = make_steps(name)[which]
-    before = _status("VmRSS")
+    before = _read_status("VmRSS")
     step()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     step()
-    return (_status("VmHWM") - before) / 1024
+    return (_read_status("VmHWM") - before) / 1024
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-def table(costs: dict[str, Cost], repeats: int) -> str:
-    """Return the page's rows."""
+def format_table(costs: dict[str, Cost], repeats: int) -> str:
+    """Return the table of docs/benchmarks.md."""
     rows = [
-        "| detector | qdet, s | transformers, s | ratio | ratio by the wall | qdet, MB | transformers, MB |",
+        "| detector | qdet, s | transformers, s | ratio | ratio, wall time | qdet, MB | transformers, MB |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     for name, cost in costs.items():

@@ -1,8 +1,8 @@
-"""The data path of DETR's authors, read literally: what `benchmarks.loader` is compared with.
+"""The data path of DETR's authors, taken literally: the reference of `benchmarks.loader`.
 
-Loose image files, pycocotools, Pillow, float32 tensors, one padded tensor with a mask per batch, made by the
+Loose image files, pycocotools, Pillow, float32 tensors, one padded tensor with a mask per batch, built by the
 worker processes of a `DataLoader`. DETR (Carion et al., ECCV 2020): `datasets/coco.py`, `transforms.py` and
-`util/misc.py` of the authors' code, for boxes; torchvision's functions are written out.
+`util/misc.py` of the authors' code, for boxes; torchvision's functions are inlined.
 """
 
 import random
@@ -37,15 +37,15 @@ class DetrDataset(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         image_id = self.ids[number]
         image = Image.open(self.images / self.coco.loadImgs(image_id)[0]["file_name"]).convert("RGB")
-        target = targets_of(self.coco.loadAnns(self.coco.getAnnIds(image_id)), image_id, image.size)
-        image, target = transformed(image, target, self.augment)
+        target = build_targets(self.coco.loadAnns(self.coco.getAnnIds(image_id)), image_id, image.size)
+        image, target = transform(image, target, self.augment)
         h, w = image.shape[-2:]
         x1, y1, x2, y2 = target["boxes"].unbind(1)
         boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], 1)
         return image, target | {"boxes": boxes / torch.tensor([w, h, w, h]), "size": torch.tensor([h, w])}
 
 
-def targets_of(
+def build_targets(
     annotations: Sequence[Mapping[str, Any]], image_id: int, size_wh: tuple[int, int]
 ) -> dict[str, Tensor]:
     """`ConvertCocoPolysToMask` without the polygons."""
@@ -66,7 +66,7 @@ def targets_of(
     }
 
 
-def transformed(
+def transform(
     image: Image.Image, target: dict[str, Tensor], augment: AugmentConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`make_coco_transforms("train")`: flip, resize or resize, crop and resize, to a normalised tensor."""
@@ -84,7 +84,7 @@ def transformed(
 
 
 def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
-    """`nested_tensor_from_tensor_list`: pad with zeros to the largest, and say where padding is."""
+    """`nested_tensor_from_tensor_list`: pad with zeros to the largest; the mask is True on padding."""
     images = [image for image, _ in samples]
     h, w = (max(image.shape[side] for image in images) for side in (1, 2))
     padded = torch.zeros((len(images), 3, h, w))
@@ -95,8 +95,8 @@ def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[dict[str, Tenso
     return padded, mask, [target for _, target in samples]
 
 
-def loader(dataset: DetrDataset, *, batch_size: int, images: int, workers: int) -> DataLoader[Any]:
-    """Make the `DataLoader` of `main.py`, as long as `images`."""
+def build_loader(dataset: DetrDataset, *, batch_size: int, images: int, workers: int) -> DataLoader[Any]:
+    """Build the `DataLoader` of `main.py`, over `images` samples."""
     sampler = RandomSampler(dataset, replacement=images > len(dataset), num_samples=images)
     return DataLoader(
         dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=workers, drop_last=True

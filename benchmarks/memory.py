@@ -1,10 +1,9 @@
 """Host memory of the loader over thousands of steps: its slope, in MB per 1,000 steps.
 
-    python -m benchmarks.memory                      # 3,000 steps; what docs/data.md has
+    python -m benchmarks.memory                      # 3,000 steps; the numbers in docs/data.md
 
-Resident memory of the process, without what it shares with files, is read every few steps while batches are
-read and dropped. A line is fitted once every buffer has held one of the largest batches, up to which memory
-rises.
+Resident memory of the process, without pages shared with files, is sampled every few steps while batches are
+read and dropped. The line is fitted after a warm-up, in which buffers grow to the largest batch.
 """
 
 import gc
@@ -28,34 +27,34 @@ from qdet.data.shards.shard_set import ShardSet
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBenchmark:
-    """What is measured."""
+    """What to measure."""
 
     coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
     """COCO dataset in the standard layout."""
     split: str = "train2017"
     """Its split."""
     steps: int = 3000
-    """Steps that are fitted."""
+    """Fitted steps."""
     warmup: int = 1000
     """Steps before them."""
     every: int = 10
-    """Steps between two looks at memory."""
+    """Steps between samples."""
     batch_size: int = 4
-    """Images of a batch."""
+    """Images per batch."""
     readers: int = 2
     """Readers of the loader."""
     reader_kind: Readers = "threads"
-    """What they are; of processes, only the one that trains is looked at."""
+    """Kind of the readers; only the memory of the training process is measured."""
 
 
 def main(config: MemoryBenchmark) -> None:
-    """Read on, look at memory, and print the slope."""
+    """Read batches, sample memory, and print the slope."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "shards"
         conversion = Conversion(coco=config.coco, split=config.split, out=out, processes=1)
         convert(conversion, console=Console(quiet=True))
-        # The published sizes by half: four times the steps in the same time, and as many allocations.
+        # Half the published sizes: four times the steps in the same time, with as many allocations.
         augment = AugmentConfig(
             sizes=tuple(range(240, 401, 16)),
             max_size=667,
@@ -71,14 +70,14 @@ def main(config: MemoryBenchmark) -> None:
             readers=config.readers,
             reader_kind=config.reader_kind,
         )
-        used = _megabytes(stream, config)
+        used = _sample_memory(stream, config)
     steps = np.arange(len(used)) * config.every
     slope = np.polyfit(steps, used, 1)[0] * 1000
     print(f"{used[0]:.1f} MB after {config.warmup} steps, {used[-1]:.1f} MB {config.steps} steps later")
     print(f"slope {slope:+.3f} MB per 1,000 steps; between {min(used):.1f} and {max(used):.1f} MB")
 
 
-def _megabytes(stream: TrainStream, config: MemoryBenchmark) -> list[float]:
+def _sample_memory(stream: TrainStream, config: MemoryBenchmark) -> list[float]:
     process, used = psutil.Process(), []
     for number, _ in enumerate(stream.steps(0, config.warmup + config.steps + 1)):
         if number >= config.warmup and (number - config.warmup) % config.every == 0:

@@ -1,12 +1,12 @@
-"""How fast images become shards, beside copying the same files, for docs/data.md.
+"""Speed of conversion to shards relative to copying the same files, for docs/data.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.packing --images /data/coco/val2017 --folder /dev/shm
 
-The files are copied until there are enough of them, so that they lie in memory, and get an annotation file
-with as many objects and polygons as COCO's. Then copying them one by one (`shutil.copyfile`), writing them
-behind each other into one file with its sha256, and whole conversions (from reading the annotations to
-writing the manifest), in one process and in as many as by default, take turns. Ratios are medians over turns;
-what a ratio of CPU times says holds on a busy machine too.
+The files are first copied until there are enough of them, which puts them into the page cache, and get an
+annotation file with as many objects and polygons as COCO's. Then these take turns: copying one by one
+(`shutil.copyfile`), concatenating into one file with its sha256, and whole conversions (from reading
+annotations to writing the manifest) in one process and in the default number. Ratios are medians over
+turns; ratios of CPU time also hold on a busy machine.
 """
 
 import hashlib
@@ -27,23 +27,23 @@ from PIL import Image as PillowImage
 from data_prep.coco_to_shards import Conversion, convert
 
 OBJECTS = 7
-"""In an image, as in COCO."""
+"""Objects per image, as in COCO."""
 POLYGON = [12.25, 34.5] * 22
-"""The outline of an object; COCO's have about as many numbers."""
+"""An object's outline, about as long as COCO's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What to measure with."""
+    """What to measure."""
 
     images: Path
     """Folder of images."""
     folder: Path | None = None
-    """Where to write; by default where temporary files go. In /dev/shm no disk is measured."""
+    """Where to write, by default the temporary folder; /dev/shm leaves out the disk."""
     megabytes: int = 1500
-    """How much to copy and convert in every turn; many shards, so that all processes end together."""
+    """Megabytes to copy and convert per turn; many shards, so that all processes end together."""
     turns: int = 5
-    """How often each is measured."""
+    """Turns of each work."""
     decode: bool = False
     """Decode every image too."""
     processes: int = min(os.cpu_count() or 1, 8)
@@ -52,7 +52,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds."""
+    """CPU and wall time in seconds."""
 
     cpu: float
     wall: float
@@ -77,21 +77,21 @@ def measure(measurement: Measurement) -> None:
             for work, run in works.items():
                 shutil.rmtree(folder / "copies", ignore_errors=True)
                 shutil.rmtree(folder / "shards", ignore_errors=True)
-                os.sync()  # the disk still writes what the one before wrote
-                spending = _spent(run)
-                if turn:  # the first imports what is needed
+                os.sync()  # let the disk finish the previous work
+                spending = _time(run)
+                if turn:  # the first turn pays for imports
                     spent[work].append(spending)
     base = spent.pop("copying")
-    print(f"copying: {_rate(total, base)}")
+    print(f"copying: {_format_rate(total, base)}")
     for work, times in spent.items():
         cpu = statistics.median(b.cpu / t.cpu for b, t in zip(base, times, strict=True))
         wall = statistics.median(b.wall / t.wall for b, t in zip(base, times, strict=True))
         shown = f"{cpu:.2f} in CPU time, " if "processes" not in work else ""
-        print(f"{work}: {_rate(total, times)}; speed over copying: {shown}{wall:.2f} in wall time")
+        print(f"{work}: {_format_rate(total, times)}; speed over copying: {shown}{wall:.2f} in wall time")
 
 
 def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
-    """Copy the images until there are enough, as a dataset in COCO's format; return the copies."""
+    """Copy the images until there are enough into a COCO-format dataset; return the copies."""
     sources = sorted(p for p in measurement.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not sources:
         raise SystemExit(f"--images {measurement.images} holds no .jpg or .png files")
@@ -99,8 +99,8 @@ def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
     for source in sources:
         with PillowImage.open(source) as image:
             sizes[source] = image.size
-    for made in ("train", "annotations"):
-        (folder / "coco" / made).mkdir(parents=True)
+    for subfolder in ("train", "annotations"):
+        (folder / "coco" / subfolder).mkdir(parents=True)
     copies: list[Path] = []
     images, annotations, total = [], [], 0
     while total < measurement.megabytes * 1e6:
@@ -110,14 +110,14 @@ def _prepare(measurement: Measurement, folder: Path) -> list[Path]:
         width, height = sizes[source]
         number = len(copies)
         images.append({"id": number, "file_name": copies[-1].name, "width": width, "height": height})
-        annotations += [_object(number, OBJECTS * number + k) for k in range(OBJECTS)]
+        annotations += [_make_annotation(number, OBJECTS * number + k) for k in range(OBJECTS)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "one"}]}
     (folder / "coco" / "annotations" / "instances_train.json").write_text(json.dumps(content))
     os.sync()
     return copies
 
 
-def _object(image_id: int, number: int) -> dict[str, Any]:
+def _make_annotation(image_id: int, number: int) -> dict[str, Any]:
     box = [1.25, 2.5, 10.0, 9.0]
     return {
         "id": number,
@@ -137,7 +137,7 @@ def _copy(files: Sequence[Path], target: Path) -> None:
 
 
 def _concatenate(files: Sequence[Path], target: Path) -> None:
-    """The least that a shard with a checksum can cost: read, hash and append."""
+    """The minimum work for a shard with a checksum: read, hash and append."""
     target.parent.mkdir()
     hashed = hashlib.sha256()
     with target.open("wb") as out:
@@ -152,13 +152,13 @@ def _convert(folder: Path, processes: int, decode: bool) -> None:
     convert(Conversion(coco=folder / "coco", split="train", out=out, processes=processes, decode=decode))
 
 
-def _spent(work: Callable[[], None]) -> Spent:
+def _time(work: Callable[[], None]) -> Spent:
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     return Spent(cpu=time.process_time() - cpu, wall=time.perf_counter() - wall)
 
 
-def _rate(total: int, times: Sequence[Spent]) -> str:
+def _format_rate(total: int, times: Sequence[Spent]) -> str:
     cpu, wall = min(t.cpu for t in times), min(t.wall for t in times)
     return f"{total / wall / 1e6:.0f} MB/s at best, {1e9 * cpu / total:.2f} s of CPU per GB"
 

@@ -1,9 +1,9 @@
-"""How much of a training batch is padding, and how uneven its ranks are, with and without batches by size.
+"""Padding of training batches and imbalance of ranks, with and without batching by size.
 
-    python -m benchmarks.padding             # sizes of the images of QDET_COCO_ROOT; what docs/data.md has
+    python -m benchmarks.padding             # sizes of QDET_COCO_ROOT's images; the numbers in docs/data.md
 
-COCO's 118,287 training images are stood in for by as many draws from the sizes that are there; nothing is
-read but the annotation files. DETR's augmentation, batches padded to multiples of 32.
+118,287 sizes, as many as COCO's training images, are drawn from those in the annotation files; no image is
+read. DETR's augmentation, batches padded to multiples of 32.
 """
 
 import json
@@ -20,8 +20,8 @@ from qdet.data.plan.epoch import Plan, plan_epoch
 
 COCO = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
 DETR = AugmentConfig(crop=True)
-SHARES = ((2, 16), (4, 16), (8, 64), (16, 16))
-"""Images of a rank and of a global batch."""
+BATCHES = ((2, 16), (4, 16), (8, 64), (16, 16))
+"""Images per rank and per global batch."""
 
 
 def main(
@@ -30,19 +30,19 @@ def main(
     images: int = 118_287,
     epochs: int = 3,
 ) -> None:
-    """Plan epochs of every kind and print a table.
+    """Plan epochs for every batch size and print a table.
 
     Args:
-        coco: COCO dataset in the standard layout; where it is not there, sizes like COCO's are made up.
-        images: Images of an epoch.
-        epochs: Epochs whose mean is printed.
+        coco: COCO dataset in the standard layout; if missing, COCO-like sizes are made up.
+        images: Images per epoch.
+        epochs: Epochs to average.
     """
-    sizes, where = sizes_like_coco(coco, images)
+    sizes, where = draw_sizes(coco, images)
     print(f"{images:,} images with sizes {where}, {epochs} epochs; padded over real pixels,")
     print("and in parentheses the pixels of the fullest rank over the mean of the ranks\n")
     print("| images per rank, global | at random | by size | by size, ranks pad alone | seconds to plan |")
     print("| --- | --: | --: | --: | --: |")
-    for each, batch in SHARES:
+    for each, batch in BATCHES:
         columns: list[str] = []
         for by_size, alone in ((False, True), (True, False), (True, True)):
             began = time.process_time()
@@ -51,17 +51,17 @@ def main(
                 for e in range(epochs)
             ]
             seconds = (time.process_time() - began) / epochs
-            waste, uneven = np.mean([cost(plan, each, alone=alone) for plan in plans], axis=0)
+            waste, uneven = np.mean([measure_padding(plan, each, alone=alone) for plan in plans], axis=0)
             columns.append(f"{waste:.3f} ({uneven:.3f})")
         print(f"| {each}, {batch} | {' | '.join(columns)} | {seconds:.2f} |", flush=True)
 
 
-def cost(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
-    """Padded over real pixels, and the fullest rank's padded pixels over the mean rank's.
+def measure_padding(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
+    """Return padded over real pixels, and the fullest rank's padded pixels over the mean rank's.
 
     Args:
-        plan: Batches of an epoch.
-        each: Images of a rank.
+        plan: Plan of an epoch.
+        each: Images per rank.
         alone: Whether every rank pads to its own largest image, instead of the global batch's.
     """
     final = plan.views.final_hw[plan.rows]  # [S, G, 2]
@@ -74,8 +74,8 @@ def cost(plan: Plan, each: int, *, alone: bool) -> tuple[float, float]:
     return float(pixels.sum() / final.prod(axis=-1).sum()), float(uneven)
 
 
-def sizes_like_coco(coco: Path, images: int) -> tuple[Int64[np.ndarray, "n 2"], str]:
-    """Heights and widths of as many images, drawn from those of a dataset, and where they are from."""
+def draw_sizes(coco: Path, images: int) -> tuple[Int64[np.ndarray, "n 2"], str]:
+    """Draw heights and widths (pixels) for `images` images from a dataset; return them and their origin."""
     chance = np.random.default_rng(0)
     files = sorted((coco / "annotations").glob("instances_*.json"))
     listed = [image for file in files for image in json.loads(file.read_text())["images"]]

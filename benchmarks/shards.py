@@ -1,9 +1,9 @@
-"""CPU time of getting a sample's bytes out of shards, by every way there is.
+"""CPU time of reading a sample's bytes from shards, by every path.
 
-    python -m benchmarks.shards        # images of QDET_COCO_ROOT; what docs/data.md has
+    python -m benchmarks.shards        # images of QDET_COCO_ROOT; the numbers in docs/data.md
 
-Processor time of this process, the least of interleaved rounds. Files are in the page cache, and the server
-is another process of this machine.
+CPU time of this process, the minimum over interleaved rounds. Files are in the page cache, and the server is
+another process on this machine.
 """
 
 import os
@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from webdataset.compat import WebDataset
 
-from benchmarks.copies import repeat
+from benchmarks.copies import repeat_dataset
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.shards.locate import Access
 from qdet.data.shards.scan_shard import scan_shard
@@ -29,23 +29,23 @@ from qdet.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsBenchmark:
-    """What is measured."""
+    """What to measure."""
 
     coco: Path = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
     """COCO dataset in the standard layout."""
     split: str = "train2017"
     """Its split."""
     copies: int = 8
-    """How often its images are repeated."""
+    """Repetitions of its images."""
     rounds: int = 5
-    """How often every way takes its turn."""
+    """Rounds, each of which runs every path once."""
 
 
 def main(config: ShardsBenchmark) -> None:
-    """Measure every way and print its time per sample."""
+    """Measure every path and print its CPU time per sample."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        coco = repeat(config.coco, config.split, config.copies, folder / "coco")
+        coco = repeat_dataset(config.coco, config.split, config.copies, folder / "coco")
         out = folder / "shards"
         conversion = Conversion(coco=coco, split=config.split, out=out, shard_megabytes=16)
         convert(conversion, console=Console(quiet=True))
@@ -58,7 +58,7 @@ def main(config: ShardsBenchmark) -> None:
         )
         try:
             url = (server.stdout.readline() if server.stdout else "").split("(")[-1].split(")")[0]
-            least = _measured(_ways(out, url, folder), config.rounds)
+            least = _measure(_list_readers(out, url, folder), config.rounds)
         finally:
             server.terminate()
             server.wait()
@@ -67,7 +67,7 @@ def main(config: ShardsBenchmark) -> None:
             print(f"{name:<42}{1000 * seconds / samples:8.3f} ms per sample")
 
 
-def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
+def _list_readers(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
     local = ShardSet.open(out)
     behind = ShardSet.open(url, Access(cache=str(folder / "cache")))
     tars = [str(out / shard["url"]) for shard in local.manifest["shardlist"]]
@@ -79,11 +79,11 @@ def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
             shards.read_annotation(row)
 
     return {
-        "whole files, nothing else": lambda: [Path(tar).read_bytes() for tar in tars],
+        "whole files only": lambda: [Path(tar).read_bytes() for tar in tars],
         "by offset, with checksums": lambda: every(local),
         "the same through the cache": lambda: every(behind),
         "webdataset, undecoded": lambda: list(WebDataset(tars, shardshuffle=False)),
-        "first scan of foreign shards": lambda: [
+        "first scan of third-party shards": lambda: [
             scan_shard(os.open(tar, os.O_RDONLY), name=tar, max_pixels=Access.max_pixels) for tar in tars
         ],
         "through an empty cache, over HTTP": lambda: every(
@@ -92,12 +92,12 @@ def _ways(out: Path, url: str, folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def _measured(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    least = dict.fromkeys(ways, float("inf"))
+def _measure(readers: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    least = dict.fromkeys(readers, float("inf"))
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, read in readers.items():
             begin = time.process_time()
-            way()
+            read()
             least[name] = min(least[name], time.process_time() - begin)
     return least
 

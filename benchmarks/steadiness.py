@@ -1,10 +1,10 @@
-"""Whether a long training grows: memory, open files and threads of a process over 3,000 steps.
+"""Memory, open files and threads of a process over 3,000 training steps.
 
     OMP_NUM_THREADS=1 python -m benchmarks.steadiness --steps 3000
 
 One process trains the small job of `python -m qdet chaos`, with augmentation, evaluation every other epoch
-and a checkpoint every 50 steps, and is looked at every 50. The slope is that of a least-squares line through
-the second half of the points: buffers grow to their largest batch in the first.
+and a checkpoint every 50 steps, and is sampled every 50. The slope is that of a least-squares line through
+the second half of the samples: in the first, buffers grow to the largest batch.
 """
 
 import tempfile
@@ -25,28 +25,28 @@ from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Progress, Run
 
 EVERY = 50
-"""Steps between looks."""
+"""Steps between samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """How long to look."""
+    """How long to measure."""
 
     steps: int = 3000
-    """Steps of the training."""
+    """Training steps."""
 
 
 @dataclass
-class Looks:
-    """What was seen, by step."""
+class Samples:
+    """Resources of this process, by step; memory is resident."""
 
     steps: list[int] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
     files: list[float] = field(default_factory=list)
     threads: list[float] = field(default_factory=list)
 
-    def look(self, step: int) -> None:
-        """Write down what this process holds now."""
+    def record(self, step: int) -> None:
+        """Record the resources at `step`."""
         process = psutil.Process()
         self.steps.append(step)
         self.megabytes.append(process.memory_info().rss / 1e6)
@@ -54,21 +54,21 @@ class Looks:
         self.threads.append(process.num_threads())
 
 
-class _Looking(LocalReporter):
-    def __init__(self, looks: Looks) -> None:
+class _SamplingReporter(LocalReporter):
+    def __init__(self, samples: Samples) -> None:
         super().__init__()
-        self._looks = looks
+        self._samples = samples
 
     def progress(self, progress: Progress) -> None:
-        self._looks.look(progress.step)
+        self._samples.record(progress.step)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nobody here decides by them."""
+        """Ignore the metrics."""
 
 
 def measure(measurement: Measurement) -> None:
-    """Train, and print a table of what the process held."""
-    looks = Looks()
+    """Train, and print the range and slope of each resource."""
+    samples = Samples()
     with tempfile.TemporaryDirectory(prefix="qdet-steadiness-") as name:
         folder = Path(name)
         prepare(folder / "shards")
@@ -83,13 +83,18 @@ def measure(measurement: Measurement) -> None:
                 "train.checkpoint_every": EVERY,
             },
         )
-        train(job, run=Run("steady", str(folder / "store")), reporter=_Looking(looks), tracker=NullTracker())
+        train(
+            job,
+            run=Run("steady", str(folder / "store")),
+            reporter=_SamplingReporter(samples),
+            tracker=NullTracker(),
+        )
     console = Console(highlight=False)
-    half = len(looks.steps) // 2
-    console.print(f"{measurement.steps} steps, {len(looks.steps)} looks, the second half of them:")
+    half = len(samples.steps) // 2
+    console.print(f"{measurement.steps} steps, {len(samples.steps)} samples, the second half of them:")
     for name in ("megabytes", "files", "threads"):
-        values = np.array(getattr(looks, name))[half:]
-        slope = np.polyfit(np.array(looks.steps)[half:], values, 1)[0] * 1000
+        values = np.array(getattr(samples, name))[half:]
+        slope = np.polyfit(np.array(samples.steps)[half:], values, 1)[0] * 1000
         console.print(f"{name}: {values.min():.1f} to {values.max():.1f}, slope {slope:+.2f} per 1,000 steps")
 
 

@@ -1,4 +1,4 @@
-"""Bar charts one below the other, as pixels, drawn by matplotlib."""
+"""Stacked bar charts as pixels, drawn by matplotlib."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from qdet.visualize import FAINT, INK, PAPER, Colour, colour
 
-_DPI, _HEIGHT = 100, 330  # dots per inch; pixels of each chart
+_DPI, _HEIGHT = 100, 330  # dots per inch; pixels per chart
 
 
 @dataclass(frozen=True)
@@ -17,29 +17,29 @@ class Bars:
 
     title: str
     names: Sequence[str]
-    """Below each bar."""
+    """Labels below the bars."""
     values: Sequence[int]
 
 
-def bar_charts(charts: Sequence[Bars], *, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw charts below each other on one page of `width` pixels."""
+def draw_bar_charts(charts: Sequence[Bars], *, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Stack charts on one page `width` pixels wide; return RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(width / _DPI, _HEIGHT * len(charts) / _DPI), dpi=_DPI, layout="constrained")
-    figure.set_facecolor(_unit(PAPER))
+    figure.set_facecolor(_scale_to_unit(PAPER))
     canvas = FigureCanvasAgg(figure)
     for chart, axes in zip(charts, figure.subplots(len(charts), squeeze=False)[:, 0], strict=True):
         places = np.arange(len(chart.values))
-        axes.bar(places, chart.values, width=0.8, color=_unit(colour(0)))
-        axes.set_title(chart.title, loc="left", color=_unit(INK), fontsize=11)
+        axes.bar(places, chart.values, width=0.8, color=_scale_to_unit(colour(0)))
+        axes.set_title(chart.title, loc="left", color=_scale_to_unit(INK), fontsize=11)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         crowded = len(chart.names) * max(map(len, chart.names)) * 8 > width
         turn, align = (60, "right") if crowded else (0, "center")
         axes.set_xticks(places, chart.names, rotation=turn, ha=align)
-        axes.tick_params(labelsize=8, colors=_unit(FAINT), length=0)
-        axes.set_facecolor(_unit(PAPER))
+        axes.tick_params(labelsize=8, colors=_scale_to_unit(FAINT), length=0)
+        axes.set_facecolor(_scale_to_unit(PAPER))
         axes.grid(axis="y", linewidth=0.5, alpha=0.4)
         axes.set_axisbelow(True)
         axes.margins(x=0.01)
@@ -49,6 +49,6 @@ def bar_charts(charts: Sequence[Bars], *, width: int) -> UInt8[np.ndarray, "H W 
     return np.asarray(canvas.buffer_rgba())[:, :width, :3].copy()
 
 
-def _unit(ink: Colour) -> tuple[float, float, float]:
+def _scale_to_unit(ink: Colour) -> tuple[float, float, float]:
     red, green, blue = ink
     return red / 255, green / 255, blue / 255

@@ -4,9 +4,9 @@
     python -m data_prep.coco_to_shards --images DIR --annotations FILE --split train --out data/mine/train
     python -m data_prep.coco_to_shards --coco DIR --split train2017 --out s3://bucket/coco/train2017 --ray
 
-Image files are copied byte for byte. A conversion that was interrupted goes on where it stopped, one that is
-finished says so and does nothing, and the same input always gives the same bytes, however many processes or
-machines write them.
+Image files are copied byte for byte. An interrupted conversion resumes where it stopped, a finished one is
+left as it is, and the same input always gives the same bytes, however many processes or machines write
+them.
 """
 
 import os
@@ -21,12 +21,12 @@ from rich.console import Console
 
 from data_prep.annotations.coco import Annotations, read_annotations
 from data_prep.annotations.image_checks import Checks
-from data_prep.command_line import command
+from data_prep.command_line import run_command
 from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
-from data_prep.packing.pack import ShardTask, finished, pack
-from data_prep.packing.parallel import spread
-from data_prep.packing.shard_plan import plan_hash, plan_shards, without_empty
-from data_prep.progress import progress
+from data_prep.packing.pack import ShardTask, load_finished, pack
+from data_prep.packing.parallel import run_tasks
+from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shards
+from data_prep.progress import show_progress
 from qdet.data.shards.locate import UNFINISHED
 from qdet.errors import ConfigError, DataError
 from qdet.storage.store import Store, store_at, write
@@ -34,40 +34,39 @@ from qdet.storage.store import Store, store_at, write
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What to convert, and how it is cut into shards."""
+    """What to convert, and how to cut it into shards."""
 
     split: str
-    """Name of the split; with --coco its images are in DIR/SPLIT."""
+    """Name of the split; with --coco, its images are in DIR/SPLIT."""
     out: str | Path
-    """Folder for the shards of this split alone, or a URL such as s3://bucket/coco/train."""
+    """Folder or URL (s3://bucket/coco/train) that holds the shards of this split only."""
     coco: Path | None = None
     """Folder in COCO's layout: SPLIT/*.jpg and annotations/instances_SPLIT.json."""
     images: Path | None = None
-    """Folder of the images, if they are elsewhere."""
+    """Folder of the images, if not in COCO's layout."""
     annotations: Path | None = None
-    """Annotation file, if it is elsewhere."""
+    """Annotation file, if not in COCO's layout."""
     shard_megabytes: float = 128.0
     """Image bytes per shard."""
     seed: int = 0
-    """Order of the images in the shards."""
+    """Seed of the order of images in the shards."""
     decode: bool = False
-    """Decode every image, which finds damage inside of one; a file that was cut off is found anyway."""
+    """Decode every image to find damage inside it; truncated files are found without."""
     max_bad: int = 0
-    """Images that may be left out, and are listed, because they cannot be read or are not as annotated."""
+    """Unreadable or wrongly annotated images that may be dropped; the manifest lists them."""
     max_pixels: int = 100_000_000
-    """Largest image that is taken."""
+    """Size of the largest image accepted."""
     drop_empty: bool = False
-    """Leave out images without boxes."""
+    """Drop images without boxes."""
     renumber: bool = False
-    """Give annotations new ids, for files where ids are missing, 0 or not unique."""
+    """Renumber annotations, for files whose ids are missing, 0 or not unique."""
     processes: int = 0
-    """Processes that write shards; 0 takes one per CPU, up to 8."""
+    """Processes that write shards; 0 means one per CPU, up to 8."""
     ray: bool = False
-    """Write shards as tasks of the Ray cluster that runs here or that RAY_ADDRESS names; where RAY_ADDRESS is
-    set, the command does so anyway."""
+    """Write shards as tasks of the Ray cluster on this machine or at RAY_ADDRESS, which implies this flag."""
 
     def __post_init__(self) -> None:
-        """Reject what could never convert, in the words of the command line."""
+        """Raises: ConfigError."""
         if self.coco is None and (self.images is None or self.annotations is None):
             raise ConfigError("name the dataset with --coco DIR, or with --images DIR and --annotations FILE")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.split):
@@ -87,25 +86,29 @@ class Conversion:
 
     @property
     def images_folder(self) -> Path:
-        """Where the images are."""
+        """Folder of the images."""
         return self.images or (self.coco or Path()) / self.split
 
     @property
     def annotation_file(self) -> Path:
-        """Where the annotations are."""
+        """The annotation file."""
         return self.annotations or (self.coco or Path()) / "annotations" / f"instances_{self.split}.json"
 
 
 def convert(conversion: Conversion, *, console: Console | None = None) -> dict[str, Any]:
-    """Convert one split; return its manifest. Finished shards of an interrupted conversion are kept."""
+    """Convert one split, reusing the finished shards of an interrupted conversion; return its manifest.
+
+    Raises:
+        DataError: Bad annotations or images, or a destination that holds other shards.
+    """
     console = console or Console(quiet=True)
     started = time.monotonic()
     content = read_annotations(conversion.annotation_file, renumber=conversion.renumber)
     if conversion.drop_empty:
-        content = without_empty(content)
+        content = drop_empty_images(content)
     store = store_at(conversion.out)
     tasks = _plan(conversion, content, store)
-    plan = plan_hash(conversion.split, content, tasks)
+    plan = hash_plan(conversion.split, content, tasks)
     done = manifest_of(store, plan)
     if done is not None:
         check_dropped(done, conversion.max_bad)
@@ -136,7 +139,7 @@ def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[Sh
 
 
 def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
-    """Note whose shards these will be, unless another dataset lives here."""
+    """Record the plan in the destination; refuse one that holds another dataset."""
     note = f"{UNFINISHED}/plan"
     tars = [name for name in store.names() if name.endswith(".tar") and not name.startswith(".")]
     other = [name for name in tars if name not in {task.name for task in tasks}]
@@ -155,7 +158,7 @@ def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
 
 
 def _tidy(store: Store) -> None:
-    """Remove what only served to write the shards."""
+    """Remove files that were only needed while writing."""
     store.remove(UNFINISHED)
     for name in store.names():
         if name.startswith(".") and ".tmp-" in name:
@@ -163,15 +166,15 @@ def _tidy(store: Store) -> None:
 
 
 def _pack_all(tasks: Sequence[ShardTask], conversion: Conversion, console: Console) -> list[dict[str, Any]]:
-    shards = [finished(task) for task in tasks]
+    shards = [load_finished(task) for task in tasks]
     left = [i for i, shard in enumerate(shards) if shard is None]
     if len(left) < len(tasks):
-        console.print(f"{len(tasks) - len(left)} of {len(tasks)} shards are already there")
+        console.print(f"{len(tasks) - len(left)} of {len(tasks)} shards are already written")
     sizes = [sum(task.lengths) for task in tasks]
     begun = sum(sizes) - sum(sizes[i] for i in left)
     processes = conversion.processes or min(os.cpu_count() or 1, 8)
-    with progress("writing shards", sum(sizes), console, done=begun) as advance:
-        for k, shard in spread(pack, [tasks[i] for i in left], processes=processes, ray=conversion.ray):
+    with show_progress("writing shards", sum(sizes), console, done=begun) as advance:
+        for k, shard in run_tasks(pack, [tasks[i] for i in left], processes=processes, ray=conversion.ray):
             shards[left[k]] = shard
             advance(sizes[left[k]])
     return [shard for shard in shards if shard is not None]
@@ -186,7 +189,7 @@ def _run(conversion: Conversion) -> None:
 def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
     about = "Convert COCO-format images and annotations to WebDataset shards."
-    command(Conversion, _run, about=about, args=args)
+    run_command(Conversion, _run, about=about, args=args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Running a function as a command: flags from a settings class, expected errors in one line."""
+"""Run a function as a command: flags from a settings class, expected errors in one line."""
 
 import sys
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from qdet.errors import QdetError
 Settings = TypeVar("Settings")
 
 
-def command(
+def run_command(
     settings: type[Settings], run: Callable[[Settings], Any], *, about: str, args: list[str] | None = None
 ) -> None:
-    """Call `run` with the settings of the command line; exit 1 with the message of a QdetError."""
+    """Call `run` with settings parsed from `args`; on a QdetError print its message and exit with 1."""
     try:
         run(tyro.cli(settings, args=args, description=about))
     except QdetError as error:

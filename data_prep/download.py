@@ -1,9 +1,9 @@
-"""The official archives of COCO, fetched and unpacked into the layout that conversions take.
+"""Fetch COCO's official archives and unpack them into the layout that `coco_to_shards` reads.
 
     python -m data_prep.download --coco 2017 --to /data/coco
     python -m data_prep.download --coco 2017 --to /data/coco --parts val annotations
 
-Interrupted, it goes on where it stopped when it is run again. Every archive is compared with its published
+An interrupted download resumes when the command is run again. Every archive is checked against its published
 size and checksum before it is unpacked, and removed afterwards unless --keep-archives.
 """
 
@@ -15,10 +15,10 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from data_prep.command_line import command
-from data_prep.downloading.fetch import Expected, compared, fetch
-from data_prep.downloading.unpack import unpack, unpacked_size
-from data_prep.progress import progress
+from data_prep.command_line import run_command
+from data_prep.downloading.fetch import Expected, check_file, fetch
+from data_prep.downloading.unpack import unpack, unpacked_bytes
+from data_prep.progress import show_progress
 from qdet.errors import ConfigError, DataError
 from qdet.storage.atomic import write_atomically
 
@@ -30,7 +30,7 @@ class Archive:
     """One published file."""
 
     path: str
-    """Below the server's root."""
+    """Path below the server's root."""
     expected: Expected
 
     @property
@@ -55,12 +55,12 @@ COCO: dict[str, dict[Part, Archive]] = {
         ),
     }
 }
-"""What cocodataset.org publishes. Sizes and checksums as others recorded them; the site names none."""
+"""What cocodataset.org publishes. Sizes and checksums are third-party records; the site lists none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """Which archives to fetch, and where to."""
+    """Which archives to fetch, and where to put them."""
 
     coco: Literal["2017"]
     """Year of the dataset."""
@@ -69,12 +69,12 @@ class Download:
     parts: tuple[Part, ...] = get_args(Part)
     """Archives to fetch."""
     server: str = "http://images.cocodataset.org"
-    """Where the archives are; a mirror must have the same files."""
+    """Server of the archives; a mirror must hold the same files."""
     keep_archives: bool = False
     """Keep the archives after unpacking."""
 
     def __post_init__(self) -> None:
-        """Reject what cannot be fetched, in the words of the command line."""
+        """Raises: ConfigError."""
         if not self.parts:
             raise ConfigError(f"--parts needs at least one of {', '.join(get_args(Part))}")
         if not self.server.startswith(("http://", "https://")):
@@ -82,13 +82,17 @@ class Download:
 
 
 def download(config: Download, *, console: Console | None = None, wait: float = 1.0) -> None:
-    """Fetch, check and unpack what is not there yet; `wait` as in `fetch`."""
+    """Fetch, check and unpack the archives that are missing; `wait` in seconds, as in `fetch`.
+
+    Raises:
+        DataError: The server, an archive or the disk's free space does not allow it.
+    """
     console = console or Console(quiet=True)
     for part in dict.fromkeys(config.parts):
-        _bring(COCO[config.coco][part], config, console, wait)
+        _fetch_and_unpack(COCO[config.coco][part], config, console, wait)
 
 
-def _bring(archive: Archive, config: Download, console: Console, wait: float) -> None:
+def _fetch_and_unpack(archive: Archive, config: Download, console: Console, wait: float) -> None:
     try:
         config.to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,16 +103,16 @@ def _bring(archive: Archive, config: Download, console: Console, wait: float) ->
         return
     file = config.to / archive.name
     if file.is_file():
-        compared(file, archive.expected)
+        check_file(file, archive.expected)
     else:
         size = archive.expected.size or 0
         _check_space(config.to, size, f"to fetch {archive.name}")
-        with progress(archive.name, size, console) as advance:
+        with show_progress(archive.name, size, console) as advance:
             url = f"{config.server.rstrip('/')}/{archive.path}"
             fetch(url, file, archive.expected, advance=advance, wait=wait)
-    size = unpacked_size(file)
+    size = unpacked_bytes(file)
     _check_space(config.to, size, f"to unpack {archive.name}")
-    with progress(f"unpacking {archive.name}", size, console) as advance:
+    with show_progress(f"unpacking {archive.name}", size, console) as advance:
         files = unpack(file, config.to, advance=advance)
     write_atomically(done, json.dumps({"files": files, "md5": archive.expected.md5}).encode())
     if not config.keep_archives:
@@ -125,7 +129,7 @@ def _check_space(folder: Path, needed: int, purpose: str) -> None:
 def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
     about = "Fetch and unpack COCO's official archives."
-    command(Download, lambda config: download(config, console=Console()), about=about, args=args)
+    run_command(Download, lambda config: download(config, console=Console()), about=about, args=args)
 
 
 if __name__ == "__main__":

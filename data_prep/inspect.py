@@ -1,9 +1,9 @@
-"""What is in a set of shards, to look at: samples with their boxes, how many of each class, how large.
+"""Look into a set of shards: samples with their boxes, objects per class, sizes.
 
     python -m data_prep.inspect data/coco/train2017
     python -m data_prep.inspect data/coco/val2017 --images 48 --out val.png --category dog
 
-writes one picture and prints the counts. Samples are read as training reads them: from the shards, by offset.
+Writes one picture and prints the counts. Samples are read by offset, as in training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data_prep.charts import Bars, bar_charts
-from data_prep.command_line import command
-from data_prep.progress import progress
+from data_prep.charts import Bars, draw_bar_charts
+from data_prep.command_line import run_command
+from data_prep.progress import show_progress
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
@@ -27,32 +27,32 @@ from qdet.errors import ConfigError, DataError
 from qdet.storage.atomic import write_atomically
 from qdet.visualize import PAPER, DrawnBoxes, contact_sheet, draw, png
 
-_SMALL, _MEDIUM = 32**2, 96**2  # where COCO's evaluation divides areas
+_SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits, in square pixels
 _SHOWN_CLASSES = 40
-_NARROWEST = 960  # pixels that the charts need to be read
+_MIN_WIDTH = 960  # pixels below which the charts are illegible
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What to look at, and where the picture goes."""
+    """Which samples to show, and where to write the picture."""
 
     folder: Annotated[str | Path, tyro.conf.Positional]
     """Folder or URL of shards."""
     out: Path = Path("inspect.png")
-    """File for the picture."""
+    """Picture to write (.png)."""
     images: int = 24
     """Samples to show."""
     category: str | None = None
     """Show only samples with an object of this class."""
     seed: int = 0
-    """Which samples are drawn."""
+    """Seed of the choice of samples."""
     size: int = 320
     """Longer side of each sample in the picture, in pixels."""
     cache: str = Access.cache
-    """Folder for copies of shards that lie behind a URL."""
+    """Folder that caches remote shards."""
 
     def __post_init__(self) -> None:
-        """Reject what cannot be shown, in the words of the command line."""
+        """Raises: ConfigError."""
         if not 1 <= self.images <= 1000:
             raise ConfigError(f"--images must be 1 to 1000, got {self.images}")
         if not 64 <= self.size <= 2048:
@@ -63,80 +63,91 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Census:
-    """What was counted over all samples."""
+    """Counts over all samples."""
 
     objects: np.ndarray
-    """How many of each class, in the order of the categories; crowds left out."""
+    """Objects per class, in the order of the categories, without crowds."""
     images: np.ndarray
-    """In how many images each class occurs."""
+    """Images per class."""
     per_image: np.ndarray
-    """Objects of every image."""
+    """Objects per image."""
     areas: np.ndarray
-    """Annotated area of every object, in pixels."""
+    """Annotated area of every object, in square pixels."""
     crowds: int
     """Crowd regions."""
 
 
 def inspect(inspection: Inspection, *, console: Console | None = None) -> Census:
-    """Write the picture, print the counts and return them."""
+    """Write the picture; print and return the counts.
+
+    Raises:
+        ConfigError: There is no such category.
+        DataError: Shards cannot be read, no sample matches, or the picture cannot be written.
+    """
     console = console or Console(quiet=True)
     shards = ShardSet.open(inspection.folder, Access(cache=inspection.cache))
-    notes = _annotations(shards, console)
-    census = count(shards, notes)
-    rows = _drawn(shards, notes, inspection)
+    annotations = _read_annotations(shards, console)
+    census = count(shards, annotations)
+    rows = _choose_rows(shards, annotations, inspection)
     names = dict(zip(shards.categories.ids, shards.categories.names, strict=True))
     with ThreadPoolExecutor(4) as pool:
-        pictures = list(pool.map(partial(_picture, shards, notes, names, inspection.size), rows))
+        pictures = list(pool.map(partial(_draw_sample, shards, annotations, names, inspection.size), rows))
     title = f"{inspection.folder}: {len(pictures)} of {len(shards)} images"
     sheet = contact_sheet(pictures, title=title)
-    sheet = _at_least_as_wide(sheet, _NARROWEST)
-    page = np.concatenate((sheet, bar_charts(_charts(census, names), width=sheet.shape[1])))
+    sheet = _pad_to_width(sheet, _MIN_WIDTH)
+    page = np.concatenate((sheet, draw_bar_charts(_make_charts(census, names), width=sheet.shape[1])))
     try:
         write_atomically(inspection.out, png(page))
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
-    _tell(census, names, console)
+    _print_summary(census, names, console)
     console.print(f"{inspection.out}: {len(pictures)} samples with their boxes", soft_wrap=True)
     return census
 
 
-def count(shards: ShardSet, notes: Sequence[Mapping[str, Any]]) -> Census:
-    """Count classes and sizes in the annotations of all samples."""
+def count(shards: ShardSet, annotations: Sequence[Mapping[str, Any]]) -> Census:
+    """Count classes and sizes over the annotations of all samples."""
     classes = len(shards.categories)
     objects, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     per_image, areas, crowds = [], [], 0
-    for note in notes:
-        single = np.array(note["iscrowd"], np.int64) == 0
-        found = np.bincount(shards.categories.contiguous(note["category_ids"])[single], minlength=classes)
+    for annotation in annotations:
+        single = np.array(annotation["iscrowd"], np.int64) == 0
+        found = np.bincount(
+            shards.categories.contiguous(annotation["category_ids"])[single], minlength=classes
+        )
         objects += found
         images += found > 0
         per_image.append(int(single.sum()))
-        areas.append(np.array(note["areas"], np.float64)[single])
+        areas.append(np.array(annotation["areas"], np.float64)[single])
         crowds += int((~single).sum())
     return Census(objects, images, np.array(per_image), np.concatenate(areas), crowds)
 
 
-def _annotations(shards: ShardSet, console: Console) -> list[dict[str, Any]]:
-    notes = []
+def _read_annotations(shards: ShardSet, console: Console) -> list[dict[str, Any]]:
+    annotations = []
     lengths = shards.index.annotation_length.tolist()
-    with progress("reading annotations", sum(lengths), console) as advance:
+    with show_progress("reading annotations", sum(lengths), console) as advance:
         for row, length in enumerate(lengths):
-            notes.append(shards.read_annotation(row))
+            annotations.append(shards.read_annotation(row))
             advance(length)
-    return notes
+    return annotations
 
 
-def _drawn(shards: ShardSet, notes: Sequence[Mapping[str, Any]], inspection: Inspection) -> list[int]:
-    """Choose rows at random, with an object of the class that is asked for."""
+def _choose_rows(
+    shards: ShardSet, annotations: Sequence[Mapping[str, Any]], inspection: Inspection
+) -> list[int]:
+    """Draw rows at random, among those with an object of the requested class."""
     rows = np.arange(len(shards))
     if inspection.category is not None:
         if inspection.category not in shards.categories.names:
             raise ConfigError(
-                f"--category {inspection.category}: there is no such class; there are "
+                f"--category {inspection.category}: no such class; the classes are "
                 + ", ".join(shards.categories.names)
             )
         wanted = shards.categories.ids[shards.categories.names.index(inspection.category)]
-        rows = np.array([r for r, note in enumerate(notes) if wanted in note["category_ids"]], np.int64)
+        rows = np.array(
+            [r for r, annotation in enumerate(annotations) if wanted in annotation["category_ids"]], np.int64
+        )
     if not len(rows):
         what = f"no image with a {inspection.category}" if inspection.category else "no image"
         raise DataError(f"{inspection.folder} holds {what} to show")
@@ -144,24 +155,24 @@ def _drawn(shards: ShardSet, notes: Sequence[Mapping[str, Any]], inspection: Ins
     return rows[order[: inspection.images]].tolist()
 
 
-def _picture(
-    shards: ShardSet, notes: Sequence[Mapping[str, Any]], names: Mapping[int, str], size: int, row: int
+def _draw_sample(
+    shards: ShardSet, annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], size: int, row: int
 ) -> np.ndarray:
-    note = notes[row]
-    single = np.array(note["iscrowd"], np.int64) == 0
-    boxes = np.array(note["boxes_xywh"], np.float64).reshape(-1, 4)[single]
+    annotation = annotations[row]
+    single = np.array(annotation["iscrowd"], np.int64) == 0
+    boxes = np.array(annotation["boxes_xywh"], np.float64).reshape(-1, 4)[single]
     boxes[:, 2:] += boxes[:, :2]
-    labels = np.array(note["category_ids"], np.int64)[single]
+    labels = np.array(annotation["category_ids"], np.int64)[single]
     return draw(load_image(shards, row), DrawnBoxes(boxes, labels), names, size=size)
 
 
-def _at_least_as_wide(sheet: np.ndarray, width: int) -> np.ndarray:
+def _pad_to_width(sheet: np.ndarray, width: int) -> np.ndarray:
     missing = max(0, width - sheet.shape[1])
     paper = np.full((sheet.shape[0], missing, 3), PAPER, np.uint8)
     return np.concatenate((sheet, paper), axis=1)
 
 
-def _charts(census: Census, names: Mapping[int, str]) -> list[Bars]:
+def _make_charts(census: Census, names: Mapping[int, str]) -> list[Bars]:
     order = np.argsort(-census.objects, kind="stable")[:_SHOWN_CLASSES]
     listed = list(names.values())
     sides = np.sqrt(census.areas)
@@ -179,14 +190,14 @@ def _charts(census: Census, names: Mapping[int, str]) -> list[Bars]:
             by_side.tolist(),
         ),
         Bars(
-            "images by how many objects they have",
+            "images by number of objects",
             [*map(str, range(most)), f">= {most}"],
             by_image.tolist(),
         ),
     ]
 
 
-def _tell(census: Census, names: Mapping[int, str], console: Console) -> None:
+def _print_summary(census: Census, names: Mapping[int, str], console: Console) -> None:
     small = int((census.areas < _SMALL).sum())
     large = int((census.areas >= _MEDIUM).sum())
     total = len(census.areas)
@@ -209,7 +220,7 @@ def _tell(census: Census, names: Mapping[int, str], console: Console) -> None:
 def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
     about = "Show samples of WebDataset shards with their boxes, and count classes and sizes."
-    command(Inspection, lambda inspection: inspect(inspection, console=Console()), about=about, args=args)
+    run_command(Inspection, lambda inspection: inspect(inspection, console=Console()), about=about, args=args)
 
 
 if __name__ == "__main__":

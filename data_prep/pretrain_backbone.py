@@ -1,8 +1,8 @@
-"""Pre-training of the demo's Swin: name shapes seen close up, then find them cell by cell in whole scenes.
+"""Pre-train the demo's Swin: classify shapes in close-ups, then find them cell by cell in whole scenes.
 
 The published recipe starts from ImageNet weights; the demo starts from these. Scenes come from a stream of
-the renderer that no detection dataset draws from, and the heads are thrown away. Close-ups come first
-because a small Swin learns shapes from them at once, and hardly at all from scenes alone.
+the renderer that no detection dataset uses, and the heads are discarded. Close-ups come first: a small Swin
+learns shapes from them quickly, and from scenes alone hardly at all.
 
 python -m data_prep.pretrain_backbone --out qdet/backbones/swin_demo.safetensors
 """
@@ -22,30 +22,30 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_prep.command_line import command
-from data_prep.rendering.cells import BACKGROUND, cells, dense_loss, name_loss
-from data_prep.rendering.close_ups import close_ups
+from data_prep.command_line import run_command
+from data_prep.rendering.cells import BACKGROUND, compute_cells, dense_loss, name_loss
+from data_prep.rendering.close_ups import cut_close_ups
 from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.backbones.swin.model import Swin, SwinConfig
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
 
-FUSED = 64  # channels of the sum of all levels
-POOL = 512  # scenes to cut the first close-ups from
-HELD_OUT = 10**6  # indices from here on are never trained on
-MEASURED = 512  # scenes that the accuracy is of
+FUSED = 64  # channels of the fused levels
+POOL = 512  # scenes that the first close-ups are cut from
+HELD_OUT = 10**6  # first index never trained on
+MEASURED = 512  # held-out scenes for the accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """How long and how fast to learn."""
+    """Length and learning rate of the pre-training."""
 
     out: Path = Path("qdet/backbones/swin_demo.safetensors")
-    """File to write, in bf16."""
+    """Weights to write, in bf16."""
     close_up_steps: int = 1500
-    """Steps on close-ups alone."""
+    """Steps on close-ups only."""
     steps: int = 6000
-    """All steps; those after `close_up_steps` take half a batch of close-ups, half of scenes."""
+    """Steps in all; after `close_up_steps`, half of each batch is close-ups, half scenes."""
     batch_size: int = 16
     """Images per step."""
     size: int = 128
@@ -62,7 +62,7 @@ class PretrainConfig:
     """Seed of weights and scenes."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raises: ConfigError."""
         if self.batch_size < 2:
             raise ConfigError(f"--batch-size must be at least 2, got {self.batch_size}")
         if self.size % 32:
@@ -70,14 +70,14 @@ class PretrainConfig:
 
 
 class Student(nn.Module):
-    """The backbone, and heads that say what its maps show, of close-ups and of whole scenes."""
+    """The backbone with a head for close-ups at each level and a dense head for scenes."""
 
     backbone: Swin
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = SwinConfig(size="demo", drop_path=0.0, weights=None).build()
-        self.backbone.apply(_xavier)
+        self.backbone.apply(_init_xavier)
         self.naming = nn.ModuleList(nn.Conv2d(c, len(CLASSES), 1) for c in self.backbone.channels)
         self.lateral = nn.ModuleList(nn.Conv2d(c, FUSED, 1) for c in self.backbone.channels)
         self.dense = nn.Conv2d(FUSED, len(CLASSES) + 1 + 4, 1)
@@ -85,7 +85,7 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return each level's class logits, and class-or-background logits and boxes of the finest cells.
 
-        The latter come from the sum of all levels: a fine map alone sees too little to name a large shape.
+        The latter come from the sum of all levels: a fine map alone sees too little of a large shape.
         """
         maps = self.backbone(images)
         fused = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
@@ -94,14 +94,14 @@ class Student(nn.Module):
         return [head(m).float() for head, m in zip(self.naming, maps, strict=True)], dense.float()
 
 
-def _xavier(module: nn.Module) -> None:
-    """Start wider than Swin's standard deviation of 0.02, which is slow to leave at 32 channels."""
+def _init_xavier(module: nn.Module) -> None:
+    """Initialise wider than Swin's standard deviation of 0.02, which learns slowly at 32 channels."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
 
 
 def main(config: PretrainConfig) -> None:
-    """Train, measure on scenes that were not trained on, and save."""
+    """Train, measure on held-out scenes, and save."""
     torch.manual_seed(config.seed)
     student = Student()
     averaged = copy.deepcopy(student)
@@ -117,38 +117,38 @@ def main(config: PretrainConfig) -> None:
             )
             save(averaged, config, {"step": step, "cpu_minutes": round(minutes, 1)})
     minutes = (time.process_time() - started) / 60
-    said = measure(averaged, config)
-    print(said)
-    save(averaged, config, {"step": config.steps, "cpu_minutes": round(minutes, 1), **said})
+    accuracy = measure(averaged, config)
+    print(accuracy)
+    save(averaged, config, {"step": config.steps, "cpu_minutes": round(minutes, 1), **accuracy})
 
 
 def save(student: Student, config: PretrainConfig, facts: dict[str, object]) -> None:
-    """Store the backbone in bf16, with its settings and `facts` as the file's metadata."""
+    """Save the backbone in bf16, with the settings and `facts` as metadata."""
     weights = {k: v.to(torch.bfloat16).contiguous() for k, v in student.backbone.state_dict().items()}
     settings = {name: value for name, value in vars(config).items() if name != "out"}
     save_file(weights, config.out, {name: str(value) for name, value in (settings | facts).items()})
 
 
 def train(student: Student, averaged: Student, config: PretrainConfig) -> Iterator[tuple[float, float]]:
-    """Make `config.steps` steps; yield the losses of close-ups and scenes (not a number without scenes)."""
+    """Train for `config.steps`; yield each step's losses of close-ups and scenes (NaN without scenes)."""
     rng = np.random.default_rng(config.seed)
-    optimizer, schedule = _optimizer(student, config)
+    optimizer, schedule = _build_optimizer(student, config)
     stride, half = student.backbone.strides[0], config.batch_size // 2
-    pool = deque(_scenes(config, 0, POOL), maxlen=2048)
+    pool = deque(_render_scenes(config, 0, POOL), maxlen=2048)
     for step in range(config.steps):
-        scenes = _scenes(config, POOL + step * half, half)
+        scenes = _render_scenes(config, POOL + step * half, half)
         pool.extend(scenes)
         alone = step < config.close_up_steps
         count = config.batch_size if alone else half
         tile = config.size // (2 if step % 3 == 0 else 4)
-        images, names = close_ups(rng, pool, count, tile=tile, size=config.size)
+        images, names = cut_close_ups(rng, pool, count, tile=tile, size=config.size)
         if not alone:
             images += [s.image for s in scenes]
         with torch.autocast("cpu", torch.bfloat16):
-            naming, dense = student(_pixels(images))
+            naming, dense = student(_to_input(images))
         losses = [name_loss([n[:count] for n in naming], names)]
         if not alone:
-            losses.append(dense_loss(dense[count:], cells(scenes, stride)))
+            losses.append(dense_loss(dense[count:], compute_cells(scenes, stride)))
         torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -161,19 +161,19 @@ def train(student: Student, averaged: Student, config: PretrainConfig) -> Iterat
         yield losses[0].item(), np.nan if alone else losses[1].item()
 
 
-def _scenes(config: PretrainConfig, first: int, count: int) -> list[Scene]:
+def _render_scenes(config: PretrainConfig, first: int, count: int) -> list[Scene]:
     return [render(config.seed, "pretrain", first + i, config.size) for i in range(count)]
 
 
-def _pixels(images: list[UInt8[np.ndarray, "S S 3"]]) -> Float[Tensor, "B 3 S S"]:
+def _to_input(images: list[UInt8[np.ndarray, "S S 3"]]) -> Float[Tensor, "B 3 S S"]:
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return normalize(pixels, torch.tensor([pixels.shape[2:]] * len(images)))
 
 
-def _optimizer(
+def _build_optimizer(
     student: Student, config: PretrainConfig
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW that decays matrices only; a linear warm-up, then half a cosine down to zero."""
+    """Build AdamW, which decays matrices only, with linear warm-up and cosine decay to zero."""
     matrices = [p for p in student.parameters() if p.ndim > 1]
     vectors = [p for p in student.parameters() if p.ndim <= 1]
     groups = [
@@ -190,19 +190,19 @@ def _optimizer(
 
 @torch.no_grad()
 def measure(student: Student, config: PretrainConfig) -> dict[str, float]:
-    """Tell how many tiles and how many cells on objects get their class, of scenes it never saw."""
+    """Return the accuracy (0 to 1) on tiles and on object cells of held-out scenes."""
     rng, tiles, on_objects = np.random.default_rng(config.seed), [], []
     for first in range(HELD_OUT, HELD_OUT + MEASURED, 16):
-        scenes = _scenes(config, first, 16)
-        images, names = close_ups(rng, scenes, 4, tile=config.size // 4, size=config.size)
-        naming, dense = student(_pixels(images + [s.image for s in scenes]))
+        scenes = _render_scenes(config, first, 16)
+        images, names = cut_close_ups(rng, scenes, 4, tile=config.size // 4, size=config.size)
+        naming, dense = student(_to_input(images + [s.image for s in scenes]))
         tiles.append(F.adaptive_avg_pool2d(naming[-1][:4], 4).argmax(1) == torch.from_numpy(names))
-        shown = cells(scenes, student.backbone.strides[0])
+        shown = compute_cells(scenes, student.backbone.strides[0])
         right = dense[4:, :BACKGROUND].argmax(1) == shown.shares[:, :BACKGROUND].argmax(1)
         on_objects.append(right[shown.covered > 0])
-    accuracy = {"close_up_accuracy": torch.cat(tiles), "cell_accuracy": torch.cat(on_objects)}
-    return {name: round(right.float().mean().item(), 3) for name, right in accuracy.items()}
+    correct = {"close_up_accuracy": torch.cat(tiles), "cell_accuracy": torch.cat(on_objects)}
+    return {name: round(hits.float().mean().item(), 3) for name, hits in correct.items()}
 
 
 if __name__ == "__main__":
-    command(PretrainConfig, main, about="Pre-train the demo's backbone on rendered scenes.")
+    run_command(PretrainConfig, main, about="Pre-train the demo's backbone on rendered scenes.")

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar with bytes, speed and time left, on a terminal only."""
+"""Progress bar with bytes, speed and time left, shown on terminals only."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from rich.progress import (
 
 
 @contextmanager
-def progress(
+def show_progress(
     what: str, total: float, console: Console, *, done: float = 0
 ) -> Iterator[Callable[[float], None]]:
-    """Show a bar of `total` bytes, `done` of them already; the function given takes how many more are."""
+    """Show a bar of `total` bytes, `done` of them finished; yield a function that advances it by bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -27,5 +27,5 @@ def progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        bar = shown.add_task(what, total=total, completed=done)  # type: ignore[arg-type] - whole or not
+        bar = shown.add_task(what, total=total, completed=done)  # type: ignore[arg-type] - a float
         yield lambda more: shown.advance(bar, more)

@@ -2,7 +2,7 @@
 
     OUT/train/000001.jpg ...   OUT/annotations/instances_train.json
     OUT/val/000001.jpg ...     OUT/annotations/instances_val.json
-    OUT/synthetic.json         the settings, and whether the folder is finished
+    OUT/synthetic.json         the settings, and whether the folder is complete
 
 python -m data_prep.synthetic --out data/demo/coco
 """
@@ -19,12 +19,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from data_prep.command_line import command
+from data_prep.command_line import run_command
 from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.errors import ConfigError, DataError
 from qdet.storage.atomic import write_atomically
 
-VERSION = 1  # goes up whenever the same settings would give other images
+VERSION = 1  # raise when the same settings give other images
 JPEG_QUALITY = 92
 FULL_COLOUR = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)  # textures are fine
 Split = Literal["train", "val"]
@@ -32,30 +32,30 @@ Split = Literal["train", "val"]
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """How many images, how large, from which seed."""
+    """Number, size and seed of the images."""
 
     out: Path = Path("data/demo/coco")
     """Folder to write."""
     train: int = 2000
-    """Images to train on."""
+    """Training images."""
     val: int = 250
-    """Images to evaluate on, of a stream of their own."""
+    """Validation images, from a stream of their own."""
     size: int = 128
     """Side of the square images in pixels."""
     seed: int = 0
     """Seed of all images."""
     workers: int = 2
-    """Processes that render; their number changes no image."""
+    """Rendering processes; the images do not depend on their number."""
 
     def __post_init__(self) -> None:
-        """Reject what cannot be rendered, in the words of the command line."""
+        """Raises: ConfigError."""
         for name, least in (("train", 1), ("val", 1), ("size", 64), ("seed", 0), ("workers", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
 
 def main(config: SyntheticConfig) -> None:
-    """Write the dataset, unless it is already there."""
+    """Write the dataset unless it exists."""
     if prepare(config):
         print(f"{config.out}: rendered {config.train} train and {config.val} val images of {config.size} px")
     else:
@@ -63,15 +63,19 @@ def main(config: SyntheticConfig) -> None:
 
 
 def prepare(config: SyntheticConfig) -> bool:
-    """Render what `config` asks for; return False where a finished folder already holds exactly that."""
+    """Render the dataset; return False if a complete folder with these settings exists.
+
+    Raises:
+        DataError: The folder holds other files or other settings, or cannot be written.
+    """
     marker = config.out / "synthetic.json"
     settings = _settings(config)
-    if _found(marker, settings):
+    if _is_finished(marker, settings):
         return False
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, _as_json({"settings": settings, "complete": False}))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_use_one_thread) as pool:
         _write_split(config, "train", config.train, pool)
         _write_split(config, "val", config.val, pool)
     write_atomically(marker, _as_json({"settings": settings, "complete": True}))
@@ -83,8 +87,8 @@ def _settings(config: SyntheticConfig) -> dict[str, int]:
     return asked | {"version": VERSION, "jpeg_quality": JPEG_QUALITY}
 
 
-def _found(marker: Path, settings: dict[str, int]) -> bool:
-    """Whether the folder is finished; refuse to write into one that holds anything else."""
+def _is_finished(marker: Path, settings: dict[str, int]) -> bool:
+    """Whether the folder is complete; raise DataError if it holds anything else."""
     folder = marker.parent
     if not marker.exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -92,13 +96,13 @@ def _found(marker: Path, settings: dict[str, int]) -> bool:
         return False
     try:
         found = json.loads(marker.read_text())
-        there, complete = dict(found["settings"]), bool(found["complete"])
+        present, complete = dict(found["settings"]), bool(found["complete"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{marker} cannot be read ({error}); remove {folder} and render it again") from error
-    differing = [k for k in settings.keys() | there.keys() if settings.get(k) != there.get(k)]
-    if differing:
-        said = ", ".join(f"{k} {there.get(k)} instead of {settings.get(k)}" for k in sorted(differing))
-        raise DataError(f"{folder} was rendered with {said}; remove it or choose another --out")
+    different = [k for k in settings.keys() | present.keys() if settings.get(k) != present.get(k)]
+    if different:
+        listed = ", ".join(f"{k} {present.get(k)} instead of {settings.get(k)}" for k in sorted(different))
+        raise DataError(f"{folder} was rendered with {listed}; remove it or choose another --out")
     return complete
 
 
@@ -126,20 +130,20 @@ def _write_split(config: SyntheticConfig, split: Split, count: int, pool: Proces
 def _write_image(
     seed: int, split: Split, size: int, folder: Path, index: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Render and store one image; return its COCO entry and those of its objects, which lack an id yet."""
+    """Render and write one image; return its COCO entry and those of its objects, still without ids."""
     scene = render(seed, split, index, size)
     name, image_id = f"{index + 1:06d}.jpg", index + 1
     encoded = cv2.imencode(
         ".jpg", scene.image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *FULL_COLOUR)
     )[1]
     try:
-        (folder / name).write_bytes(encoded.tobytes())  # a torn one is rendered again: the marker comes last
+        (folder / name).write_bytes(encoded.tobytes())  # a torn file is rendered again: the marker comes last
     except OSError as error:
         raise DataError(f"cannot write {folder / name}: {error.strerror}") from error
-    return {"id": image_id, "file_name": name, "width": size, "height": size}, _objects(scene, image_id)
+    return {"id": image_id, "file_name": name, "width": size, "height": size}, _list_objects(scene, image_id)
 
 
-def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+def _list_objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     areas = np.bincount(scene.owners.ravel() + 1, minlength=len(scene.labels) + 1)[1:]
     objects = []
     for box, label, area in zip(
@@ -153,7 +157,7 @@ def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     return objects
 
 
-def _one_thread() -> None:
+def _use_one_thread() -> None:
     cv2.setNumThreads(1)
 
 
@@ -162,4 +166,4 @@ def _as_json(value: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    command(SyntheticConfig, main, about="Render the demo's dataset as a COCO-format folder.")
+    run_command(SyntheticConfig, main, about="Render the demo's dataset as a COCO-format folder.")

@@ -1,10 +1,10 @@
-"""Whether shards still are what was written.
+"""Check that shards are intact.
 
     python -m data_prep.verify data/coco/train2017              sizes and checksums
     python -m data_prep.verify data/coco/train2017 --fast       sizes, index and manifest only
     python -m data_prep.verify data/coco/train2017 --decode     also decodes every image
 
-The folder may be a URL. Everything that is wrong is listed, by shard and, where bytes differ, by sample.
+The folder may be a URL. All damage is listed, by shard and, where bytes differ, by sample.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data_prep.command_line import command
-from data_prep.progress import progress
+from data_prep.command_line import run_command
+from data_prep.progress import show_progress
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import INDEX, NAME
@@ -34,25 +34,29 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What to check, and how closely."""
+    """What to check, and how thoroughly."""
 
     folder: Annotated[str | Path, tyro.conf.Positional]
-    """Folder or URL of shards, as `data_prep.coco_to_shards` writes it."""
+    """Folder or URL of shards written by `data_prep.coco_to_shards`."""
     fast: bool = False
-    """Check sizes, index and manifest, and read no shard."""
+    """Check sizes, index and manifest only, without reading shards."""
     decode: bool = False
     """Also decode every image and read every annotation."""
     cache: str = Access.cache
-    """Folder for copies of shards that lie behind a URL."""
+    """Folder that caches remote shards."""
 
     def __post_init__(self) -> None:
-        """Reject what contradicts itself."""
+        """Raises: ConfigError."""
         if self.fast and self.decode:
             raise ConfigError("--fast reads no shard, --decode all of them; choose one")
 
 
 def verify(verification: Verification, *, console: Console | None = None) -> dict[str, Any]:
-    """Check the shards and return their counts; DataError lists what is damaged."""
+    """Check the shards; return the manifest's counts.
+
+    Raises:
+        DataError: Shards are damaged; the message lists up to 20 of them.
+    """
     console = console or Console(quiet=True)
     shards = ShardSet.open(verification.folder, Access(cache=verification.cache))
     store = store_at(verification.folder)
@@ -64,15 +68,15 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
-            f"{verification.folder} is damaged; copy what is named again or convert the dataset again:\n  "
+            f"{verification.folder} is damaged; copy the files below again or convert the dataset again:\n  "
             + "\n  ".join(problems[:_SHOWN])
             + more
         )
     counts = shards.manifest["counts"]
-    checked = "every image decodes" if verification.decode else "all checksums agree"
+    checked = "every image decodes" if verification.decode else "all checksums match"
     console.print(
         f"{verification.folder}: {counts['images']} images in {len(shards.manifest['shardlist'])} shards, "
-        f"{'all sizes agree' if verification.fast else checked}",
+        f"{'all sizes match' if verification.fast else checked}",
         soft_wrap=True,
         highlight=False,
     )
@@ -82,7 +86,7 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
 def _manifest_problems(shards: ShardSet) -> Iterator[str]:
     counts = shards.manifest["counts"]
     if len(shards) != counts["images"] or int(shards.index.boxes.sum()) != counts["boxes"]:
-        yield f"{INDEX} and {NAME} do not count the same images and boxes"
+        yield f"{INDEX} and {NAME} disagree on the number of images or boxes"
     if len(np.unique(shards.index.image_id)) != len(shards):
         yield f"{INDEX} has an image more than once"
 
@@ -97,7 +101,7 @@ def _size_problems(shards: ShardSet, store: Store) -> Iterator[str]:
 
 
 def _idx_problems(shards: ShardSet, store: Store) -> Iterator[str]:
-    """Compare the offsets that DALI reads with ours."""
+    """Compare DALI's offsets with the index."""
     i = shards.index
     for number, shard in enumerate(shards.manifest["shardlist"]):
         name = str(PurePosixPath(shard["url"]).with_suffix(".idx"))
@@ -116,7 +120,7 @@ def _idx_problems(shards: ShardSet, store: Store) -> Iterator[str]:
 
 
 def _offsets(idx: bytes) -> list[list[tuple[int, int]]]:
-    """Offset and length of every file, sample by sample, of a DALI index."""
+    """Parse a DALI index: (offset, length) of every file, by sample."""
     first, *lines = idx.decode("ascii").splitlines()
     if first != f"v1.2 {len(lines)}":
         raise ValueError(f"it begins with {first!r} and has {len(lines)} samples")
@@ -133,25 +137,27 @@ def _checksum_problems(shards: ShardSet, store: Store, console: Console) -> list
         if _sha256(store, name) == listed[number]["sha256"]:
             return []
         rows = np.flatnonzero(shards.index.shard == number).tolist()
-        named = [problem for row in rows if (problem := _unreadable(shards, row, decode=False))]
-        return named or [f"{store}/{name} is not what was written, between its samples: its sha256 differs"]
+        named = [problem for row in rows if (problem := _find_damage(shards, row, decode=False))]
+        return named or [f"{store}/{name} is damaged between its samples: its sha256 differs"]
 
-    return _all(damage, sizes, "checksums", console)
+    return _collect(damage, sizes, "checksums", console)
 
 
 def _image_problems(shards: ShardSet, console: Console) -> list[str]:
     def damage(row: int) -> list[str]:
-        problem = _unreadable(shards, row, decode=True)
+        problem = _find_damage(shards, row, decode=True)
         return [problem] if problem else []
 
-    return _all(damage, shards.index.image_length.tolist(), "images", console)
+    return _collect(damage, shards.index.image_length.tolist(), "images", console)
 
 
-def _all(find: Callable[[int], list[str]], sizes: Sequence[int], what: str, console: Console) -> list[str]:
-    """Gather what `find` says of every place in `sizes`, several at a time and in order."""
+def _collect(
+    find: Callable[[int], list[str]], sizes: Sequence[int], what: str, console: Console
+) -> list[str]:
+    """Call `find` on every index of `sizes` in threads; return the problems in order."""
     problems: list[str] = []
     with (
-        progress(what, sum(sizes), console) as advance,
+        show_progress(what, sum(sizes), console) as advance,
         ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool,
     ):
         for found, size in zip(pool.map(find, range(len(sizes))), sizes, strict=True):
@@ -160,7 +166,7 @@ def _all(find: Callable[[int], list[str]], sizes: Sequence[int], what: str, cons
     return problems
 
 
-def _unreadable(shards: ShardSet, row: int, *, decode: bool) -> str | None:
+def _find_damage(shards: ShardSet, row: int, *, decode: bool) -> str | None:
     try:
         shards.read_annotation(row)
         if decode:
@@ -182,8 +188,8 @@ def _sha256(store: Store, name: str) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
-    about = "Check that WebDataset shards still are what was written."
-    command(
+    about = "Check that WebDataset shards are intact."
+    run_command(
         Verification, lambda verification: verify(verification, console=Console()), about=about, args=args
     )
 

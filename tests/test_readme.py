@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.coco_to_shards import Conversion
-from data_prep.command_line import command
+from data_prep.command_line import run_command
 from qdet.launching.cli import parse
 from qdet.recipes import read
 
@@ -37,7 +37,7 @@ def test_make_has_every_target(line):
 @pytest.mark.parametrize("line", [line for line in LINES if "data_prep.coco_to_shards" in line])
 def test_conversion_commands_parse(line):
     seen = []
-    command(Conversion, seen.append, about="", args=shlex.split(line)[3:])
+    run_command(Conversion, seen.append, about="", args=shlex.split(line)[3:])
     assert seen[0].split in line
 
 

@@ -1,8 +1,8 @@
-"""A COCO annotation file, read and checked: every image with its boxes, and what had to be left out.
+"""Read and check a COCO annotation file: every image with its boxes, and counts of what was dropped.
 
-Mistakes that change what a metric means are errors: duplicate ids, unknown categories, images that are not
-listed. Boxes without area are dropped and boxes that reach over the border kept as they are (reading clips
-them); both are counted.
+Mistakes that change the meaning of a metric are errors: duplicate ids, unknown categories, unlisted images.
+Boxes without area are dropped; boxes that cross the border are kept (the loader clips them). Both are
+counted.
 """
 
 from collections import Counter
@@ -28,11 +28,11 @@ class Image:
     width: int
     height: int
     boxes: int
-    """How many objects."""
+    """Number of objects."""
     crowds: int
-    """How many of them are crowd regions."""
-    note: bytes
-    """What a shard says of the image, as JSON."""
+    """Crowd regions among them."""
+    annotation: bytes
+    """The shard's JSON for the image."""
 
 
 @dataclass(frozen=True)
@@ -43,63 +43,67 @@ class Annotations:
     images: tuple[Image, ...]
     categories: Categories
     report: dict[str, int]
-    """Counts of what was dropped, clipped or filled in."""
+    """Counts of dropped, clipped and filled-in entries."""
     listed: dict[str, int]
-    """How many `images` and `boxes` the file lists, before anything was dropped."""
+    """Numbers of `images` and `boxes` in the file, before anything is dropped."""
 
 
 def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
-    """Read and check a COCO annotation file; `renumber` gives annotations the ids 1, 2, ... in file order."""
+    """Read and check a COCO annotation file; `renumber` gives annotations the ids 1, 2, ... in file order.
+
+    Raises:
+        DataError: The file cannot be read or is wrong; the message names file, entry and remedy.
+    """
     content = read_coco_file(file)
     categories = Categories.from_coco(content.categories, where=str(file))
     if not content.images:
         raise DataError(f"{file} lists no images")
-    notes = _notes(content.images, file)
+    records = _parse_images(content.images, file)
     if not renumber:
         _check_annotation_ids(content.annotations, file)
-    report = _take_in(content, notes, set(categories.ids), file, renumber)
+    report = _add_annotations(content, records, set(categories.ids), file, renumber)
     return Annotations(
         file=file,
-        images=tuple(notes[i].image() for i in sorted(notes)),
+        images=tuple(records[i].build() for i in sorted(records)),
         categories=categories,
         report=dict(sorted(report.items())),
         listed={"images": len(content.images), "boxes": len(content.annotations)},
     )
 
 
-def _take_in(
-    content: CocoFile, notes: "dict[int, _Note]", known: set[int], file: Path, renumber: bool
+def _add_annotations(
+    content: CocoFile, records: "dict[int, _Record]", known: set[int], file: Path, renumber: bool
 ) -> Counter[str]:
-    """Put every annotation into the note of its image; return counts of what was not as it should be."""
+    """Add every annotation to the record of its image; return counts of irregular entries."""
     report: Counter[str] = Counter()
     for number, entry in enumerate(content.annotations, start=1):
-        image_id = _integer(entry.image_id, "image_id", file, "annotation number", number)
-        note = notes.get(image_id)
-        if note is None:
+        image_id = _check_integer(entry.image_id, "image_id", file, "annotation number", number)
+        record = records.get(image_id)
+        if record is None:
             raise DataError(
-                f"{file}: annotation {_shown(entry, number)} is of image {image_id}, which is not listed"
+                f"{file}: annotation {_label(entry, number)} is of image {image_id}, which is not listed"
             )
-        category = _integer(entry.category_id, "category_id", file, "annotation", _shown(entry, number))
+        category = _check_integer(entry.category_id, "category_id", file, "annotation", _label(entry, number))
         if category not in known:
             raise DataError(
-                f"{file}: annotation {_shown(entry, number)} of image {image_id} has the unknown category "
+                f"{file}: annotation {_label(entry, number)} of image {image_id} has the unknown category "
                 f"{category}; add it to `categories` or remove the annotation"
             )
-        note.add(entry, number if renumber else entry.id, category, report)
+        record.add(entry, number if renumber else entry.id, category, report)
     return report
 
 
-def _notes(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Note]":
-    notes: dict[int, _Note] = {}
+def _parse_images(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Record]":
+    records: dict[int, _Record] = {}
     names: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        image_id = _integer(entry.id, "id", file, "image number", number)
-        if image_id in notes:
+        image_id = _check_integer(entry.id, "id", file, "image number", number)
+        if image_id in records:
             raise DataError(f"{file} lists image id {image_id} more than once")
         if image_id < 0:
             raise DataError(f"{file}: image ids must be 0 or more, got {image_id}")
-        width = _integer(entry.width, "width", file, "image", image_id)
-        height = _integer(entry.height, "height", file, "image", image_id)
+        width = _check_integer(entry.width, "width", file, "image", image_id)
+        height = _check_integer(entry.height, "height", file, "image", image_id)
         if not (0 < width < 65536 and 0 < height < 65536):
             raise DataError(f"{file}: image {image_id} is {width}x{height}; sides must be 1 to 65535 pixels")
         name = entry.file_name
@@ -108,11 +112,11 @@ def _notes(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Note]":
         if name in names:
             raise DataError(f"{file}: images {names[name]} and {image_id} are both {name}")
         names[name] = image_id
-        notes[image_id] = _Note(image_id, name, width, height)
-    return notes
+        records[image_id] = _Record(image_id, name, width, height)
+    return records
 
 
-def _integer(value: Any, name: str, file: Path, owner: str, number: object) -> int:
+def _check_integer(value: Any, name: str, file: Path, owner: str, number: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -121,7 +125,7 @@ def _integer(value: Any, name: str, file: Path, owner: str, number: object) -> i
 
 
 def _check_annotation_ids(entries: Sequence[AnnotationEntry], file: Path) -> None:
-    """COCO's evaluation reads id 0 as "unmatched", and a duplicate id changes AP without a word."""
+    """COCO's evaluation reads id 0 as "unmatched", and duplicate ids silently change AP."""
     hint = "; --renumber gives all annotations new ids"
     seen: set[int] = set()
     for number, entry in enumerate(entries, start=1):
@@ -137,8 +141,8 @@ def _check_annotation_ids(entries: Sequence[AnnotationEntry], file: Path) -> Non
         seen.add(i)
 
 
-class _Note:
-    """What a shard will say of one image, gathered from the annotations as they come."""
+class _Record:
+    """One image's JSON in a shard, collected from its annotations."""
 
     def __init__(self, image_id: int, file_name: str, width: int, height: int) -> None:
         self._content: dict[str, Any] = {
@@ -154,7 +158,7 @@ class _Note:
         }
 
     def add(self, entry: AnnotationEntry, box_id: int, category: int, report: Counter[str]) -> None:
-        """Take in an object; one without a usable box is only counted."""
+        """Add an object; one without a usable box is only counted."""
         content = self._content
         try:
             x, y, w, h = box = [float(value) for value in entry.bbox]
@@ -171,7 +175,7 @@ class _Note:
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             report["dropped_outside_image"] += 1
             return
-        # COCO rounds to hundredths, so a box at the border may exceed it by as much.
+        # COCO rounds to hundredths of a pixel, so a box may exceed the border by that.
         if x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01:
             report["clipped"] += 1
         area = entry.area
@@ -184,7 +188,7 @@ class _Note:
         content["areas"].append(float(area))
         content["iscrowd"].append(int(entry.iscrowd in (1, "1")))
 
-    def image(self) -> Image:
+    def build(self) -> Image:
         content = self._content
         return Image(
             id=content["image_id"],
@@ -193,9 +197,9 @@ class _Note:
             height=content["height"],
             boxes=len(content["annotation_ids"]),
             crowds=sum(content["iscrowd"]),
-            note=msgspec.json.encode(content),
+            annotation=msgspec.json.encode(content),
         )
 
 
-def _shown(entry: AnnotationEntry, number: int) -> object:
+def _label(entry: AnnotationEntry, number: int) -> object:
     return f"number {number}" if entry.id is None else entry.id

@@ -1,7 +1,7 @@
-"""A COCO annotation file as it lies there: the fields that a conversion reads, none of them checked yet.
+"""Parse a COCO annotation file: only the fields that a conversion reads, unchecked.
 
-Everything else is passed over while parsing. Segmentations are nine tenths of COCO's own files; without them
-parsing takes a tenth of the time and a fraction of the memory.
+Parsing skips everything else. Segmentations are nine tenths of COCO's own files; without them parsing takes
+a tenth of the time and a fraction of the memory.
 """
 
 import json
@@ -48,11 +48,11 @@ def read_coco_file(file: Path) -> CocoFile:
     """Parse an annotation file.
 
     Raises:
-        DataError: It is not there, cannot be read, or has no lists `images`, `annotations` and `categories`
-            of objects; the message names the file.
+        DataError: The file is missing, unreadable, or lacks one of the lists `images`, `annotations` and
+            `categories`.
     """
     if not file.is_file():
-        raise DataError(f"{file} is not there; name the annotation file with --annotations")
+        raise DataError(f"{file} does not exist; name the annotation file with --annotations")
     try:
         text = file.read_bytes()
     except OSError as error:
@@ -66,15 +66,15 @@ def read_coco_file(file: Path) -> CocoFile:
 
 
 def _read_leniently(text: bytes, file: Path) -> CocoFile:
-    """Parse again with what also takes NaN, as Python writes it; say what is wrong if that fails too."""
+    """Parse with `json`, which accepts the NaN that Python writes; raise DataError if that fails too."""
     try:
         content = json.loads(text)
     except ValueError as error:
         raise DataError(f"{file} is not JSON: {error}") from error
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise DataError(f"{file} is no COCO detection file: it has no list `{name}`")
+            raise DataError(f"{file} is not a COCO detection file: it has no list `{name}`")
     try:
         return msgspec.convert(content, CocoFile)
     except msgspec.ValidationError as error:
-        raise DataError(f"{file} is no COCO detection file: {error}") from error
+        raise DataError(f"{file} is not a COCO detection file: {error}") from error

@@ -1,7 +1,7 @@
-"""Whether an image file is what its annotation says, found out without decoding it where that can be.
+"""Check an image file against its annotation, without decoding it where possible.
 
-The header gives kind and size. A file that was cut off lacks the mark at its end; only then, or when asked,
-are its pixels decoded, which takes twenty times as long as copying it.
+The header gives format and size. A truncated file lacks its end marker; only then, or on request, is it
+decoded, which takes twenty times as long as copying it.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ _ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """How closely images are looked at."""
+    """How thoroughly images are checked."""
 
     max_pixels: int
-    """The largest image that is taken."""
+    """Size of the largest image accepted."""
     decode: bool
-    """Whether every image is decoded, complete or not."""
+    """Decode every image, not only those without end marker."""
 
 
-def checked_image(folder: Path, image: Image, checks: Checks) -> tuple[bytes, str]:
-    """Read the file of an image below `folder`; return its bytes and what kind of file it is.
+def check_image(folder: Path, image: Image, checks: Checks) -> tuple[bytes, str]:
+    """Read an image below `folder` and check it; return its bytes and format ("jpg", "png", ...).
 
     Raises:
-        DataError: It is missing, damaged, too large or of another size; the message names file and image.
+        DataError: The file is missing, damaged, too large or of another size than annotated.
     """
     path = folder / image.file_name
     try:
@@ -39,8 +39,8 @@ def checked_image(folder: Path, image: Image, checks: Checks) -> tuple[bytes, st
     kind = kind_of(data, name=name)
     height, width = size_hw(data, name=name)
     if (height, width) != (image.height, image.width):
-        turned = (width, height) == (image.height, image.width)
-        hint = "; turned by its EXIF orientation? Store the pixels upright" if turned else ""
+        transposed = (width, height) == (image.height, image.width)
+        hint = "; rotated by its EXIF orientation? Store the pixels upright" if transposed else ""
         raise DataError(
             f"{name} is {width}x{height} pixels, the annotation file says {image.width}x{image.height}{hint}"
         )

@@ -1,6 +1,6 @@
-"""A zip archive into a folder, going on where an earlier attempt stopped, with every file whole.
+"""Unpack a zip archive atomically file by file, resuming after an interruption.
 
-Names that lead out of the folder, links and devices are refused: an archive comes from elsewhere.
+Names that lead out of the folder, links and devices are refused: archives are untrusted.
 """
 
 import shutil
@@ -15,9 +15,12 @@ from qdet.storage.atomic import atomic_file, remove_unfinished
 
 
 def unpack(archive: Path, folder: Path, *, advance: Callable[[float], None] = lambda _: None) -> int:
-    """Write every file of `archive` below `folder` unless it is there in its size; return how many there are.
+    """Write the files of `archive` below `folder`, except those present at full size; return their number.
 
-    `advance` is told the bytes of each file when it is done.
+    `advance` is called with the bytes of each file.
+
+    Raises:
+        DataError: The archive is damaged or holds anything but plain files below it.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -34,13 +37,13 @@ def unpack(archive: Path, folder: Path, *, advance: Callable[[float], None] = la
     return len(members)
 
 
-def unpacked_size(archive: Path) -> int:
-    """Bytes of all files of an archive, unpacked."""
+def unpacked_bytes(archive: Path) -> int:
+    """Return the unpacked bytes of all files of an archive."""
     try:
         with zipfile.ZipFile(archive) as opened:
             return sum(member.file_size for member in opened.infolist())
     except zipfile.BadZipFile as error:
-        raise DataError(f"{archive} is no zip archive: {error}; remove it and fetch it again") from error
+        raise DataError(f"{archive} is not a zip archive: {error}; remove it and fetch it again") from error
 
 
 def _check_name(member: zipfile.ZipInfo, archive: Path) -> None:
@@ -48,7 +51,7 @@ def _check_name(member: zipfile.ZipInfo, archive: Path) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if name.is_absolute() or ".." in name.parts or "\\" in member.filename or kind not in (0, stat.S_IFREG):
         raise DataError(
-            f"{archive} holds {member.filename!r}, which is no plain file below it; nothing was unpacked"
+            f"{archive} holds {member.filename!r}, which is not a plain file below it; nothing was unpacked"
         )
 
 

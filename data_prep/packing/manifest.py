@@ -1,6 +1,6 @@
-"""The manifest of a conversion, written when everything else is in place: from then on the shards exist.
+"""The manifest of a conversion, written last: shards exist once it does.
 
-It is valid for `wids` (shardlist with url, nsamples, filesize) and adds what qdet needs.
+It is a valid `wids` index (shardlist with url, nsamples, filesize) with the fields that qdet adds.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.annotations.coco import Annotations
-from data_prep.packing.pack import too_many_dropped
+from data_prep.packing.pack import describe_dropped
 from qdet.data.shards.index import Index, index_from_rows
 from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
 from qdet.errors import DataError
@@ -17,7 +17,7 @@ from qdet.storage.store import Store, write
 
 
 def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
-    """The manifest of a finished conversion by the same plan; DataError if the store holds another one."""
+    """Return the manifest of a finished conversion with this plan, or None; DataError for another plan."""
     if store.size(NAME) is None:
         return None
     manifest = parse_manifest(store.read(NAME), where=f"{store}/{NAME}")
@@ -31,7 +31,11 @@ def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
 def write_manifest(
     store: Store, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
 ) -> dict[str, Any]:
-    """Gather the shards' markers into index.npz and manifest.json; return the manifest."""
+    """Merge the markers of all shards into index.npz and manifest.json; return the manifest.
+
+    Raises:
+        DataError: A shard is incomplete, or images or boxes are unaccounted for.
+    """
     for shard in shards:
         if store.size(shard["url"]) != shard["filesize"]:
             raise DataError(
@@ -41,8 +45,8 @@ def write_manifest(
     rows = [{"shard": number} | row for number, shard in enumerate(shards) for row in shard["rows"]]
     dropped = [drop for shard in shards for drop in shard["dropped"]]
     index = index_from_rows(rows)
-    counts, report = _counts(content, index, dropped), _report(content, dropped)
-    check_sums(content.listed, counts, report, where=str(store))
+    counts, report = _count(content, index, dropped), _complete_report(content, dropped)
+    check_totals(content.listed, counts, report, where=str(store))
     index_bytes = index.to_bytes()
     listed = [{name: shard[name] for name in ("url", "nsamples", "filesize", "sha256")} for shard in shards]
     categories = content.categories.to_coco()
@@ -66,10 +70,12 @@ def write_manifest(
     return manifest
 
 
-def check_sums(listed: dict[str, int], counts: dict[str, int], report: dict[str, int], *, where: str) -> None:
-    """Raise DataError unless every listed image and box was either written or counted as dropped."""
+def check_totals(
+    listed: dict[str, int], counts: dict[str, int], report: dict[str, int], *, where: str
+) -> None:
+    """Raise DataError unless every listed image and box was written or counted as dropped."""
     for what in ("images", "boxes"):
-        dropped = sum(count for name, count in report.items() if _dropped_kind(name) == what)
+        dropped = sum(count for name, count in report.items() if _kind_of_dropped(name) == what)
         if counts[what] + dropped != listed[what]:
             raise DataError(
                 f"{where}: {listed[what]} {what} are listed, but {counts[what]} were written and "
@@ -78,13 +84,13 @@ def check_sums(listed: dict[str, int], counts: dict[str, int], report: dict[str,
 
 
 def check_dropped(manifest: dict[str, Any], allowed: int) -> None:
-    """Raise DataError if the conversion left out more images than `--max-bad` allows."""
+    """Raise DataError if the conversion dropped more images than `--max-bad` allows."""
     if len(manifest["dropped_images"]) > allowed:
-        raise DataError(too_many_dropped(manifest["dropped_images"], allowed))
+        raise DataError(describe_dropped(manifest["dropped_images"], allowed))
 
 
 def describe(manifest: dict[str, Any], store: Store) -> str:
-    """Say in a few lines what a conversion wrote and left out."""
+    """Summarise in a few lines what a conversion wrote and dropped."""
     counts, shards = manifest["counts"], manifest["shardlist"]
     size = sum(shard["filesize"] for shard in shards) / 1e6
     lines = [
@@ -93,29 +99,29 @@ def describe(manifest: dict[str, Any], store: Store) -> str:
         f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
     ]
     lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in manifest["report"].items()]
-    lines += [f"  left out: {drop['reason']}" for drop in manifest["dropped_images"]]
+    lines += [f"  dropped: {drop['reason']}" for drop in manifest["dropped_images"]]
     return "\n".join(lines)
 
 
-def _dropped_kind(name: str) -> str | None:
+def _kind_of_dropped(name: str) -> str | None:
     if not name.startswith("dropped_"):
         return None
     return "images" if name.startswith("dropped_images_") else "boxes"
 
 
-def _counts(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
-    gone = {drop["image_id"] for drop in dropped}
+def _count(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+    dropped_ids = {drop["image_id"] for drop in dropped}
     return {
         "images": len(index),
         "boxes": int(index.boxes.sum()),
-        "crowds": sum(image.crowds for image in content.images if image.id not in gone),
+        "crowds": sum(image.crowds for image in content.images if image.id not in dropped_ids),
         "images_without_boxes": int((index.boxes == 0).sum()),
     }
 
 
-def _report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _complete_report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
     if not dropped:
         return content.report
-    gone = {drop["image_id"] for drop in dropped}
-    boxes = sum(image.boxes for image in content.images if image.id in gone)
+    dropped_ids = {drop["image_id"] for drop in dropped}
+    boxes = sum(image.boxes for image in content.images if image.id in dropped_ids)
     return content.report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}

@@ -1,8 +1,7 @@
-"""One shard: image files and their annotations into a tar, with offsets and checksums of every sample.
+"""Pack images and annotations into one shard: a tar, with offset and checksum of every sample.
 
-`pack` is a pure function of its task apart from the files it writes, so any process or machine may run it.
-webdataset's own writer makes the tar, plain ustar with fixed owner, mode and time: the same images give the
-same bytes.
+`pack` depends on its task alone, so any process or machine may run it. webdataset's writer makes the tar,
+plain ustar with fixed owner, mode and time: the same images give the same bytes.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.annotations.coco import Image
-from data_prep.annotations.image_checks import Checks, checked_image
+from data_prep.annotations.image_checks import Checks, check_image
 from data_prep.packing.tar import HashingFile, SampleTar
 from qdet.data.shards.locate import UNFINISHED
 from qdet.data.shards.shard_set import key_of
@@ -26,50 +25,50 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What goes into one shard, and where it goes."""
+    """Content and destination of one shard."""
 
     store: Store
     name: str
-    """Of the tar, `.tar` included."""
+    """File name of the tar, with `.tar`."""
     images_folder: Path
     images: tuple[Image, ...]
     lengths: tuple[int, ...]
-    """Bytes of each image file."""
+    """Size of each image file in bytes."""
     checks: Checks
     max_bad: int
-    """Images that may be left out."""
+    """Images that may be dropped."""
 
     @cached_property
     def plan(self) -> str:
-        """Hash of what decides the shard's content: a marker with this hash means it is done."""
+        """SHA-256 of everything that determines the shard; its marker repeats it."""
         plan = hashlib.sha256(repr(self.lengths).encode())
         for image in self.images:
-            plan.update(image.note)
+            plan.update(image.annotation)
         return plan.hexdigest()
 
     @property
     def index_name(self) -> str:
-        """The file of offsets that DALI reads."""
+        """File name of the DALI index."""
         return str(PurePosixPath(self.name).with_suffix(".idx"))
 
     @property
     def marker(self) -> str:
-        """The file that says that the shard is finished, and what it holds."""
+        """Path of the file that marks the shard as finished and lists its samples."""
         return f"{UNFINISHED}/{PurePosixPath(self.name).with_suffix('.json')}"
 
 
 def pack(task: ShardTask) -> dict[str, Any]:
-    """Write the tar, its DALI index and, last, the marker; return what the marker holds.
+    """Write the tar, its DALI index and, last, the marker; return the marker's content.
 
-    Raises DataError that lists the images of the shard that cannot be taken where there are more of them than
-    the task allows; then nothing is written.
+    Raises:
+        DataError: More images are bad than the task allows; the message lists them, and nothing is written.
     """
     dropped: list[dict[str, Any]] = []
     with task.store.file(task.name) as file:
         hashing = HashingFile(file)
         rows, listing = _write_samples(task, hashing, dropped)
         if len(dropped) > task.max_bad:
-            raise DataError(too_many_dropped(dropped, task.max_bad))
+            raise DataError(describe_dropped(dropped, task.max_bad))
     index = f"v1.2 {len(rows)}\n" + "".join(line + "\n" for line in listing)
     write(task.store, task.index_name, index.encode())
     done = {
@@ -85,8 +84,8 @@ def pack(task: ShardTask) -> dict[str, Any]:
     return done
 
 
-def finished(task: ShardTask) -> dict[str, Any] | None:
-    """What an earlier `pack` of the same task left, if shard and marker are whole."""
+def load_finished(task: ShardTask) -> dict[str, Any] | None:
+    """Return the marker of an earlier `pack` of this task, or None if any of its files is incomplete."""
     try:
         done = json.loads(task.store.read(task.marker))
     except (OSError, ValueError):
@@ -96,14 +95,13 @@ def finished(task: ShardTask) -> dict[str, Any] | None:
     return done if task.store.size(task.index_name) is not None else None
 
 
-def too_many_dropped(dropped: list[dict[str, Any]], allowed: int) -> str:
-    """Say which images cannot be taken and what can be done about them."""
+def describe_dropped(dropped: list[dict[str, Any]], allowed: int) -> str:
+    """Return the error message that lists bad images and the ways out."""
     shown = [drop["reason"] for drop in dropped[:SHOWN]]
     more = [f"and {len(dropped) - SHOWN} more"] if len(dropped) > SHOWN else []
     return (
-        f"{len(dropped)} images cannot be taken, --max-bad {allowed} allows {allowed}; mend them, remove "
-        "them from the annotation file or raise the limit, and they are left out and listed:\n  "
-        + "\n  ".join(shown + more)
+        f"{len(dropped)} images are bad, --max-bad {allowed} allows {allowed}; repair them, remove them from "
+        "the annotation file, or raise the limit to drop and list them:\n  " + "\n  ".join(shown + more)
     )
 
 
@@ -114,15 +112,15 @@ def _write_samples(
     tar = SampleTar(file)
     for image in task.images:
         try:
-            data, kind = checked_image(task.images_folder, image, task.checks)
+            data, kind = check_image(task.images_folder, image, task.checks)
         except DataError as error:
             dropped.append({"image_id": image.id, "file_name": image.file_name, "reason": str(error)})
             continue
         if len(dropped) > task.max_bad:
-            continue  # the shard is lost; only look for what else is wrong
-        note, key = image.note, key_of(image.id)
-        at = tar.add(key, {kind: data, "json": note})
-        sizes = {kind: len(data), "json": len(note)}
+            continue  # the shard fails; only look for more bad images
+        annotation, key = image.annotation, key_of(image.id)
+        at = tar.add(key, {kind: data, "json": annotation})
+        sizes = {kind: len(data), "json": len(annotation)}
         listing.append(" ".join(f"{ext} {at[ext]} {sizes[ext]} {key}.{ext}" for ext in at))
         rows.append(
             {
@@ -130,8 +128,8 @@ def _write_samples(
                 "image_length": len(data),
                 "image_crc32": zlib.crc32(data),
                 "annotation_offset": at["json"],
-                "annotation_length": len(note),
-                "annotation_crc32": zlib.crc32(note),
+                "annotation_length": len(annotation),
+                "annotation_crc32": zlib.crc32(annotation),
                 "width": image.width,
                 "height": image.height,
                 "image_id": image.id,

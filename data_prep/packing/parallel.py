@@ -1,7 +1,7 @@
-"""One function over many tasks: here, in several processes, or on the machines of a Ray cluster.
+"""Run one function over many tasks: in this process, in several, or on a Ray cluster.
 
-Results come as they are ready, each with the place of its task. The first error ends everything: what has
-not begun is dropped, what has begun is finished, and the error is that of the task itself.
+Results arrive as they complete, each with the index of its task. The first error stops the run: waiting
+tasks are cancelled, running ones finish, and the task's own error is raised.
 """
 
 import os
@@ -17,60 +17,72 @@ from qdet.errors import ClusterError, ConfigError, DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_AHEAD = 4  # tasks that wait in the cluster per CPU, so that a node that joins finds work
+_QUEUED = 4  # tasks submitted per CPU, so that a node that joins finds work
 
 
-def spread(
+def run_tasks(
     run: Callable[[T], R], tasks: Sequence[T], *, processes: int, ray: bool = False
 ) -> Iterator[tuple[int, R]]:
-    """Yield (i, run(tasks[i])) for every task, in the order in which they are done."""
+    """Yield (i, run(tasks[i])) for every task, in order of completion.
+
+    Args:
+        run: Picklable function of one task.
+        tasks: Its arguments.
+        processes: Local processes; 1 or fewer runs the tasks in this one.
+        ray: Run on the Ray cluster instead.
+
+    Raises:
+        ClusterError: No cluster answers, or it lost a task too often.
+        ConfigError: RAY_ADDRESS is not the address of a head.
+        DataError: A process was killed.
+    """
     if not tasks:
         return iter(())
     if ray:
-        return _on_ray(run, tasks)
+        return _run_on_ray(run, tasks)
     if processes <= 1 or len(tasks) == 1:
         return ((i, run(task)) for i, task in enumerate(tasks))
-    return _in_processes(run, tasks, min(processes, len(tasks)))
+    return _run_in_processes(run, tasks, min(processes, len(tasks)))
 
 
-def _in_processes(run: Callable[[T], R], tasks: Sequence[T], processes: int) -> Iterator[tuple[int, R]]:
+def _run_in_processes(run: Callable[[T], R], tasks: Sequence[T], processes: int) -> Iterator[tuple[int, R]]:
     context = get_context("forkserver")
-    context.set_forkserver_preload(["webdataset"])  # imported once, not once by every process
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+    context.set_forkserver_preload(["webdataset"])  # imported once, not in every process
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_exit_with_parent)
     try:
         futures = {pool.submit(run, task): i for i, task in enumerate(tasks)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that wrote shards was killed, out of memory perhaps; finished shards are kept, run "
+            "a process that wrote shards was killed, probably out of memory; finished shards are kept: run "
             "the command again with fewer --processes"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it is killed: nobody would take its results."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process dies, as nothing collects the results then."""
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_wait_for, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
 
-def _wait_for(sentinel: int) -> None:
+def _exit_after(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
 
 
-def _on_ray(run: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+def _run_on_ray(run: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    joined = _join()
+    connected = _connect()
     pending: dict[Any, int] = {}
     try:
         remote = ray.remote(num_cpus=1, max_retries=3)(run)
-        limit = max(1, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
+        limit = max(1, int(_QUEUED * ray.cluster_resources().get("CPU", 1)))
         waiting = iter(enumerate(tasks))
         while True:
             while len(pending) < limit and (task := next(waiting, None)) is not None:
@@ -84,18 +96,18 @@ def _on_ray(run: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]
     except RayError as error:
         first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"the Ray cluster lost a task more often than it repeats one ({first}); finished shards are "
-            "kept, run the command again"
+            f"the Ray cluster lost a task more often than it retries one ({first}); finished shards are "
+            "kept: run the command again"
         ) from error
     finally:
         for reference in pending:
             ray.cancel(reference)
-        if joined:
+        if connected:
             ray.shutdown()
 
 
-def _join() -> bool:
-    """Join the cluster that RAY_ADDRESS names or that runs here; False where this process already has."""
+def _connect() -> bool:
+    """Connect to the cluster at RAY_ADDRESS or on this machine; return False if already connected."""
     import logging
 
     import ray
@@ -116,6 +128,6 @@ def _join() -> bool:
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"--ray: no Ray cluster answers at {address} ({str(error).strip().splitlines()[0]}); name one "
-            "with RAY_ADDRESS=host:port, start one with cluster/local.sh up, or leave --ray away"
+            "with RAY_ADDRESS=host:port, start one with cluster/local.sh up, or drop --ray"
         ) from error
     return True

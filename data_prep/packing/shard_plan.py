@@ -1,6 +1,6 @@
-"""Which image goes into which shard: shuffled once, cut by size, the same wherever it is computed.
+"""Plan which image goes into which shard: shuffled once, cut by size, the same wherever it is computed.
 
-Shuffled, so that readers which take one shard after the other get mixed samples too.
+Shuffling gives mixed samples even to readers that take one shard after the other.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ def plan_shards(
     checks: Checks,
     max_bad: int,
 ) -> list[ShardTask]:
-    """Cut the images of a split, in the order that `seed` gives, into shards of up to `shard_bytes`.
+    """Shuffle the images of a split by `seed` and cut them into shards of up to `shard_bytes` of images.
 
     Raises:
-        DataError: Images that the annotation file lists are not in `folder`; the message says which.
+        DataError: Listed images are missing from `folder`; the message names them.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not there; name the folder of the images with --images")
+        raise DataError(f"{folder} does not exist; name the folder of the images with --images")
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(content.images))
     images = [content.images[i] for i in order]
-    lengths = _lengths(images, folder, content.file)
+    lengths = _read_lengths(images, folder, content.file)
     return [
         ShardTask(
             store=store,
@@ -49,12 +49,12 @@ def plan_shards(
             checks=checks,
             max_bad=max_bad,
         )
-        for number, (begin, end) in enumerate(_cuts(lengths, shard_bytes))
+        for number, (begin, end) in enumerate(_cut(lengths, shard_bytes))
     ]
 
 
-def plan_hash(split: str, content: Annotations, tasks: Sequence[ShardTask]) -> str:
-    """Identity of a conversion: folders with the same one hold, or will hold, the same shards."""
+def hash_plan(split: str, content: Annotations, tasks: Sequence[ShardTask]) -> str:
+    """Return the SHA-256 that identifies a conversion: equal hashes mean equal shards."""
     plan = {
         "split": split,
         "categories": content.categories.to_coco(),
@@ -64,8 +64,12 @@ def plan_hash(split: str, content: Annotations, tasks: Sequence[ShardTask]) -> s
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
-def without_empty(content: Annotations) -> Annotations:
-    """The same annotations without images that have no box; how many they were goes into the report."""
+def drop_empty_images(content: Annotations) -> Annotations:
+    """Return the annotations without images that have no box; the report counts those.
+
+    Raises:
+        DataError: No image has a box.
+    """
     kept = tuple(image for image in content.images if image.boxes)
     if not kept:
         raise DataError(f"{content.file}: no image has a box, so --drop-empty leaves nothing")
@@ -73,8 +77,8 @@ def without_empty(content: Annotations) -> Annotations:
     return replace(content, images=kept, report=content.report | {"dropped_images_without_boxes": dropped})
 
 
-def _cuts(lengths: Sequence[int], limit: float) -> list[tuple[int, int]]:
-    """Consecutive ranges whose lengths add up to at most `limit`, but hold one each at least."""
+def _cut(lengths: Sequence[int], limit: float) -> list[tuple[int, int]]:
+    """Cut into consecutive ranges [begin, end) whose lengths sum to at most `limit`, of one item at least."""
     begins, size = [0], 0
     for i, length in enumerate(lengths):
         if i > begins[-1] and size + length > limit:
@@ -84,7 +88,7 @@ def _cuts(lengths: Sequence[int], limit: float) -> list[tuple[int, int]]:
     return list(zip(begins, [*begins[1:], len(lengths)], strict=True))
 
 
-def _lengths(images: Sequence[Image], folder: Path, file: Path) -> list[int]:
+def _read_lengths(images: Sequence[Image], folder: Path, file: Path) -> list[int]:
     lengths, missing = [], []
     for image in images:
         try:

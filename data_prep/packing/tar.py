@@ -1,7 +1,7 @@
-"""webdataset's tar writer onto a file that counts and hashes, for samples that are in memory already.
+"""Write in-memory samples with webdataset's tar writer to a file that counts and hashes.
 
-The bytes are those of the writer by itself. What it costs beside reading, hashing and writing them is not:
-tarfile makes every header anew and webdataset streams records of 10 kB, which takes as long as all the rest.
+The bytes are those of webdataset alone, without its overhead: tarfile builds every header anew and
+webdataset streams records of 10 kB, which takes as long as reading, hashing and writing together.
 """
 
 import hashlib
@@ -12,27 +12,27 @@ NUL = b"\0"
 
 
 class SampleTar:
-    """webdataset's writer, which also says where it put every file."""
+    """webdataset's writer that reports the offset of every file."""
 
     def __init__(self, file: "HashingFile") -> None:
         from webdataset.writer import (
             TarWriter,  # brings PyTorch along: only processes that write shards need it
         )
 
-        whole: Any = file  # all that a tar needs of a file which it only appends to
+        whole: Any = file  # an appending tar needs no more of a file
         self._writer = TarWriter(whole, user="", group="", mode=0o644, mtime=0, encoder=False)
         self._tar = _FewHeaders(fileobj=whole, mode="w", format=tarfile.USTAR_FORMAT)
         self._writer.tarstream = self._tar
 
     def add(self, key: str, files: dict[str, bytes]) -> dict[str, int]:
-        """Append a sample; return, in the order in which they were written, where its files begin."""
+        """Append a sample; return the offset of each file by extension, in the order written."""
         at, begins = self._tar.offset, {}
         self._writer.write({"__key__": key, **files})
         for extension in sorted(files):
             begins[extension] = at + tarfile.BLOCKSIZE
             at = begins[extension] + -(-len(files[extension]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if at != self._tar.offset:
-            raise RuntimeError(f"webdataset wrote sample {key} in another way than one header per file")
+            raise RuntimeError(f"webdataset did not write sample {key} with one header per file")
         return begins
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class HashingFile:
 
 
 class _FewHeaders(tarfile.TarFile):
-    """A tar whose headers differ in name, size and checksum alone, so that tarfile makes only the first."""
+    """A tar whose headers differ only in name, size and checksum: tarfile builds just the first."""
 
     def addfile(self, tarinfo: tarfile.TarInfo, fileobj: Any = None) -> None:
         """Append a file of less than 8 GiB with a name of up to 100 bytes."""

@@ -1,7 +1,7 @@
-"""Close-ups: images tiled with crops of single objects, all about equally large.
+"""Close-ups: images tiled with crops of single objects, scaled to about the same size.
 
-Crops are turned, mirrored, stretched and recoloured, which changes no shape, so that a network that sees an
-object many times cannot know it by its colours.
+Crops are rotated, mirrored, stretched and recoloured: shapes stay recognisable, and a network that sees an
+object many times cannot memorise its colours.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from numpy.random import Generator
 from data_prep.rendering.shapes import Scene
 
 
-def close_ups(
+def cut_close_ups(
     rng: Generator, scenes: Sequence[Scene], count: int, *, tile: int, size: int
 ) -> tuple[list[UInt8[np.ndarray, "S S 3"]], Int64[np.ndarray, "count rows columns"]]:
-    """Cut random objects out of `scenes`; return `count` images tiled with them, and each tile's class."""
+    """Tile `count` images with random objects of `scenes`; return them and each tile's class index."""
     rows = size // tile
     images = np.empty((count, rows, tile, rows, tile, 3), np.uint8)
     names = np.empty((count, rows, rows), np.int64)
@@ -35,14 +35,14 @@ def close_ups(
 def _crop(
     rng: Generator, image: UInt8[np.ndarray, "S S 3"], box_xyxy: Float32[np.ndarray, "4"], tile: int
 ) -> UInt8[np.ndarray, "tile tile 3"]:
-    """Cut out the square around a box, turned, mirrored and stretched, in exchanged and inverted colours."""
+    """Crop the square around a box; rotate, mirror and stretch it, permute and invert its channels."""
     corner, opposite = box_xyxy[:2], box_xyxy[2:]
     scale = tile / ((opposite - corner).max() * rng.uniform(1.0, 1.5))
     angle, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.2, 0.2))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch * rng.choice([-1, 1]), 1 / stretch])
     matrix = scale * turn
-    # OpenCV puts pixel centres at whole numbers, boxes put them at halves.
+    # Pixel centres are at integers in OpenCV, at halves in boxes.
     shift = tile / 2 - 0.5 - matrix @ ((corner + opposite) / 2 - 0.5)
     crop = cv2.warpAffine(
         image,

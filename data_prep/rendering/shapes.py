@@ -1,7 +1,7 @@
-"""Rendered scenes: textured, partly hidden shapes on cluttered backgrounds, every box and pixel known.
+"""Render scenes: textured, partly occluded shapes on cluttered backgrounds, with boxes and masks.
 
 `render` is a pure function of (seed, stream, index, size). Streams are separate branches of the seed, so
-that images for pre-training, training, tuning and validation can never coincide.
+that images for pre-training, training, tuning and validation never coincide.
 """
 
 from collections.abc import Callable
@@ -15,62 +15,62 @@ from numpy.random import Generator
 
 Stream = Literal["train", "val", "pretrain", "tune"]
 CLASSES = ("circle", "triangle", "square", "star", "ring", "cross")
-SMALLEST, LARGEST = 14 / 128, 92 / 128  # sides, in shares of the image
+SMALLEST, LARGEST = 14 / 128, 92 / 128  # sides, relative to the image
 MOST_OBJECTS = 6
 LEAST_VISIBLE = 0.55
 LEAST_CONTRAST = 70  # in the channel that differs most, of 255
-SHIFT = 4  # bits behind the point in the vertices that OpenCV is given
+SHIFT = 4  # fractional bits of the vertices passed to OpenCV
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is seen in it."""
+    """An image and its visible objects."""
 
     image: UInt8[np.ndarray, "S S 3"]
     """RGB."""
     boxes_xyxy: Float32[np.ndarray, "T 4"]
-    """Bounds of each object's visible pixels, in pixels."""
+    """Tight box of each object's visible pixels, in pixels."""
     labels: Int64[np.ndarray, " T"]
     """Indices into `CLASSES`."""
     owners: Int8[np.ndarray, "S S"]
-    """Which object each pixel shows; -1 is background."""
+    """Index of the object that each pixel shows; -1 for background."""
 
 
 def render(seed: int, stream: Stream, index: int, size: int = 128) -> Scene:
     """Draw image `index` of `stream`; the same arguments always give the same image."""
     rng = np.random.default_rng([seed, get_args(Stream).index(stream), index])
-    canvas = _background(rng, size)
+    canvas = _paint_background(rng, size)
     owners = np.full((size, size), -1, np.int8)
     labels: list[int] = []
-    whole: list[int] = []  # pixels of each object if nothing hid it
+    whole: list[int] = []  # unoccluded pixels of each object
     for _ in range(rng.integers(0, MOST_OBJECTS + 1)):
-        label, outline = int(rng.integers(len(CLASSES))), _place(rng, size)
+        label, outline = int(rng.integers(len(CLASSES))), _draw_placement(rng, size)
         contours = [outline(c) for c in _CONTOURS[CLASSES[label]](rng)]
         stroke = int(rng.integers(1, 3)) if rng.random() < 0.35 else 0
-        alpha, edge = _coverage(contours, stroke, size)
+        alpha, edge = _rasterise(contours, stroke, size)
         covered = alpha > 0.5
-        area = _unclipped_area(contours, stroke, size)
-        if not _leaves_visible(covered, area, owners, whole):
+        area = _measure_unclipped(contours, stroke, size)
+        if not _stays_visible(covered, area, owners, whole):
             continue
         _paint(rng, canvas, alpha, edge)
         owners[covered] = len(labels)
         labels.append(label)
         whole.append(area)
-    image = _camera(rng, canvas)
-    return Scene(image, _visible_boxes(owners, len(labels)), np.array(labels, np.int64), owners)
+    image = _simulate_camera(rng, canvas)
+    return Scene(image, _bound_visible(owners, len(labels)), np.array(labels, np.int64), owners)
 
 
-def _leaves_visible(
+def _stays_visible(
     covered: Bool[np.ndarray, "S S"], area: int, owners: Int8[np.ndarray, "S S"], whole: list[int]
 ) -> bool:
-    """Whether enough of the new object lies in the image, and enough of every older one stays in sight."""
+    """Whether enough of the new object is in the image and enough of every older one stays visible."""
     if covered.sum() < LEAST_VISIBLE * area:
         return False
     left = np.bincount(owners[~covered] + 1, minlength=len(whole) + 1)[1:]
     return bool(np.all(left >= LEAST_VISIBLE * np.array(whole)))
 
 
-def _visible_boxes(owners: Int8[np.ndarray, "S S"], objects: int) -> Float32[np.ndarray, "T 4"]:
+def _bound_visible(owners: Int8[np.ndarray, "S S"], objects: int) -> Float32[np.ndarray, "T 4"]:
     boxes = np.zeros((objects, 4), np.float32)
     for i in range(objects):
         x, y, width, height = cv2.boundingRect((owners == i).view(np.uint8))
@@ -125,8 +125,8 @@ _CONTOURS: dict[str, Callable[[Generator], list[Contour]]] = {
 }
 
 
-def _place(rng: Generator, size: int) -> Callable[[Contour], Contour]:
-    """Choose where an object goes, how large, how stretched and how turned."""
+def _draw_placement(rng: Generator, size: int) -> Callable[[Contour], Contour]:
+    """Draw position, size, stretch and rotation; return the map from contours to pixels."""
     side = size * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
     stretch = np.exp(rng.uniform(-0.3, 0.3))
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.normal(0, 0.15)
@@ -136,10 +136,10 @@ def _place(rng: Generator, size: int) -> Callable[[Contour], Contour]:
     return lambda contour: (contour @ matrix.T + centre).astype(np.float32)
 
 
-def _coverage(
+def _rasterise(
     contours: list[Contour], stroke: int, size: int
 ) -> tuple[Float32[np.ndarray, "S S"], Float32[np.ndarray, "S S"]]:
-    """Rasterise with antialiasing: share of each pixel that the shape covers, and its outline alone."""
+    """Rasterise with antialiasing; return coverage (0 to 1) of the shape and of its outline."""
     points = [np.round((c - 0.5) * 2**SHIFT).astype(np.int32) for c in contours]
     fill, edge = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
     cv2.fillPoly(fill, points, 255, cv2.LINE_AA, SHIFT)  # even-odd: an inner contour is a hole
@@ -149,19 +149,19 @@ def _coverage(
     return np.maximum(fill, edge) * scale, edge * scale
 
 
-def _unclipped_area(contours: list[Contour], stroke: int, size: int) -> int:
-    """Count the pixels that the shape would cover in an image large enough to hold all of it."""
+def _measure_unclipped(contours: list[Contour], stroke: int, size: int) -> int:
+    """Return the pixels that the shape would cover in an image large enough to hold it."""
     margin = np.float32(size // 2)
-    return int((_coverage([c + margin for c in contours], stroke, 2 * size)[0] > 0.5).sum())
+    return int((_rasterise([c + margin for c in contours], stroke, 2 * size)[0] > 0.5).sum())
 
 
 # Colour and texture.
 
 
-def _texture(
+def _paint_texture(
     rng: Generator, size: int, first: Float32[np.ndarray, "3"], second: Float32[np.ndarray, "3"]
 ) -> Float32[np.ndarray, "S S 3"]:
-    """Fill a square with one colour turning into another along a random pattern."""
+    """Fill a square with two colours blended along a random pattern."""
     kind = rng.integers(5)
     x, y = np.arange(size, dtype=np.float32)[None, :], np.arange(size, dtype=np.float32)[:, None]
     angle, period = rng.uniform(0, np.pi), size / 128 * rng.uniform(5, 24)
@@ -182,11 +182,11 @@ def _texture(
     return first + (second - first) * mix[..., None].astype(np.float32)
 
 
-def _background(rng: Generator, size: int) -> Float32[np.ndarray, "S S 3"]:
-    """Paint a texture, up to two soft gradients, and strokes that belong to nothing."""
+def _paint_background(rng: Generator, size: int) -> Float32[np.ndarray, "S S 3"]:
+    """Paint a texture, up to two soft gradients, and distracting strokes."""
     first = rng.uniform(0, 255, 3).astype(np.float32)
     second = np.clip(first + rng.uniform(-90, 90, 3), 0, 255).astype(np.float32)
-    canvas = _texture(rng, size, first, second)
+    canvas = _paint_texture(rng, size, first, second)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     for _ in range(rng.integers(0, 3)):
         slope = rng.uniform(-35, 35, (2, 3)).astype(np.float32)
@@ -205,10 +205,10 @@ def _background(rng: Generator, size: int) -> Float32[np.ndarray, "S S 3"]:
     return canvas
 
 
-def _contrasting(
+def _draw_contrasting(
     rng: Generator, beneath: Float32[np.ndarray, "3"], near: Float32[np.ndarray, "3"] | None = None
 ) -> Float32[np.ndarray, "3"]:
-    """Draw a colour that stands out from `beneath` and, where `near` is given, lies around that one."""
+    """Draw a colour that contrasts with `beneath` and, if given, is close to `near`."""
     for _ in range(50):
         drawn = rng.uniform(0, 255, 3) if near is None else np.clip(near + rng.uniform(-110, 110, 3), 0, 255)
         if np.abs(drawn - beneath).max() >= LEAST_CONTRAST:
@@ -222,18 +222,20 @@ def _paint(
     alpha: Float32[np.ndarray, "S S"],
     edge: Float32[np.ndarray, "S S"],
 ) -> None:
-    """Blend a textured object into `canvas`, in colours that stand out from what it covers."""
+    """Blend a textured object into `canvas`, in colours that contrast with what it covers."""
     x, y, width, height = cv2.boundingRect((alpha > 0).view(np.uint8))
     window = np.s_[y : y + height, x : x + width]
     beneath = np.average(canvas[window].reshape(-1, 3), axis=0, weights=alpha[window].ravel())
-    first = _contrasting(rng, beneath)
-    fill = _texture(rng, max(width, height), first, _contrasting(rng, beneath, first))[:height, :width]
+    first = _draw_contrasting(rng, beneath)
+    fill = _paint_texture(rng, max(width, height), first, _draw_contrasting(rng, beneath, first))[
+        :height, :width
+    ]
     line = edge[window][..., None]
-    fill += line * (_contrasting(rng, first) - fill)
+    fill += line * (_draw_contrasting(rng, first) - fill)
     canvas[window] += alpha[window][..., None] * (fill - canvas[window])
 
 
-def _camera(rng: Generator, canvas: Float32[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "S S 3"]:
+def _simulate_camera(rng: Generator, canvas: Float32[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "S S 3"]:
     """Blur some images, add noise to all, and round to bytes."""
     if rng.random() < 0.3:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.1))

@@ -1,4 +1,4 @@
-"""A server on loopback that cuts, stalls, errs and lies as a test tells it to."""
+"""A loopback server that cuts off, stalls and sends errors on request."""
 
 import random
 import re
@@ -11,7 +11,7 @@ BODY = random.Random(0).randbytes(3 * 2**20 + 17)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`, as badly as `faults` says: one of them per request, then none."""
+    """Serves `files`; each request consumes one of `faults`."""
 
     daemon_threads = True
 
@@ -24,7 +24,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
 
     def handle_error(self, *_):
-        """A client that went away is what the tests are about."""
+        """Stay quiet: the tests break connections on purpose."""
 
     @property
     def url(self):

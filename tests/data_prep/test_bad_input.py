@@ -1,4 +1,4 @@
-"""Datasets with mistakes: an error that names the file and the image, or a drop that is counted."""
+"""Bad datasets: an error that names the file and the image, or a counted drop."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from qdet.errors import DataError
 
 @pytest.fixture
 def dataset(make_coco, tmp_path):
-    """Convert a dataset whose annotations a test has changed."""
+    """A folder, its annotations to change, and a function that converts them."""
     root, content = make_coco(6)
 
     def run(**settings):
@@ -28,7 +28,7 @@ def dataset(make_coco, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is not there; name the annotation file with --annotations"),
+        (None, "does not exist; name the annotation file with --annotations"),
         ("", "is empty"),
         ("{'a': 1}", "is not JSON"),
         ("[1, 2]", "no list `images`"),
@@ -37,7 +37,7 @@ def dataset(make_coco, tmp_path):
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "lists no images"),
     ],
 )
-def test_annotation_files_that_are_none(dataset, tmp_path, text, message):
+def test_invalid_annotation_files(dataset, tmp_path, text, message):
     root, _, _ = dataset
     file = root / "annotations" / "instances_train.json"
     file.unlink()
@@ -89,7 +89,7 @@ def test_mistakes_in_annotations(dataset, mistake, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_renumbering_mends_annotation_ids(dataset, tmp_path):
+def test_renumbering_repairs_annotation_ids(dataset, tmp_path):
     _, content, run = dataset
     for annotation in content["annotations"]:
         annotation["id"] = 0
@@ -148,7 +148,7 @@ def test_missing_images_are_listed_before_anything_is_written(dataset, tmp_path)
 def test_a_missing_folder_of_images_is_named(dataset):
     root, _, run = dataset
     shutil.move(root / "train", root / "elsewhere")
-    with pytest.raises(DataError, match="train is not there; name the folder of the images with --images"):
+    with pytest.raises(DataError, match="train does not exist; name the folder of the images with --images"):
         run()
 
 
@@ -166,12 +166,12 @@ def test_every_bad_image_of_a_shard_is_listed_and_the_shard_not_written(dataset,
     assert f"{second} (image 11) is no JPEG" in message
     assert f"{third} (image 12) is no readable gif" in message
     assert (
-        f"{fourth} (image 13) is 60x40 pixels, the annotation file says 40x60; turned by its EXIF" in message
+        f"{fourth} (image 13) is 60x40 pixels, the annotation file says 40x60; rotated by its EXIF" in message
     )
     assert not list((tmp_path / "out").glob("*.tar"))
 
 
-def test_a_size_that_is_simply_wrong_is_not_blamed_on_exif(dataset):
+def test_a_wrong_size_is_not_blamed_on_exif(dataset):
     _, content, run = dataset
     content["images"][0]["width"] = 61
     with pytest.raises(DataError, match=r"is 60x40 pixels, the annotation file says 61x40$"):

@@ -1,4 +1,4 @@
-"""Conversions that are reproducible, go on after an interruption and leave nothing half-written."""
+"""Conversions are reproducible, resume after an interruption and leave nothing half-written."""
 
 import dataclasses
 import errno
@@ -38,7 +38,7 @@ def test_the_same_input_gives_the_same_bytes(conversion, tmp_path):
     assert kinds == {".tar", ".idx", ".npz", ".json"}  # no markers, nothing temporary
 
 
-def test_images_are_shuffled_and_all_there(conversion):
+def test_all_images_are_there_and_shuffled(conversion):
     convert(conversion)
     ids = ShardSet.open(conversion.out).index.image_id.tolist()
     assert sorted(ids) == list(range(10, 30))
@@ -53,7 +53,7 @@ def test_a_finished_conversion_does_nothing(conversion, monkeypatch):
     assert "already converted: nothing to do" in console.file.getvalue()
 
 
-def test_an_interrupted_conversion_goes_on_where_it_stopped(conversion, monkeypatch, tmp_path):
+def test_an_interrupted_conversion_resumes(conversion, monkeypatch, tmp_path):
     pack, packed = packing.pack, []
 
     def interrupted(task):
@@ -67,7 +67,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(conversion, monkeypa
         convert(conversion)
     with pytest.raises(DataError, match="did not finish"):
         ShardSet.open(conversion.out)
-    (conversion.out / ".train-000002.tar.tmp-0").write_text("left by a process that was killed")
+    (conversion.out / ".train-000002.tar.tmp-0").write_text("left by a killed process")
     first = list(packed)
     packed.clear()
     monkeypatch.setattr(coco_to_shards, "pack", lambda task: (packed.append(task.name), pack(task))[1])
@@ -135,7 +135,7 @@ def test_an_unwritable_folder_is_named(conversion, tmp_path):
         ({"processes": -1}, "--processes"),
     ],
 )
-def test_what_cannot_work_is_refused_by_its_flag(conversion, wrong, flag):
+def test_invalid_settings_are_refused_by_flag(conversion, wrong, flag):
     with pytest.raises(ConfigError, match=flag):
         dataclasses.replace(conversion, **wrong)
 
@@ -147,7 +147,7 @@ def test_the_command_prints_a_summary_and_errors_in_one_line(conversion, tmp_pat
     with pytest.raises(SystemExit) as stopped:
         main([*flags[:2], "--split", "nope", *flags[4:]])
     assert stopped.value.code == 1
-    assert "instances_nope.json is not there" in capsys.readouterr().err
+    assert "instances_nope.json does not exist" in capsys.readouterr().err
 
 
 def test_images_and_annotations_may_be_anywhere(conversion, tmp_path):

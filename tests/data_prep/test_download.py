@@ -1,4 +1,4 @@
-"""COCO's archives, fetched, compared with what is published of them and unpacked, as far as that is safe."""
+"""COCO's archives: fetched, checked against their published size and MD5, and unpacked safely."""
 
 import hashlib
 import io
@@ -30,20 +30,20 @@ def zipped(files):
 
 @pytest.fixture
 def mirror(server, monkeypatch):
-    """A server with tiny archives in place of COCO's, and what they hold."""
-    held = {
+    """A server with tiny archives in place of COCO's, and their content."""
+    content = {
         "train": {"train2017/1.jpg": BODY[:90000], "train2017/2.jpg": b"2"},
         "val": {"val2017/3.jpg": b"3"},
         "annotations": {"annotations/instances_val2017.json": b"{}"},
     }
     archives = {}
     for part, archive in COCO["2017"].items():
-        data = zipped(held[part])
+        data = zipped(content[part])
         server.files[f"/{archive.path}"] = data
         known = Expected(size=len(data), md5=hashlib.md5(data).hexdigest())
         archives[part] = replace(archive, expected=known)
     monkeypatch.setitem(module.COCO, "2017", archives)
-    return held
+    return content
 
 
 def tree(folder):
@@ -55,8 +55,8 @@ def test_archives_are_fetched_unpacked_and_removed(server, mirror, tmp_path):
     config = Download(coco="2017", to=tmp_path / "coco", server=server.url)
     download(config, wait=0.001)
     there = tree(config.to)
-    notes = {f".{name}2017.zip.done" for name in ("train", "val", "annotations_trainval")}
-    assert {name for name in there if name not in notes} == {n for files in mirror.values() for n in files}
+    markers = {f".{name}2017.zip.done" for name in ("train", "val", "annotations_trainval")}
+    assert {name for name in there if name not in markers} == {n for files in mirror.values() for n in files}
     assert all(there[name] == data for files in mirror.values() for name, data in files.items())
     server.requests = []
     console = Console(file=io.StringIO(), width=300)
@@ -65,13 +65,13 @@ def test_archives_are_fetched_unpacked_and_removed(server, mirror, tmp_path):
     assert console.file.getvalue().count("is already unpacked") == 3
 
 
-def test_one_part_and_keeping_its_archive(server, mirror, tmp_path):
+def test_one_part_with_its_archive_kept(server, mirror, tmp_path):
     config = Download(coco="2017", to=tmp_path, server=server.url, parts=("val",), keep_archives=True)
     download(config)
     assert set(tree(tmp_path)) == {"val2017/3.jpg", "val2017.zip", ".val2017.zip.done"}
 
 
-def test_an_archive_that_was_there_before_is_compared_too(server, mirror, tmp_path):
+def test_an_archive_already_there_is_checked_too(server, mirror, tmp_path):
     (tmp_path / "val2017.zip").write_bytes(server.files["/zips/val2017.zip"][:-1])
     config = Download(coco="2017", to=tmp_path, server=server.url, parts=("val",))
     with pytest.raises(DataError, match=r"val2017\.zip has size .* remove it and run the command again"):
@@ -82,11 +82,11 @@ def test_an_archive_that_was_there_before_is_compared_too(server, mirror, tmp_pa
     assert (tmp_path / "val2017" / "3.jpg").read_bytes() == b"3"
 
 
-def test_unpacking_goes_on_where_it_was_killed(tmp_path):
+def test_unpacking_resumes_after_a_kill(tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(zipped({"a/1": b"one", "a/2": b"two", "a/3": b"three"}))
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1").write_bytes(b"ONE")  # there in its size: not written again
+    (tmp_path / "a" / "1").write_bytes(b"ONE")  # full size: not written again
     (tmp_path / "a" / "2").write_bytes(b"t")
     (tmp_path / "a" / ".3.tmp-0123abcd").write_bytes(b"th")
     moved = []
@@ -99,7 +99,7 @@ def test_unpacking_goes_on_where_it_was_killed(tmp_path):
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     archive = tmp_path / "a.zip"
     archive.write_bytes(zipped({"good": b"1", name: b"2"}))
-    with pytest.raises(DataError, match="no plain file below it; nothing was unpacked"):
+    with pytest.raises(DataError, match="not a plain file below it; nothing was unpacked"):
         unpack(archive, tmp_path / "here")
     assert tree(tmp_path) == {"a.zip": archive.read_bytes()}
 
@@ -109,7 +109,7 @@ def test_links_are_refused(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match="'link', which is no plain file"):
+    with pytest.raises(DataError, match="'link', which is not a plain file"):
         unpack(tmp_path / "a.zip", tmp_path / "here")
 
 
@@ -123,7 +123,7 @@ def test_a_damaged_archive_is_named(tmp_path):
         assert not (tmp_path / "here" / "a").exists()
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(server, mirror, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_fetched(server, mirror, tmp_path, monkeypatch):
     huge = Archive(path="zips/val2017.zip", expected=Expected(size=2**62))
     monkeypatch.setitem(module.COCO["2017"], "val", huge)
     with pytest.raises(DataError, match=r"GB free, .* GB are needed to fetch val2017\.zip"):
@@ -131,20 +131,20 @@ def test_a_full_disk_is_said_before_anything_is_fetched(server, mirror, tmp_path
     assert server.requests == []
 
 
-def test_flags_that_cannot_work():
+def test_invalid_settings_are_refused_by_flag():
     with pytest.raises(ConfigError, match="--parts"):
         Download(coco="2017", to="x", parts=())
     with pytest.raises(ConfigError, match="--server"):
         Download(coco="2017", to="x", server="ftp://host")
 
 
-def test_the_command(server, mirror, tmp_path, capsys):
+def test_the_command_fetches_parts(server, mirror, tmp_path, capsys):
     main(["--coco", "2017", "--to", str(tmp_path), "--server", server.url, "--parts", "val", "annotations"])
     assert "val2017.zip: 1 files" in capsys.readouterr().out
     assert (tmp_path / "annotations" / "instances_val2017.json").is_file()
 
 
-def test_published_sizes_are_those_of_the_archives_we_name():
+def test_published_archives_have_names_and_checksums():
     assert [a.name for a in COCO["2017"].values()] == [
         "train2017.zip",
         "val2017.zip",

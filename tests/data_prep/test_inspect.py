@@ -1,4 +1,4 @@
-"""Looking at shards: the counts are those of the annotation file, the picture shows what was asked for."""
+"""Inspecting shards: counts equal the annotation file's, the picture shows the requested samples."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def test_counts_are_those_of_the_annotation_file(dataset):
     assert "a  " in said
 
 
-def test_the_picture_shows_every_sample_that_was_asked_for(dataset):
+def test_the_picture_shows_every_requested_sample(dataset):
     folder, _ = dataset
     heights = []
     for images in (1, 4, 12):
@@ -77,26 +77,26 @@ def test_a_box_is_drawn_around_its_pixels(tmp_path):
     left, top = 20, 56  # the sheet's margin, and below its title
     shown = sheet[top : top + 100, left : left + 100]
     coloured = shown.max(axis=2) > 60
-    assert not coloured[35:65, 30:70].any()  # nothing inside of the box
+    assert not coloured[35:65, 30:70].any()  # nothing inside the box
     assert coloured[69:71, 45:80].any(axis=0).all()  # its lower edge
     assert coloured[35:65, 19:22].any(axis=1).all()  # its left edge
     assert not coloured[:, :18].any()
 
 
-def test_one_class_can_be_looked_for(dataset):
+def test_one_class_can_be_selected(dataset):
     folder, _ = dataset
     console = Console(file=io.StringIO(), width=200)
     inspection = Inspection(folder=folder / "shards", out=folder / "b.png", category="b")
     census = inspect(inspection, console=console)
     assert f"{census.images[1]} samples with their boxes" in console.file.getvalue()
-    with pytest.raises(ConfigError, match="--category dog: there is no such class; there are a, b"):
+    with pytest.raises(ConfigError, match="--category dog: no such class; the classes are a, b"):
         inspect(Inspection(folder=folder / "shards", out=folder / "b.png", category="dog"))
 
 
 @pytest.mark.parametrize(
     ("wrong", "flag"), [({"images": 0}, "--images"), ({"size": 9}, "--size"), ({"out": "x.jpg"}, "--out")]
 )
-def test_what_cannot_work_is_refused_by_its_flag(tmp_path, wrong, flag):
+def test_invalid_settings_are_refused_by_flag(tmp_path, wrong, flag):
     from pathlib import Path
 
     settings = {name: Path(value) if name == "out" else value for name, value in wrong.items()}
@@ -104,7 +104,7 @@ def test_what_cannot_work_is_refused_by_its_flag(tmp_path, wrong, flag):
         Inspection(folder=tmp_path, **settings)
 
 
-def test_the_command(dataset, capsys, monkeypatch):
+def test_the_command_writes_the_picture(dataset, capsys, monkeypatch):
     folder, _ = dataset
     monkeypatch.chdir(folder)
     main(["shards", "--images", "2"])
@@ -112,7 +112,7 @@ def test_the_command(dataset, capsys, monkeypatch):
     assert (folder / "inspect.png").is_file()
 
 
-def test_a_folder_that_cannot_be_written_is_named(dataset):
+def test_an_unwritable_folder_is_named(dataset):
     folder, _ = dataset
     with pytest.raises(DataError, match=r"nowhere.*(cannot be written|vanished)"):
         inspect(Inspection(folder=folder / "shards", out=folder / "nowhere" / "x.png"))

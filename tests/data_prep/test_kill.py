@@ -1,7 +1,7 @@
-"""A conversion killed at any moment: nothing half-written is ever seen, and going on gives the same bytes.
+"""A conversion killed at any moment leaves no half-written file and resumes to the same bytes.
 
-Python announces every file that it opens, renames or removes ("audit events"). A conversion in a process of
-its own is killed at the first of them, then at the second, and so on to the last.
+Python raises an audit event for every file that it opens, renames or removes. A conversion in a process of
+its own is killed at the first event, then at the second, and so on to the last.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ while True:
 
 @pytest.fixture
 def whole(make_coco, tmp_path):
-    """An undisturbed conversion."""
+    """An uninterrupted conversion."""
     root, _ = make_coco(14)
     conversion = Conversion(
         coco=root, split="train", out=tmp_path / "whole", shard_megabytes=0.01, processes=1
@@ -66,7 +66,7 @@ def contents(folder):
 
 
 def check_half_done(folder, expected):
-    """Whatever has its final name is whole; return what a marker calls finished, with its time."""
+    """Check that files with a final name are complete; return the finished shards and their mtimes."""
     there = contents(folder) if folder.exists() else {}
     for name, digest in there.items():
         assert ".tmp-" in name or name.startswith(".parts/") or digest == expected[name], name
@@ -74,7 +74,7 @@ def check_half_done(folder, expected):
     return {f"{stem}.tar": (folder / f"{stem}.tar").stat().st_mtime_ns for stem in done}
 
 
-def test_killed_at_every_event_it_goes_on_to_the_same_bytes(whole, tmp_path):
+def test_a_conversion_killed_at_every_event_resumes_to_the_same_bytes(whole, tmp_path):
     folders = tmp_path / "killed"
     folders.mkdir()
     script = [sys.executable, "-c", KILLED_AT_EVENT, str(whole.coco), str(folders)]
@@ -95,7 +95,7 @@ def test_killed_at_every_event_it_goes_on_to_the_same_bytes(whole, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_command_killed_at_random_moments_gets_there(make_coco, tmp_path, seed):
+def test_a_command_killed_at_random_moments_resumes_to_the_same_bytes(make_coco, tmp_path, seed):
     root, _ = make_coco(60)
     conversion = Conversion(
         coco=root, split="train", out=tmp_path / "whole", shard_megabytes=0.01, processes=2
@@ -107,7 +107,7 @@ def test_the_command_killed_at_random_moments_gets_there(make_coco, tmp_path, se
     rng = random.Random(seed)
     for _ in range(2):
         process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, cwd=REPO)
-        shards = rng.randint(1, 5)  # it is killed a moment after that many more are seen
+        shards = rng.randint(1, 5)  # killed shortly after that many more appear
         before = len(list(out.glob("*.tar")))
         while process.poll() is None and len(list(out.glob("*.tar"))) < before + shards:
             time.sleep(0.002)

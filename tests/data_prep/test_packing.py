@@ -1,4 +1,4 @@
-"""One shard: a plain tar whose members lie where index, DALI's file and other readers look for them."""
+"""One shard: a plain tar whose members are where the index, DALI and other readers expect them."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.coco_to_shards import Conversion, convert
-from data_prep.packing.shard_plan import _cuts
+from data_prep.packing.shard_plan import _cut
 from data_prep.packing.tar import HashingFile, SampleTar
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
@@ -21,14 +21,14 @@ from qdet.errors import DataError
 
 @pytest.fixture
 def conversion(make_coco, tmp_path):
-    """Of JPEGs and one PNG, whose extension sorts after `json`."""
+    """A conversion of JPEGs and one PNG, whose extension sorts after `json`."""
     root, content = make_coco(9)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(root / "train" / content["images"][0]["file_name"], "PNG")
     return Conversion(coco=root, split="train", out=tmp_path / "out", shard_megabytes=0.006, processes=1)
 
 
-def test_members_lie_where_the_index_says(conversion):
+def test_members_are_where_the_index_says(conversion):
     convert(conversion)
     shards = ShardSet.open(conversion.out)
     found = {}
@@ -65,23 +65,23 @@ def test_dali_finds_every_file(conversion):
 
 @given(st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500)), max_size=8))
 @settings(max_examples=30, deadline=None)
-def test_the_bytes_are_those_of_webdatasets_own_writer(sizes):
+def test_the_bytes_equal_webdatasets_own_writer(sizes):
     from webdataset.writer import TarWriter
 
-    hers, ours = io.BytesIO(), io.BytesIO()
-    writer = TarWriter(hers, user="", group="", mode=0o644, mtime=0, encoder=False)
+    theirs, ours = io.BytesIO(), io.BytesIO()
+    writer = TarWriter(theirs, user="", group="", mode=0o644, mtime=0, encoder=False)
     hashing = HashingFile(ours)
     tar = SampleTar(hashing)
     rng = np.random.default_rng(sum(map(sum, sizes)))
-    for number, (image, note) in enumerate(sizes):
-        files = {"jpg": rng.bytes(image), "json": rng.bytes(note)}
+    for number, (image, annotation) in enumerate(sizes):
+        files = {"jpg": rng.bytes(image), "json": rng.bytes(annotation)}
         writer.write({"__key__": f"{number:012d}", **files})
         begins = tar.add(f"{number:012d}", files)
         for extension, data in files.items():
             assert ours.getvalue()[begins[extension] :][: len(data)] == data
     writer.close()
     tar.close()
-    assert ours.getvalue() == hers.getvalue()
+    assert ours.getvalue() == theirs.getvalue()
     assert hashing.sha256.hexdigest() == hashlib.sha256(ours.getvalue()).hexdigest()
     assert hashing.size == len(ours.getvalue())
 
@@ -110,15 +110,15 @@ def test_the_manifest_is_what_wids_reads(conversion):
         assert shard["filesize"] == (conversion.out / shard["url"]).stat().st_size
 
 
-def test_images_that_may_be_left_out_are_listed_and_add_up(conversion):
+def test_dropped_images_are_listed_and_add_up(conversion):
     content = _content(conversion)
     first, second = (image["file_name"] for image in content["images"][1:3])
     (conversion.coco / "train" / first).write_bytes(b"nothing")
     whole = (conversion.coco / "train" / second).read_bytes()
     (conversion.coco / "train" / second).write_bytes(whole[:-1])
-    with pytest.raises(DataError, match="images cannot be taken"):
+    with pytest.raises(DataError, match="images are bad"):
         convert(conversion)
-    with pytest.raises(DataError, match="2 images cannot be taken, --max-bad 1 allows 1"):
+    with pytest.raises(DataError, match="2 images are bad, --max-bad 1 allows 1"):
         convert(replace(conversion, max_bad=1, shard_megabytes=1, out=conversion.out / "one"))
     manifest = convert(replace(conversion, max_bad=2))
     assert [d["file_name"] for d in sorted(manifest["dropped_images"], key=lambda d: d["image_id"])] == [
@@ -134,20 +134,20 @@ def test_images_that_may_be_left_out_are_listed_and_add_up(conversion):
     assert sorted(shards.index.image_id.tolist()) == [10, *range(13, 19)]
     crowds = [a for a in content["annotations"] if a["iscrowd"] and a["image_id"] not in (11, 12)]
     assert manifest["counts"]["crowds"] == len(crowds)
-    with pytest.raises(DataError, match="2 images cannot be taken, --max-bad 0"):
-        convert(conversion)  # what it wrote before is more than it may leave out now
+    with pytest.raises(DataError, match="2 images are bad, --max-bad 0"):
+        convert(conversion)  # the finished conversion dropped more than the limit allows now
 
 
-def test_a_limit_holds_for_all_shards_together(conversion):
+def test_the_limit_covers_all_shards_together(conversion):
     content = _content(conversion)
     for image in content["images"]:
         (conversion.coco / "train" / image["file_name"]).write_bytes(b"nothing")
-    with pytest.raises(DataError, match="9 images cannot be taken, --max-bad 4 allows 4"):
+    with pytest.raises(DataError, match="9 images are bad, --max-bad 4 allows 4"):
         convert(replace(conversion, max_bad=4))
     assert not (conversion.out / "manifest.json").exists()
 
 
-def test_images_without_boxes_may_be_left_out(conversion):
+def test_images_without_boxes_can_be_dropped(conversion):
     content = _content(conversion)
     with_boxes = {a["image_id"] for a in content["annotations"]}
     manifest = convert(replace(conversion, drop_empty=True))
@@ -163,8 +163,8 @@ def test_a_file_with_bytes_after_its_end_is_decoded_and_kept(conversion):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 60))
-def test_shards_are_as_large_as_they_may_be_and_hold_everything_once(lengths, limit):
-    cuts = _cuts(lengths, limit)
+def test_shards_are_as_large_as_allowed_and_hold_everything_once(lengths, limit):
+    cuts = _cut(lengths, limit)
     assert [i for begin, end in cuts for i in range(begin, end)] == list(range(len(lengths)))
     for begin, end in cuts:
         assert end - begin == 1 or sum(lengths[begin:end]) <= limit

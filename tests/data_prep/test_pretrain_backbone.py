@@ -1,4 +1,4 @@
-"""The backbone's pre-training: what cells show, what close-ups hold, and the weights that are shipped."""
+"""The backbone's pre-training: cell targets, close-ups, and the shipped weights."""
 
 import dataclasses
 from pathlib import Path
@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import qdet.backbones
 from data_prep.pretrain_backbone import PretrainConfig, Student, main
-from data_prep.rendering.cells import BACKGROUND, GEOMETRY_SCALE, cells, dense_loss, name_loss
-from data_prep.rendering.close_ups import close_ups
+from data_prep.rendering.cells import BACKGROUND, GEOMETRY_SCALE, compute_cells, dense_loss, name_loss
+from data_prep.rendering.close_ups import cut_close_ups
 from data_prep.rendering.shapes import render
 from qdet.backbones import SwinConfig, load_pretrained
 from qdet.errors import ConfigError
@@ -25,8 +25,8 @@ def scenes():
 
 
 @pytest.mark.parametrize("stride", [4, 16])
-def test_cells_against_a_slow_reading(scenes, stride):
-    shown = cells(scenes, stride)
+def test_cells_equal_a_slow_computation(scenes, stride):
+    shown = compute_cells(scenes, stride)
     for b, scene in enumerate(scenes):
         for row, column in np.ndindex(64 // stride, 64 // stride):
             top, left = row * stride, column * stride
@@ -44,8 +44,8 @@ def test_cells_against_a_slow_reading(scenes, stride):
                 np.testing.assert_allclose(found, scene.boxes_xyxy[middle], atol=1e-3)
 
 
-def test_the_right_answer_costs_least(scenes):
-    shown = cells(scenes, 4)
+def test_the_right_answer_has_the_least_loss(scenes):
+    shown = compute_cells(scenes, 4)
     right = torch.cat([shown.shares.clamp(min=1e-6).log(), shown.geometry], 1)
     exact = dense_loss(right, shown)
     assert exact < dense_loss(torch.cat([right[:, :7].flip(1), right[:, 7:]], 1), shown)
@@ -56,7 +56,7 @@ def test_the_right_answer_costs_least(scenes):
 
 
 def test_close_ups_show_the_object_they_name(scenes):
-    """Paint each object's box grey, as bright as its class: the middle of a tile then tells its class."""
+    """Paint each object's box in a grey that encodes its class: the middle of a tile then gives its class."""
     painted = []
     for scene in scenes:
         image = np.zeros((64, 64, 3), np.uint8)
@@ -67,7 +67,7 @@ def test_close_ups_show_the_object_they_name(scenes):
                 scene, image=image, labels=scene.labels[-1:], boxes_xyxy=scene.boxes_xyxy[-1:]
             )
         )
-    images, names = close_ups(np.random.default_rng(0), painted, 4, tile=32, size=128)
+    images, names = cut_close_ups(np.random.default_rng(0), painted, 4, tile=32, size=128)
     assert names.shape == (4, 4, 4)
     for image, row, column in np.ndindex(names.shape):
         middle = images[image][row * 32 + 16, column * 32 + 16].astype(int)
@@ -111,6 +111,6 @@ def test_shipped_weights_fit_and_know_shapes():
     assert (SHIPPED.parent / "swin_demo.md").exists()
 
 
-def test_impossible_settings_are_refused_in_words_of_the_flag():
+def test_invalid_settings_are_refused_by_flag():
     with pytest.raises(ConfigError, match="--size must be a multiple of 32, got 100"):
         PretrainConfig(size=100)

@@ -57,7 +57,7 @@ def test_a_file_url_is_a_folder(conversion, tmp_path):
     assert (tmp_path / "by url" / "manifest.json").is_file()
 
 
-def test_an_upload_that_breaks_leaves_nothing_and_is_gone_on_with(conversion, memory, monkeypatch):
+def test_a_broken_upload_leaves_nothing_and_is_resumed(conversion, memory, monkeypatch):
     convert(conversion)
     expected = {p.name: p.read_bytes() for p in conversion.out.iterdir()}
     remote = dataclasses.replace(conversion, out="memory://bucket/train")

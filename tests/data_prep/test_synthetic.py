@@ -1,4 +1,4 @@
-"""Rendered scenes: reproducible, truthful about what is visible, and written once as a COCO dataset."""
+"""Rendered scenes: reproducible, with exact boxes of what is visible, written once as a COCO dataset."""
 
 import json
 import subprocess
@@ -53,15 +53,15 @@ def test_boxes_are_those_of_the_visible_pixels(scenes):
 
 
 def test_objects_stay_visible(monkeypatch):
-    """Count again, from what was rasterised: at least 55% of every object can be seen in the end."""
+    """Recount from the rasterised masks: at least 55% of every object stays visible."""
     masks = []
-    coverage = shapes._coverage
+    coverage = shapes._rasterise
 
     def spy(contours, stroke, size):
         masks.append(coverage(contours, stroke, size)[0] > 0.5)
         return coverage(contours, stroke, size)
 
-    monkeypatch.setattr(shapes, "_coverage", spy)
+    monkeypatch.setattr(shapes, "_rasterise", spy)
     seen = 0
     for index in range(60):
         masks.clear()
@@ -75,7 +75,7 @@ def test_objects_stay_visible(monkeypatch):
     assert seen > 100
 
 
-def test_the_mix_is_as_announced(scenes):
+def test_the_mix_of_counts_classes_and_sizes(scenes):
     counts = np.bincount([len(s.labels) for s in scenes], minlength=7)
     assert len(counts) == 7
     assert counts.min() > 0
@@ -103,7 +103,7 @@ def test_written_as_coco(folder):
             image = cv2.imread(str(folder / split / entry["file_name"]))[..., ::-1]
             scene = render(3, split, i, 64)
             assert image.shape == (entry["height"], entry["width"], 3)
-            assert np.abs(image.astype(int) - scene.image).mean() < 7  # what JPEG loses of the noise
+            assert np.abs(image.astype(int) - scene.image).mean() < 7  # the noise that JPEG loses
             found = coco.imgToAnns[entry["id"]]
             boxes = np.array([a["bbox"] for a in found]).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
@@ -144,7 +144,7 @@ def test_other_settings_say_what_differs(folder):
         prepare(SyntheticConfig(out=folder, train=10, val=5, size=128, seed=3))
 
 
-def test_foreign_folder_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "annotations").mkdir()
     with pytest.raises(DataError, match="not rendered here"):
         prepare(SyntheticConfig(out=tmp_path))
@@ -156,7 +156,7 @@ def test_unreadable_marker_is_named(tmp_path):
         prepare(SyntheticConfig(out=tmp_path))
 
 
-def test_impossible_settings_are_refused_in_words_of_the_flag():
+def test_invalid_settings_are_refused_by_flag():
     with pytest.raises(ConfigError, match="--size must be at least 64, got 8"):
         SyntheticConfig(size=8)
 

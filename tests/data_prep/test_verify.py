@@ -1,4 +1,4 @@
-"""Verifying shards: quiet when they are whole, exact about what is damaged."""
+"""Verifying shards: intact ones pass, damaged ones are named."""
 
 import json
 
@@ -19,7 +19,7 @@ def folder(make_coco, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [{}, {"fast": True}, {"decode": True}])
-def test_whole_shards_pass(folder, flags):
+def test_intact_shards_pass(folder, flags):
     assert verify(Verification(folder=folder, **flags))["images"] == 12
 
 
@@ -32,7 +32,9 @@ def test_every_flipped_byte_is_found_and_its_shard_named(folder, capsys):
         data = bytearray(whole)
         data[at] ^= int(rng.integers(1, 256))
         shard.write_bytes(data)
-        with pytest.raises(DataError, match="is not what was written") as raised:
+        with pytest.raises(
+            DataError, match=r"is (not what was written|damaged between its samples)"
+        ) as raised:
             verify(Verification(folder=folder))
         message = str(raised.value)
         assert shard.name in message
@@ -47,7 +49,7 @@ def test_every_flipped_byte_is_found_and_its_shard_named(folder, capsys):
     assert shard.name in capsys.readouterr().err
 
 
-def test_sizes_are_enough_to_find_a_shard_that_was_cut_off(folder):
+def test_a_truncated_shard_is_found_by_its_size(folder):
     shard = sorted(folder.glob("*.tar"))[0]
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(DataError, match=f"{shard.name} has .* truncated"):
@@ -57,7 +59,7 @@ def test_sizes_are_enough_to_find_a_shard_that_was_cut_off(folder):
         verify(Verification(folder=folder, fast=True))
 
 
-def test_an_index_for_dali_that_lies_is_found(folder):
+def test_a_wrong_dali_index_is_found(folder):
     idx = sorted(folder.glob("*.idx"))[0]
     whole = idx.read_text()
     for changed in (whole.replace("jpg 512", "jpg 513"), whole.replace("v1.2", "v1.1"), whole[:-20], "", "é"):
@@ -70,18 +72,18 @@ def test_an_index_for_dali_that_lies_is_found(folder):
         verify(Verification(folder=folder, fast=True))
 
 
-def test_a_manifest_that_was_changed_is_found(folder):
+def test_a_changed_manifest_is_found(folder):
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text())
     file.write_text(json.dumps(manifest | {"categories": manifest["categories"][:1]}))
     with pytest.raises(DataError, match="its shards and categories do not have its digest"):
         verify(Verification(folder=folder, fast=True))
     file.write_text(json.dumps(manifest | {"counts": manifest["counts"] | {"boxes": 1}}))
-    with pytest.raises(DataError, match="do not count the same images and boxes"):
+    with pytest.raises(DataError, match="disagree on the number of images or boxes"):
         verify(Verification(folder=folder, fast=True))
 
 
-def test_fast_and_decode_contradict_each_other(folder):
+def test_fast_and_decode_exclude_each_other(folder):
     with pytest.raises(ConfigError, match="--fast reads no shard"):
         Verification(folder=folder, fast=True, decode=True)
 
@@ -90,7 +92,7 @@ def test_images_that_do_not_decode_are_listed(make_coco, tmp_path):
     root, content = make_coco(3, name="damaged")
     file = root / "train" / content["images"][1]["file_name"]
     data = bytearray(file.read_bytes())
-    data[-302:-2] = bytes(300)  # it still ends as a JPEG does
+    data[-302:-2] = bytes(300)  # the end-of-image marker stays
     file.write_bytes(data)
     convert(Conversion(coco=root, split="train", out=tmp_path / "damaged", processes=1))
     verify(Verification(folder=tmp_path / "damaged"))

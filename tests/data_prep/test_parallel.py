@@ -1,4 +1,4 @@
-"""Tasks in one process, in several, and on a Ray cluster: each done once, errors as they were raised."""
+"""Tasks in one process, in several, and on a Ray cluster: each runs once, errors are the tasks' own."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.packing import parallel as spreading
-from data_prep.packing.parallel import spread
+from data_prep.packing import parallel
+from data_prep.packing.parallel import run_tasks
 from qdet.errors import ClusterError, ConfigError, DataError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,9 +30,9 @@ def _square(task):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_every_task_is_done_once(tmp_path, processes):
+def test_every_task_runs_once(tmp_path, processes):
     tasks = [(str(tmp_path), n) for n in range(10)]
-    assert sorted(spread(_square, tasks, processes=processes)) == [(n, n * n) for n in range(10)]
+    assert sorted(run_tasks(_square, tasks, processes=processes)) == [(n, n * n) for n in range(10)]
     assert sorted(int(p.name.partition("-")[0]) for p in tmp_path.iterdir()) == list(range(10))
     others = {p.name.partition("-")[2] for p in tmp_path.iterdir()} - {str(os.getpid())}
     assert len(others) == (0 if processes == 1 else len(others)) <= processes
@@ -42,17 +42,17 @@ def test_every_task_is_done_once(tmp_path, processes):
 def test_the_first_error_is_the_task_s_own(tmp_path, processes):
     tasks = [(str(tmp_path), n) for n in (13, *range(100, 300))]
     with pytest.raises(DataError, match=r"^unlucky$"):
-        list(spread(_square, tasks, processes=processes))
-    assert len(list(tmp_path.iterdir())) < len(tasks)  # what had not begun is dropped
+        list(run_tasks(_square, tasks, processes=processes))
+    assert len(list(tmp_path.iterdir())) < len(tasks)  # waiting tasks were cancelled
 
 
-def test_a_process_that_dies_is_told(tmp_path):
+def test_a_killed_process_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"a process that wrote shards was killed.*fewer --processes"):
-        list(spread(_square, [(str(tmp_path), 14), (str(tmp_path), 1)], processes=2))
+        list(run_tasks(_square, [(str(tmp_path), 14), (str(tmp_path), 1)], processes=2))
 
 
-def test_nothing_to_do_starts_nothing():
-    assert list(spread(_square, [], processes=4, ray=True)) == []
+def test_no_tasks_start_no_process():
+    assert list(run_tasks(_square, [], processes=4, ray=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_nothing_to_do_starts_nothing():
         ("nonsense", ClusterError, "no Ray cluster answers at nonsense"),
     ],
 )
-def test_clusters_that_are_none(monkeypatch, address, error, message):
+def test_unreachable_clusters_are_named(monkeypatch, address, error, message):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=message):
-        spreading._join()
+        parallel._connect()
 
 
 ON_RAY = """
@@ -74,9 +74,9 @@ import json, os, subprocess, sys
 from pathlib import Path
 import ray
 sys.path.insert(0, {tests!r})
-import test_spreading
+import test_parallel
 from data_prep.coco_to_shards import Conversion, convert
-from data_prep.packing.parallel import spread
+from data_prep.packing.parallel import run_tasks
 from qdet.errors import DataError
 
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -85,19 +85,19 @@ context = ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", in
 command = [sys.executable, "-m", "data_prep.coco_to_shards", "--coco", str(coco), "--split", "train"]
 command += ["--out", str(folder / "command"), "--shard-megabytes", "0.01"]
 address = {{"RAY_ADDRESS": context.address_info["address"]}}
-subprocess.run(command, env=os.environ | address, check=True)  # joins without being told to
+subprocess.run(command, env=os.environ | address, check=True)  # connects without --ray
 convert(Conversion(coco=coco, split="train", shard_megabytes=0.01, out=folder / "ray", ray=True))
-said = ""
+message = ""
 tasks = [(str(folder / "seen"), n) for n in (1, 13)]
 (folder / "seen").mkdir()
 try:
-    list(spread(test_spreading._square, tasks, processes=1, ray=True))
+    list(run_tasks(test_parallel._square, tasks, processes=1, ray=True))
 except DataError as error:
-    said = f"{{type(error).__name__}}: {{error}}"
+    message = f"{{type(error).__name__}}: {{error}}"
 pids = {{p.name.partition("-")[2] for p in (folder / "seen").iterdir()}}
 still = ray.is_initialized()
 ray.shutdown()
-print("RESULT", json.dumps([said, str(os.getpid()) in pids, still]))
+print("RESULT", json.dumps([message, str(os.getpid()) in pids, still]))
 """
 
 
