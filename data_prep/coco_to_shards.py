@@ -22,6 +22,7 @@ from rich.console import Console
 from data_prep.annotations.coco import Annotations, read_annotations
 from data_prep.annotations.image_checks import Checks
 from data_prep.command_line import command
+from data_prep.output import open_output, write
 from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
 from data_prep.packing.pack import ShardTask, finished, pack
 from data_prep.packing.parallel import spread
@@ -29,7 +30,8 @@ from data_prep.packing.shard_plan import plan_hash, plan_shards, without_empty
 from data_prep.progress import progress
 from qdet.data.shards.locate import UNFINISHED
 from qdet.errors import ConfigError, DataError
-from qdet.storage.store import Store, store_at, write
+from qdet.storage import Folder
+from qdet.storage.atomic import is_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
     content = read_annotations(conversion.annotation_file, renumber=conversion.renumber)
     if conversion.drop_empty:
         content = without_empty(content)
-    store = store_at(conversion.out)
+    store = open_output(conversion.out)
     tasks = _plan(conversion, content, store)
     plan = plan_hash(conversion.split, content, tasks)
     done = manifest_of(store, plan)
@@ -122,7 +124,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
     return manifest
 
 
-def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[ShardTask]:
+def _plan(conversion: Conversion, content: Annotations, store: Folder) -> list[ShardTask]:
     return plan_shards(
         content,
         conversion.images_folder,
@@ -135,7 +137,7 @@ def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[Sh
     )
 
 
-def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
+def _claim(store: Folder, plan: str, tasks: Sequence[ShardTask]) -> None:
     """Note whose shards these will be, unless another dataset lives here."""
     note = f"{UNFINISHED}/plan"
     tars = [name for name in store.names() if name.endswith(".tar") and not name.startswith(".")]
@@ -148,17 +150,17 @@ def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
         )
     for folder in ("", f"{UNFINISHED}/"):
         for name in store.names(folder):
-            if name.startswith(".") and ".tmp-" in name:
+            if is_unfinished(name):
                 store.remove(folder + name)
     if claimed is None:
         write(store, note, plan.encode())
 
 
-def _tidy(store: Store) -> None:
+def _tidy(store: Folder) -> None:
     """Remove what only served to write the shards."""
     store.remove(UNFINISHED)
     for name in store.names():
-        if name.startswith(".") and ".tmp-" in name:
+        if is_unfinished(name):
             store.remove(name)
 
 

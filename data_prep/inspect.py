@@ -19,12 +19,12 @@ from rich.console import Console
 
 from data_prep.charts import Bars, bar_charts
 from data_prep.command_line import command
+from data_prep.output import write_local
 from data_prep.progress import progress
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
-from qdet.storage.atomic import write_atomically
 from qdet.visualize import PAPER, DrawnBoxes, contact_sheet, draw, png
 
 _SMALL, _MEDIUM = 32**2, 96**2  # where COCO's evaluation divides areas
@@ -92,7 +92,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
     sheet = _at_least_as_wide(sheet, _NARROWEST)
     page = np.concatenate((sheet, bar_charts(_charts(census, names), width=sheet.shape[1])))
     try:
-        write_atomically(inspection.out, png(page))
+        write_local(inspection.out, png(page))
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
     _tell(census, names, console)

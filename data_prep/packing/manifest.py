@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.annotations.coco import Annotations
+from data_prep.output import write
 from data_prep.packing.pack import too_many_dropped
 from qdet.data.shards.index import Index, index_from_rows
 from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.store import Store, write
+from qdet.storage import Folder
 
 
-def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
+def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:
     """The manifest of a finished conversion by the same plan; DataError if the store holds another one."""
     if store.size(NAME) is None:
         return None
@@ -29,7 +30,7 @@ def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
 
 
 def write_manifest(
-    store: Store, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
+    store: Folder, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
 ) -> dict[str, Any]:
     """Gather the shards' markers into index.npz and manifest.json; return the manifest."""
     for shard in shards:
@@ -83,7 +84,7 @@ def check_dropped(manifest: dict[str, Any], allowed: int) -> None:
         raise DataError(too_many_dropped(manifest["dropped_images"], allowed))
 
 
-def describe(manifest: dict[str, Any], store: Store) -> str:
+def describe(manifest: dict[str, Any], store: Folder) -> str:
     """Say in a few lines what a conversion wrote and left out."""
     counts, shards = manifest["counts"], manifest["shardlist"]
     size = sum(shard["filesize"] for shard in shards) / 1e6

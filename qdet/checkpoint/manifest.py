@@ -13,7 +13,7 @@ from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
 from qdet.errors import CheckpointError
-from qdet.storage.folder import Folder
+from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -105,7 +105,7 @@ def copy_checked(folder: Folder, name: str, expected: Fingerprint, to: Any = Non
     """
     digest, size = hashlib.sha256(), 0
     try:
-        with folder.reading(name) as file:
+        with folder.reader(name) as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
                 size += len(chunk)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from qdet.backbones import load_pretrained
-from qdet.checkpoint import Folder, Retention, RunFolder
+from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
@@ -77,7 +77,7 @@ class _Training:
         torch.manual_seed(job.train.seed)
         self.detector = job.detector.build(len(self.train_shards.categories))
         self.criterion = job.loss.build(len(self.train_shards.categories)).to(world.device)
-        folder = RunFolder(Folder.open(run.store).child(run.name))
+        folder = RunFolder(open_folder(run.store).child(run.name))
         start = Start(job, world, self.train_shards, folder)
         if not start.give_weights(self.detector):
             load_pretrained(self.detector.backbone, job.detector.backbone)
