@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.annotations.coco import Annotations
-from data_prep.output import write
+from data_prep.output import explain_failure, write
 from data_prep.packing.pack import too_many_dropped
 from qdet.data.shards.index import Index, index_from_rows
 from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
@@ -19,9 +19,11 @@ from qdet.storage import Folder
 
 def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:
     """The manifest of a finished conversion by the same plan; DataError if the store holds another one."""
-    if store.size(NAME) is None:
-        return None
-    manifest = parse_manifest(store.read(NAME), where=f"{store}/{NAME}")
+    with explain_failure(store, NAME):
+        if store.size(NAME) is None:
+            return None
+        text = store.read(NAME)
+    manifest = parse_manifest(text, where=f"{store}/{NAME}")
     if manifest.get("plan") != plan:
         raise DataError(
             f"{store} holds shards of another dataset or of other settings; delete it or choose another --out"

@@ -78,7 +78,7 @@ class RemoteFiles:
         """Open a file for writing, in a folder that is made where it is missing.
 
         Raises:
-            StorageError: It cannot be written; the message calls it `url`.
+            StorageError: The upload failed, which the message says of `url`.
         """
         if not atomic:
             self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
