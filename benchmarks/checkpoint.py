@@ -17,7 +17,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from qdet.checkpoint import Folder, Piece, Retention, RunFolder, TrainState
+from qdet.checkpoint import Piece, Retention, RunFolder, TrainState, open_folder
 from qdet.checkpoint.writing import Contents
 from qdet.detectors import AdaMixerConfig
 from qdet.losses import SetLossConfig
@@ -49,7 +49,7 @@ def main(*, repeats: int = 5, pixels: int = 320, every: int = 500) -> None:
         return state.pieces() + ema.pieces(state)
 
     with tempfile.TemporaryDirectory() as folder:
-        writer = CheckpointWriter(RunFolder(Folder.open(folder)), world, Retention(last=1))
+        writer = CheckpointWriter(RunFolder(open_folder(folder)), world, Retention(last=1))
         for number in range(repeats + 1):  # the first allocates the memory for copies
             alone.append(step())
             began = time.perf_counter()

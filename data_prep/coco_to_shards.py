@@ -22,6 +22,7 @@ from rich.console import Console
 from data_prep.annotations.coco import Annotations, read_annotations
 from data_prep.annotations.image_checks import Checks
 from data_prep.command_line import run_command
+from data_prep.output import open_output, write
 from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
 from data_prep.packing.pack import ShardTask, load_finished, pack
 from data_prep.packing.parallel import run_tasks
@@ -29,7 +30,8 @@ from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shar
 from data_prep.progress import show_progress
 from qdet.data.shards.locate import UNFINISHED
 from qdet.errors import ConfigError, DataError
-from qdet.storage.store import Store, store_at, write
+from qdet.storage import Folder
+from qdet.storage.atomic import is_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
     content = read_annotations(conversion.annotation_file, renumber=conversion.renumber)
     if conversion.drop_empty:
         content = drop_empty_images(content)
-    store = store_at(conversion.out)
+    store = open_output(conversion.out)
     tasks = _plan(conversion, content, store)
     plan = hash_plan(conversion.split, content, tasks)
     done = manifest_of(store, plan)
@@ -125,7 +127,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
     return manifest
 
 
-def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[ShardTask]:
+def _plan(conversion: Conversion, content: Annotations, store: Folder) -> list[ShardTask]:
     return plan_shards(
         content,
         conversion.images_folder,
@@ -138,7 +140,7 @@ def _plan(conversion: Conversion, content: Annotations, store: Store) -> list[Sh
     )
 
 
-def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
+def _claim(store: Folder, plan: str, tasks: Sequence[ShardTask]) -> None:
     """Record the plan in the destination; refuse one that holds another dataset."""
     note = f"{UNFINISHED}/plan"
     tars = [name for name in store.names() if name.endswith(".tar") and not name.startswith(".")]
@@ -151,17 +153,17 @@ def _claim(store: Store, plan: str, tasks: Sequence[ShardTask]) -> None:
         )
     for folder in ("", f"{UNFINISHED}/"):
         for name in store.names(folder):
-            if name.startswith(".") and ".tmp-" in name:
+            if is_unfinished(name):
                 store.remove(folder + name)
     if claimed is None:
         write(store, note, plan.encode())
 
 
-def _tidy(store: Store) -> None:
+def _tidy(store: Folder) -> None:
     """Remove files that were only needed while writing."""
     store.remove(UNFINISHED)
     for name in store.names():
-        if name.startswith(".") and ".tmp-" in name:
+        if is_unfinished(name):
             store.remove(name)
 
 

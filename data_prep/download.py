@@ -18,9 +18,9 @@ from rich.console import Console
 from data_prep.command_line import run_command
 from data_prep.downloading.fetch import Expected, check_file, fetch
 from data_prep.downloading.unpack import unpack, unpacked_bytes
+from data_prep.output import write_local
 from data_prep.progress import show_progress
 from qdet.errors import ConfigError, DataError
-from qdet.storage.atomic import write_atomically
 
 Part = Literal["train", "val", "annotations"]
 
@@ -114,7 +114,7 @@ def _fetch_and_unpack(archive: Archive, config: Download, console: Console, wait
     _check_space(config.to, size, f"to unpack {archive.name}")
     with show_progress(f"unpacking {archive.name}", size, console) as advance:
         files = unpack(file, config.to, advance=advance)
-    write_atomically(done, json.dumps({"files": files, "md5": archive.expected.md5}).encode())
+    write_local(done, json.dumps({"files": files, "md5": archive.expected.md5}).encode())
     if not config.keep_archives:
         file.unlink()
     console.print(f"{archive.name}: {files} files in {config.to}", soft_wrap=True, highlight=False)

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from data_prep.charts import Bars, draw_bar_charts
 from data_prep.command_line import run_command
+from data_prep.output import write_local
 from data_prep.progress import show_progress
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
-from qdet.storage.atomic import write_atomically
 from qdet.visualize import PAPER, DrawnBoxes, contact_sheet, draw, png
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits, in square pixels
@@ -97,7 +97,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
     sheet = _pad_to_width(sheet, _MIN_WIDTH)
     page = np.concatenate((sheet, draw_bar_charts(_make_charts(census, names), width=sheet.shape[1])))
     try:
-        write_atomically(inspection.out, png(page))
+        write_local(inspection.out, png(page))
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
     _print_summary(census, names, console)

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from data_prep.command_line import run_command
+from data_prep.output import write_local
 from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.errors import ConfigError, DataError
-from qdet.storage.atomic import write_atomically
 
 VERSION = 1  # raise when the same settings give other images
 JPEG_QUALITY = 92
@@ -73,12 +73,12 @@ def prepare(config: SyntheticConfig) -> bool:
     if _is_finished(marker, settings):
         return False
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, _as_json({"settings": settings, "complete": False}))
+    write_local(marker, _as_json({"settings": settings, "complete": False}))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_use_one_thread) as pool:
         _write_split(config, "train", config.train, pool)
         _write_split(config, "val", config.val, pool)
-    write_atomically(marker, _as_json({"settings": settings, "complete": True}))
+    write_local(marker, _as_json({"settings": settings, "complete": True}))
     return True
 
 
@@ -124,7 +124,7 @@ def _write_split(config: SyntheticConfig, split: Split, count: int, pool: Proces
         "annotations": annotations,
     }
     (config.out / "annotations").mkdir(exist_ok=True)
-    write_atomically(config.out / "annotations" / f"instances_{split}.json", _as_json(whole))
+    write_local(config.out / "annotations" / f"instances_{split}.json", _as_json(whole))
 
 
 def _write_image(

@@ -20,13 +20,14 @@ import tyro
 from rich.console import Console
 
 from data_prep.command_line import run_command
+from data_prep.output import open_output
 from data_prep.progress import show_progress
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import INDEX, NAME
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
-from qdet.storage.store import Store, store_at
+from qdet.storage import Folder
 
 _SHOWN = 20
 _CHUNK = 2**22
@@ -59,7 +60,7 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
     """
     console = console or Console(quiet=True)
     shards = ShardSet.open(verification.folder, Access(cache=verification.cache))
-    store = store_at(verification.folder)
+    store = open_output(verification.folder)
     problems = [*_manifest_problems(shards), *_size_problems(shards, store), *_idx_problems(shards, store)]
     if not verification.fast and not problems:
         problems = _checksum_problems(shards, store, console)
@@ -91,7 +92,7 @@ def _manifest_problems(shards: ShardSet) -> Iterator[str]:
         yield f"{INDEX} has an image more than once"
 
 
-def _size_problems(shards: ShardSet, store: Store) -> Iterator[str]:
+def _size_problems(shards: ShardSet, store: Folder) -> Iterator[str]:
     for shard in shards.manifest["shardlist"]:
         size = store.size(shard["url"])
         if size is None:
@@ -100,7 +101,7 @@ def _size_problems(shards: ShardSet, store: Store) -> Iterator[str]:
             yield f"{store}/{shard['url']} has {size} bytes instead of {shard['filesize']}"
 
 
-def _idx_problems(shards: ShardSet, store: Store) -> Iterator[str]:
+def _idx_problems(shards: ShardSet, store: Folder) -> Iterator[str]:
     """Compare DALI's offsets with the index."""
     i = shards.index
     for number, shard in enumerate(shards.manifest["shardlist"]):
@@ -128,7 +129,7 @@ def _offsets(idx: bytes) -> list[list[tuple[int, int]]]:
     return [[(int(at), int(length)) for at, length in zip(w[1::4], w[2::4], strict=True)] for w in words]
 
 
-def _checksum_problems(shards: ShardSet, store: Store, console: Console) -> list[str]:
+def _checksum_problems(shards: ShardSet, store: Folder, console: Console) -> list[str]:
     listed = shards.manifest["shardlist"]
     sizes = [shard["filesize"] for shard in listed]
 
@@ -178,9 +179,9 @@ def _find_damage(shards: ShardSet, row: int, *, decode: bool) -> str | None:
     return None
 
 
-def _sha256(store: Store, name: str) -> str:
+def _sha256(store: Folder, name: str) -> str:
     found = hashlib.sha256()
-    with store.opened(name) as file:
+    with store.reader(name) as file:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()

@@ -3,6 +3,7 @@
     QdetError
     ├── ConfigError        a flag or setting that cannot work             (also a ValueError)
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
+    ├── StorageError       a folder or URL that cannot be read or written (also an OSError)
     ├── CheckpointError    a checkpoint that is torn, foreign or missing  (also a ValueError)
     ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
     ├── TrackingError      an MLflow server that does not answer or refuses
@@ -36,6 +37,10 @@ class ConfigError(QdetError, ValueError):
 
 class DataError(QdetError, ValueError):
     """A dataset cannot be read as it is; the message names the file and, where there is one, the image."""
+
+
+class StorageError(QdetError, OSError):
+    """A folder, file or URL cannot be opened, read or written; the message names it."""
 
 
 class CheckpointError(QdetError, ValueError):

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.output import write_local
 from qdet.errors import DataError
-from qdet.storage.atomic import write_atomically
 
 _CHUNK = 2**20
 _TOO_MANY_REQUESTS, _RANGE_NOT_SATISFIABLE, _SERVER_ERROR = 429, 416, 500
@@ -118,7 +118,7 @@ class _Part:
 
     def restart(self, etag: str) -> None:
         self.file.unlink(missing_ok=True)
-        write_atomically(self._etag, etag.encode())
+        write_local(self._etag, etag.encode())
 
     def remove_etag(self) -> None:
         self._etag.unlink(missing_ok=True)

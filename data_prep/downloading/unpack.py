@@ -10,8 +10,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from data_prep.output import open_local
 from qdet.errors import DataError
-from qdet.storage.atomic import atomic_file, remove_unfinished
+from qdet.storage.atomic import remove_unfinished
 
 
 def unpack(archive: Path, folder: Path, *, advance: Callable[[float], None] = lambda _: None) -> int:
@@ -59,5 +60,5 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None
     if path.is_file() and path.stat().st_size == member.file_size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(member) as source, atomic_file(path, durable=False) as target:
+    with opened.open(member) as source, open_local(path, durable=False) as target:
         shutil.copyfileobj(source, target, 2**20)

@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.annotations.coco import Annotations
+from data_prep.output import explain_failure, write
 from data_prep.packing.pack import describe_dropped
 from qdet.data.shards.index import Index, index_from_rows
 from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.store import Store, write
+from qdet.storage import Folder
 
 
-def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
+def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:
     """Return the manifest of a finished conversion with this plan, or None; DataError for another plan."""
-    if store.size(NAME) is None:
-        return None
-    manifest = parse_manifest(store.read(NAME), where=f"{store}/{NAME}")
+    with explain_failure(store, NAME):
+        if store.size(NAME) is None:
+            return None
+        text = store.read(NAME)
+    manifest = parse_manifest(text, where=f"{store}/{NAME}")
     if manifest.get("plan") != plan:
         raise DataError(
             f"{store} holds shards of another dataset or of other settings; delete it or choose another --out"
@@ -29,7 +32,7 @@ def manifest_of(store: Store, plan: str) -> dict[str, Any] | None:
 
 
 def write_manifest(
-    store: Store, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
+    store: Folder, split: str, content: Annotations, shards: Sequence[dict[str, Any]], plan: str
 ) -> dict[str, Any]:
     """Merge the markers of all shards into index.npz and manifest.json; return the manifest.
 
@@ -89,7 +92,7 @@ def check_dropped(manifest: dict[str, Any], allowed: int) -> None:
         raise DataError(describe_dropped(manifest["dropped_images"], allowed))
 
 
-def describe(manifest: dict[str, Any], store: Store) -> str:
+def describe(manifest: dict[str, Any], store: Folder) -> str:
     """Summarise in a few lines what a conversion wrote and dropped."""
     counts, shards = manifest["counts"], manifest["shardlist"]
     size = sum(shard["filesize"] for shard in shards) / 1e6

@@ -14,11 +14,12 @@ from typing import Any
 
 from data_prep.annotations.coco import Image
 from data_prep.annotations.image_checks import Checks, check_image
+from data_prep.output import open_writer, write
 from data_prep.packing.tar import HashingFile, SampleTar
 from qdet.data.shards.locate import UNFINISHED
 from qdet.data.shards.shard_set import key_of
 from qdet.errors import DataError
-from qdet.storage.store import Store, write
+from qdet.storage import Folder
 
 SHOWN = 10
 
@@ -27,7 +28,7 @@ SHOWN = 10
 class ShardTask:
     """Content and destination of one shard."""
 
-    store: Store
+    store: Folder
     name: str
     """File name of the tar, with `.tar`."""
     images_folder: Path
@@ -64,7 +65,7 @@ def pack(task: ShardTask) -> dict[str, Any]:
         DataError: More images are bad than the task allows; the message lists them, and nothing is written.
     """
     dropped: list[dict[str, Any]] = []
-    with task.store.file(task.name) as file:
+    with open_writer(task.store, task.name) as file:
         hashing = HashingFile(file)
         rows, listing = _write_samples(task, hashing, dropped)
         if len(dropped) > task.max_bad:

@@ -15,13 +15,13 @@ from data_prep.annotations.coco import Annotations, Image
 from data_prep.annotations.image_checks import Checks
 from data_prep.packing.pack import ShardTask
 from qdet.errors import DataError
-from qdet.storage.store import Store
+from qdet.storage import Folder
 
 
 def plan_shards(
     content: Annotations,
     folder: Path,
-    store: Store,
+    store: Folder,
     *,
     split: str,
     seed: int,

@@ -6,14 +6,15 @@ goes unseen.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
-from qdet.errors import CheckpointError
-from qdet.storage.folder import Folder
+from qdet.errors import CheckpointError, StorageError
+from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -59,12 +60,9 @@ def read_manifest(folder: Folder) -> Manifest:
     Raises:
         CheckpointError: It is missing, damaged or of another format.
     """
-    try:
+    missing = f"{folder} is not a complete checkpoint: it has no {MANIFEST}"
+    with _explain_failure(folder, MANIFEST, missing=missing):
         text = folder.read(MANIFEST)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}") from error
-    except OSError as error:
-        raise CheckpointError(f"{folder}/{MANIFEST} cannot be read: {error}") from error
     try:
         content = json.loads(text)
         version = content.pop("format")
@@ -104,19 +102,27 @@ def copy_checked(folder: Folder, name: str, expected: Fingerprint, to: Any = Non
         CheckpointError: It is missing or not what it should be.
     """
     digest, size = hashlib.sha256(), 0
-    try:
-        with folder.reading(name) as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-                if to is not None:
-                    to.write(chunk)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}/{name} is missing although {MANIFEST} lists it") from error
-    except OSError as error:
-        raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
+    missing = f"{folder}/{name} is missing although {MANIFEST} lists it"
+    with _explain_failure(folder, name, missing=missing), folder.reader(name) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            if to is not None:
+                to.write(chunk)
     if Fingerprint(size, digest.hexdigest()) != expected:
         raise CheckpointError(f"{folder}/{name} is damaged: its size or sha256 is not what {MANIFEST} says")
+
+
+@contextmanager
+def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(missing) from error
+    except StorageError as error:  # says what was read
+        raise CheckpointError(str(error)) from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
 
 
 def _check(folder: Folder, name: str, expected: Fingerprint) -> None:

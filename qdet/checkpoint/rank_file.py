@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from qdet.checkpoint.pieces import Piece
-from qdet.storage.folder import Folder
+from qdet.storage import Folder
 
 CHUNK = 8 * 2**20  # bytes per write
 
@@ -49,7 +49,7 @@ def write_pieces(folder: Folder, name: str, pieces: Sequence[Piece]) -> Fingerpr
     # The widest first, so that every piece is aligned to its own width.
     ordered = sorted(pieces, key=lambda p: (-p.values.element_size(), p.key))
     digest, written = hashlib.sha256(), 0
-    with folder.writing(name) as file:
+    with folder.writer(name, atomic=False) as file:
         for content in (_head(ordered), *(memoryview(_bytes(piece)) for piece in ordered)):
             for at in range(0, len(content), CHUNK):
                 chunk = content[at : at + CHUNK]

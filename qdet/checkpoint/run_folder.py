@@ -4,13 +4,26 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qdet.checkpoint.manifest import MANIFEST, Manifest, read_manifest, verify
-from qdet.errors import CheckpointError
-from qdet.storage.folder import Folder
+from qdet.errors import CheckpointError, StorageError
+from qdet.storage import Folder
 
 METRIC = "val/AP"
 """What the best checkpoint is best in."""
+
+
+def open_folder(where: str | Path) -> Folder:
+    """Return the folder of a store, a run or a checkpoint at a path or URL.
+
+    Raises:
+        CheckpointError: Nothing installed here opens such a URL.
+    """
+    try:
+        return Folder.open(where)
+    except StorageError as error:
+        raise CheckpointError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +60,7 @@ class RunFolder:
     def steps(self) -> list[int]:
         """Return the steps that have a folder, finished or not, in order."""
         return sorted(
-            int(found[1]) for name in self.folder.names() if (found := re.fullmatch(r"step_(\d+)", name))
+            int(found[1]) for name in self.folder.folders() if (found := re.fullmatch(r"step_(\d+)", name))
         )
 
     def newest_good(self, passed_over: Callable[[str], None]) -> Folder | None:

@@ -20,7 +20,7 @@ from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
-from qdet.storage.folder import Folder
+from qdet.storage import Folder
 
 
 class Saved:

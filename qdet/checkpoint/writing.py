@@ -19,7 +19,7 @@ from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
-from qdet.storage.folder import Folder
+from qdet.storage import Folder
 
 PATIENCE = 600.0
 """Seconds that rank 0 waits for the shares of the others."""

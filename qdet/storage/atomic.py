@@ -1,24 +1,24 @@
-"""Files that appear under their name only when they are whole."""
+"""Local files that appear under their name only when they are whole."""
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from qdet.errors import DataError
-
 
 @contextmanager
 def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` for writing, and give it that name once it is safely on disk.
+    """Open a temporary file beside `path` for writing, and rename it to `path` once it is safely on disk.
 
-    Without `durable` it gets its name before the disk has it, which is much faster for many small files.
-    After any failure nothing is left behind; a full disk is a DataError that names the file.
+    Without `durable` it is renamed before the disk has it, which is much faster for many small files.
+    After any failure nothing is left behind.
+
+    Raises:
+        OSError: What the disk says.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{uuid4().hex[:8]}")
+    temporary = path.with_name(f"{unfinished_prefix(path.name)}{uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -26,31 +26,31 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the name that says what happens
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DataError(
-                f"no space left for {path} ({error.strerror}); nothing of it was kept, files finished before "
-                "it were: free some space and run the same command again"
-            ) from error
-        if isinstance(error, FileNotFoundError) and not temporary.exists():
-            raise DataError(
-                f"{temporary} vanished while it was written: does another command write to {path.parent}, or "
-                "was the folder removed? Run one at a time"
-            ) from error
-        if isinstance(error, PermissionError | NotADirectoryError):
-            raise DataError(f"{path} cannot be written: {error.strerror}") from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def unfinished_prefix(name: str) -> str:
+    """How the temporary files begin that become the file `name`."""
+    return f".{name}.tmp-"
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of that name is one that a killed process never finished."""
+    return name.startswith(".") and ".tmp-" in name
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed left of files in `folder`."""
+    """Remove the files in `folder` that a killed process never finished."""
     for leftover in folder.glob(".*.tmp-*"):
         leftover.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole small file."""
-    with atomic_file(path) as file:
-        file.write(data)
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can: a rename may else be lost with power."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

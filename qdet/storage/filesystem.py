@@ -9,40 +9,36 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from qdet.storage.network import http_options
+
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-def filesystem(url: str, **options: Any) -> "tuple[AbstractFileSystem, str]":
+def filesystem(url: str) -> "tuple[AbstractFileSystem, str]":
     """Return the file system of a URL and the path in it, without a slash at its end.
 
     Args:
         url: With its scheme; a path of this machine needs no file system.
-        options: For fsspec's file system of that scheme.
 
     Raises:
         ValueError: Nothing that is installed here opens such a URL.
     """
     from fsspec.core import url_to_fs
 
-    if is_object_store(url):
+    if url.startswith(("s3://", "gs://")):
         scheme, place, path, query, _ = urlsplit(url)
         if not place:
             raise ValueError("it names no bucket")
         files, bucket = _arrow(urlunsplit((scheme, place, "", query, "")), os.getpid())
         return files, f"{bucket}{path}".rstrip("/")
     try:
-        files, path = url_to_fs(url, **options)
+        files, path = url_to_fs(url, **http_options(url))
     except ImportError:
         files, path = _arrow(url, os.getpid())
     except OSError as error:
         raise ValueError(str(error)) from error
     return files, path.rstrip("/")
-
-
-def is_object_store(url: str) -> bool:
-    """Whether it is in a bucket."""
-    return url.startswith(("s3://", "gs://"))
 
 
 @lru_cache(maxsize=16)

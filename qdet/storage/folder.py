@@ -1,48 +1,68 @@
-"""A folder on this machine or behind a URL, with the few things that checkpoints and runs do to it."""
+"""A folder on this machine or behind a URL: one way for checkpoints, runs, datasets and conversions.
 
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+It can be pickled and used in other processes and on other machines. Reading from behind a URL is retried.
+Errors are the OSErrors of this machine, or StorageErrors, which are OSErrors too; each part of qdet turns
+them into its own in one place.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar
 
-from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
-
-from qdet.errors import CheckpointError
+from qdet.errors import StorageError
 from qdet.masking import mask
+from qdet.storage.atomic import sync_folder
 from qdet.storage.filesystem import filesystem
+from qdet.storage.local import LocalFiles
+from qdet.storage.network import Readable, ResumingReader, retry
+from qdet.storage.remote import RemoteFiles
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A place for files. It need not exist before something is written to it."""
+    """A place for files by name. It need not exist before something is written; names may hold `/`."""
 
-    url: str
+    url: str = field(compare=False)
     """As the user named it."""
-    files: AbstractFileSystem
+    files: LocalFiles | RemoteFiles
     path: str
     """Where it is in `files`."""
 
     @classmethod
-    def open(cls, url: str | Path) -> "Folder":
+    def open(cls, where: str | Path) -> "Folder":
         """Return the folder at a path or URL.
 
         Raises:
-            CheckpointError: Nothing installed here opens such a URL.
+            StorageError: Nothing installed here opens such a URL.
         """
-        url = str(url)
+        url = str(where)
+        name = url.rstrip("/") or "/"
         if "://" not in url:
-            return cls(url.rstrip("/"), LocalFileSystem(), str(Path(url).absolute()))
+            return cls(name, LocalFiles(), str(Path(url).absolute()))
+        from fsspec.implementations.local import LocalFileSystem
+
         try:
             files, path = filesystem(url)
         except ValueError as error:
-            raise CheckpointError(f"{url} cannot be opened: {error}") from error
-        return cls(url.rstrip("/"), files, path)
+            raise StorageError(f"{url} cannot be opened: {error}") from error
+        if isinstance(files, LocalFileSystem):
+            return cls(name, LocalFiles(), path or "/")
+        return cls(name, RemoteFiles(files), path)
+
+    @classmethod
+    def holding(cls, file: str | Path) -> "tuple[Folder, str]":
+        """Return the folder of the file at a path or URL, and its name in it; raises what `open` does."""
+        if "://" not in str(file):
+            return cls.open(Path(file).parent), Path(file).name
+        address, mark, query = str(file).partition("?")
+        parent, _, name = address.rpartition("/")
+        return cls.open(parent + mark + query), name
 
     def __str__(self) -> str:
         return mask(self.url)
@@ -50,39 +70,32 @@ class Folder:
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return self.path.rsplit("/", 1)[-1]
+        return self.path.rpartition("/")[2]
 
     @property
     def local(self) -> Path | None:
         """Its path where it is on this machine."""
-        return Path(self.path) if isinstance(self.files, LocalFileSystem) else None
+        return Path(self.path) if isinstance(self.files, LocalFiles) else None
 
     def child(self, name: str) -> "Folder":
         """Return the folder `name` inside this one."""
-        return replace(self, url=f"{self.url}/{name}", path=f"{self.path}/{name}")
+        return replace(self, url=self._url(name), path=self._at(name))
 
-    def names(self) -> list[str]:
-        """Names of the files and folders right inside, sorted; none where there is no folder."""
-        self.files.invalidate_cache(self.path)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            found = {str(path).rstrip("/") for path in self.files.ls(self.path, detail=False)}
-            # Object stores list the empty object that stands for a folder as a thing inside it.
-            return sorted(
-                path.rsplit("/", 1)[-1] for path in found if path.strip("/") != self.path.strip("/")
-            )
-        return []
+    def names(self, inside: str = "") -> list[str]:
+        """Names of the files right in the folder, or `inside` one of it, sorted; none without a folder."""
+        return self._ask(inside, partial(self.files.names, folders=False))
+
+    def folders(self) -> list[str]:
+        """Names of the folders right in the folder, sorted."""
+        return self._ask("", partial(self.files.names, folders=True))
 
     def size(self, name: str) -> int | None:
         """Bytes of the file `name`; None where there is none."""
-        self.files.invalidate_cache(self.path)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            info = self.files.info(f"{self.path}/{name}")
-            return info["size"] if info["type"] == "file" else None
-        return None
+        return self._ask(name, self.files.size)
 
     def modified(self, name: str) -> datetime:
         """When the file `name` was last written."""
-        return self.files.modified(f"{self.path}/{name}")
+        return self._ask(name, self.files.modified)
 
     def read(self, name: str) -> bytes:
         """Return a whole small file.
@@ -90,56 +103,67 @@ class Folder:
         Raises:
             FileNotFoundError: It is not there.
         """
-        return cast(bytes, self.files.cat_file(f"{self.path}/{name}"))
+        return self._ask(name, self.files.read)
 
-    @contextmanager
-    def reading(self, name: str) -> Iterator[BinaryIO]:
-        """Open a large file."""
-        with self.files.open(f"{self.path}/{name}", "rb") as file:
-            yield cast(BinaryIO, file)
+    def reader(self, name: str, *, resume: bool = True) -> AbstractContextManager[Readable]:
+        """Open a large file to be read from front to back; raises what `read` does, here or while reading.
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        """Open a new large file; after the block it is on the disk, not only in its cache."""
-        self.files.makedirs(self.path, exist_ok=True)
-        with self.files.open(f"{self.path}/{name}", "wb") as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            if self.local is not None:
-                os.fsync(file.fileno())
+        Without `resume` a connection that breaks off is an error of its file system: for a caller that starts
+        over with `retry`.
+        """
+        path = self._at(name)
+        if isinstance(self.files, LocalFiles):
+            return Path(path).open("rb")
+        if not resume:
+            return self.files.open(path)
+        return closing(ResumingReader(self._url(name), partial(self.files.open, path)))
+
+    def writer(self, name: str, *, atomic: bool = True) -> AbstractContextManager[BinaryIO]:
+        """Open a file for writing that gets its name when the block ends well, and else never existed.
+
+        Args:
+            name: Of the file; folders are made where they are missing.
+            atomic: Without, it is written straight under its name and, behind a URL, not copied to this
+                machine first: for large files that only count when a manifest with their checksums is there.
+        """
+        if isinstance(self.files, LocalFiles):
+            return self.files.writer(self._at(name), atomic=atomic)
+        return self.files.writer(self._at(name), self._url(name), atomic=atomic)
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a small file as one event: whoever looks finds all of it, or what was there before."""
-        self.files.makedirs(self.path, exist_ok=True)
-        if self.local is None:  # an object appears when its upload is complete
-            self.files.pipe_file(f"{self.path}/{name}", content)
-            return
-        arriving = f".{name}.{os.getpid()}.{time.monotonic_ns()}"
-        with self.writing(arriving) as file:
+        """Write a small file as one event: a reader finds all of it, or what was there before.
+
+        On this machine the disk also has its name by then, which `writer` leaves to the system.
+        """
+        with self.writer(name) as file:
             file.write(content)
-        (self.local / arriving).replace(self.local / name)
-        _sync_folder(self.local)
+        if self.local is not None:
+            sync_folder((self.local / name).parent)
 
     def remove(self, name: str) -> None:
-        """Remove the file `name`, if it is there."""
+        """Remove the file `name`, or the folder `name` with everything in it, if it is there."""
         with suppress(FileNotFoundError):
-            self.files.rm_file(f"{self.path}/{name}")
+            self.files.remove(self._at(name))
 
     def remove_all(self) -> None:
         """Remove the folder and everything in it, its manifest first, so that no half of it ever counts."""
         self.remove("manifest.json")
-        with suppress(FileNotFoundError):
-            if self.local is not None:
-                shutil.rmtree(self.local)
-            else:
-                self.files.rm(self.path, recursive=True)
+        self.remove("")
+
+    def _ask(self, name: str, act: Callable[[str], T]) -> T:
+        path = self._at(name)
+        if isinstance(self.files, LocalFiles):
+            return act(path)
+        return retry(self._url(name), lambda: act(path))
+
+    def _at(self, name: str) -> str:
+        return str(Path(self.path, name)) if self.local else _append(self.path, name)
+
+    def _url(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}" if self.local else _append(self.url, name)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _append(url: str, name: str) -> str:
+    """Append a name to a URL, whose credentials and endpoints stand behind a question mark."""
+    base, mark, query = url.partition("?")
+    return f"{base.rstrip('/')}/{name}".rstrip("/") + mark + query

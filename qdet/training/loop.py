@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from qdet.checkpoint import Folder, Retention, RunFolder
+from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
@@ -71,7 +71,7 @@ class _Training:
         check_categories(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
         self.schedule = Schedule(job, self.stream.steps_per_epoch)
-        folder = RunFolder(Folder.open(run.store).child(run.name))
+        folder = RunFolder(open_folder(run.store).child(run.name))
         start = Start(job, world, train_shards, folder)
         self.step = start.step
         self.learner = build_learner(job, world, start, classes=len(train_shards.categories))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from small_checkpoints import assert_same, contents, tensors, write
 
-from qdet.checkpoint import Folder, Piece, Saved, verify
+from qdet.checkpoint import Piece, Saved, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.checkpoint.writing import commit, write_share
 from qdet.errors import CheckpointError
@@ -24,7 +24,7 @@ def whole(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    return Folder.open(tmp_path / "step_000300")
+    return open_folder(tmp_path / "step_000300")
 
 
 def test_a_zombie_cannot_touch_what_its_successors_wrote(folder):

@@ -3,13 +3,13 @@
 import pytest
 from small_checkpoints import assert_same, write
 
-from qdet.checkpoint import Folder, Retention, RunFolder, Saved
+from qdet.checkpoint import Retention, RunFolder, Saved, open_folder
 from qdet.errors import CheckpointError
 
 
 @pytest.mark.slow
 def test_a_bucket_holds_runs_as_a_folder_does(bucket):
-    run = RunFolder(Folder.open(f"{bucket}/run"))
+    run = RunFolder(open_folder(f"{bucket}/run"))
     assert run.newest_good(print) is None
     for step in (1, 2, 3, 4):
         written = write(run.at(step), world=3, step=step, seed=step)
@@ -28,4 +28,4 @@ def test_a_bucket_holds_runs_as_a_folder_does(bucket):
 @pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_told(bucket):
     with pytest.raises((CheckpointError, OSError), match="elsewhere"):
-        write(Folder.open("s3://elsewhere/run"))
+        write(open_folder("s3://elsewhere/run"))

@@ -6,7 +6,7 @@ import random
 import pytest
 from small_checkpoints import write
 
-from qdet.checkpoint import Folder, RunFolder, Saved, verify
+from qdet.checkpoint import RunFolder, Saved, open_folder, verify
 from qdet.errors import CheckpointError
 
 TRIALS = 100
@@ -15,7 +15,7 @@ TRIALS = 100
 @pytest.fixture
 def run(tmp_path):
     """A run with checkpoints after 100 and 200 steps."""
-    found = RunFolder(Folder.open(tmp_path / "run"))
+    found = RunFolder(open_folder(tmp_path / "run"))
     for step in (100, 200):
         write(found.at(step), world=3, step=step, seed=step)
     return found
@@ -105,7 +105,7 @@ def test_another_format_is_told_from_damage(run):
 
 
 def test_what_changes_on_its_way_here_is_seen():
-    folder = Folder.open("memory://on-its-way/step_000001")
+    folder = open_folder("memory://on-its-way/step_000001")
     write(folder)
     name = next(n for n in folder.names() if n.startswith("rank_00001"))
     content = bytearray(folder.read(name))

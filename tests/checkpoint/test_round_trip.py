@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_checkpoints import assert_same, state, tensors, write
 
-from qdet.checkpoint import Folder, Saved, verify, write_whole
+from qdet.checkpoint import Saved, open_folder, verify, write_whole
 from qdet.errors import CheckpointError
 
 
@@ -21,7 +21,7 @@ def whole(saved: Saved) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("place", ["local", "memory"])
 def test_tensors_state_and_job_come_back(tmp_path, place, world):
-    folder = Folder.open(tmp_path / "c" if place == "local" else f"memory://{uuid.uuid4()}/c")
+    folder = open_folder(tmp_path / "c" if place == "local" else f"memory://{uuid.uuid4()}/c")
     written = write(folder, world=world, metrics={"val/AP": 0.25})
     saved = Saved(folder)
     assert_same(whole(saved), written)
@@ -36,7 +36,7 @@ def test_tensors_state_and_job_come_back(tmp_path, place, world):
 @settings(max_examples=40, deadline=None)
 @given(world=st.integers(1, 5), ends=st.tuples(st.integers(0, 21), st.integers(0, 21)))
 def test_any_part_is_what_slicing_gives(world, ends):
-    folder = Folder.open(f"memory://{uuid.uuid4()}")
+    folder = open_folder(f"memory://{uuid.uuid4()}")
     written = write(folder, world=world)
     share = range(min(ends), max(ends))
     part = Saved(folder).part("weights/stem.weight", share)
@@ -44,7 +44,7 @@ def test_any_part_is_what_slicing_gives(world, ends):
 
 
 def test_files_are_those_of_safetensors_and_hold_equal_shares(tmp_path):
-    written = write(Folder.open(tmp_path), world=4)
+    written = write(open_folder(tmp_path), world=4)
     files = [load_file(path) for path in sorted(tmp_path.glob("*.safetensors"))]
     assert len(files) == 4
     total = sum(t.numel() * t.element_size() for t in written.values())
@@ -53,7 +53,7 @@ def test_files_are_those_of_safetensors_and_hold_equal_shares(tmp_path):
 
 
 def test_the_manifest_lists_every_other_file(tmp_path):
-    write(Folder.open(tmp_path))
+    write(open_folder(tmp_path))
     listed = json.loads((tmp_path / "manifest.json").read_text())["files"]
     assert set(listed) == {p.name for p in tmp_path.iterdir()} - {"manifest.json"}
     assert {name: p["bytes"] for name, p in listed.items()} == {
@@ -62,7 +62,7 @@ def test_the_manifest_lists_every_other_file(tmp_path):
 
 
 def test_one_process_writes_what_it_holds_whole(tmp_path):
-    folder = Folder.open(tmp_path / "c")
+    folder = open_folder(tmp_path / "c")
     write_whole(folder, tensors(), state=state(), job={"name": "x"})
     verify(folder)
     assert_same(whole(Saved(folder)), tensors())
@@ -75,17 +75,17 @@ def test_pieces_that_do_not_make_a_whole_are_refused_by_name(tmp_path, monkeypat
     monkeypatch.setattr(
         small_checkpoints, "even_shares", lambda t, *, rank, world: shares(t, rank=0, world=world)
     )
-    write(Folder.open(tmp_path), world=2)  # both ranks write the first half
+    write(open_folder(tmp_path), world=2)  # both ranks write the first half
     with pytest.raises(CheckpointError, match=r"twice|lacks"):
-        Saved(Folder.open(tmp_path))
+        Saved(open_folder(tmp_path))
 
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path):
-    write(Folder.open(tmp_path))
+    write(open_folder(tmp_path))
     with pytest.raises(CheckpointError, match=r"has no tensor weights/head"):
-        Saved(Folder.open(tmp_path)).whole("weights/head")
+        Saved(open_folder(tmp_path)).whole("weights/head")
 
 
 def test_a_url_that_nothing_opens_is_refused():
     with pytest.raises(CheckpointError, match=r"gopher://host/store cannot be opened"):
-        Folder.open("gopher://host/store")
+        open_folder("gopher://host/store")

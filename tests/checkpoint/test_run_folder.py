@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_checkpoints import write
 
-from qdet.checkpoint import Folder, Manifest, Retention, RunFolder
+from qdet.checkpoint import Manifest, Retention, RunFolder, open_folder
 
 
 @given(
@@ -32,7 +32,7 @@ def test_the_rule_is_its_own_sentence(found, last, best, every):
 
 @pytest.mark.parametrize("place", ["local", "memory"])
 def test_what_is_not_kept_goes_and_the_best_stays(tmp_path, place):
-    run = RunFolder(Folder.open(tmp_path / "run" if place == "local" else "memory://retention/run"))
+    run = RunFolder(open_folder(tmp_path / "run" if place == "local" else "memory://retention/run"))
     for step, ap in ((1, 0.1), (2, 0.5), (3, 0.2), (4, 0.3), (5, None), (6, None)):
         write(run.at(step), step=step, metrics=None if ap is None else {"val/AP": ap})
         run.tidy(Retention(last=1, best=1))
@@ -41,7 +41,7 @@ def test_what_is_not_kept_goes_and_the_best_stays(tmp_path, place):
 
 
 def test_torn_folders_go_once_something_newer_is_whole(tmp_path):
-    run = RunFolder(Folder.open(tmp_path))
+    run = RunFolder(open_folder(tmp_path))
     for step in (1, 2, 3, 4):
         write(run.at(step), step=step)
         if step in (2, 4):
@@ -51,7 +51,7 @@ def test_torn_folders_go_once_something_newer_is_whole(tmp_path):
 
 
 def test_checkpoints_found_damaged_count_for_nothing(tmp_path):
-    run = RunFolder(Folder.open(tmp_path))
+    run = RunFolder(open_folder(tmp_path))
     for step in (1, 2, 3):
         write(run.at(step), step=step)
     next(run.at(3).local.glob("rank_00000*")).write_bytes(b"")
@@ -64,7 +64,7 @@ def test_checkpoints_found_damaged_count_for_nothing(tmp_path):
 def test_other_things_in_a_runs_folder_are_left_alone(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "step_by_step").mkdir()
-    run = RunFolder(Folder.open(tmp_path))
+    run = RunFolder(open_folder(tmp_path))
     for step in (1, 2, 3):
         write(run.at(step), step=step)
         run.tidy(Retention(last=1, best=0))

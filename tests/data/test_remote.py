@@ -17,7 +17,7 @@ from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
-from qdet.storage import download as remote
+from qdet.storage import network as remote
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from data_prep.coco_to_shards import Conversion, convert
+from data_prep.output import open_output, write
 from data_prep.verify import Verification, verify
 from qdet.errors import ConfigError, DataError
-from qdet.storage import download as remote
-from qdet.storage import store as module
-from qdet.storage.store import LocalStore, RemoteStore, store_at, write
+from qdet.storage import Folder
+from qdet.storage import network as remote
+from qdet.storage import remote as module
+from qdet.storage.remote import RemoteFiles
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_a_url_gets_the_bytes_that_a_folder_gets(conversion, memory):
 
 def test_a_file_url_is_a_folder(conversion, tmp_path):
     convert(dataclasses.replace(conversion, out=f"file://{tmp_path}/by url"))
-    assert store_at(f"file://{tmp_path}/by url") == LocalStore(tmp_path / "by url")
+    assert open_output(f"file://{tmp_path}/by url") == Folder.open(tmp_path / "by url")
     assert (tmp_path / "by url" / "manifest.json").is_file()
 
 
@@ -96,18 +98,18 @@ def test_an_upload_that_loses_bytes_is_noticed(memory, monkeypatch):
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", loses)
     with pytest.raises(DataError, match="has 2 bytes after an upload of 3"):
-        write(store_at("memory://bucket/x"), "name", b"abc")
+        write(open_output("memory://bucket/x"), "name", b"abc")
 
 
 def _write_half(store):
-    with store.file("z") as file:
+    with store.writer("z") as file:
         file.write(b"half")
         raise KeyError
 
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
 def test_what_a_store_promises(kind, tmp_path, memory):
-    store = store_at(tmp_path / "a" if kind == "local" else "memory://bucket/a")
+    store = open_output(tmp_path / "a" if kind == "local" else "memory://bucket/a")
     assert (store.names(), store.names("sub"), store.size("x")) == ([], [], None)
     with pytest.raises(FileNotFoundError):
         store.read("x")
@@ -117,7 +119,7 @@ def test_what_a_store_promises(kind, tmp_path, memory):
     assert (store.names(), store.names("sub"), store.names("sub/")) == (["x"], ["y"], ["y"])
     assert (store.size("x"), store.size("sub/y"), store.size("sub")) == (5, 4, store.size("sub"))
     assert (store.read("x"), store.read("sub/y")) == (b"three", b"two!")
-    with store.opened("x") as file:
+    with store.reader("x") as file:
         assert file.read(2) == b"th"
     with pytest.raises(KeyError):
         _write_half(store)
@@ -145,7 +147,7 @@ def test_object_stores_are_written_to_directly_and_others_by_renaming(memory, tm
     for kind, expected in ((Bucket, ["put"]), (Recording, ["put", "mv"])):
         calls: list = []
         filesystem = kind(auto_mkdir=True, skip_instance_cache=True)
-        write(RemoteStore("any://x", filesystem, str(tmp_path)), "n", b"1")
+        write(Folder("any://x", RemoteFiles(filesystem), str(tmp_path)), "n", b"1")
         assert calls == expected
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"n": b"1"}
         (tmp_path / "n").unlink()

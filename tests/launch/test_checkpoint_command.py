@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from small_checkpoints import write
 
 from qdet.__main__ import main
-from qdet.checkpoint import Folder, RunFolder
+from qdet.checkpoint import RunFolder, open_folder
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run with two checkpoints, a damaged one and a torn one."""
-    found = RunFolder(Folder.open(tmp_path / "run"))
+    found = RunFolder(open_folder(tmp_path / "run"))
     write(found.at(100), step=100, world=1)
     write(found.at(200), step=200, seed=2, metrics={"val/AP": 0.3125})
     write(found.at(300), step=300)
@@ -69,7 +69,7 @@ def test_a_folder_without_checkpoints_is_told(tmp_path, capsys):
 def test_the_model_is_one_file_with_its_job_beside_it(run, tmp_path, flags, kind, capsys):
     file = tmp_path / "models" / "model.safetensors"
     main(["checkpoint", str(run.folder), "--export", str(file), *flags])
-    written = write(Folder.open(tmp_path / "same"), step=200, seed=2)
+    written = write(open_folder(tmp_path / "same"), step=200, seed=2)
     found = load_file(file)
     assert found.keys() == {name.removeprefix("weights/") for name in written if name.startswith("weights/")}
     assert torch.equal(found["stem.weight"], written[f"{kind}/stem.weight"])
@@ -86,7 +86,7 @@ def test_an_average_that_is_not_there_is_not_replaced_by_weights(tmp_path, capsy
     from qdet.checkpoint import write_whole
 
     weights = {name: t for name, t in tensors().items() if name.startswith("weights/")}
-    write_whole(Folder.open(tmp_path / "c"), weights, state=state(), job={})
+    write_whole(open_folder(tmp_path / "c"), weights, state=state(), job={})
     with pytest.raises(SystemExit):
         main(["checkpoint", str(tmp_path / "c"), "--export", str(tmp_path / "m.safetensors"), "--ema"])
     assert "holds no averaged weights" in capsys.readouterr().err

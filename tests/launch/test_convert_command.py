@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
-from qdet.checkpoint import Folder, Saved
+from qdet.checkpoint import Saved, open_folder
 from qdet.checkpoint.fit import check_start, load_weights
 from qdet.convert.classes import COCO, IDS
 from qdet.convert.files import Told, read
@@ -120,7 +120,7 @@ def test_other_classes_are_numbered_or_named_by_the_file(detr, tmp_path, capsys)
 
 
 def saved(folder) -> Saved:
-    return Saved(Folder.open(folder))
+    return Saved(open_folder(folder))
 
 
 def refused(capsys, *args, code: int = 1) -> str:

@@ -66,7 +66,7 @@ def test_of_a_url_the_driver_reads_the_manifest_and_no_shard(job: Job, served, d
     ],
 )
 def test_what_is_not_there_is_said_before_workers_start(changes, said, job, served, monkeypatch):
-    monkeypatch.setattr("qdet.storage.download.PAUSES", ())
+    monkeypatch.setattr("qdet.storage.network.PAUSES", ())
     here = {path: v.format(url=served[0]) if isinstance(v, str) else v for path, v in changes.items()}
     with pytest.raises(ConfigError, match=said):
         preflight.check(override(job, here))

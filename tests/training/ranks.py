@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 
 from qdet.backbones import SwinConfig
-from qdet.checkpoint import Folder, RunFolder, Saved
+from qdet.checkpoint import RunFolder, Saved, open_folder
 from qdet.config import override
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
@@ -98,14 +98,14 @@ def save_again(jobs: dict[str, Job], store: Path, into: Path) -> None:
     for name, job in jobs.items():
         world = join("cpu", timeout=60)
         training = loop._Training(job, world, Run(name=name, store=str(store)), LocalReporter(), Recorder())
-        training.checkpoints.writer.run = RunFolder(Folder.open(into / name))
+        training.checkpoints.writer.run = RunFolder(open_folder(into / name))
         training._save()
         training.checkpoints.writer.wait(at_end=True)
 
 
 def checkpoint(store: Path, run: str, step: int) -> Saved:
     """Open a checkpoint that `train_all` wrote."""
-    return Saved(RunFolder(Folder.open(store / run)).at(step))
+    return Saved(RunFolder(open_folder(store / run)).at(step))
 
 
 def assert_same(one: Saved, other: Saved) -> None:

@@ -6,7 +6,7 @@ import torch
 from small_checkpoints import state
 from torch import nn
 
-from qdet.checkpoint import Folder, Saved, write_whole
+from qdet.checkpoint import Saved, open_folder, write_whole
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import ShardedState
@@ -58,8 +58,8 @@ def test_a_loaded_average_goes_on(tmp_path):
         piece.name: piece.values.reshape(held.shapes[piece.name.removeprefix("average/")])
         for piece in first.pieces(held)
     }
-    write_whole(Folder.open(tmp_path), whole, state=replace(state(), ema_updates=first.updates), job={})
-    second.load(Saved(Folder.open(tmp_path)), held)
+    write_whole(open_folder(tmp_path), whole, state=replace(state(), ema_updates=first.updates), job={})
+    second.load(Saved(open_folder(tmp_path)), held)
     assert second.updates == 2
     with torch.no_grad():
         module.bias.sub_(2)

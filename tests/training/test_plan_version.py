@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from qdet.checkpoint import Folder, TrainState
+from qdet.checkpoint import TrainState, open_folder
 from qdet.checkpoint.saved import Peek
 from qdet.config import flatten
 from qdet.data.plan.epoch import PLAN_VERSION
@@ -27,7 +27,7 @@ STATE = TrainState(
 
 def test_another_version_of_the_plan_is_refused_in_words(tmp_path):
     job = Job(name="a")
-    saved = Peek(Folder.open(str(tmp_path)), STATE, flatten(job))
+    saved = Peek(open_folder(str(tmp_path)), STATE, flatten(job))
     assert check_unchanged(saved, job, "d") == ()
     other = dataclasses.replace(saved, state=dataclasses.replace(STATE, plan_version=PLAN_VERSION + 1))
     with pytest.raises(CheckpointError, match=rf"began with version {PLAN_VERSION + 1}.*\(commit abc\)"):

@@ -7,7 +7,7 @@ import torch
 from ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job, train_all
 from small_checkpoints import contents, tensors
 
-from qdet.checkpoint import Folder, Piece, Retention, RunFolder, Saved, verify
+from qdet.checkpoint import Piece, Retention, RunFolder, Saved, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.errors import CheckpointError
 from qdet.training.checkpointing import save as module
@@ -19,7 +19,7 @@ from qdet.training.reporting import LocalReporter, Run
 
 def writer_in(folder, world=None) -> CheckpointWriter:
     alone = World(rank=0, size=1, device=torch.device("cpu"))
-    return CheckpointWriter(RunFolder(Folder.open(folder)), world or alone, Retention(last=5))
+    return CheckpointWriter(RunFolder(open_folder(folder)), world or alone, Retention(last=5))
 
 
 def save(writer: CheckpointWriter, step: int, whole=None) -> float:
@@ -169,4 +169,4 @@ def test_ranks_agree_on_a_failure_of_one_and_on_its_cause(tmp_path):
     said = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert said[0] == said[1]
     assert "step_000003 could not be written: OSError: [Errno 28] No space left on device" in said[0]
-    verify(RunFolder(Folder.open(tmp_path)).at(1))
+    verify(RunFolder(open_folder(tmp_path)).at(1))

@@ -8,7 +8,7 @@ from torch import nn
 
 from qdet.__main__ import main
 from qdet.backbones import SwinConfig
-from qdet.checkpoint import Folder
+from qdet.checkpoint import open_folder
 from qdet.config import flatten
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
@@ -202,7 +202,7 @@ def test_a_bad_step_comes_back_from_its_file(bad_file):
 
 def test_replay_names_the_layer_that_overflows_from_any_store(bad_file):
     _, path, name = bad_file
-    Folder.open("memory://store/run").put(path.name, path.read_bytes())
+    open_folder("memory://store/run").put(path.name, path.read_bytes())
     told = replay(f"memory://store/run/{path.name}")
     assert told == replay(path)
     assert "step 123 of job tiny, by worker 1 of 2" in told

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from qdet.data.files.download import download
 from qdet.errors import ConfigError, DataError
-from qdet.storage.download import download
 from qdet.storage.process_locks import is_held, locked, mark
 
 _POLL = 0.05

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from qdet.data.files.cached_files import CachedShards
+from qdet.data.files.download import Absent, names_in, read_bytes, size_of
 from qdet.data.files.local_files import ShardFiles
 from qdet.data.files.node_cache import NodeCache, RemoteShard
 from qdet.data.shards.index_foreign import identity, scan_set
 from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.download import Absent, names_in, read_bytes, size_of
 from qdet.storage.process_locks import locked
 from qdet.storage.urls import checked, expand, is_pattern, is_url, join
 

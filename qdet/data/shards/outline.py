@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qdet.data.files.download import Absent, names_in, read_bytes, size_of
 from qdet.data.files.pipes import allowed_words
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.index_foreign import named_categories
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import NAME, Listed, parse_manifest
 from qdet.errors import ConfigError, DataError
-from qdet.storage.download import Absent, names_in, read_bytes, size_of
 from qdet.storage.urls import checked, expand, is_pattern, is_pipe, is_url, join
 
 

@@ -8,16 +8,15 @@ import hashlib
 import tarfile
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
+from qdet.data.files.download import explain_failure, open_sequential
 from qdet.data.files.pipes import output_of
 from qdet.data.shards.manifest import Listed
 from qdet.data.shards.scan_shard import IMAGES, META, check_member, key_and_kind
 from qdet.errors import DataError
-from qdet.storage.download import FrontToBack
-from qdet.storage.urls import is_pipe, is_url
+from qdet.storage.urls import is_pipe
 
 _CHUNK = 2**18
 
@@ -34,10 +33,8 @@ def files_of(shard: Listed, allowed: Sequence[str]) -> Generator[dict[str, Any],
     """
     with _opened(shard.name, allowed) as source:
         passing = _Passing(source)
-        try:
+        with explain_failure(shard.name):
             yield from _files(passing, shard.name)
-        except OSError as error:
-            raise DataError(f"{shard.name} cannot be read: {error.strerror or error}") from error
         if shard.size not in (None, passing.length):
             raise DataError(
                 f"{shard.name} has {passing.length} bytes where its manifest says {shard.size}; copy it again"
@@ -127,13 +124,6 @@ def _opened(name: str, allowed: Sequence[str]) -> Iterator[Any]:
     if is_pipe(name):
         with output_of(name, allowed) as source:
             yield source
-    elif is_url(name):
-        with closing(FrontToBack(name)) as source:
-            yield source
     else:
-        try:
-            source = Path(name).open("rb")  # noqa: SIM115 -- closed by the `with`, outside of this `try`
-        except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
-        with source:
+        with open_sequential(name) as source:
             yield source

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from qdet.checkpoint import Folder, Saved
+from qdet.checkpoint import Saved, open_folder
 from qdet.launching.chaos.trial import Trial
 
 
@@ -25,7 +25,7 @@ def problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri: str)
 
 def differing(one: Path, other: Path) -> list[str]:
     """Name the tensors of two checkpoints that are not bitwise the same."""
-    a, b = Saved(Folder.open(one)), Saved(Folder.open(other))
+    a, b = Saved(open_folder(one)), Saved(open_folder(other))
     if a.shapes != b.shapes:
         return ["the checkpoints hold other tensors"]
     different = [name for name in a.shapes if not torch.equal(_bits(a.whole(name)), _bits(b.whole(name)))]

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import Folder, Manifest, RunFolder, Saved, verify
+from qdet.checkpoint import Manifest, RunFolder, Saved, open_folder, verify
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
 from qdet.checkpoint.run_folder import METRIC
 from qdet.checkpoint.saved import export
 from qdet.errors import CheckpointError
+from qdet.storage import Folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def look(url: str | Path) -> list[Look]:
     Raises:
         CheckpointError: There is neither in the folder.
     """
-    folder = Folder.open(url)
+    folder = open_folder(url)
     run = RunFolder(folder)
     found = [run.at(step) for step in run.steps()]
     if not found and folder.size(MANIFEST) is not None:

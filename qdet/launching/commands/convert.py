@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import Folder, TrainState, write_whole
+from qdet.checkpoint import TrainState, open_folder, write_whole
 from qdet.config import flatten
 from qdet.convert.files import read
 from qdet.convert.recognize import Recognized, recognize
@@ -72,4 +72,4 @@ def _write(found: Recognized, folder: Path) -> None:
         categories={"names": list(found.categories.names), "ids": list(found.categories.ids)},
     )
     job = {"name": found.title, "detector": type(found.detector).__name__} | settings
-    write_whole(Folder.open(folder), tensors, state=state, job=job)
+    write_whole(open_folder(folder), tensors, state=state, job=job)

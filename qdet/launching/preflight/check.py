@@ -1,6 +1,6 @@
 """What must be true before a job may start, checked where the user sees the answer at once."""
 
-from qdet.checkpoint import Folder, RunFolder
+from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.manifest import MANIFEST
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import ConfigError
@@ -39,7 +39,7 @@ def check(job: Job) -> None:
 
 def _check_start(start: str) -> None:
     """Raise unless a checkpoint is in the folder; whether its bytes are good is seen when they are read."""
-    folder = Folder.open(start)
+    folder = open_folder(start)
     if steps := RunFolder(folder).steps():
         newest = RunFolder(folder).at(steps[-1])
         raise ConfigError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from qdet.checkpoint import Folder, RunFolder
+from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.saved import newest
 from qdet.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
@@ -47,7 +47,7 @@ def _check_writable(store: str) -> None:
     """Write, read and remove a small file."""
     name, content = f".qdet-{secrets.token_hex(4)}", b"can this be read back?"
     try:
-        folder = Folder.open(store)
+        folder = open_folder(store)
         folder.put(name, content)
         same = folder.read(name) == content
         folder.remove(name)
@@ -64,7 +64,7 @@ def _check_writable(store: str) -> None:
 
 def _check_room(job: Job, classes: int) -> None:
     """Compare the free space of a local store with what checkpoints take at most at a time."""
-    local = Folder.open(job.store.path).local
+    local = open_folder(job.store.path).local
     if local is None:
         return
     free, needed = shutil.disk_usage(local).free, checkpoint_bytes(job, classes)
@@ -77,7 +77,7 @@ def _check_room(job: Job, classes: int) -> None:
 
 def _check_run(job: Job, name: str, digest: str | None) -> None:
     """Raise where the folder of the run holds what is not that run's, or another job's."""
-    run = RunFolder(Folder.open(job.store.path).child(name))
+    run = RunFolder(open_folder(job.store.path).child(name))
     local = run.folder.local
     if local is not None and local.exists() and not local.is_dir():
         raise ConfigError(f"--store.run {name}: {local} is a file; remove it or give another name")

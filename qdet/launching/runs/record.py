@@ -11,9 +11,10 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 
-from qdet.checkpoint import Folder
+from qdet.checkpoint import open_folder
 from qdet.errors import CheckpointError, ConfigError, did_you_mean
 from qdet.job import Job
+from qdet.storage import Folder
 
 RECORD = "run.json"
 
@@ -98,12 +99,12 @@ def read(store: str, name: str) -> RunRecord:
 
 def _names(store: Folder) -> list[str]:
     """Names of the runs that are there, the latest last."""
-    found = [name for name in store.names() if store.child(name).size(RECORD) is not None]
+    found = [name for name in store.folders() if store.child(name).size(RECORD) is not None]
     return sorted(found, key=lambda name: store.child(name).modified(RECORD))
 
 
 def _open(store: str) -> Folder:
     try:
-        return Folder.open(store)
+        return open_folder(store)
     except CheckpointError as error:
         raise ConfigError(f"--store.path {error}") from error

@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
-from qdet.checkpoint import Folder, RunFolder, Saved, TrainState, verify
+from qdet.checkpoint import RunFolder, Saved, TrainState, open_folder, verify
 from qdet.checkpoint.fit import check_start, load_weights
 from qdet.data.shards.protocol import Dataset
 from qdet.job import Job
+from qdet.storage import Folder
 from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
@@ -40,7 +41,7 @@ class Start:
         if self.last is not None:
             load_weights(module, self.last.all("weights"), source=self.last.folder)
         elif source is not None:
-            start = self._open(Folder.open(source))
+            start = self._open(open_folder(source))
             classes = self.shards.categories.names
             check_start(start, detector=type(self.job.detector).__name__, classes=classes)
             load_weights(module, start.model(), source=source)

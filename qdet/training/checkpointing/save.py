@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qdet.checkpoint import Folder, Piece, RunFolder, Saved
+from qdet.checkpoint import Piece, RunFolder, Saved
 from qdet.checkpoint.run_folder import Retention
 from qdet.checkpoint.saved import export
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
 from qdet.errors import CheckpointError
+from qdet.storage import Folder
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
 from qdet.training.distributed import World

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qdet.checkpoint import Folder
 from qdet.job import Job
 from qdet.losses import SetLoss
+from qdet.storage import Folder
 from qdet.training.checkpointing.contents import settings
 from qdet.training.distributed import World
 from qdet.training.nonfinite.record import BadStep, Facts, file_name, to_bytes
@@ -156,8 +156,7 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _write(folder: Folder, bad: BadStep) -> None:
-    with folder.writing(file_name(bad.facts.step, bad.facts.rank)) as file:
-        file.write(to_bytes(bad))
+    folder.put(file_name(bad.facts.step, bad.facts.rank), to_bytes(bad))
 
 
 def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Folder, step: int) -> str:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from qdet.checkpoint import Folder
-from qdet.errors import CheckpointError
+from qdet.errors import CheckpointError, StorageError
+from qdet.storage import Folder
 from qdet.types import Batch, Targets
 
 KEY = "qdet_bad_step"
@@ -80,11 +80,13 @@ def read(address: str | Path) -> BadStep:
     """
     if "://" not in str(address):
         return _read(Path(address))
-    parent, _, name = str(address).rpartition("/")
     with tempfile.TemporaryDirectory() as here:
-        path = Path(here) / name
         try:
-            path.write_bytes(Folder.open(parent).read(name))
+            folder, name = Folder.holding(address)
+            path = Path(here) / name
+            path.write_bytes(folder.read(name))
+        except StorageError as error:
+            raise CheckpointError(str(error)) from error
         except OSError as error:
             raise CheckpointError(f"{address} cannot be read: {error}") from error
         return _read(path)

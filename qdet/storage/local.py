@@ -1,0 +1,64 @@
+"""The files of this machine, as a folder uses them."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from qdet.storage.atomic import atomic_file
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files by their path. Everything raises the OSErrors of this machine."""
+
+    def names(self, path: str, *, folders: bool) -> list[str]:
+        """Names of the files, or of the folders, right inside a folder; none where there is no folder."""
+        try:
+            with os.scandir(path) as entries:
+                return sorted(e.name for e in entries if (e.is_dir() if folders else e.is_file()))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def modified(self, path: str) -> datetime:
+        """When a file was last written."""
+        return datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)
+
+    def read(self, path: str) -> bytes:
+        """Return a whole small file."""
+        return Path(path).read_bytes()
+
+    @contextmanager
+    def writer(self, path: str, *, atomic: bool) -> Iterator[BinaryIO]:
+        """Open a file for writing, in a folder that is made where it is missing."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if atomic:
+            with atomic_file(target) as file:
+                yield file
+        else:
+            with target.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with everything in it; FileNotFoundError where there is neither."""
+        target = Path(path)
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
