@@ -1,17 +1,17 @@
 """Converting authors' checkpoints: every key of theirs is used once and every one of ours is filled.
 
-A new detector is tested by its lines in `published.py`.
+A new detector is tested by its lines in `tests.support.published`.
 """
 
 import pytest
 import torch
-from published import COMPUTED, FULL_SIZE, on_meta, recorded
 
 from qdet.convert import ADAMIXER, convert, rename
 from qdet.convert.classes import COCO
 from qdet.convert.files import Told
 from qdet.convert.recognize import recognize
 from qdet.errors import CheckpointError
+from tests.support.published import COMPUTED, FULL_SIZE, on_meta, recorded
 
 # Of DETR with pre-norm and Anchor DETR with three levels, which no authors released.
 UNPUBLISHED = (

@@ -4,11 +4,11 @@ from argparse import Namespace
 
 import pytest
 import torch
-from published import small_checkpoint
 
 from qdet.backbones import ResNetConfig
 from qdet.convert.files import Told, read
 from qdet.convert.recognize import Recognized, recognize
+from tests.support.published import small_checkpoint
 
 UNREAD = {f"transformer.adapt_pos1d.{i}.weight": torch.zeros(64, 64) for i in (0, 2)}
 """What their code makes with plain attention too, and never calls."""

@@ -4,12 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from small_checkpoints import assert_same, contents, tensors, write
 
 from qdet.checkpoint import Piece, Saved, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.checkpoint.writing import commit, write_share
 from qdet.errors import CheckpointError
+from tests.support.small_checkpoints import assert_same, contents, tensors, write
 
 
 def share(whole, *, rank, world):

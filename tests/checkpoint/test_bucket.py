@@ -1,10 +1,10 @@
 """Checkpoints in a bucket, on an S3 server of this machine, through pyarrow where s3fs is not installed."""
 
 import pytest
-from small_checkpoints import assert_same, write
 
 from qdet.checkpoint import Retention, RunFolder, Saved, open_folder
 from qdet.errors import CheckpointError
+from tests.support.small_checkpoints import assert_same, write
 
 
 @pytest.mark.slow

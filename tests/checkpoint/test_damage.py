@@ -4,10 +4,10 @@ import json
 import random
 
 import pytest
-from small_checkpoints import write
 
 from qdet.checkpoint import RunFolder, Saved, open_folder, verify
 from qdet.errors import CheckpointError
+from tests.support.small_checkpoints import write
 
 TRIALS = 100
 

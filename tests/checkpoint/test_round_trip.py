@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small_checkpoints import assert_same, state, tensors, write
 
 from qdet.checkpoint import Saved, open_folder, verify, write_whole
 from qdet.errors import CheckpointError
+from tests.support.small_checkpoints import assert_same, state, tensors, write
 
 
 def whole(saved: Saved) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def test_one_process_writes_what_it_holds_whole(tmp_path):
 
 
 def test_pieces_that_do_not_make_a_whole_are_refused_by_name(tmp_path, monkeypatch):
-    import small_checkpoints
+    from tests.support import small_checkpoints
 
     shares = small_checkpoints.even_shares
     monkeypatch.setattr(

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_checkpoints import write
 
 from qdet.checkpoint import Manifest, Retention, RunFolder, open_folder
+from tests.support.small_checkpoints import write
 
 
 @given(

@@ -6,13 +6,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
-from recipes import MODELS, REPO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qdet.detectors import (
@@ -32,6 +30,7 @@ from qdet.layers.heads import Head
 from qdet.layers.pixels import normalize
 from qdet.losses import SetLossConfig
 from qdet.types import PaddedSizes, Predictions, Proposals, Targets
+from tests.support.recipes import MODELS, REPO
 
 CLASSES = 5
 SIZES = torch.tensor([[128, 96], [100, 128]])
@@ -322,11 +321,9 @@ def test_bf16_takes_extreme_logits(detector, loss):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("variant", COMPILED)
 def test_compiling_backbone_and_encoder_changes_nothing(variant):
-    script = Path(__file__).with_name("compiled.py")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(REPO), str(script.parent)))}
-    done = subprocess.run(
-        [sys.executable, script, variant], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.support.compiled", variant]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(float(moved) < 1e-5 for moved in done.stdout.split())
 

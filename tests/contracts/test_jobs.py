@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes import FILES, JOBS, MODELS, RECIPES, REPO
 
 from qdet.config import override
 from qdet.errors import ConfigError
@@ -19,6 +18,7 @@ from qdet.recipes import Recipe, read
 from qdet.search import Each
 from qdet.training.optim import parameter_groups
 from qdet.zoo import load_job
+from tests.support.recipes import FILES, JOBS, MODELS, RECIPES, REPO
 
 VARIANTS = [(file, variant) for file, recipe in FILES.items() for variant in recipe.variants]
 TABLES = [(file, table) for file, recipe in FILES.items() for table in recipe.tables]

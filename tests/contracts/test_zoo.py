@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from recipes import FILES, MODELS, RECIPES, REPO
 
 from qdet import zoo
 from qdet.config import override
 from qdet.launching.cli import parse
+from tests.support.recipes import FILES, MODELS, RECIPES, REPO
 
 # What was counted in the authors' classes, and our counts, agree to this.
 MACS_TOLERANCE = 0.02

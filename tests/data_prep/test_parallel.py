@@ -73,28 +73,27 @@ ON_RAY = """
 import json, os, subprocess, sys
 from pathlib import Path
 import ray
-sys.path.insert(0, {tests!r})
-import test_parallel
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.packing.parallel import run_tasks
 from qdet.errors import DataError
+from tests.data_prep.test_parallel import _square
 
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
 context = ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False,
                    object_store_memory=100 * 2**20, log_to_driver=False)
 command = [sys.executable, "-m", "data_prep.coco_to_shards", "--coco", str(coco), "--split", "train"]
 command += ["--out", str(folder / "command"), "--shard-megabytes", "0.01"]
-address = {{"RAY_ADDRESS": context.address_info["address"]}}
+address = {"RAY_ADDRESS": context.address_info["address"]}
 subprocess.run(command, env=os.environ | address, check=True)  # connects without --ray
 convert(Conversion(coco=coco, split="train", shard_megabytes=0.01, out=folder / "ray", ray=True))
 message = ""
 tasks = [(str(folder / "seen"), n) for n in (1, 13)]
 (folder / "seen").mkdir()
 try:
-    list(run_tasks(test_parallel._square, tasks, processes=1, ray=True))
+    list(run_tasks(_square, tasks, processes=1, ray=True))
 except DataError as error:
-    message = f"{{type(error).__name__}}: {{error}}"
-pids = {{p.name.partition("-")[2] for p in (folder / "seen").iterdir()}}
+    message = f"{type(error).__name__}: {error}"
+pids = {p.name.partition("-")[2] for p in (folder / "seen").iterdir()}
 still = ray.is_initialized()
 ray.shutdown()
 print("RESULT", json.dumps([message, str(os.getpid()) in pids, still]))
@@ -112,15 +111,14 @@ def test_a_cluster_writes_the_same_bytes(make_coco, tmp_path):
     convert(Conversion(coco=root, split="train", out=tmp_path / "here", shard_megabytes=0.01, processes=1))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = kept | {
-        "PYTHONPATH": f"{REPO}{os.pathsep}{Path(__file__).parent}",
+        "PYTHONPATH": str(REPO),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
-    code = ON_RAY.format(tests=str(Path(__file__).parent))
     with (Path(tempfile.gettempdir()) / "qdet-ray.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
-            [sys.executable, "-c", code, str(root), str(tmp_path)],
+            [sys.executable, "-c", ON_RAY, str(root), str(tmp_path)],
             capture_output=True,
             text=True,
             env=environment,

@@ -39,7 +39,7 @@ def project(tmp_path: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch) 
     """A project folder with a tiny job and its shards; the current one."""
     job = tmp_path / "jobs" / "tiny_job.py"
     job.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("tiny_job.py"), job)
+    shutil.copy(REPO / "tests" / "support" / "tiny_job.py", job)
     job.chmod(0o755)
     (tmp_path / "data").symlink_to(demo_shards)
     for name in [*os.environ]:

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_checkpoints import write
 
 from qdet.__main__ import main
 from qdet.checkpoint import RunFolder, open_folder
+from tests.support.small_checkpoints import write
 
 
 @pytest.fixture
@@ -81,9 +81,8 @@ def test_the_model_is_one_file_with_its_job_beside_it(run, tmp_path, flags, kind
 
 
 def test_an_average_that_is_not_there_is_not_replaced_by_weights(tmp_path, capsys):
-    from small_checkpoints import state, tensors
-
     from qdet.checkpoint import write_whole
+    from tests.support.small_checkpoints import state, tensors
 
     weights = {name: t for name, t in tensors().items() if name.startswith("weights/")}
     write_whole(open_folder(tmp_path / "c"), weights, state=state(), job={})

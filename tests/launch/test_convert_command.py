@@ -5,7 +5,6 @@ from argparse import Namespace
 
 import pytest
 import torch
-from published import as_detrs_authors, small_checkpoint
 from safetensors.torch import save_file
 
 from qdet.__main__ import main
@@ -18,6 +17,7 @@ from qdet.convert.recognize import recognize
 from qdet.data.shards.categories import Categories
 from qdet.detectors import DETRConfig
 from qdet.errors import CheckpointError
+from tests.support.published import as_detrs_authors, small_checkpoint
 
 ONE_OF_EACH = (
     "adamixer_r50_100q",

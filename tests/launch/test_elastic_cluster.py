@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_job
-from recorded import curve, recorded
-from stretches import gone_through_again
 
 from qdet.config import override
 from qdet.launching import paths
+from tests.support import tiny_job
+from tests.support.mlflow_runs import curve, recorded
+from tests.support.replay_run import gone_through_again
 
 pytestmark = [
     pytest.mark.ray,

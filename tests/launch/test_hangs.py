@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ranks import assert_same, checkpoint
+
+from tests.support.ranks import assert_same, checkpoint
 
 pytestmark = [
     pytest.mark.ray,

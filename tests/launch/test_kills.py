@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ranks import assert_same, checkpoint
-from recorded import curve, recorded
+
+from tests.support.mlflow_runs import curve, recorded
+from tests.support.ranks import assert_same, checkpoint
 
 pytestmark = [
     pytest.mark.ray,

@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def project(tmp_path: Path, demo_shards: Path) -> Path:
     """A folder with the tiny job and its shards."""
-    shutil.copy(Path(__file__).with_name("tiny_job.py"), tmp_path / "tiny_job.py")
+    shutil.copy(REPO / "tests" / "support" / "tiny_job.py", tmp_path / "tiny_job.py")
     (tmp_path / "data").symlink_to(demo_shards)
     return tmp_path
 

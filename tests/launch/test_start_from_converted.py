@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from published import as_detrs_authors
-from ranks import checkpoint, losses, train_all
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
@@ -16,6 +14,8 @@ from qdet.detectors import DETRConfig
 from qdet.job import Job
 from qdet.launching import cli
 from qdet.losses import DETR_LOSS
+from tests.support.published import as_detrs_authors
+from tests.support.ranks import checkpoint, losses, train_all
 
 LR = 1e-6
 

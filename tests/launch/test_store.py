@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ranks import tiny_job, train_all
 
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.preflight import check as preflight
 from qdet.launching.runs import record as runs
+from tests.support.ranks import tiny_job, train_all
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from recordings import Features, Recording, cases, read, targets_of
 from torch.testing import assert_close
 
 from qdet.convert import ADAMIXER, convert, rename
@@ -10,6 +9,7 @@ from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
 from qdet.detectors.adamixer.sampling_3d import level_weights, sample_points
 from qdet.detectors.adamixer.xyzr import decode_xyzr
 from qdet.losses import SetLossConfig, matched_objects
+from tests.support.recordings import Features, Recording, cases, read, targets_of
 
 
 def build(facts: dict, weights: dict[str, torch.Tensor]) -> AdaMixer:

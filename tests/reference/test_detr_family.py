@@ -1,24 +1,26 @@
 """DETR and its kin against numbers recorded from the authors' code.
 
-Each `official_*.py` beside this says how its detectors are made; what all of them must reproduce is here.
+Each module of `tests.support.official` says how its detectors are made; what all of them must reproduce is
+here.
 """
 
 import importlib
-from pathlib import Path
+import pkgutil
 
 import pytest
 import torch
-from recordings import Official, Recording, cases, read, targets_of
 
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.convert import convert, rename
 from qdet.detectors import Detector
 from qdet.losses import counted_objects
 from qdet.types import Predictions, Proposals
+from tests.support import official
+from tests.support.recordings import Official, Recording, cases, read, targets_of
 
 OFFICIAL: dict[str, Official] = {}
-for file in sorted(Path(__file__).parent.glob("official_*.py")):
-    OFFICIAL |= importlib.import_module(file.stem).OFFICIAL
+for module in pkgutil.iter_modules(official.__path__, f"{official.__name__}."):
+    OFFICIAL |= importlib.import_module(module.name).OFFICIAL
 
 NAMES = {"loss_ce": "classification", "loss_bbox": "l1", "loss_giou": "giou"}
 

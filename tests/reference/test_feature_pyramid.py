@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from recordings import cases, read
 
 from qdet.layers.conv.feature_pyramid import FPN
+from tests.support.recordings import cases, read
 
 
 @pytest.mark.parametrize("case", cases({"Sparse R-CNN (head + FPN; detectron2 0.3 in the same repo)"}))

@@ -2,10 +2,8 @@
 
 import shutil
 
-from ranks import train_all
-from test_train import tiny_job
-
 from qdet.config import override
+from tests.support.ranks import tiny_job, train_all
 
 
 def test_every_epoch_is_settled_also_by_other_ranks_than_began_it(demo_shards, tmp_path, capfd):

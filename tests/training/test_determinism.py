@@ -1,7 +1,8 @@
 """A job that must repeat itself has PyTorch take deterministic kernels alone, and no other job has."""
 
 import torch
-from ranks import losses, tiny_job, train_all
+
+from tests.support.ranks import losses, tiny_job, train_all
 
 
 def test_the_switch_is_the_jobs_and_a_cpu_needs_none(demo_shards, tmp_path, monkeypatch):

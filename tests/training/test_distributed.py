@@ -3,10 +3,10 @@
 import time
 
 import pytest
-from ranks import on_ranks
 
 from qdet.errors import DataError
 from qdet.training.distributed import join
+from tests.support.ranks import on_ranks
 
 TIMEOUT = 5  # seconds
 

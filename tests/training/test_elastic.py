@@ -1,7 +1,8 @@
 """A run whose number of workers changes, between steps of an epoch, learns what one worker would have."""
 
 import pytest
-from ranks import losses, tiny_job, train_all
+
+from tests.support.ranks import losses, tiny_job, train_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import torch
-from small_checkpoints import state
 from torch import nn
 
 from qdet.checkpoint import Saved, open_folder, write_whole
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import ShardedState
+from tests.support.small_checkpoints import state
 
 
 def test_average_is_the_recurrence():

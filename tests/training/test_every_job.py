@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from ranks import losses, train_all
-from recipes import MODELS
 from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
@@ -12,6 +10,8 @@ from data_prep.synthetic import SyntheticConfig, prepare
 from qdet.backbones import SwinConfig
 from qdet.config import override
 from qdet.job import Job
+from tests.support.ranks import losses, train_all
+from tests.support.recipes import MODELS
 
 
 def demos() -> dict[str, Job]:

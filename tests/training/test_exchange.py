@@ -8,8 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import on_simulated_ranks
-from small_checkpoints import state as saved_state
 
 from qdet.checkpoint import TrainState
 from qdet.config import override
@@ -19,6 +17,8 @@ from qdet.job import Job
 from qdet.training.exchange import StepExchange, sum_over_ranks
 from qdet.training.observer import Observer
 from qdet.types import Batch, Substitute, Targets
+from tests.support.simulated_ranks import on_simulated_ranks
+from tests.support.small_checkpoints import state as saved_state
 
 
 class Scripted(Observer):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
-from test_resume import random_job, where
 
 from qdet.config import override
 from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
 from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
+from tests.training.test_resume import random_job, where
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ranks import assert_same, checkpoint
+
+from tests.support.ranks import assert_same, checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-HERE = Path(__file__).parent
+REPO = Path(__file__).resolve().parents[2]
+HOST_RANK = ("-m", "tests.support.host_rank")
 STEPS = 40
 TIMEOUT = 8
 """Seconds that a collective may take; DeepSpeed's own groups start with 30 minutes."""
@@ -62,11 +64,11 @@ class Hosts:
         (store / "step").unlink(missing_ok=True)
         started = []
         for rank, (name, cable) in enumerate(zip(self.names, self.cables, strict=True)):
-            command = [*("ip", "netns", "exec", name, sys.executable), str(HERE / "host_rank.py"), str(rank)]
+            command = [*("ip", "netns", "exec", name, sys.executable), *HOST_RANK, str(rank)]
             command += [self.addresses[0], str(shards), str(store), str(STEPS), str(timeout)]
             environment = os.environ | {
                 "GLOO_SOCKET_IFNAME": cable,
-                "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1]))),
+                "PYTHONPATH": str(REPO),
                 "OMP_NUM_THREADS": "1",
                 "DS_ACCELERATOR": "cpu",
             }
@@ -98,12 +100,12 @@ def undisturbed(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     store = tmp_path_factory.mktemp("undisturbed")
     environment = os.environ | {
         "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1]))),
+        "PYTHONPATH": str(REPO),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
     }
     arguments = ["127.0.0.1", str(demo_shards), str(store), str(STEPS), "60"]
-    command = [sys.executable, str(HERE / "host_rank.py")]
+    command = [sys.executable, *HOST_RANK]
     both = [subprocess.Popen([*command, str(rank), *arguments], env=environment) for rank in (0, 1)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     return store

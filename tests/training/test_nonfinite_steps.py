@@ -8,11 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faulty import train_on_corrupt_batches
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job
-from small_checkpoints import state as saved_state
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
@@ -25,6 +22,9 @@ from qdet.training.nonfinite.skip import IN_A_ROW, SkippedSteps, nan_grad_if_non
 from qdet.training.reporting import LocalReporter, Run
 from qdet.training.step import StepMaker
 from qdet.types import Predictions
+from tests.support.faulty_ranks import train_on_corrupt_batches
+from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job
+from tests.support.small_checkpoints import state as saved_state
 
 STEPS = 6
 CORRUPT = {2: (1, "boxes"), 5: (1, "sizes")}

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from ranks import losses, train_all
 from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
@@ -13,6 +12,7 @@ from qdet.config import override
 from qdet.data.augment import AugmentConfig
 from qdet.detectors import AdaMixerConfig
 from qdet.job import DataConfig, EvalConfig, Job, OptimConfig, TrainConfig
+from tests.support.ranks import losses, train_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from ranks import assert_same, checkpoint, losses, on_ranks, save_again, tiny_job, train_all
 
 from qdet.backbones import SwinConfig
 from qdet.config import override
 from qdet.detectors import SparseRCNNConfig
+from tests.support.ranks import assert_same, checkpoint, losses, on_ranks, save_again, tiny_job, train_all
 
 pytestmark = pytest.mark.timeout(900)
 STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for good once it has run

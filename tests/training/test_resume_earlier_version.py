@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ranks import losses, tiny_job, train_all
 
 from qdet.backbones import SwinConfig
 from qdet.backbones.swin import model as swin
 from qdet.detectors import SparseRCNNConfig
+from tests.support.ranks import losses, tiny_job, train_all
 
 WRITTEN = Path(__file__).parent / "checkpoint_0_1"
 LATER_LOSSES = [17.170446395874023, 18.201030731201172, 18.076801300048828]

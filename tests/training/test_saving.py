@@ -4,8 +4,6 @@ import threading
 
 import pytest
 import torch
-from ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job, train_all
-from small_checkpoints import contents, tensors
 
 from qdet.checkpoint import Piece, Retention, RunFolder, Saved, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
@@ -15,6 +13,8 @@ from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, tiny_job, train_all
+from tests.support.small_checkpoints import contents, tensors
 
 
 def writer_in(folder, world=None) -> CheckpointWriter:

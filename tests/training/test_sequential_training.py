@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from ranks import tiny_job, train_all
 
 from qdet.config import override
 from qdet.errors import CheckpointError
+from tests.support.ranks import tiny_job, train_all
 
 
 def test_ranks_train_evaluate_and_go_on(demo_shards, tmp_path, capfd):

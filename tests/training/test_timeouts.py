@@ -3,8 +3,9 @@
 from datetime import timedelta
 
 import pytest
-from faulty import wait_for_one_that_sleeps
-from ranks import on_ranks
+
+from tests.support.faulty_ranks import wait_for_one_that_sleeps
+from tests.support.ranks import on_ranks
 
 
 @pytest.mark.parametrize("zero", [*(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 1, 2)), 3])

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from ranks import STEPS, checkpoint, losses, tiny_job, train_all
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
@@ -14,6 +13,7 @@ from qdet.losses import matched_objects
 from qdet.tracking import NullTracker
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.ranks import STEPS, checkpoint, losses, tiny_job, train_all
 
 
 @pytest.fixture(scope="module")

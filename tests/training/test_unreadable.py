@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
-from ranks import checkpoint, tiny_job, train_all
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from qdet.config import override
 from qdet.data.plan.order import Order, share
 from qdet.data.shards.shard_set import ShardSet
+from tests.support.ranks import checkpoint, tiny_job, train_all
 
 
 @pytest.fixture

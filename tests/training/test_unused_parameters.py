@@ -4,13 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from faulty import TwoHeads, leave_a_head_out
-from ranks import on_ranks
 from torch.multiprocessing.spawn import ProcessException
 from torch.utils.checkpoint import checkpoint
 
 from qdet.errors import ConfigError
 from qdet.training.health.unused_parameters import UnusedParameters
+from tests.support.faulty_ranks import TwoHeads, leave_a_head_out
+from tests.support.ranks import on_ranks
 
 
 def test_a_parameter_without_a_gradient_is_named_once(capsys):

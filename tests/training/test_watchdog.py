@@ -8,12 +8,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from faulty import train_until_the_data_stops
-from ranks import on_ranks, tiny_job
 from torch.multiprocessing import ProcessExitedException
 
 from qdet.training.health import watchdog as watchdogs
 from qdet.training.health.watchdog import EXIT_CODE, FIRST_BEAT, Watchdog
+from tests.support.faulty_ranks import train_until_the_data_stops
+from tests.support.ranks import on_ranks, tiny_job
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ranks import _train
 from torch import nn
 
 from qdet.data.loading.planned_stream import TrainStream
@@ -14,6 +13,7 @@ from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import join
 from qdet.training.health.unused_parameters import UnusedParameters
 from qdet.training.zero import ZeroEngine
+from tests.support.ranks import _train
 
 
 def train_on_corrupt_batches(corrupt, jobs, store):

@@ -11,12 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from ranks import Recorder, checkpoint, on_ranks
 
 from qdet.config import override
 from qdet.job import Job
 from qdet.training import loop
 from qdet.training.reporting import LocalReporter, Progress, Run
+from tests.support.ranks import Recorder, checkpoint, on_ranks
 
 KINDS = ("weights", "average", "exp_avg", "exp_avg_sq")
 """What a checkpoint holds of every parameter: its moments are sums of gradients."""

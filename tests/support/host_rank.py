@@ -1,4 +1,6 @@
-"""One rank of a training that spans two hosts: `python host_rank.py RANK ADDRESS SHARDS STORE STEPS TIMEOUT`.
+"""One rank of a training that spans two hosts.
+
+    python -m tests.support.host_rank RANK ADDRESS SHARDS STORE STEPS TIMEOUT
 
 `STORE/step` says how far it is, and every step takes a while, so that a test can cut the link in the middle.
 """
@@ -8,11 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from ranks import tiny_job
-
 from qdet.tracking import NullTracker
 from qdet.training import loop
 from qdet.training.reporting import LocalReporter, Progress, Run
+from tests.support.ranks import tiny_job
 
 
 class Slowly(LocalReporter):

@@ -2,11 +2,10 @@
 
 import math
 
-from recordings import Features, Official, hooked
-
 from qdet.convert import ANCHOR_DETR, ANCHOR_DETR_ATTENTION
 from qdet.detectors import AnchorDETR, AnchorDETRConfig
 from qdet.losses import FOCAL_DETR_LOSS
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> AnchorDETR:

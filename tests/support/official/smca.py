@@ -1,8 +1,6 @@
 """SMCA-DETR's recordings: the single-scale model's, and the convolutional multi-scale one's."""
 
 import torch
-from official_detr import watch_decoder, watch_encoder
-from recordings import Features, Official, hooked
 
 from qdet.convert import CONV_SMCA
 from qdet.convert import SMCA as TABLE
@@ -10,6 +8,8 @@ from qdet.detectors import SMCA, ConvSMCA, ConvSMCAConfig, SMCAConfig
 from qdet.layers.padding import padding_mask
 from qdet.layers.position import sine_map
 from qdet.losses import FOCAL_DETR_LOSS
+from tests.support.official.detr import watch_decoder, watch_encoder
+from tests.support.recordings import Features, Official, hooked
 
 SHARPNESS = {"type1": "fixed", "type2": "one", "type3": "independent", "type4": "product"}
 

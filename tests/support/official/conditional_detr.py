@@ -1,11 +1,10 @@
 """Conditional DETR's recordings."""
 
-from official_detr import watch_decoder, watch_encoder
-from recordings import Features, Official, hooked
-
 from qdet.convert import CONDITIONAL_DETR as TABLE
 from qdet.detectors import ConditionalDETR, ConditionalDETRConfig
 from qdet.losses import FOCAL_DETR_LOSS as LOSS
+from tests.support.official.detr import watch_decoder, watch_encoder
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> ConditionalDETR:

@@ -1,11 +1,11 @@
 """DETR's recordings."""
 
 import torch
-from recordings import Features, Official, hooked
 
 from qdet.convert import DETR as TABLE
 from qdet.detectors import DETR, DETRConfig
 from qdet.losses import DETR_LOSS as LOSS
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> DETR:

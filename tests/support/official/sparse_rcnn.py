@@ -2,12 +2,11 @@
 
 from functools import partial
 
-from recordings import Features, Official, hooked
-
 from qdet.convert import SPARSE_RCNN as TABLE
 from qdet.detectors import SparseRCNN, SparseRCNNConfig
 from qdet.layers.regions.roi_align import Pyramid, roi_align
 from qdet.losses import SPARSE_RCNN_LOSS as LOSS
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> SparseRCNN:

@@ -1,12 +1,12 @@
 """Deformable DETR's recordings: plain, on a single scale, with refinement, in two stages."""
 
 import torch
-from recordings import Features, Official, hooked
 
 from qdet.convert import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.detectors import DeformableDETR, DeformableDETRConfig
 from qdet.layers.attention.deformable import joint_softmax, sampling_locations
 from qdet.losses import FOCAL_DETR_LOSS as LOSS
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> DeformableDETR:

@@ -2,7 +2,7 @@
 
 First boxes, then logits, each as a share of the largest.
 
-    python tests/contracts/compiled.py detr_r101
+    python -m tests.support.compiled detr_r101
 
 A process of its own: types are checked at run time under pytest, which torch.compile cannot follow.
 """
@@ -10,7 +10,8 @@ A process of its own: types are checked at run time under pytest, which torch.co
 import sys
 
 import torch
-from test_detectors import CLASSES, SIZES, VARIANTS, images, shaken
+
+from tests.contracts.test_detectors import CLASSES, SIZES, VARIANTS, images, shaken
 
 
 def main(variant: str) -> None:

@@ -5,14 +5,14 @@ it are of a detector that learns its centres; `tests/layers/test_dab_detr.py` ho
 """
 
 import torch
-from official_conditional_detr import watch_places
-from official_detr import watch_decoder, watch_encoder
-from recordings import Features, Official, hooked
 
 from qdet.convert import DAB_DETR as TABLE
 from qdet.detectors import DABDETR, DABDETRConfig
 from qdet.layers.reference_points import boxes_from
 from qdet.losses import DAB_DETR_LOSS as LOSS
+from tests.support.official.conditional_detr import watch_places
+from tests.support.official.detr import watch_decoder, watch_encoder
+from tests.support.recordings import Features, Official, hooked
 
 
 def build(c: dict) -> DABDETR:

@@ -1,0 +1,1 @@
+"""Test suite; what several tests need is in `tests.support`."""
