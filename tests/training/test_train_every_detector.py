@@ -60,7 +60,7 @@ def test_every_demo_makes_two_steps(demo_shards, tmp_path, names):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path):
-    """ZeRO-0 equals plain PyTorch (`test_train.py`)."""
+    """ZeRO-0 equals plain PyTorch (`test_zero_stages.py`)."""
     common = {"train.steps": 5, "train.workers": 2, "train.precision": "fp32", "optim.lr": 5e-5}
     plain = train_all(2, brief(demo_shards, **common, **{"train.zero": 0}), tmp_path / "zero0")
     sharded = train_all(2, brief(demo_shards, **common, **{"train.zero": 3}), tmp_path / "zero3")
