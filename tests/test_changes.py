@@ -31,7 +31,7 @@ def test_the_same_job_has_no_changes():
         ("detector.queries", 50, "--detector.queries is 50, it was 100"),
     ],
 )
-def test_what_a_checkpoint_rests_on_is_refused(path, value, said):
+def test_changing_what_a_checkpoint_depends_on_is_refused(path, value, said):
     found = changes(recorded(JOB), override(JOB, {path: value}))
     assert [str(change) for change in found.refused] == [said]
     assert found.learning == ()
@@ -41,7 +41,7 @@ def test_what_a_checkpoint_rests_on_is_refused(path, value, said):
     ("path", "value"),
     [("optim.lr", 1e-3), ("train.epochs", 24), ("train.precision", "fp32"), ("loss.l1", 2.0)],
 )
-def test_what_is_learned_from_may_change_and_is_said(path, value):
+def test_data_and_schedule_may_change_and_are_reported(path, value):
     found = changes(recorded(JOB), override(JOB, {path: value}))
     assert found.refused == ()
     assert [change.path for change in found.learning] == [path]
@@ -64,7 +64,7 @@ def test_settings_of_another_version_do_not_count():
     assert changes({**then, "detector.forgotten": 3}, JOB).refused == ()
 
 
-def test_every_named_group_exists_and_is_told():
+def test_every_named_group_exists_and_is_reported():
     paths = flatten(JOB)
     for group in (*FIXED, *LEARNING):
         assert any(path == group or path.startswith(f"{group}.") for path in paths), group

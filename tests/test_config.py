@@ -34,7 +34,7 @@ def test_a_job_comes_back_from_its_flat_form(job):
     assert restored(Job, through_json(job)) == job
 
 
-def test_what_is_not_there_keeps_its_default():
+def test_missing_settings_keep_their_default():
     flat = {"name": "a", "optim": "OptimConfig", "optim.lr": 1e-3}
     assert restored(Job, flat) == override(Job(name="a"), {"optim.lr": 1e-3})
 
@@ -47,7 +47,7 @@ def test_what_is_not_there_keeps_its_default():
         ({"detector.queries": 0}, "--detector.queries"),
     ],
 )
-def test_what_this_version_does_not_have_is_refused(changed, said):
+def test_settings_unknown_to_this_version_are_refused(changed, said):
     with pytest.raises(ConfigError, match=said):
         restored(Job, through_json(JOBS[0]) | changed)
 

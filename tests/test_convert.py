@@ -44,7 +44,7 @@ def test_every_key_is_used_once_or_shares_its_tensor_or_is_dropped(parity_dir, n
 
 
 @pytest.mark.parametrize("name", {official.table: name for name, official in FULL_SIZE.items()}.values())
-def test_each_row_of_a_table_serves(parity_dir, name):
+def test_every_row_of_a_table_is_used(parity_dir, name):
     table = FULL_SIZE[name].table
     same = [other for other, official in FULL_SIZE.items() if official.table == table]
     keys = {key for other in same for key in recorded(parity_dir, other)["keys"]}

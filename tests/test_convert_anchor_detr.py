@@ -24,7 +24,7 @@ def assert_same_weights(found: Recognized, ours) -> None:
     assert all(found.weights[key].equal(t) for key, t in ours.items() if "class_head" not in key)
 
 
-def test_plain_attention(parity_dir, tmp_path):
+def test_plain_attention_converts(parity_dir, tmp_path):
     config, ours, theirs = small_checkpoint(parity_dir, "anchor_detr_r50", attention="plain")
     found = found_in(tmp_path, theirs | UNREAD)
     assert found.detector == config
@@ -33,7 +33,7 @@ def test_plain_attention(parity_dir, tmp_path):
 
 @pytest.mark.parametrize("attention", ["row_column", "plain"])
 @pytest.mark.parametrize(("asked", "points"), [(10, 9), (None, 289)])
-def test_grid_anchors(parity_dir, tmp_path, attention, asked, points):
+def test_grid_anchors_convert(parity_dir, tmp_path, attention, asked, points):
     """Their grid is the square nearest to the number asked for, 300 by default, and in no tensor."""
     settings = {"anchors": "grid", "points": points, "attention": attention}
     config, ours, theirs = small_checkpoint(parity_dir, "anchor_detr_r50", **settings)
@@ -43,7 +43,7 @@ def test_grid_anchors(parity_dir, tmp_path, attention, asked, points):
     assert_same_weights(found, ours)
 
 
-def test_three_levels(parity_dir):
+def test_three_levels_convert(parity_dir):
     backbone = ResNetConfig(depth=14, width=8, dilate_c5=True)
     config, ours, theirs = small_checkpoint(parity_dir, "anchor_detr_r50", levels=3, backbone=backbone)
     theirs |= {key: ours[name] for key, name in of_three_levels(config).items()}

@@ -52,12 +52,12 @@ def test_values_of_another_type_are_refused_with_what_is_allowed(space, said):
         ),
     ],
 )
-def test_values_that_a_dataclass_refuses_are_refused_in_its_words(space, said):
+def test_values_that_a_dataclass_refuses_are_refused_with_its_message(space, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         Sweep(space=space).check(JOB)
 
 
-def test_values_that_are_only_right_together_are_let_through():
+def test_values_valid_only_in_combination_are_accepted():
     Sweep(space={"train.batch_size": Each((12,)), "train.workers": Each((4, 6))}).check(JOB)
     with pytest.raises(ConfigError, match=r"train\.batch_size=12 cannot be: --train\.batch-size"):
         Sweep(space={"train.batch_size": Each((12,))}).check(JOB)
@@ -97,6 +97,6 @@ def test_a_space_passes_where_every_combination_can_be_made(points, patterns):
         lambda: Each(()),
     ],
 )
-def test_a_space_of_nothing_is_refused_where_it_is_written(empty):
+def test_an_empty_search_space_is_refused(empty):
     with pytest.raises(ConfigError, match=r"^(Log)?Uniform\(|^(Choice|Each)\(\(\)\)"):
         empty()

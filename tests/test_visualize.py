@@ -107,7 +107,7 @@ def test_boxes_come_from_rows_and_from_coco():
     assert len(DrawnBoxes.of_truth(coco, 5)) == 0
 
 
-def test_real_images(coco_root):
+def test_real_images_are_drawn(coco_root):
     truth = json.loads((coco_root / "annotations" / "instances_val2017.json").read_text())
     names = {c["id"]: c["name"] for c in truth["categories"]}
     pairs = []

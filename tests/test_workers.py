@@ -11,7 +11,7 @@ from qdet.train_config import check_batch, passes_per_step, worker_range
 
 
 @pytest.mark.parametrize(("given", "meant"), [(8, (8, 8)), ("8", (8, 8)), ("2:8", (2, 8)), ("3:3", (3, 3))])
-def test_numbers_and_ranges(given, meant):
+def test_numbers_and_ranges_of_workers_parse(given, meant):
     assert worker_range(given) == meant
 
 
@@ -25,14 +25,14 @@ def test_numbers_and_ranges(given, meant):
         ("-1", "number"),
     ],
 )
-def test_what_is_neither_is_refused(given, said):
+def test_malformed_worker_ranges_are_refused(given, said):
     with pytest.raises(ConfigError, match=said):
         worker_range(given)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 8), st.data())
-def test_fewer_workers_hold_no_more_images_at_a_time(most, accumulation, data):
+def test_fewer_workers_take_no_larger_micro_batches(most, accumulation, data):
     batch = data.draw(st.integers(most * accumulation, 600))
     workers = data.draw(st.integers(1, most))
     passes = passes_per_step(batch, workers, most=most, accumulation=accumulation)
@@ -46,7 +46,7 @@ def test_at_the_most_workers_accumulation_is_what_the_job_says():
         assert passes_per_step(batch, workers, most=workers, accumulation=accumulation) == accumulation
 
 
-def test_a_fixed_number_must_divide_and_a_range_must_hold_one_that_does():
+def test_the_batch_must_divide_by_the_workers_or_by_one_of_their_range():
     check_batch(16, 4, 1)
     check_batch(16, "1:3", 1)
     for workers in (3, "3:3", "5:7"):

@@ -59,7 +59,7 @@ def test_the_maps_are_those_of_autobackbone(model, settings):
             assert torch.equal(a, b)
 
 
-def test_settings_of_ones_own_and_any_stages():
+def test_custom_settings_and_any_stages_build():
     own = transformers.ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
     module = HuggingFaceConfig(
         model="convnext", settings=own.to_json_string(), levels=2, weights=None
@@ -128,12 +128,12 @@ def test_plain_transformers_serve_detectors_of_one_map():
         ({"settings": "[1]"}, "must be a JSON object"),
     ],
 )
-def test_what_cannot_be_built_is_said_by_its_flag(settings, message):
+def test_impossible_settings_are_refused_by_their_flag(settings, message):
     with pytest.raises(ConfigError, match=message):
         HuggingFaceConfig(**settings).build()
 
 
-def test_weights_that_are_not_there_or_of_another_model(tmp_path):
+def test_missing_weights_and_those_of_another_model_are_refused(tmp_path):
     typed = tiny("resnet", RESNET, weights="model")
     with pytest.raises(ConfigError, match="resnet has no weights; give hf:NAME, a folder, or none"):
         load_pretrained(typed.build(), typed)

@@ -157,7 +157,7 @@ def test_older_names_of_transformers_are_known_too():
     assert all(torch.equal(back[k], state[k]) for k in state)
 
 
-def test_an_unknown_layout_says_what_it_saw():
+def test_an_unknown_layout_is_refused_with_the_keys_it_has():
     with pytest.raises(CheckpointError, match="such as bert"):
         to_qdet({"bert.embeddings": torch.zeros(1)})
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_not_there_is_named(weights):
         load_pretrained(SMALL.build(), replace(SMALL, weights=weights))
 
 
-def test_a_url_is_downloaded_once_and_told_how_to_pin(served, cache, capsys):
+def test_a_url_is_downloaded_once_and_the_flag_that_pins_it_is_printed(served, cache, capsys):
     folder, address, asked = served
     state = classifier_file(folder / "w.pth")
     config = replace(SMALL, weights=f"{address}/w.pth")
@@ -189,7 +189,7 @@ def test_a_url_is_downloaded_once_and_told_how_to_pin(served, cache, capsys):
     assert f"--detector.backbone.weights-sha256 {digest(folder / 'w.pth')}" in capsys.readouterr().err
 
 
-def test_those_who_ask_at_once_share_a_download(served, cache):
+def test_concurrent_requests_share_one_download(served, cache):
     folder, address, asked = served
     classifier_file(folder / "w.pth")
     config = replace(SMALL, weights=f"{address}/w.pth")
@@ -207,7 +207,7 @@ def test_a_download_that_is_not_what_was_pinned_leaves_nothing(served, cache):
     assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
 
 
-def test_a_failed_download_says_which_and_what_else_to_do(served, cache):
+def test_a_failed_download_names_its_url_and_the_alternative(served, cache):
     _, address, _ = served
     for url in (f"{address}/gone.pth", "http://127.0.0.1:9/w.pth"):
         with pytest.raises(CheckpointError) as told:
@@ -233,7 +233,7 @@ def test_published_sizes_have_imagenet_weights_named_by_their_digest(config):
     assert source.sha256 is None or source.url.endswith(f"-{source.sha256}.pth")
 
 
-def test_imagenet_is_refused_where_nobody_published_it():
+def test_imagenet_weights_are_refused_for_unpublished_sizes():
     for config in (replace(SMALL, weights="imagenet"), SwinConfig(size="demo"), ResNeXtDCNConfig(depth=50)):
         with pytest.raises(ConfigError, match=r"--detector\.backbone\.weights none"):
             load_pretrained(config.build(), config)

@@ -29,12 +29,12 @@ boxes = centred.map(cxcywh_to_xyxy)
 
 
 @given(centred)
-def test_corners_and_back(box):
+def test_corners_round_trip(box):
     assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(box)), box, atol=1e-9, rtol=1e-9)
 
 
 @given(centred)
-def test_xyzr_and_back(box):
+def test_xyzr_round_trips(box):
     assert_close(xyzr_to_cxcywh(cxcywh_to_xyzr(box)), box, atol=1e-9, rtol=1e-9)
 
 
@@ -70,7 +70,7 @@ def test_overlaps_do_not_depend_on_scale_or_place(a, b, scale, shift):
     )
 
 
-def test_giou_by_hand():
+def test_giou_equals_a_count_by_hand():
     a, b = torch.tensor([0.0, 0, 2, 2]), torch.tensor([1.0, 1, 3, 4])
     # they share 1 of 4 + 6 - 1 = 9; the hull is 3 x 4 = 12: 1/9 - 3/12
     assert_close(iou(a, b), torch.tensor(1 / 9))
@@ -102,7 +102,7 @@ def test_clipped_boxes_lie_inside(box, size):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_gradients(scale):
+def test_gradients_match_finite_differences(scale):
     a = torch.tensor([0.0, 0.1, 2, 2.3], dtype=torch.float64) * scale
     b = torch.tensor([1.0, 1.2, 3.1, 4], dtype=torch.float64) * scale
     assert torch.autograd.gradcheck(

@@ -27,7 +27,7 @@ def folder(tmp_path):
     return open_folder(tmp_path / "step_000300")
 
 
-def test_a_zombie_cannot_touch_what_its_successors_wrote(folder):
+def test_a_worker_declared_dead_cannot_touch_its_successors_files(folder):
     old, new = tensors(1), tensors(2)
     write_share(folder, rank=0, attempt="old0", pieces=share(old, rank=0, world=2))
     written = write(folder, world=3, attempt="new0", seed=2)
@@ -37,14 +37,14 @@ def test_a_zombie_cannot_touch_what_its_successors_wrote(folder):
     assert_same(whole(folder), new)
 
 
-def test_a_zombie_that_completes_leaves_a_checkpoint_too(folder):
+def test_a_worker_declared_dead_that_completes_leaves_a_valid_checkpoint(folder):
     write(folder, world=3, attempt="new0", seed=2)
     write(folder, world=2, attempt="old0", seed=1)
     assert_same(whole(folder), tensors(1))
     assert Saved(folder).manifest.world_size == 2
 
 
-def test_attempts_that_write_at_once_leave_one_of_them_whole(folder):
+def test_concurrent_attempts_leave_one_whole_checkpoint(folder):
     with ThreadPoolExecutor(4) as pool:
         attempts = [pool.submit(write, folder, world=4, attempt=f"a{n}", seed=n) for n in range(4)]
     assert all(attempt.exception() is None for attempt in attempts)
@@ -62,7 +62,7 @@ def test_shares_of_another_attempt_do_not_count(folder):
         verify(folder)
 
 
-def test_what_a_killed_attempt_left_does_no_harm(folder):
+def test_files_of_a_killed_attempt_are_ignored(folder):
     write_share(folder, rank=0, attempt="dead", pieces=share(tensors(1), rank=0, world=2))
     folder.local.joinpath("rank_00001.dead.safetensors").write_bytes(b"half a share")
     written = write(folder, world=2, attempt="new0")
@@ -74,7 +74,7 @@ def test_what_a_killed_attempt_left_does_no_harm(folder):
     ]
 
 
-def test_a_share_that_vanished_is_missed_before_the_manifest_is_written(folder):
+def test_a_vanished_share_is_noticed_before_the_manifest_is_written(folder):
     everything = tensors()
     for rank in range(2):
         write_share(folder, rank=rank, attempt="a", pieces=share(everything, rank=rank, world=2))
@@ -95,7 +95,7 @@ def test_a_manifest_waits_for_the_slowest_share(folder):
     assert_same(whole(folder), everything)
 
 
-def test_whoever_knows_that_a_share_will_not_come_says_so(folder):
+def test_waiting_for_shares_ends_at_once_when_a_rank_has_failed(folder):
     give_up = threading.Event()
     give_up.set()
     with pytest.raises(CheckpointError, match="a rank could not write its share"):

@@ -33,7 +33,7 @@ def damaged_files(run, rng):
     return [files[rng.randrange(len(files))] for _ in range(TRIALS)]
 
 
-def test_no_cut_file_is_ever_taken(run):
+def test_no_truncated_file_is_ever_accepted(run):
     rng = random.Random(0)
     for path in damaged_files(run, rng):
         content = path.read_bytes()
@@ -45,7 +45,7 @@ def test_no_cut_file_is_ever_taken(run):
     assert newest(run) == "step_000200"
 
 
-def test_no_flipped_bit_is_ever_taken(run):
+def test_no_flipped_bit_is_ever_accepted(run):
     rng = random.Random(1)
     for path in damaged_files(run, rng):
         content = path.read_bytes()
@@ -86,7 +86,7 @@ def test_a_folder_without_manifest_is_no_checkpoint(run):
         Saved(run.at(200))
 
 
-def test_a_run_of_torn_folders_starts_over_but_one_of_damaged_checkpoints_does_not(run):
+def test_a_run_with_only_incomplete_folders_starts_over_but_one_with_damaged_checkpoints_does_not(run):
     for step in (100, 200):
         (run.at(step).local / "manifest.json").unlink()
     assert newest(run) is None
@@ -97,14 +97,14 @@ def test_a_run_of_torn_folders_starts_over_but_one_of_damaged_checkpoints_does_n
     assert newest(RunFolder(run.folder.child("new"))) is None
 
 
-def test_another_format_is_told_from_damage(run):
+def test_another_format_is_not_reported_as_damage(run):
     path = run.at(200).local / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
     with pytest.raises(CheckpointError, match="has format 1, this version of qdet reads 2"):
         verify(run.at(200))
 
 
-def test_what_changes_on_its_way_here_is_seen():
+def test_bytes_changed_in_transit_are_detected():
     folder = open_folder("memory://on-its-way/step_000001")
     write(folder)
     name = next(n for n in folder.names() if n.startswith("rank_00001"))

@@ -16,7 +16,7 @@ from tests.support.small_checkpoints import write
     best=st.integers(0, 3),
     every=st.integers(0, 12),
 )
-def test_the_rule_is_its_own_sentence(found, last, best, every):
+def test_retention_follows_a_literal_reading_of_the_rule(found, last, best, every):
     manifests = {
         step: Manifest(step=step, attempt="a", files={}, metrics={} if ap is None else {"val/AP": ap})
         for step, ap in found.items()
@@ -31,7 +31,7 @@ def test_the_rule_is_its_own_sentence(found, last, best, every):
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])
-def test_what_is_not_kept_goes_and_the_best_stays(tmp_path, place):
+def test_superseded_checkpoints_are_removed_and_the_best_stays(tmp_path, place):
     run = RunFolder(open_folder(tmp_path / "run" if place == "local" else "memory://retention/run"))
     for step, ap in ((1, 0.1), (2, 0.5), (3, 0.2), (4, 0.3), (5, None), (6, None)):
         write(run.at(step), step=step, metrics=None if ap is None else {"val/AP": ap})
@@ -40,7 +40,7 @@ def test_what_is_not_kept_goes_and_the_best_stays(tmp_path, place):
     assert run.newest_good(print).name == "step_000006"
 
 
-def test_torn_folders_go_once_something_newer_is_whole(tmp_path):
+def test_incomplete_folders_are_removed_once_a_newer_checkpoint_is_whole(tmp_path):
     run = RunFolder(open_folder(tmp_path))
     for step in (1, 2, 3, 4):
         write(run.at(step), step=step)
@@ -50,7 +50,7 @@ def test_torn_folders_go_once_something_newer_is_whole(tmp_path):
     assert run.steps() == [1, 3, 4]  # 4 may be on its way
 
 
-def test_checkpoints_found_damaged_count_for_nothing(tmp_path):
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path):
     run = RunFolder(open_folder(tmp_path))
     for step in (1, 2, 3):
         write(run.at(step), step=step)

@@ -46,12 +46,12 @@ def test_a_cover_is_accepted_if_and_only_if_every_element_is_there_once(numel, s
         check_cover("weights/a", numel, spans, source="here")
 
 
-def test_what_is_missing_or_double_is_named():
+def test_missing_and_overlapping_pieces_are_named():
     with pytest.raises(CheckpointError, match="lacks element 3 of the 9 of weights/a"):
         check_cover("weights/a", 9, [range(3), range(4, 9)], source="here")
     with pytest.raises(CheckpointError, match="holds element 2 of weights/a twice"):
         check_cover("weights/a", 9, [range(3), range(2, 9)], source="here")
 
 
-def test_names_may_hold_any_sign():
+def test_tensor_names_may_hold_any_character():
     assert name_and_start("weights/a@b.c@17") == ("weights/a@b.c", 17)

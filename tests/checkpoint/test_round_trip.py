@@ -20,7 +20,7 @@ def whole(saved: Saved) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("place", ["local", "memory"])
-def test_tensors_state_and_job_come_back(tmp_path, place, world):
+def test_tensors_state_and_job_round_trip(tmp_path, place, world):
     folder = open_folder(tmp_path / "c" if place == "local" else f"memory://{uuid.uuid4()}/c")
     written = write(folder, world=world, metrics={"val/AP": 0.25})
     saved = Saved(folder)
@@ -35,7 +35,7 @@ def test_tensors_state_and_job_come_back(tmp_path, place, world):
 
 @settings(max_examples=40, deadline=None)
 @given(world=st.integers(1, 5), ends=st.tuples(st.integers(0, 21), st.integers(0, 21)))
-def test_any_part_is_what_slicing_gives(world, ends):
+def test_reading_a_part_equals_slicing_the_whole(world, ends):
     folder = open_folder(f"memory://{uuid.uuid4()}")
     written = write(folder, world=world)
     share = range(min(ends), max(ends))

@@ -26,6 +26,6 @@ def test_a_bucket_holds_runs_as_a_folder_does(bucket):
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_told(bucket):
+def test_a_missing_bucket_is_named(bucket):
     with pytest.raises((CheckpointError, OSError), match="elsewhere"):
         write(open_folder("s3://elsewhere/run"))

@@ -115,7 +115,7 @@ def test_bfloat16_autocast_is_finite_and_near_float32(config):
 
 
 @each
-def test_shapes_can_be_asked_without_memory(config):
+def test_shapes_are_known_on_the_meta_device(config):
     with torch.device("meta"):
         module = config.build()
         maps = module(images(800, 1333))
@@ -137,7 +137,7 @@ def test_a_demo_is_of_laptop_size_and_keeps_its_class(config):
 
 
 @each
-def test_no_weights_leave_a_backbone_as_it_is(config):
+def test_weights_none_keeps_the_initialization(config):
     module = config.build()
     before = {name: t.clone() for name, t in module.state_dict().items()}
     for nothing in (None, "none", "None"):

@@ -128,7 +128,7 @@ def test_every_value_of_adamixers_switches_is_tried(switch):
     assert tried == set(get_args(get_type_hints(AdaMixerConfig)[switch]))
 
 
-def test_is_a_detector_that_says_what_it_is(detector, config):
+def test_builds_a_detector_and_its_demo_keeps_the_class(detector, config):
     assert isinstance(detector, Detector)
     assert isinstance(detector.backbone, torch.nn.Module)
     assert type(config.demo()) is type(config)
@@ -197,7 +197,7 @@ def test_pixels_under_the_padding_do_not_matter(detector):
             assert a.boxes_xyxy.equal(b.boxes_xyxy)
 
 
-def test_images_of_a_batch_do_not_see_each_other(detector):
+def test_predictions_for_an_image_do_not_depend_on_the_rest_of_its_batch(detector):
     """Padded to the same size, an image predicts the same alone, first or last."""
     shaken(detector).eval()
     batch = images()

@@ -173,7 +173,7 @@ def test_damage_of_index_and_manifest_is_found_or_changes_nothing(whole, tmp_pat
                 assert name in said
 
 
-def test_foreign_shards_are_refused_where_a_cut_or_a_damaged_header_takes_samples(whole, tmp_path):
+def test_third_party_shards_are_refused_when_a_cut_or_damaged_header_loses_samples(whole, tmp_path):
     """Nobody recorded what foreign bytes were, but a tar tells of both, though many readers do not look."""
     chance = random.Random(4)
     shards = ShardSet.open(whole)

@@ -10,7 +10,7 @@ from qdet.data.shards.shard_set import ShardSet
 SMALL = AugmentConfig(sizes=(48, 64), max_size=96)
 
 
-def test_without_a_gpu_batches_stay_here(shards_folder):
+def test_without_a_gpu_batches_stay_on_the_host(shards_folder):
     stream = EvalStream(ShardSet.open(shards_folder), SMALL, batch_size=4, device=torch.device("cpu"))
     assert {batch.images.device.type for batch in stream} == {"cpu"}
 

@@ -43,7 +43,7 @@ def add_up(order: Order, ledgers: list[Ledger]) -> Ledger:
     st.integers(1, 90), st.sampled_from([1, 2, 3, 4]), st.integers(1, 4), st.sampled_from(["drop", "wrap"]),
     st.integers(0, 3), st.data(),
 )  # fmt: skip
-def test_training_as_planned_balances_from_any_step_to_any_other(samples, world, each, tail, epoch, data):
+def test_training_as_planned_balances_between_any_two_steps(samples, world, each, tail, epoch, data):
     batch = world * each
     if samples < batch and tail == "drop":
         return
@@ -92,7 +92,7 @@ def test_every_image_lost_or_received_twice_is_named(changes, world):
         account.check()
 
 
-def test_an_image_that_another_stood_in_for_is_listed_and_not_lost():
+def test_a_substituted_image_is_listed_and_not_lost():
     order = order_of(12, 4)
     ledgers = [Ledger(order.index.image_id) for _ in range(2)]
     for rank, ledger in enumerate(ledgers):
@@ -112,7 +112,7 @@ def test_an_image_that_another_stood_in_for_is_listed_and_not_lost():
     assert account.table() == {"image_id": [bad], "what": ["substituted"]}
 
 
-def test_saved_counts_go_on_on_any_number_of_ranks():
+def test_saved_counts_are_restored_on_any_number_of_ranks():
     order = order_of(24, 4)
     ids = order.index.image_id
     before = [Ledger(ids, first=6) for _ in range(4)]  # the second epoch, as four ranks
@@ -132,7 +132,7 @@ def test_saved_counts_go_on_on_any_number_of_ranks():
     assert add_up(order, halves).counts.equal(add_up(order, before).counts)
 
 
-def test_counts_of_something_else_are_refused():
+def test_counts_of_another_dataset_are_refused():
     ids = np.arange(5)
     state = Ledger(ids, first=3).to_tensor()
     for others in ((), (state, Ledger(ids, first=4).to_tensor()), (Ledger(np.arange(6)).to_tensor(),)):
@@ -203,7 +203,7 @@ def batch_of(ids: np.ndarray) -> Batch:
     )
 
 
-def test_an_account_says_no_more_than_a_few_names():
+def test_an_error_lists_only_a_few_image_ids():
     account = Account(0, 0, 3, tuple(range(9)), (), (), (), ())
     with pytest.raises(DataError, match=r"lost: 0, 1, 2, 3, 4, \.\.\.; duplicated: none"):
         account.check()

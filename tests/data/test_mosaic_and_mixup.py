@@ -176,7 +176,7 @@ def test_jitter_scales_within_its_range_and_cuts_to_its_square():
     assert (end == views.resized_hw).all(axis=1)[views.cropped].any()
 
 
-def test_partners_are_read_about_then_and_nothing_else_of_an_image_depends_on_them():
+def test_mosaic_partners_are_near_in_reading_order_and_change_no_other_draw():
     sizes = np.random.default_rng(0).integers(50, 900, (9000, 2))
     augment = AugmentConfig(mosaic=0.5, mixup=0.5, photometric=True)
     plain, order = AugmentConfig(), np.random.default_rng(1).permutation(9000)
@@ -214,6 +214,6 @@ def test_a_plan_with_mixtures_pads_to_the_final_sizes(rectangles):
         ({"scale_jitter": (0.1, 2.0), "crop": True}, "--data.augment.no-crop"),
     ],
 )
-def test_settings_that_make_no_image_are_refused(settings, said):
+def test_mixture_settings_that_cannot_work_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         AugmentConfig(**settings)

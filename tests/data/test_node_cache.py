@@ -52,7 +52,7 @@ def _until(true: Callable[[], bool], seconds: float = 20) -> bool:
     return true()
 
 
-def test_the_shard_that_was_unread_for_longest_leaves_first(shards, tmp_path):
+def test_the_least_recently_read_shard_is_evicted_first(shards, tmp_path):
     listed, server = shards
     cache = NodeCache(tmp_path / "cache", 3 * SIZE)
     for k in (0, 1, 2, 0, 3):
@@ -62,7 +62,7 @@ def test_the_shard_that_was_unread_for_longest_leaves_first(shards, tmp_path):
     assert server.gets["/0.tar"] == 1
 
 
-def test_what_is_wanted_stays_and_fetching_ahead_waits_for_room(shards, tmp_path):
+def test_planned_shards_stay_and_prefetching_waits_for_capacity(shards, tmp_path):
     listed, _ = shards
     cache = NodeCache(tmp_path / "cache", 3 * SIZE)
     marks = [cache.want(listed[k]) for k in (0, 1)]
@@ -79,7 +79,7 @@ def test_what_is_wanted_stays_and_fetching_ahead_waits_for_room(shards, tmp_path
     assert _held(tmp_path / "cache", listed) == {0, 3, 4}
 
 
-def test_a_sample_that_is_needed_now_drives_out_even_what_is_wanted(shards, tmp_path):
+def test_a_sample_needed_now_evicts_even_planned_shards(shards, tmp_path):
     listed, _ = shards
     cache = NodeCache(tmp_path / "cache", 2 * SIZE)
     marks = [cache.want(shard) for shard in listed]
@@ -92,7 +92,7 @@ def test_a_sample_that_is_needed_now_drives_out_even_what_is_wanted(shards, tmp_
         os.close(descriptor)
 
 
-def test_an_evicted_shard_stays_readable_for_who_has_it_open(shards, tmp_path):
+def test_an_evicted_shard_stays_readable_while_open(shards, tmp_path):
     listed, server = shards
     cache = NodeCache(tmp_path / "cache", SIZE)
     descriptor = cache.open(listed[0])
@@ -102,7 +102,7 @@ def test_an_evicted_shard_stays_readable_for_who_has_it_open(shards, tmp_path):
         assert file.read() == (server.folder / "0.tar").read_bytes()
 
 
-def test_a_shard_larger_than_the_cache_is_refused_in_words(shards, tmp_path):
+def test_a_shard_larger_than_the_cache_is_refused(shards, tmp_path):
     listed, _ = shards
     with pytest.raises(ConfigError, match=r"--data\.cache-gb 9\.9999e-05 is less than one shard: http"):
         NodeCache(tmp_path / "cache", SIZE - 1).open(listed[0])
@@ -142,7 +142,7 @@ def test_reading_follows_the_plan_through_a_cache_that_is_too_small_for_it(shard
     assert largest[0] <= 4 * SIZE + SIZE  # a name that changes while the watcher lists may count twice
 
 
-def test_what_is_not_wanted_any_more_is_let_go(shards, tmp_path):
+def test_shards_no_longer_planned_are_released(shards, tmp_path):
     listed, _ = shards
     cache = NodeCache(tmp_path / "cache", 2 * SIZE)
     files = CachedShards(listed, cache)
@@ -163,7 +163,7 @@ def test_a_plan_of_many_small_shards_does_not_run_out_of_open_files(tmp_path):
     files.close()
 
 
-def test_a_set_that_is_dropped_stops_fetching(shards, tmp_path):
+def test_a_dropped_shard_set_stops_prefetching(shards, tmp_path):
     listed, server = shards
     for k in range(10):
         server.faults[f"/{k}.tar"] += ["slow"]
@@ -192,7 +192,7 @@ def _fetching(shard: RemoteShard, folder: Path, limit: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", _FETCH, *said], env=environment)
 
 
-def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_in_the_way(shards, tmp_path):
+def test_a_process_killed_during_a_download_blocks_no_other(shards, tmp_path):
     listed, server = shards
     folder = tmp_path / "cache"
     server.faults["/0.tar"] += ["stall"]
@@ -209,7 +209,7 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_in_the_way(sha
     assert not list((folder / "shards").glob("*.part"))
 
 
-def test_processes_that_need_one_shard_fetch_it_once(shards, tmp_path):
+def test_concurrent_processes_download_a_shard_once(shards, tmp_path):
     listed, server = shards
     server.faults["/0.tar"] += ["slow"]
     running = [_fetching(listed[0], tmp_path / "cache", SIZE) for _ in range(3)]
@@ -217,7 +217,7 @@ def test_processes_that_need_one_shard_fetch_it_once(shards, tmp_path):
     assert server.gets["/0.tar"] == 1
 
 
-def test_files_of_equal_name_stay_apart(tmp_path, serve):
+def test_files_of_the_same_name_from_different_places_stay_apart(tmp_path, serve):
     (tmp_path / "source").mkdir()
     server, cache = serve(tmp_path / "source"), NodeCache(tmp_path / "cache", 10 * SIZE)
     found = []

@@ -40,7 +40,7 @@ def test_every_pixel_is_what_a_literal_reading_gives(chance, seed):
     assert abs(image - np.array(expected)).max() <= 0.51  # rounded once, and OpenCV computes in fp32
 
 
-def test_no_distortion_changes_nothing_and_a_place_in_a_larger_image_is_changed_alone():
+def test_zero_distortion_changes_nothing_and_only_the_given_window_is_changed():
     larger = np.full((9, 9, 3), 100, dtype=np.uint8)
     distort(larger[:4, :5], Distortion())
     assert (larger == 100).all()
@@ -50,7 +50,7 @@ def test_no_distortion_changes_nothing_and_a_place_in_a_larger_image_is_changed_
     assert (larger == 100).all()
 
 
-def test_each_part_happens_half_of_the_time_over_the_ranges_of_ssd():
+def test_each_distortion_is_applied_half_of_the_time_over_ssds_ranges():
     chance = np.random.default_rng(0).random((4000, photometric.CHANCES))
     many = [drawn(row) for row in chance]
     for name, same, low, high in (

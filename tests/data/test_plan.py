@@ -45,7 +45,7 @@ def test_every_sample_is_read_as_often_as_the_tail_says(sizes, seed, epoch, glob
 @pytest.mark.usefixtures("small_scales")
 @settings(deadline=None, max_examples=60)
 @given(*EXAMPLES)
-def test_the_same_over_many_windows(sizes, seed, epoch, global_batch, tail, by_size):
+def test_every_sample_is_read_as_often_over_many_windows(sizes, seed, epoch, global_batch, tail, by_size):
     check_plan(sizes, seed, epoch, global_batch, tail, by_size)
 
 
@@ -97,7 +97,7 @@ def test_a_window_reads_from_few_places_and_batches_are_mixed():
 
 
 @pytest.mark.parametrize("by_size", [True, False])
-def test_batches_and_their_order_say_nothing_about_shape(by_size):
+def test_batch_order_is_independent_of_image_shape(by_size):
     """However batches are made, every stretch of an epoch has the shapes of the whole."""
     sizes = np.random.default_rng(0).integers(300, 640, (8192, 2))
     plan = plan_epoch(sizes, AUGMENT, seed=0, epoch=0, global_batch=16, by_size=by_size)
@@ -150,7 +150,7 @@ def test_evaluation_has_every_sample_once_and_fills_the_last_batch(sizes, batch_
     assert set(plan.wrapped.tolist()) <= set(plan.rows[-1].tolist())
 
 
-def test_the_order_is_what_it_was():
+def test_the_order_equals_the_recorded_one():
     """Runs go on in the order they began: whoever changes it, here or by another numpy, sees it."""
     plan = plan_epoch(np.arange(600, 1400).reshape(-1, 2), AUGMENT, seed=7, epoch=3, global_batch=8)
     assert plan.rows[0].tolist() == [217, 294, 319, 246, 394, 311, 251, 85]
@@ -161,7 +161,7 @@ DIGESTS = {1: "64a76e6ba79ba569b5b9ddefee728e4d72da80276e38138dd42a9bccd23e623d"
 """sha256 of a plan of fixed sizes, seed and epoch, by the version of the algorithm."""
 
 
-def test_a_plan_that_changes_has_another_version():
+def test_a_changed_order_needs_a_new_plan_version():
     """Runs in progress rest on the plan: whoever changes it raises PLAN_VERSION and adds a digest here."""
     sizes = np.stack([np.arange(3000) * 7 % 400 + 200, np.arange(3000) * 11 % 300 + 250], axis=1)
     augment = AugmentConfig(crop=True, photometric=True, mosaic=0.3, mixup=0.3)

@@ -39,7 +39,7 @@ def hashes_of(batch):
 
 
 @pytest.mark.parametrize(("world", "passes"), [(3, 1), (3, 2), (5, 1), (7, 1), (1, 3)])
-def test_workers_that_do_not_divide_a_batch_share_it_all_the_same(shards, world, passes):
+def test_a_batch_is_shared_by_workers_that_do_not_divide_it(shards, world, passes):
     whole = [batch.image_ids for (batch,) in TrainStream(shards, SMALL, batch_size=8, seed=0).steps(0, 3)]
     streams = [
         TrainStream(shards, SMALL, batch_size=8, seed=0, rank=r, world_size=world, accumulation=passes)
@@ -54,7 +54,7 @@ def test_workers_that_do_not_divide_a_batch_share_it_all_the_same(shards, world,
         assert min(map(len, parts)) >= 1
 
 
-def test_a_batch_without_an_image_for_everybody_is_refused(shards):
+def test_a_batch_too_small_or_too_large_is_refused(shards):
     with pytest.raises(ConfigError, match=r"--train\.batch-size 8 leaves some of 9 workers without an image"):
         TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=9)
     with pytest.raises(ConfigError, match="in one of their 3 passes per step"):

@@ -40,7 +40,7 @@ def vanish(number):
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_results_come_in_order_and_an_error_where_its_result_would_be(kind):
+def test_results_come_in_order_with_errors_in_their_place(kind):
     loads = [partial(slow_square, k) for k in range(7)]
     assert list(read_ahead(loads, readers=3, ahead=4, kind=kind)) == [k**2 for k in range(7)]
     results = read_ahead([partial(fail, k) for k in range(9)], readers=2, ahead=3, kind=kind)
@@ -49,12 +49,12 @@ def test_results_come_in_order_and_an_error_where_its_result_would_be(kind):
         next(results)
 
 
-def test_a_process_that_dies_is_an_error_that_says_what_to_do():
+def test_a_killed_reader_process_is_an_error_that_says_what_to_do():
     with pytest.raises(DataError, match=r"--data\.reader-kind threads"):
         list(read_ahead([partial(vanish, k) for k in range(3)], readers=1, ahead=1, kind="processes"))
 
 
-def test_no_more_is_made_than_may_wait_and_readers_end_with_the_consumer():
+def test_prefetching_is_bounded_and_ends_with_its_consumer():
     made = []
     results = read_ahead((partial(made.append, k) for k in range(100)), readers=2, ahead=3)
     next(results)
@@ -64,7 +64,7 @@ def test_no_more_is_made_than_may_wait_and_readers_end_with_the_consumer():
     assert not [t for t in threading.enumerate() if t.name.startswith("qdet-reader")]
 
 
-def test_what_follows_a_result_happens_in_a_thread_of_this_process():
+def test_the_follow_up_function_runs_in_a_thread_of_this_process():
     def where(number):
         return number, os.getpid(), threading.current_thread() is threading.main_thread()
 
@@ -101,7 +101,7 @@ def test_evaluation_resizes_as_training_does(shards_folder):
     assert views.of(0).resize == "opencv"
 
 
-def test_memory_of_a_batch_is_used_again_only_when_nothing_looks_at_it_any_more():
+def test_batch_memory_is_reused_only_when_nothing_refers_to_it():
     buffers._free.clear()
     pixels = image_memory(2, 8, 8)
     address = pixels.ctypes.data
@@ -119,7 +119,7 @@ def test_memory_of_a_batch_is_used_again_only_when_nothing_looks_at_it_any_more(
     assert image_memory(1, 8, 8).ctypes.data == address
 
 
-def test_memory_that_is_too_small_is_given_up_and_little_is_kept():
+def test_too_small_buffers_are_dropped_and_few_are_kept():
     buffers._free.clear()
     small = [image_memory(1, 4, 4) for _ in range(3)]
     small.clear()

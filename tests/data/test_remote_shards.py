@@ -51,7 +51,7 @@ def test_http_gives_the_folders_samples_and_fetches_every_shard_once(shards_fold
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "short", "long", "flip", "slow"])
-def test_a_server_that_fails_is_asked_again(shards_folder, serve, access, fault):
+def test_a_failing_server_is_retried(shards_folder, serve, access, fault):
     server = serve(shards_folder)
     for url in ["/manifest.json", *_urls(shards_folder)]:
         # A manifest brings no checksum of its own: a mended answer cannot be told from a changed dataset.
@@ -63,7 +63,7 @@ def test_a_server_that_fails_is_asked_again(shards_folder, serve, access, fault)
     assert all(server.gets[url] == tries for url in _urls(shards_folder))
 
 
-def test_a_server_that_stalls_is_asked_again(shards_folder, serve, access, monkeypatch):
+def test_a_stalled_server_is_retried(shards_folder, serve, access, monkeypatch):
     monkeypatch.setattr(remote, "STALLED", 0.3)
     server = serve(shards_folder)
     url = _urls(shards_folder)[0]
@@ -82,7 +82,7 @@ def test_a_server_that_stalls_is_asked_again(shards_folder, serve, access, monke
         ("flip", "its sha256 is not the one that is listed"),
     ],
 )
-def test_a_server_that_goes_on_failing_is_named_with_the_shard(shards_folder, serve, access, fault, said):
+def test_a_server_that_keeps_failing_is_named_with_the_shard(shards_folder, serve, access, fault, said):
     server = serve(shards_folder)
     url = _urls(shards_folder)[0]
     server.faults[url] += [fault] * 100
@@ -96,7 +96,7 @@ def test_a_server_that_goes_on_failing_is_named_with_the_shard(shards_folder, se
     shards.read_image(len(shards) - 1)  # the others are none the worse
 
 
-def test_what_is_missing_or_forbidden_is_not_asked_for_again(shards_folder, serve, access):
+def test_missing_and_forbidden_files_are_not_retried(shards_folder, serve, access):
     server = serve(shards_folder)
     first, second = _urls(shards_folder)[:2]
     (shards_folder / first.strip("/")).unlink()
@@ -131,7 +131,7 @@ def test_a_dataset_that_is_uploaded_again_is_fetched_again(shards_folder, serve,
     assert after != before
 
 
-def test_damage_of_the_cache_is_mended_from_the_source(shards_folder, serve, access):
+def test_damaged_cache_files_are_downloaded_again(shards_folder, serve, access):
     server = serve(shards_folder)
     good = _samples(ShardSet.open(server.url, access))
     flipped, cut = sorted((access.folder / "shards").glob("*.tar"))[:2]
@@ -142,7 +142,7 @@ def test_damage_of_the_cache_is_mended_from_the_source(shards_folder, serve, acc
     assert _samples(ShardSet.open(server.url, access)) == good
 
 
-def test_shards_are_fetched_before_they_are_read(shards_folder, serve, access):
+def test_shards_are_downloaded_ahead_of_reading(shards_folder, serve, access):
     server = serve(shards_folder)
     shards = ShardSet.open(server.url, access)
     shards.will_read(range(len(shards)))
@@ -174,7 +174,7 @@ def test_training_reads_the_same_batches_through_a_small_cache(shards_folder, se
         assert torch.equal(one.targets.boxes_xyxy, other.targets.boxes_xyxy)
 
 
-def test_a_pickled_set_opens_itself_once_where_it_arrives(shards_folder, serve, access):
+def test_an_unpickled_shard_set_opens_its_files_once(shards_folder, serve, access):
     server = serve(shards_folder)
     shards = ShardSet.open(server.url, access)
     sent = pickle.dumps(shards)
@@ -220,7 +220,7 @@ def test_a_bucket_gives_the_folders_samples(shards_folder, access, bucket):
         ShardSet.open(f"{bucket}/coco/train", access)
 
 
-def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, access):
+def test_several_processes_share_one_download(shards_folder, serve, access):
     server = serve(shards_folder)
     for url in _urls(shards_folder):
         server.faults[url] += ["slow"]
@@ -244,7 +244,7 @@ def test_several_processes_share_what_one_of_them_fetched(shards_folder, serve, 
     assert server.gets["/index.npz"] == 1
 
 
-def test_a_cache_below_a_window_of_the_plan_is_told_once_with_what_would_do(
+def test_a_cache_smaller_than_a_plans_window_is_reported_once_with_the_size_needed(
     shards_folder, serve, access, capsys, monkeypatch
 ):
     """Held against a walk through the plan by hand, in windows of two announcements of one step each."""

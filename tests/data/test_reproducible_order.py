@@ -76,7 +76,7 @@ def test_any_number_of_workers_reads_the_same_from_any_step(order, data):
 
 @settings(deadline=None, max_examples=25)
 @given(orders(batches=(12,)), st.integers(1, 40), st.data())
-def test_changing_the_number_of_workers_in_the_middle_goes_on_as_if_nothing_happened(order, steps, data):
+def test_changing_the_number_of_workers_mid_epoch_keeps_the_order(order, steps, data):
     whole = global_batches(order, 0, steps, 1)
     found, step = [], 0
     while step < steps:
@@ -153,7 +153,7 @@ def cut(make_coco, tmp_path):
     return convert_to
 
 
-def test_pixels_are_the_same_whoever_reads_them_from_whatever_shards(cut):
+def test_pixels_do_not_depend_on_readers_or_sharding(cut):
     one, some, many = cut("one", 100), cut("some", 0.02), cut("many", 1e-5)
     shards = [ShardSet.open(folder) for folder in (one, some, many)]
     assert [len(s.manifest["shardlist"]) for s in shards][::2] == [1, 100]
@@ -170,7 +170,7 @@ def test_pixels_are_the_same_whoever_reads_them_from_whatever_shards(cut):
     assert seen(holed, 2, 5, world=4) == whole[2:]
 
 
-def test_going_on_opens_only_the_shards_of_the_steps_that_are_left(cut, monkeypatch):
+def test_resuming_opens_only_the_shards_of_the_remaining_steps(cut, monkeypatch):
     opened = []
     shards, real = ShardSet.open(cut("many", 1e-5)), read.os.open
     monkeypatch.setattr(read.os, "open", lambda path, *args: (opened.append(str(path)), real(path, *args))[1])

@@ -116,7 +116,7 @@ def test_fewer_shards_than_ranks_share_their_samples(make_coco, tmp_path, access
     assert received == Counter(range(10, 34))
 
 
-def test_an_image_is_seen_the_same_on_any_rank_at_any_step_of_an_epoch(shards_folder, access):
+def test_an_image_is_augmented_alike_on_any_rank_at_any_step_of_an_epoch(shards_folder, access):
     one = _stream(shards_folder, access, shuffle=1)
     first = _seen(one.steps(0, 3))
     for rank in range(3):
@@ -151,7 +151,7 @@ def _by_id(steps):
     return found
 
 
-def test_going_on_begins_at_a_fresh_place_and_says_so(shards_folder, access, capsys):
+def test_resuming_starts_at_a_new_position_and_says_so(shards_folder, access, capsys):
     stream = _stream(shards_folder, access)
     whole = list(stream.steps(0, 6))
     assert "at a fresh place" not in capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_processes_read_the_same(shards_folder, access):
     assert _seen(threads.steps(0, 2)) == _seen(processes.steps(0, 2))
 
 
-def test_a_server_is_read_from_front_to_back_and_asked_again_for_what_is_left(shards_folder, serve, access):
+def test_a_server_is_read_sequentially_and_retried_from_where_it_broke_off(shards_folder, serve, access):
     server = serve(shards_folder)
     tars = sorted(f"/{file.name}" for file in shards_folder.glob("*.tar"))
     server.faults[tars[0]] = ["cut", "500"]
@@ -218,7 +218,7 @@ def test_a_flipped_byte_of_a_listed_shard_is_noticed_by_its_end(seed, shards_fol
         list(_stream(shards_folder, access).steps(0, 40))
 
 
-def test_a_sample_that_cannot_be_read_is_left_out_within_the_budget(shards_folder, access):
+def test_an_unreadable_sample_is_left_out_within_the_budget(shards_folder, access):
     shards = ShardSet.open(shards_folder)
     tar = shards_folder / shards.manifest["shardlist"][0]["url"]
     data = bytearray(tar.read_bytes())
@@ -257,7 +257,7 @@ def test_a_command_that_fails_is_named(command, said, shards_folder):
     assert str(error.value).startswith(name)
 
 
-def test_what_the_shell_would_do_is_not_done(shards_folder, tmp_path):
+def test_pipe_commands_are_not_interpreted_by_a_shell(shards_folder, tmp_path):
     tar = sorted(shards_folder.glob("*.tar"))[0]
     mark = tmp_path / "mark"
     for tail in (f"; touch {mark}", f"&& touch {mark}", f"| tee {mark}", f"> {mark}", f"$(touch {mark})"):
@@ -313,12 +313,12 @@ def test_commands_are_allowed_by_their_first_words(command, allowed, may):
         ({"max_pixels": 0}, "--data.max-pixels must be at least 1"),
     ],
 )
-def test_what_cannot_work_is_refused_by_its_flag(wrong, said):
+def test_impossible_settings_are_refused_by_their_flag(wrong, said):
     with pytest.raises(ConfigError, match=said):
         DataConfig(**wrong)
 
 
-def test_what_has_to_be_known_before_reading_is_asked_for(shards_folder, access):
+def test_missing_categories_and_counts_are_asked_for_by_flag(shards_folder, access):
     tar = sorted(shards_folder.glob("*.tar"))[0]
     with pytest.raises(ConfigError, match=r"what its classes are called.*--data\.categories"):
         SequentialSet.open(f"pipe:cat {tar}", Access(allow_pipes=("cat",)), images=4)

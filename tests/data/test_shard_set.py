@@ -119,7 +119,7 @@ def test_a_foreign_manifest_index_or_layout_is_refused(converted):
         ShardSet.open(folder)
 
 
-def test_commands_and_unknown_places_are_refused_in_words(converted):
+def test_commands_and_unknown_urls_are_refused(converted):
     for source, said in {
         "pipe:cat x.tar": "commands are not run",
         "gopher://host/coco": "no way to read gopher://",

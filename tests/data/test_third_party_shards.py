@@ -85,7 +85,7 @@ def access(tmp_path: Path) -> Access:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_boxes_and_webdatasets_images(form, tmp_path, access):
+def test_every_annotation_form_gives_the_same_boxes_and_webdatasets_images(form, tmp_path, access):
     names = _pack(tmp_path / "set", FORMS[form])
     shards = ShardSet.open(tmp_path / "set", access)
     expected = list(webdataset.WebDataset(names, shardshuffle=False, empty_check=False))
@@ -107,7 +107,7 @@ def test_every_form_gives_the_same_boxes_and_webdatasets_images(form, tmp_path, 
     assert len({annotation["id"] for annotation in truth["annotations"]}) == 24
 
 
-def test_foreign_shards_train_and_evaluate_like_our_own(tmp_path):
+def test_third_party_shards_train_and_evaluate_like_converted_ones(tmp_path):
     _pack(tmp_path / "set")
     shards = ShardSet.open(tmp_path / "set")
     small = AugmentConfig(sizes=(32,), max_size=64)
@@ -155,7 +155,7 @@ def test_a_set_is_scanned_once_and_again_when_it_changes(tmp_path, monkeypatch, 
     assert len(ShardSet.open(tmp_path / "set")) == 8
 
 
-def test_where_nothing_can_be_written_beside_the_shards_the_cache_keeps_the_scan(tmp_path, access):
+def test_the_scan_is_cached_when_the_shards_folder_is_read_only(tmp_path, access):
     _pack(tmp_path / "set")
     (tmp_path / "set" / ".qdet-index").touch()  # a folder of this name cannot be made
     shards = ShardSet.open(tmp_path / "set", access)
@@ -163,7 +163,7 @@ def test_where_nothing_can_be_written_beside_the_shards_the_cache_keeps_the_scan
     assert ShardSet.open(tmp_path / "set", access).path == shards.path
 
 
-def test_keys_that_are_no_numbers_number_the_images_by_their_place(tmp_path, access):
+def test_images_with_keys_that_are_not_numbers_are_numbered_by_position(tmp_path, access):
     _pack(tmp_path / "set", FORMS["coco list"], key="räum/bild-{}")
     shards = ShardSet.open(tmp_path / "set", access)
     assert shards.index.image_id.tolist() == list(range(1, 13))
@@ -244,7 +244,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_webdataset_would_lose_or_mix_is_refused_with_its_name(case, tmp_path, access):
+def test_samples_that_webdataset_would_lose_or_mix_are_refused_by_name(case, tmp_path, access):
     members, said = BAD[case]
     _tar(tmp_path / "set" / "x-000.tar", members)
     with pytest.raises(DataError, match=said) as error:
@@ -269,7 +269,7 @@ def test_an_image_with_too_many_pixels_is_refused_by_its_header(tmp_path, access
         ShardSet.open(tmp_path / "set", access)
 
 
-def test_folders_other_files_and_webdatasets_own_notes_do_no_harm(tmp_path):
+def test_folders_other_files_and_webdatasets_metadata_are_ignored(tmp_path):
     folder = _special("train", tarfile.DIRTYPE)
     sample = [("train/a.jpg", IMAGE), ("train/a.txt", b"x"), ("train/a.json", NOTE)]
     _tar(tmp_path / "set" / "x.tar", [folder, ("__info__", b"{}"), *sample])
@@ -291,7 +291,7 @@ def test_compressed_tars_and_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("case", sorted(BAD.keys() - {"id twice", "empty"}))
-def test_the_same_is_refused_where_shards_are_read_from_front_to_back(case, tmp_path, access):
+def test_sequential_reading_refuses_the_same_samples(case, tmp_path, access):
     """All but what takes a look at all shards first: an id that comes twice, and a set without a sample."""
     members, said = BAD[case]
     _tar(tmp_path / "x-000.tar", members)

@@ -66,13 +66,13 @@ def _content(steps):
         {"world": 2, "reader_kind": "processes"},
     ],
 )
-def test_the_same_images_stand_in_on_any_number_of_ranks_and_readers(damaged, how):
+def test_substitutes_are_the_same_on_any_number_of_ranks_and_readers(damaged, how):
     _, alone = _epoch(damaged)
     _, steps = _epoch(damaged, **how)
     assert _content(steps) == _content(alone)
 
 
-def test_what_stands_in_is_of_the_same_global_batch_and_the_account_is_even(damaged):
+def test_substitutes_come_from_the_same_global_batch_and_the_ledger_balances(damaged):
     order, steps = _epoch(damaged, world=2)
     bad = {int(damaged.index.image_id[row]) for row in (3, 11, 17)}
     ledger = Ledger(damaged.index.image_id)
@@ -92,7 +92,7 @@ def test_what_stands_in_is_of_the_same_global_batch_and_the_account_is_even(dama
     assert (account.lost, account.duplicated, set(account.substituted)) == ((), (), bad)
 
 
-def test_a_substitute_is_seen_as_it_is_in_its_own_place(damaged):
+def test_a_substitute_is_augmented_as_in_its_own_place(damaged):
     _, steps = _epoch(damaged)
     for (batch,) in steps:
         for image in batch.substitutes:
@@ -122,7 +122,7 @@ def test_without_a_budget_the_first_bad_image_stops_the_run(damaged):
         list(stream.steps(0, stream.steps_per_epoch))
 
 
-def test_evaluation_does_without_no_image(damaged):
+def test_evaluation_never_leaves_an_image_out(damaged):
     with pytest.raises(DataError, match="is not what was written"):
         list(EvalStream(damaged, SMALL, batch_size=2))
 

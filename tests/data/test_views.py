@@ -64,7 +64,7 @@ def test_an_epoch_is_drawn_again_and_the_next_one_differs():
     assert (draw_views(sizes, CROP, seed=2, epoch=0).final_hw != first.final_hw).any()
 
 
-def test_evaluation_takes_the_largest_size_and_no_chance():
+def test_evaluation_takes_the_largest_size_and_nothing_random():
     views = evaluation_views(np.array([[480, 640], [2000, 500]]), CROP)
     assert views.final_hw.tolist() == [[800, 1066], [1332, 333]]
     assert not views.flip.any()
@@ -84,6 +84,6 @@ def test_evaluation_takes_the_largest_size_and_no_chance():
         ({"eval_size": 5000}, "eval-size"),
     ],
 )
-def test_what_cannot_work_is_refused_by_its_flag(wrong, flag):
+def test_impossible_settings_are_refused_by_their_flag(wrong, flag):
     with pytest.raises(ConfigError, match=f"--data.augment.{flag}"):
         AugmentConfig(**wrong)

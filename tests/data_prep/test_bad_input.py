@@ -80,7 +80,7 @@ def change(path, value):
         (change(("categories", 1), {"name": "x"}), "needs an integer `id` and a `name`"),
     ],
 )
-def test_mistakes_in_annotations(dataset, mistake, message, tmp_path):
+def test_mistakes_in_annotations_are_named(dataset, mistake, message, tmp_path):
     _, content, run = dataset
     mistake(content)
     with pytest.raises(DataError, match=message) as raised:
@@ -178,7 +178,7 @@ def test_a_wrong_size_is_not_blamed_on_exif(dataset):
         run()
 
 
-def test_too_many_pixels(dataset):
+def test_an_image_with_too_many_pixels_is_refused(dataset):
     _, _, run = dataset
     with pytest.raises(DataError, match="has 2400 pixels, more than --max-pixels 2000"):
         run(max_pixels=2000)

@@ -108,7 +108,7 @@ def _write_half(store):
 
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
-def test_what_a_store_promises(kind, tmp_path, memory):
+def test_a_store_lists_reads_replaces_and_removes_files(kind, tmp_path, memory):
     store = open_output(tmp_path / "a" if kind == "local" else "memory://bucket/a")
     assert (store.names(), store.names("sub"), store.size("x")) == ([], [], None)
     with pytest.raises(FileNotFoundError):
@@ -185,6 +185,6 @@ def test_shards_behind_a_url_are_verified(conversion, memory, tmp_path, monkeypa
         verify(Verification(folder=url, cache=str(tmp_path), fast=True))
 
 
-def test_which_uploads_are_seen_only_when_complete():
+def test_uploads_become_visible_only_when_complete():
     assert "s3" in module._SHOWS_WHOLE_UPLOADS
     assert not {"memory", "file", "sftp", "http"} & module._SHOWS_WHOLE_UPLOADS

@@ -39,7 +39,7 @@ def test_every_task_runs_once(tmp_path, processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_first_error_is_the_task_s_own(tmp_path, processes):
+def test_the_first_error_of_a_task_is_raised_as_it_was(tmp_path, processes):
     tasks = [(str(tmp_path), n) for n in (13, *range(100, 300))]
     with pytest.raises(DataError, match=r"^unlucky$"):
         list(run_tasks(_square, tasks, processes=processes))

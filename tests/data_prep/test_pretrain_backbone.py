@@ -100,7 +100,7 @@ def test_every_head_learns():
     assert all(p.grad is not None for p in student.parameters())
 
 
-def test_shipped_weights_fit_and_know_shapes():
+def test_shipped_weights_load_and_recognize_shapes():
     assert SHIPPED.stat().st_size <= 5_000_000
     config = SwinConfig(size="demo", weights="package:swin_demo.safetensors", drop_path=0.0)
     student = Student()

@@ -161,7 +161,7 @@ def test_invalid_settings_are_refused_by_flag():
         SyntheticConfig(size=8)
 
 
-def test_command_line(folder):
+def test_the_command_renders_and_refuses_in_one_line(folder):
     command = [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--workers", "1"]
     asked = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([*command, *asked], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from qdet.launching.chaos.run import Chaos, Result, break_runs, show
 from qdet.launching.chaos.trial import Event, Trial
 
 
-def test_a_damaged_file_is_never_the_old_one(tmp_path: Path):
+def test_damaging_a_file_always_changes_it(tmp_path: Path):
     file = tmp_path / "state.json"
     for seed in range(50):
         file.write_bytes(bytes(range(100)))
@@ -20,14 +20,14 @@ def test_a_damaged_file_is_never_the_old_one(tmp_path: Path):
         assert file.read_bytes() != bytes(range(100))
 
 
-def test_faults_are_named(tmp_path: Path):
+def test_unknown_faults_are_refused_by_name(tmp_path: Path):
     assert faults.named(["term"]) == ["term"]
     assert faults.named([]) == list(faults.FAULTS)
     with pytest.raises(ConfigError, match=r"--faults flood: there are worker, workers"):
         faults.named(["flood"])
 
 
-def test_a_difference_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: pytest.CaptureFixture):
     trials = [Trial(name, tmp_path, workers=2) for name in ("whole", "broken-1", "broken-2")]
     trials[0].startup = 4.0
     trials[1].events.append(Event("worker", "killed worker 7", step=3, at=1.0, recovery=6.0))
@@ -45,7 +45,7 @@ def test_a_difference_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("fault", ["worker", "driver", "damage", "freeze"])
-def test_a_broken_run_ends_as_the_undisturbed_one(fault: str, tmp_path: Path):
+def test_a_run_with_injected_faults_ends_like_an_undisturbed_one(fault: str, tmp_path: Path):
     result = break_runs(Chaos(minutes=0.01, faults=(fault,), seed=3), tmp_path / "chaos", Console())
     assert len(result.broken) == 1
     assert result.faults >= 1

@@ -36,7 +36,7 @@ def test_every_checkpoint_is_listed_and_the_newest_whole_one_is_taken(run, capsy
     assert end == f"training goes on from {run.at(200)}"
 
 
-def test_programs_read_the_same(run, capsys):
+def test_json_output_says_the_same(run, capsys):
     main(["checkpoint", str(run.folder), "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said["chosen"] == str(run.at(200))
@@ -56,7 +56,7 @@ def test_one_checkpoint_can_be_looked_at_alone(run, capsys):
     assert "CheckpointError: none of 1 checkpoints is whole" in said.err
 
 
-def test_a_folder_without_checkpoints_is_told(tmp_path, capsys):
+def test_a_folder_without_checkpoints_is_reported(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["checkpoint", str(tmp_path)])
     assert left.value.code == 1
@@ -80,7 +80,7 @@ def test_the_model_is_one_file_with_its_job_beside_it(run, tmp_path, flags, kind
     assert str(file) in capsys.readouterr().out
 
 
-def test_an_average_that_is_not_there_is_not_replaced_by_weights(tmp_path, capsys):
+def test_a_missing_average_is_not_replaced_by_weights(tmp_path, capsys):
     from qdet.checkpoint import write_whole
     from tests.support.small_checkpoints import state, tensors
 

@@ -64,7 +64,7 @@ finally:
     assert min(times) < 3
 
 
-def test_flags_are_those_that_are_written_down():
+def test_flags_are_the_recorded_ones():
     """Whoever adds, renames or drops a flag says so by running `python tests/launch/test_cli.py`."""
     assert _flags() == FLAGS.read_text().split()
 
@@ -218,7 +218,7 @@ def test_errors_of_the_user_are_one_line(error: Exception, code: int, capsys: py
     assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
 
 
-def test_mistakes_of_ours_keep_their_traceback_without_secrets(capsys: pytest.CaptureFixture):
+def test_bugs_keep_their_traceback_without_secrets(capsys: pytest.CaptureFixture):
     def fail() -> int:
         raise ZeroDivisionError("at http://me:hidden@host/")
 

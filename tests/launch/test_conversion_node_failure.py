@@ -21,7 +21,7 @@ IMAGES = 900
 TINY = 0.001  # megabytes: every image has a shard of its own
 
 
-def test_a_node_dies_and_nothing_is_missing(project: Path, nodes, make_coco):
+def test_a_conversion_survives_the_death_of_a_node(project: Path, nodes, make_coco):
     root, _ = make_coco(IMAGES)
     convert(Conversion(coco=root, split="train", out=project / "here", shard_megabytes=TINY, processes=1))
     nodes.add(3, 4)

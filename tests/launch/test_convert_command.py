@@ -93,7 +93,7 @@ def test_all_91_rows_can_stay(parity_dir):
         assert found.weights["class_head.bias"].equal(ours["class_head.bias"][:rows])
 
 
-def test_these_are_cocos_classes(coco_root):
+def test_the_80_names_are_cocos_classes(coco_root):
     content = json.loads((coco_root / "annotations" / "instances_train2017.json").read_text())
     assert Categories.from_coco(content["categories"], where="coco") == COCO
 
@@ -150,7 +150,7 @@ def test_an_unknown_file_is_told_what_was_looked_for(tmp_path, capsys):
     ],
     ids=["missing", "misshapen", "foreign", "inconsistent", "incomplete", "backbone"],
 )
-def test_what_does_not_fit_is_named_and_nothing_is_written(detr, tmp_path, capsys, change, message):
+def test_tensors_that_do_not_fit_are_named_and_nothing_is_written(detr, tmp_path, capsys, change, message):
     changed = {name: t for name, t in (detr | change).items() if t is not None}
     torch.save({"model": changed}, tmp_path / "them.pth")
     assert message in refused(capsys, tmp_path / "them.pth", "--to", tmp_path / "ours", "--heads", 4)

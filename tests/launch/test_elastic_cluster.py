@@ -91,9 +91,7 @@ def worlds_of(run: Path) -> dict[int, int]:
     return {manifest["step"]: manifest["world_size"] for manifest in manifests}
 
 
-def test_a_node_that_is_drained_leaves_a_checkpoint_and_the_run_goes_on(
-    project: Path, nodes, start, monkeypatch
-):
+def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, nodes, start, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     nodes.add(3, 4)
     settings = SETTINGS | {"train.checkpoint_every": 10}
@@ -115,9 +113,7 @@ def test_a_node_that_is_drained_leaves_a_checkpoint_and_the_run_goes_on(
     assert_as_by_one_worker(project, settings, job.text)
 
 
-def test_a_run_that_cannot_do_with_fewer_workers_fails_with_its_cause_when_a_node_dies(
-    project: Path, nodes, start
-):
+def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path, nodes, start):
     nodes.add(3, 4)
     run = ("--train.workers", "2", "--train.max-failures", "0", "--store.run", "fixed")
     job = start(*flags(SETTINGS), *run, "--ray-address", nodes.address)

@@ -38,7 +38,7 @@ def kill(processes: Sequence[psutil.Process]) -> None:
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_the_weights_are_those_of_an_undisturbed_run(project: Path, start, zero: int):
+def test_killed_workers_and_drivers_change_no_weight(project: Path, start, zero: int):
     flags = (*FLAGS, "--train.zero", str(zero))
     calm = start(*flags, "--store.run", "calm")
     assert calm.end() == 0
@@ -84,7 +84,7 @@ def _wait_until_killed(project: Path) -> None:
     assert recorded(project, "broken")[1].info.status == "KILLED"
 
 
-def test_a_run_that_fails_too_often_is_failed_with_its_cause(project: Path, start):
+def test_a_run_with_too_many_failures_fails_with_its_cause(project: Path, start):
     job = start(*FLAGS, "--train.max-failures", "0", "--store.run", "mortal")
     job.wait_for(r"step 3/50")
     kill(job.workers()[1:])
@@ -98,7 +98,7 @@ def test_a_run_that_fails_too_often_is_failed_with_its_cause(project: Path, star
     assert "--store.resume mortal goes on from its last checkpoint; --train.max-failures, 0 here" in last
 
 
-def test_sigterm_leaves_with_a_checkpoint_and_the_run_goes_on_there(project: Path, start):
+def test_sigterm_saves_a_checkpoint_and_the_run_resumes_from_it(project: Path, start):
     flags = (*FLAGS, "--train.checkpoint-every", "1000", "--store.run", "asked")
     job = start(*flags)
     job.wait_for(r"step 7/50")

@@ -25,7 +25,7 @@ def everything(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(vars(error)) + repr(error.__context__)
 
 
-def test_what_holds_no_secret_is_the_very_exception():
+def test_an_exception_without_secrets_is_passed_on_unchanged():
     one = KeyError("stage 3")
 
     def fail():
@@ -34,7 +34,7 @@ def test_what_holds_no_secret_is_the_very_exception():
     assert raised(fail) is one
 
 
-def test_a_library_s_exception_is_told_without_the_secret():
+def test_a_librarys_exception_is_masked():
     def fail():
         raise ConnectionError(f"no answer from {URL}")
 
@@ -47,7 +47,7 @@ def test_a_library_s_exception_is_told_without_the_secret():
     assert str(cause_of(error)) == f"training failed: {first}"
 
 
-def test_a_secret_in_what_led_to_an_exception_is_masked():
+def test_a_secret_in_the_cause_of_an_exception_is_masked():
     def fail():
         try:
             raise OSError(URL)

@@ -75,7 +75,7 @@ def read(file: Path) -> str:
     return file.read_bytes().decode("latin-1")
 
 
-def test_a_run_that_ends_well(project: Path):
+def test_a_finished_run_leaks_no_secret(project: Path):
     train(project, "--data.cache", f"cache-{SHAPED[0]}")
     written_kinds = {file.suffix for file in written(project)}
     assert {".db", ".safetensors", ".json", ".jsonl", ".py"} <= written_kinds
@@ -84,7 +84,7 @@ def test_a_run_that_ends_well(project: Path):
 
 
 @pytest.mark.slow
-def test_a_run_whose_server_is_away(project: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_without_its_tracking_server_leaks_no_secret(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URL.partition("/shards")[0])
     train(project)
     assert list(project.glob(".qdet/tracking/**/points.jsonl"))
@@ -100,11 +100,11 @@ def test_a_run_whose_server_is_away(project: Path, monkeypatch: pytest.MonkeyPat
     ],
     ids=["shards", "store", "diverges", "flag"],
 )
-def test_a_run_that_fails(project: Path, flags: tuple[str, ...]):
+def test_a_failed_run_leaks_no_secret(project: Path, flags: tuple[str, ...]):
     train(project, *flags, fails=True)
 
 
-def test_a_failure_that_no_one_foresaw(project: Path):
+def test_an_unexpected_error_leaks_no_secret(project: Path):
     script = project / "jobs" / "tiny_job.py"
     raising = (
         f'    __import__("qdet.launching.exit_status").launching.exit_status.guarded(lambda: open("{URL}"))\n'
@@ -116,7 +116,7 @@ def test_a_failure_that_no_one_foresaw(project: Path):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("only_cluster")
-def test_a_library_that_quotes_a_secret_inside_of_a_ray_worker(
+def test_a_library_that_quotes_a_secret_in_a_ray_worker_leaks_none(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ):
     late = project / "jobs" / "sitecustomize.py"

@@ -61,7 +61,7 @@ def read(folder: Path, augment: AugmentConfig, first: int, last: int, *, world: 
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 12])
-def test_it_prints_what_training_reads_in_any_epoch_and_from_any_step(demo_shards, printed, world):
+def test_the_printed_order_is_what_training_reads_from_any_step(demo_shards, printed, world):
     args = ["--data", demo_shards, "--split", "train", "--seed", 5, "--global-batch", 12, "--world", world]
     found = printed(*args, "--epoch", 2, "--start", 1)
     assert [line["step"] for line in found] == [1, 2, 3]  # 48 images, 4 steps
@@ -70,7 +70,7 @@ def test_it_prints_what_training_reads_in_any_epoch_and_from_any_step(demo_shard
     assert printed(*args, "--epoch", 2, "--start", 2, "--steps", 1) == found[1:2]
 
 
-def test_the_folder_of_a_split_itself_is_as_good(demo_shards, printed):
+def test_the_folder_of_a_split_is_accepted_too(demo_shards, printed):
     inside = printed("--data", demo_shards, "--split", "val", "--global-batch", 4)
     assert len(inside) == 4
     assert printed("--data", demo_shards / "val", "--split", "val", "--global-batch", 4) == inside
@@ -94,7 +94,7 @@ def test_a_job_and_flags_of_a_job_decide_as_they_do_in_training(demo_shards, tmp
     assert [line["ranks"] for line in printed(*args[:6], *flags)] == other
 
 
-def test_what_no_training_has_is_refused_by_its_flag(demo_shards, tmp_path, refused):
+def test_impossible_orders_are_refused_by_their_flag(demo_shards, tmp_path, refused):
     data = ["--data", demo_shards]
     (tmp_path / "empty.py").write_text("jobs = []\n")
     for args, said in (
@@ -114,7 +114,7 @@ def test_what_no_training_has_is_refused_by_its_flag(demo_shards, tmp_path, refu
     )
 
 
-def test_whoever_has_read_enough_may_leave(demo_shards):
+def test_a_closed_pipe_ends_the_command_quietly(demo_shards):
     command = [sys.executable, "-m", "qdet", "order", "--data", demo_shards, "--global-batch", "1"]
     environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -125,7 +125,7 @@ def test_whoever_has_read_enough_may_leave(demo_shards):
     assert process.returncode == 0
 
 
-def test_reading_without_a_plan_has_no_order(demo_shards):
+def test_sequential_reading_has_no_order_to_print(demo_shards):
     settings = DataConfig(reading="sequential")
     shards = ShardSet.open(demo_shards / "train")
     with pytest.raises(ConfigError, match="no order to show"):

@@ -74,17 +74,17 @@ class TestPaths:
 
 
 class TestRuns:
-    def test_names_never_come_twice(self):
+    def test_run_names_are_unique(self):
         names = {runs.new_name(Job(name="a")) for _ in range(200)}
         assert len(names) == 200
         assert all(re.fullmatch(r"a-\d{8}-\d{6}-[0-9a-f]{4,}", name) for name in names)
 
-    def test_record_comes_back(self, tmp_path: Path):
+    def test_a_run_record_round_trips(self, tmp_path: Path):
         record = runs.RunRecord(name="a-1", mlflow_run_id="f00", tracking_uri="sqlite:///x")
         runs.write(str(tmp_path / "store"), record)
         assert runs.read(str(tmp_path / "store"), "a-1") == record
 
-    def test_unknown_run_is_answered_with_those_that_are_there(self, tmp_path: Path):
+    def test_an_unknown_run_is_answered_with_the_existing_ones(self, tmp_path: Path):
         for name in ("swin-20260101-000000-aaaa", "r50-20260101-000000-bbbb"):
             runs.write(str(tmp_path), runs.RunRecord(name=name, mlflow_run_id=None, tracking_uri=""))
         with pytest.raises(
@@ -108,7 +108,7 @@ class TestRuns:
             runs.chosen(job)
         assert runs.chosen(override(job, {"store.resume": "night"})) == ("night", record)
 
-    def test_one_command_starts_a_run_and_later_goes_on_with_it(self, tmp_path: Path):
+    def test_one_command_starts_a_run_and_later_resumes_it(self, tmp_path: Path):
         job = override(
             Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
         )
@@ -126,7 +126,7 @@ class TestRuns:
             ({"store.run": "a", "store.resume": "b"}, "name two runs"),
         ],
     )
-    def test_names_that_cannot_be_are_refused(self, changes: dict[str, str], said: str):
+    def test_invalid_run_names_are_refused(self, changes: dict[str, str], said: str):
         with pytest.raises(ConfigError, match=said):
             override(Job(name="a"), changes)
 
@@ -142,7 +142,7 @@ class TestCapacity:
             ([], 1, False, 0),
         ],
     )
-    def test_workers_that_fit(self, nodes: list[Node], cpus: int, gpu: bool, fit: int):
+    def test_workers_that_fit_are_counted_per_node(self, nodes: list[Node], cpus: int, gpu: bool, fit: int):
         assert workers_that_fit(nodes, cpus=cpus, gpu=gpu) == fit
 
     @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ class TestCapacity:
 
 
 class TestPreflight:
-    def test_good_job_passes(self, demo_shards: Path):
+    def test_a_valid_job_passes(self, demo_shards: Path):
         preflight.check(_job(demo_shards))
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestPreflight:
             ({"train.batch_size": 64}, "--train.batch-size 64 is more than the 48 images"),
         ],
     )
-    def test_what_is_not_there_is_named_by_flag(self, changes: dict, said: str, demo_shards: Path):
+    def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
         with pytest.raises(ConfigError, match=re.escape(said)):
             preflight.check(override(_job(demo_shards), changes))
 
@@ -196,7 +196,7 @@ class TestConnect:
         with pytest.raises(ConfigError, match="qdet submit"):
             connect.connect(address)
 
-    def test_nonsense_is_refused(self):
+    def test_a_malformed_address_is_refused(self):
         with pytest.raises(ConfigError, match="expected host:port"):
             connect.connect("head")
 
@@ -246,7 +246,7 @@ class TestHead:
             with pytest.raises(ClusterError, match=f"--dashboard-port {port}"):
                 head.up(ports={"dashboard-port": port})
 
-    def test_default_port_that_is_taken_gives_way(self, capsys: pytest.CaptureFixture, monkeypatch):
+    def test_a_taken_default_port_is_replaced(self, capsys: pytest.CaptureFixture, monkeypatch):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
@@ -255,11 +255,11 @@ class TestHead:
         assert port < chosen < port + 50
         assert f"--dashboard-port {chosen}" in capsys.readouterr().out
 
-    def test_nothing_runs_in_a_fresh_project(self):
+    def test_no_head_runs_in_a_fresh_project(self):
         assert head.running() is None
         assert head.down() is False
 
-    def test_record_of_a_process_that_is_gone_or_another_is_no_head(self, tmp_path: Path):
+    def test_the_record_of_a_dead_or_other_process_is_no_head(self, tmp_path: Path):
         record = '{"pid": %d, "born": 1.0, "address": "", "dashboard": "", "agent": "", "environment": {}}'
         paths.state_folder().joinpath("head.json").write_text(record % os.getpid())
         assert head.running() is None  # our own process, but not born then
@@ -288,7 +288,7 @@ def test_trials_report_after_every_evaluation(changes: dict, every: int, count: 
     assert evaluations(job) == count
 
 
-def test_each_is_every_combination():
+def test_grid_choices_are_tried_in_every_combination():
     """And what is drawn is drawn anew for each."""
     from ray.tune.search.variant_generator import generate_variants
 
@@ -300,7 +300,7 @@ def test_each_is_every_combination():
     assert Sweep(space={"a": Choice((1, 2))}, trials=5).runs == 5
 
 
-def test_memory_per_rank_by_hand():
+def test_memory_per_rank_equals_a_count_by_hand():
     """100 parameters of which 80 are trained, on 4 ranks: bytes as in the ZeRO paper, but all fp32."""
     by_stage = [memory_per_rank(100, 80, zero=zero, ranks=4, average=True) for zero in (0, 1, 2, 3)]
     assert [m.weights for m in by_stage] == [400, 400, 400, 100]

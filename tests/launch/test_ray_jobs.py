@@ -104,7 +104,7 @@ def test_literal_submission_and_ours_do_the_same(project: Path, local_head: head
 
 
 @pytest.mark.slow
-def test_checkpoints_live_in_a_bucket_and_a_run_goes_on_from_there(project: Path, bucket: str):
+def test_checkpoints_live_in_a_bucket_and_a_run_resumes_from_there(project: Path, bucket: str):
     import boto3
 
     command = (

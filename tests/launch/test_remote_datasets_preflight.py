@@ -43,7 +43,7 @@ def job(served, tmp_path: Path) -> Job:
     return override(Job(name="a").demo(), settings | {"store.path": str(tmp_path / "runs")})
 
 
-def test_of_a_url_the_driver_reads_the_manifest_and_no_shard(job: Job, served, demo_shards: Path, tmp_path):
+def test_the_driver_reads_only_the_manifest_of_a_url(job: Job, served, demo_shards: Path, tmp_path):
     preflight.check(job)
     found, local = known(job, "train"), ShardSet.open(demo_shards / "train")
     assert (found.images, found.digest, found.categories) == (48, local.digest, local.categories)
@@ -65,7 +65,7 @@ def test_of_a_url_the_driver_reads_the_manifest_and_no_shard(job: Job, served, d
         ({"data.reading": "sequential", "data.train": "{url}/nowhere"}, r"--data\.train: .* holds no shards"),
     ],
 )
-def test_what_is_not_there_is_said_before_workers_start(changes, said, job, served, monkeypatch):
+def test_missing_remote_datasets_are_named_before_workers_start(changes, said, job, served, monkeypatch):
     monkeypatch.setattr("qdet.storage.network.PAUSES", ())
     here = {path: v.format(url=served[0]) if isinstance(v, str) else v for path, v in changes.items()}
     with pytest.raises(ConfigError, match=said):
@@ -81,7 +81,7 @@ def test_other_categories_behind_a_url_are_refused(job: Job, make_coco, tmp_path
         preflight.check(override(job, {"data.val": str(tmp_path / "other")}))
 
 
-def test_mlflow_is_told_the_digests_of_datasets_behind_urls(job: Job, demo_shards: Path):
+def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path):
     logged = []
 
     class Tracker:

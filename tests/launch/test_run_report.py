@@ -21,7 +21,7 @@ def test_ap_table_names_every_number():
     assert text.splitlines() == ["      AP    AP50", "  0.4321  0.6500", "   AR100", "  0.5000"]
 
 
-def test_outcome_is_left_for_whoever_asks(
+def test_the_outcome_is_written_to_the_result_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     file = tmp_path / "result.json"
@@ -64,7 +64,7 @@ def test_sweep_table_shows_metric_setting_and_state():
     assert lines[5] == "t2 failed: DataError: x"
 
 
-def test_settings_can_be_typed_again():
+def test_printed_settings_parse_as_flags():
     flags = as_flags({"optim.lr": 2e-5, "detector.backbone.drop_path": 0.1, "name": "a b"})
     assert flags == "--optim.lr 2e-05 --detector.backbone.drop-path 0.1 --name 'a b'"
 
@@ -85,7 +85,7 @@ class _Wrapped(Exception):
         self._base_exc = inner
 
 
-def test_cause_is_the_error_of_the_user_wherever_it_is_wrapped():
+def test_the_cause_is_the_users_error_however_deep_it_is_wrapped():
     reset = RuntimeError("Connection reset by peer")
     torn = DataError("train-000001.tar is torn")
     cause = cause_of(_Group({0: _Wrapped(reset), 1: _Wrapped(torn)}))
@@ -98,7 +98,7 @@ def test_cause_of_other_failures_is_one_line_with_its_worker():
     assert str(cause) == "training failed in worker 1: ValueError: first"
 
 
-def test_a_worker_that_died_is_the_cause_of_what_the_others_say():
+def test_a_dead_worker_is_the_cause_rather_than_the_errors_of_others():
     missed, died = _Wrapped(RuntimeError("Connection closed by peer")), RuntimeError("it is gone")
     died.health_check_failure = RuntimeError("The actor died unexpectedly")
     cause = cause_of(_Group({0: missed, 1: died}))
@@ -114,7 +114,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_waiting_ends_for_a_signal_and_passes_on_what_came_of_the_call():
+def test_waiting_ends_at_a_signal_and_returns_the_calls_result():
     import os
     import threading
     import time

@@ -58,7 +58,7 @@ def info(tmp_path: Path, run_id: str):
     return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
 
 
-def test_a_driver_killed_without_a_word_leaves_a_killed_run(drive, tmp_path: Path):
+def test_a_killed_drivers_run_is_marked_killed(drive, tmp_path: Path):
     process, run_id = drive("wait")
     assert info(tmp_path, run_id).info.status == "RUNNING"
     os.kill(process.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_a_driver_killed_without_a_word_leaves_a_killed_run(drive, tmp_path: Pat
 @pytest.mark.parametrize(
     ("what", "status"), [pytest.param("finish", "FINISHED", marks=pytest.mark.slow), ("fail", "FAILED")]
 )
-def test_a_driver_that_ends_speaks_for_itself(drive, tmp_path: Path, what: str, status: str):
+def test_a_driver_that_exits_sets_its_own_status(drive, tmp_path: Path, what: str, status: str):
     process, run_id = drive(what)
     assert process.wait(timeout=60) == (1 if what == "fail" else 0)
     assert info(tmp_path, run_id).info.status == status

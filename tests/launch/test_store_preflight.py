@@ -44,7 +44,7 @@ def refuse(job: Job, said: str, **changes: object) -> None:
         preflight.check(changed)
 
 
-def test_what_fits_passes_and_leaves_nothing_behind(job: Job, store: Path):
+def test_a_valid_store_passes_and_nothing_is_left_behind(job: Job, store: Path):
     before = sorted(store.rglob("*"))
     preflight.check(job)
     preflight.check(override(job, {"store.resume": "night"}))
@@ -64,7 +64,7 @@ def test_other_images_are_refused(job: Job, demo_shards: Path):
         preflight.check(override(job, changes))
 
 
-def test_a_damaged_checkpoint_is_no_reason_to_refuse(job: Job, store: Path):
+def test_a_damaged_checkpoint_does_not_stop_preflight(job: Job, store: Path):
     """Workers take the one before, and say why; its job is the one that counts."""
     newest = store / "night" / "step_000002"
     next(newest.glob("job.*.json")).write_text("{}")
@@ -77,12 +77,12 @@ def test_the_folder_of_another_run_is_refused(job: Job, store: Path):
     refuse(job, r"holds the run night.*--store\.resume night", store__resume="day")
 
 
-def test_checkpoints_without_their_record_are_not_gone_on_with(job: Job, store: Path):
+def test_checkpoints_without_a_run_record_are_not_resumed(job: Job, store: Path):
     (store / "night" / runs.RECORD).unlink()
     refuse(job, r"--store\.run night: .* holds checkpoints and no run\.json", store__run="night")
 
 
-def test_a_record_that_is_damaged_is_named(job: Job, store: Path):
+def test_a_damaged_run_record_is_named(job: Job, store: Path):
     (store / "night" / runs.RECORD).write_text(json.dumps({"name": "night"})[:-3])
     refuse(job, r"night/run\.json cannot be read", store__resume="night")
 
@@ -135,7 +135,9 @@ def test_a_read_only_store_is_named(job: Job, mount: Path):
 
 
 @pytest.mark.parametrize(("workers", "batch", "tried"), [(3, 16, "15 or 18"), ("5:7", 16, "14 or 21")])
-def test_a_batch_that_no_allowed_number_of_workers_shares_evenly(job: Job, workers, batch: int, tried: str):
+def test_a_batch_that_no_allowed_number_of_workers_shares_is_refused(
+    job: Job, workers, batch: int, tried: str
+):
     said = re.escape(f"--train.batch-size {batch} must split evenly over --train.workers {workers}")
     with pytest.raises(ConfigError, match=f"{said}.*{tried}"):
         override(job, {"train.workers": workers, "train.batch_size": batch})

@@ -58,7 +58,7 @@ def test_job_file_trains_under_torchrun_as_it_is(project: Path, environment: dic
 
 
 @pytest.mark.slow
-def test_sigterm_becomes_a_checkpoint_and_the_run_goes_on_from_that_step(
+def test_sigterm_saves_a_checkpoint_and_torchrun_resumes_from_that_step(
     project: Path, environment: dict[str, str]
 ):
     from mlflow import MlflowClient

@@ -41,7 +41,7 @@ def test_a_stage_has_the_published_parameters(published):
     assert sum(p.numel() for p in published.stages[0].parameters()) == 18_378_716
 
 
-def test_initialisation(published):
+def test_a_stage_starts_as_the_authors_code_does(published):
     stage = published.stages[0]
     assert_close(stage.class_head.bias, torch.full((80,), -4.59512))
     assert not stage.box_head.weight.any()
@@ -96,7 +96,7 @@ def test_box_losses_stay_in_their_stage_but_for_content():
     assert decoder.content.weight.grad.any()
 
 
-def test_queries_ask_alike_but_say_different_things():
+def test_fresh_queries_predict_different_classes():
     decoder = Decoder(AdaMixerConfig(**SMALL), STRIDES, 7)
     logits = decoder(features(), torch.tensor([[96, 128], [80, 100]]))[-1].logits
     assert logits[0].std(dim=0).min() > 1e-3

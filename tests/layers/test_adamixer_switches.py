@@ -97,7 +97,7 @@ def test_without_adaptability_all_queries_write_the_same(adaptive):
 
 
 @pytest.mark.parametrize("position", ["both", "sine", "iof", "none"])
-def test_attention_knows_of_boxes_what_it_is_told(position):
+def test_each_position_switch_shows_attention_its_part_of_the_box(position):
     """Moving all boxes alike keeps their overlap, so that only the sine embedding can tell."""
     detector = build(position=position)
     stage = detector.decoder.stages[0]
@@ -130,7 +130,7 @@ def test_sampling_from_one_level_reads_that_level(sampling, level):
 @pytest.mark.parametrize(
     ("pyramid", "reached"), [("none", (3,)), ("fpn", (0, 1, 2, 3)), ("pafpn", (0, 1, 2, 3))]
 )
-def test_a_pyramid_passes_levels_on(pyramid, reached):
+def test_a_pyramid_passes_information_between_levels(pyramid, reached):
     detector, features = build(pyramid=pyramid), maps()
     seen = []
     detector.pyramid.register_forward_hook(lambda _, args, out: seen.append(out))

@@ -81,7 +81,7 @@ def test_an_order_makes_the_matrices_that_it_needs(order, numbers, out):
     assert m.out.in_features == G * out * C
 
 
-def test_without_adaptability_queries_mix_alike_for_ever():
+def test_without_adaptability_all_queries_mix_alike_after_training_too():
     """Whatever they have learned; with it, they do so only at first."""
     for adaptive in (True, False):
         m = AdaptiveMixing(D, G * C, groups=G, points_in=P, points_out=OUT, adaptive=adaptive)
@@ -109,7 +109,7 @@ def test_groups_must_divide():
         AdaptiveMixing(16, 10)
 
 
-def test_gradients(mixing):
+def test_gradients_match_finite_differences(mixing):
     query = torch.randn(1, 2, D, dtype=torch.float64, requires_grad=True)
     sampled = torch.randn(1, 2, G, P, C, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(mixing, (query, sampled))

@@ -107,7 +107,7 @@ def test_three_levels_need_two_maps_of_one_stride(backbone):
         AnchorDETRConfig(backbone=backbone, levels=3).build(5)
 
 
-def test_what_cannot_be_built_is_refused():
+def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"points must be a square number for a grid, got 300"):
         AnchorDETRConfig(anchors="grid")
     with pytest.raises(ConfigError, match=r"width 48 must split evenly into 32"):

@@ -27,7 +27,7 @@ def test_values_and_gradients_are_grid_samples(outside, height, width, points, s
 
 
 @pytest.mark.parametrize("outside", ["zeros", "border"])
-def test_a_place_that_is_not_a_number_reads_what_is_not_a_number_and_nothing_else(outside):
+def test_a_nan_position_reads_nan_and_affects_no_other(outside):
     grid = torch.zeros(1, 2, 1, 2)
     grid[0, 0, 0, 1] = torch.nan
     found = gather_at(torch.ones(1, 4, 5, 6), grid, outside=outside)

@@ -14,7 +14,7 @@ def moved(box_cxcywh, delta) -> torch.Tensor:
     return xyxy_to_cxcywh(apply_deltas(boxes, torch.tensor([[delta]], dtype=torch.float64)))[0, 0]
 
 
-def test_worked_example():
+def test_deltas_equal_a_worked_example():
     want = torch.tensor((220.0, 95.0, 110.517, 37.041), dtype=torch.float64)
     assert_close(moved((200.0, 100.0, 100.0, 50.0), (0.4, -0.2, 0.1, -0.3)), want, rtol=0, atol=1e-3)
 

@@ -83,7 +83,7 @@ def test_attention_weights_are_dropped_in_training_alone():
 
 
 @pytest.mark.parametrize("kind", [ConditionalSelfAttention, ConditionalCrossAttention])
-def test_what_leaves_starts_without_a_bias(kind):
+def test_output_projections_start_without_a_bias(kind):
     assert not kind(D, heads=HEADS).out.bias.any()
     with pytest.raises(ValueError, match="must split evenly into heads"):
         kind(D, heads=3)

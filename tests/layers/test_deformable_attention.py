@@ -81,7 +81,7 @@ def test_starts_as_the_authors_code():
     assert layer.out.weight.std() > 0
 
 
-def test_gradients():
+def test_gradients_match_finite_differences():
     """Through offsets, weights, values and the reference."""
     layer, (tokens, levels) = attention(), memory()
     query = torch.randn(B, 1, D, dtype=torch.float64, requires_grad=True)

@@ -67,7 +67,7 @@ def test_no_gradient_between_the_boxes_of_layers():
     assert grads == [False] * (len(grads) - 1) + [True]
 
 
-def test_queries_tell_the_tokens_nothing():
+def test_encoder_tokens_do_not_depend_on_queries():
     detector = DeformableDETRConfig(refine=True, two_stage=True).demo().build(CLASSES)
     stages = detector.decode(maps(detector), SIZES)
     sum(stage.boxes_xyxy.sum() + stage.logits.sum() for stage in stages[1:]).backward()

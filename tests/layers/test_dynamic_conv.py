@@ -39,7 +39,7 @@ def test_every_query_filters_its_own_region(layers, widths):
             assert_close(found[image, n], want, rtol=1e-9, atol=1e-9)
 
 
-def test_has_the_papers_size():
+def test_it_has_the_papers_size():
     """The generator, the product that joins 49 cells, and three norms."""
     count = sum(p.numel() for p in DynamicConv(256, cells=49).parameters())
     assert count == 257 * 2 * 256 * 64 + (49 * 256 * 256 + 256) + 2 * (64 + 256 + 256)

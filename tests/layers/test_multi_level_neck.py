@@ -27,7 +27,7 @@ def test_levels_beyond_the_backbones(levels):
         assert_close(out, F.group_norm(plain, 4))
 
 
-def test_the_last_map_alone():
+def test_the_last_map_alone_makes_all_levels():
     neck = MultiLevelNeck(CHANNELS[-1:], 32, levels=1, norm_groups=4)
     assert [m.shape for m in neck(features()[-1:])] == [(2, 32, 4, 5)]
 

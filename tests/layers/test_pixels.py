@@ -28,7 +28,7 @@ def test_floats_are_taken_as_normalised():
     assert not got[1, :, :, 3:].any()
 
 
-def test_inside():
+def test_images_are_normalized_inside_and_zero_outside():
     mask = inside(SIZES, 5, 6)
     assert mask.sum((1, 2)).tolist() == [24, 15]
     assert mask[0, 3, 5]

@@ -168,14 +168,14 @@ def error(function: Callable, inputs: tuple[torch.Tensor, ...]) -> float:
         for i, case in enumerate(cases)
     ],
 )
-def test_an_island_is_exact_and_would_not_be_without(island, function, inputs, tolerance, monkeypatch):
+def test_an_fp32_island_is_exact_and_would_not_be_in_bf16(island, function, inputs, tolerance, monkeypatch):
     inputs = inputs()
     assert error(function, inputs) < tolerance
     sink(monkeypatch, island)
     assert error(function, inputs) > 3 * tolerance
 
 
-def test_every_island_is_tested():
+def test_every_fp32_island_is_tested():
     assert set(CASES) == set(get_args(Island))
 
 
@@ -192,7 +192,7 @@ def test_widen_reaches_into_containers_and_leaves_the_rest():
     assert wide["c"] is given["c"]
 
 
-def test_an_island_turns_autocast_off_only_for_itself():
+def test_an_fp32_island_turns_autocast_off_only_for_itself():
     @fp32_island("norm")
     def product(a, b):
         return a @ b

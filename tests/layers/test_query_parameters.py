@@ -10,7 +10,7 @@ from qdet.detectors.adamixer.generator import SharedNumbers, make_generator, sta
 D, NUMBERS = 16, 4000
 
 
-def test_every_query_gets_the_same_numbers():
+def test_every_query_gets_the_same_parameters():
     shared = make_generator(D, NUMBERS, adaptive=False)
     got = shared(torch.randn(2, 3, D))
     assert got.shape == (2, 3, NUMBERS)
@@ -32,7 +32,7 @@ def test_starts_as_a_linear_layers_bias():
     assert math.isclose(bias.std(), 1 / math.sqrt(3 * D), rel_tol=0.05)
 
 
-def test_all_queries_together_teach_it():
+def test_gradients_of_all_queries_add_up():
     shared = SharedNumbers(D, NUMBERS)
     shared(torch.randn(2, 3, D)).sum().backward()
     assert shared.bias.grad.equal(torch.full((NUMBERS,), 6.0))

@@ -55,7 +55,7 @@ def test_first_boxes_are_the_whole_image_without_its_padding(detector):
     assert seen[0][1].unique(dim=0).tolist() == [[0.0, 0.0, 80.0, 60.0]]
 
 
-def test_boxes_of_a_stage_teach_no_stage_before_it(detector):
+def test_gradients_of_boxes_stop_at_their_stage(detector):
     predict(detector)[-1].boxes_xyxy.sum().backward()
     *before, last = detector.decoder.stages
     assert last.box_head.weight.grad.any()
@@ -75,7 +75,7 @@ def test_has_the_size_of_mmdetections_port(depth, queries, params):
         assert count_parameters(config.build(80)) == params
 
 
-def test_queries_of_dynamic_detr_are_told_their_boxes():
+def test_queries_of_dynamic_detr_are_given_their_boxes():
     detector = DynamicDETRConfig().demo().build(5)
     told = []
     for stage in detector.decoder.stages:

@@ -25,7 +25,7 @@ def test_points_are_the_cells_row_by_row_and_groups_slices_of_the_channels():
                 assert_close(got[:, :, g, 7 * i + j], regions[:, :, 7 * i + j, g * C : (g + 1) * C])
 
 
-def test_the_query_is_not_asked_and_there_is_nothing_to_learn():
+def test_sampling_ignores_the_query_and_has_no_parameters():
     maps = [torch.randn(B, G * C, 64 // s, 64 // s) for s in STRIDES]
     sampling, pyramid = RegionSampling(groups=G), lay_out("roi-align", maps, STRIDES)
     xyzr = torch.tensor([30, 30, 4, 0.2]).expand(B, N, 4)

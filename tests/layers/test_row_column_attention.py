@@ -125,7 +125,7 @@ def test_order_of_the_sums_does_not_matter(shape):
     torch.testing.assert_close(contract(col, row, value.transpose(2, 3)), want)
 
 
-def test_gradients():
+def test_gradients_match_finite_differences():
     layer, mask = shaken(RowColumnAttention(4, heads=2)), padded(2, 3)
     queries, maps = torch.randn(2, 2, 3, 4).double(), torch.randn(3, 2, 2, 3, 4).double()
     inputs = [t.requires_grad_() for t in (*queries, *maps)]

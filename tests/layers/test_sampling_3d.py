@@ -126,7 +126,7 @@ def test_without_adaptability_all_queries_share_their_offsets():
     assert_close(got, got[:, :1].expand_as(got))
 
 
-def test_gradients():
+def test_gradients_match_finite_differences():
     """Through where a point lies, on which level, and what it reads there."""
     strides, xyzr = (4, 8), torch.tensor([[[7.3, 9.7, 2.6, 0.2]]], dtype=torch.float64)
     sampling = AdaptiveSampling(4, strides, groups=2, points=2).double()

@@ -36,7 +36,7 @@ def test_masks_are_those_of_the_maps():
     assert levels.inside_wh[1].tolist() == [[16, 10], [8, 5], [4, 3], [2, 2]]
 
 
-def test_centers_one_cell_at_a_time():
+def test_centers_match_one_cell_at_a_time():
     levels = token_levels(maps(), SIZES)
     got = levels.split(cell_centers(levels))
     for level, (height, width) in enumerate(SHAPES):
@@ -79,7 +79,7 @@ def test_without_an_anchor_the_box_is_ones_and_has_no_gradient():
     assert boxes.grad[0].tolist() == [[1] * 4, [0] * 4, [1] * 4]
 
 
-def test_best_tokens():
+def test_best_tokens_are_those_of_highest_score():
     x = torch.arange(10).view(2, 5, 1).float()
     scores = torch.tensor([[1, 5, 3, 2, 4], [9, 1, 2, 3, 0]]).float()
     assert take(x, best_tokens(scores, 2)).flatten(1).tolist() == [[1, 4], [5, 8]]

@@ -13,7 +13,7 @@ from qdet.layers.queries import grid_boxes, whole_boxes
 XYZR = torch.tensor([[[400, 300, 5, 0.5], [420, 310, 6, -0.25]]])
 
 
-def test_decode():
+def test_decoding_matches_the_authors():
     want = torch.tensor(
         [[386.54565, 280.97269, 413.45435, 319.02731], [385.10376, 280.65588, 454.89624, 339.34412]]
     )
@@ -24,19 +24,19 @@ def test_log_iof_knows_inside_from_outside():
     assert_close(log_iof(decode_xyzr(XYZR))[0], torch.tensor([[0, 0], [-1.38629, 0]]), atol=2e-6, rtol=1e-5)
 
 
-def test_log_iof_of_boxes_apart_is_floored():
+def test_log_iof_of_disjoint_boxes_is_floored():
     boxes = torch.tensor([[[0.0, 0, 1, 1], [5, 5, 6, 6], [2, 2, 2, 2]]])
     got = log_iof(boxes)[0]
     assert_close(got[0, 1], torch.tensor(math.log(1e-7)))
     assert got.isfinite().all()
 
 
-def test_refine():
+def test_refinement_matches_the_authors():
     delta = torch.tensor([[[0.1, -0.2, 0.3, 0.4]]])
     assert_close(refine_xyzr(XYZR[:, :1], delta)[0, 0], torch.tensor([403.2, 293.6, 5.3, 0.9]))
 
 
-def test_embedding():
+def test_embedding_matches_the_authors():
     got = embed_xyzr(XYZR[:, :1], 256, scale=1e-3)[0, 0].view(4, 64)[:, :6]
     want = torch.tensor(
         [
@@ -49,7 +49,7 @@ def test_embedding():
     assert_close(got, want, atol=1e-5, rtol=0)
 
 
-def test_embedding_slowly():
+def test_embedding_matches_a_loop():
     got = sine_embedding(torch.tensor([[[0.3, -2.0]]], dtype=torch.float64), 8, temperature=20.0)[0, 0]
     want = []
     for c in (0.3, -2.0):

@@ -64,7 +64,7 @@ def test_extreme_logits_are_finite(logit):
     assert abs(focal_cost(x)[0].item()) < -math.log(1e-12)
 
 
-def test_gradient():
+def test_gradient_matches_finite_differences():
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, STAGE, QUERIES, LABELS), (logits,))
 

@@ -165,7 +165,7 @@ def test_half_precision_is_compared_in_float32(loss):
 
 
 @pytest.mark.parametrize("field", ["logits", "boxes_xyxy"])
-def test_predictions_that_are_no_numbers_are_named(loss, field):
+def test_nonfinite_predictions_are_named(loss, field):
     stages = predictions()
     with torch.no_grad():
         getattr(stages[1], field)[2] = torch.nan

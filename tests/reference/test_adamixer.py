@@ -64,7 +64,7 @@ def predict(r: Recording, detector: AdaMixer):
     return detector.decode(r.features(), r.sizes)
 
 
-def test_every_stage(recorded):
+def test_every_stage_matches_the_recording(recorded):
     r, detector = recorded
     seen = record(detector)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_every_stage(recorded):
         r.close(seen["out"][i][2], r[f"outputs/layer{i}/query_xyzr"], "outputs/query_xyzr")
 
 
-def test_intermediates(recorded):
+def test_intermediates_match_the_recording(recorded):
     r, detector = recorded
     seen = record(detector)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_intermediates(recorded):
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
-def test_matching(recorded, case):
+def test_matching_equals_the_recording(recorded, case):
     r, detector = recorded
     objects, sizes = targets_of(r, case), r["inputs/image_sizes_hw"]
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_matching(recorded, case):
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
-def test_losses(recorded, case):
+def test_losses_match_the_recording(recorded, case):
     r, detector = recorded
     objects, sizes, official = targets_of(r, case), r["inputs/image_sizes_hw"], r.facts["losses"][case]
     stages = predict(r, detector)
@@ -165,7 +165,7 @@ def test_losses(recorded, case):
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-def test_gradients(recorded, case):
+def test_gradients_match_the_recording(recorded, case):
     r, detector = recorded
     objects = targets_of(r, case)
     normalizer = matched_objects(objects, r.facts["config"]["num_query"])
@@ -183,7 +183,7 @@ def test_gradients(recorded, case):
         r.close(got, r[key], key)
 
 
-def test_detections(recorded):
+def test_detections_match_the_recording(recorded):
     r, detector = recorded
     sizes = r["inputs/image_sizes_hw"]
     factors = torch.tensor(r.facts["scale_factors"], dtype=torch.float64)[:, [1, 0]]
@@ -198,7 +198,7 @@ def test_detections(recorded):
                 r.close(found.boxes_xyxy[i], r[f"{where}/boxes"], f"outputs/{kind}/boxes")
 
 
-def test_default_first_boxes(recorded):
+def test_default_first_boxes_match_the_recording(recorded):
     r, detector = recorded
     prefix = "variant_default_init/"
     if not any(k.startswith(prefix) for k in r.tensors):

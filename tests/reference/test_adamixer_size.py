@@ -63,7 +63,7 @@ def test_parts_are_the_authors(parity_dir):
         (300, (800, 1333), 131.7),
     ],
 )
-def test_multiply_accumulates(queries, size, billions):
+def test_multiply_accumulates_equal_the_papers(queries, size, billions):
     detector = AdaMixerConfig(queries=queries).build(80)
     macs = count_macs(detector, torch.empty(1, 3, *size), torch.tensor([size]))
     assert macs / 1e9 == pytest.approx(billions, rel=0.02)

@@ -60,7 +60,7 @@ def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
     return [p for p in predictions if not isinstance(p, Proposals)]
 
 
-def test_every_layer(case):
+def test_every_layer_matches_the_recording(case):
     r = case.r
     with torch.no_grad():
         predictions = case.predict()
@@ -76,7 +76,7 @@ def test_every_layer(case):
         r.close(case.shares(proposals), r["outputs/enc/boxes"], "outputs/enc/boxes")
 
 
-def test_intermediates(case):
+def test_intermediates_match_the_recording(case):
     r = case.r
     numbers = case.official.watch(case.detector, r)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_intermediates(case):
 
 
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
-def test_matching(case, objects):
+def test_matching_equals_the_recording(case, objects):
     r, targets = case.r, targets_of(case.r, objects)
     with torch.no_grad():
         predictions = case.predict()
@@ -118,7 +118,7 @@ def test_matching(case, objects):
 
 
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
-def test_losses(case, objects):
+def test_losses_match_the_recording(case, objects):
     r, official = case.r, dict(case.r.facts["losses"][objects])
     losses = case.losses(objects)
     tolerance = 1e-6 if r.dtype == torch.float64 else 1e-4
@@ -140,7 +140,7 @@ def test_losses(case, objects):
 
 
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
-def test_gradients(case, objects):
+def test_gradients_match_the_recording(case, objects):
     r = case.r
     if objects not in r.facts["grad_norms"]:
         pytest.skip("no gradients recorded of this case")
@@ -159,7 +159,7 @@ def test_gradients(case, objects):
         r.close(gradients[rename(key.removeprefix(prefix), case.official.table)], r[key], key)
 
 
-def test_detections(case):
+def test_detections_match_the_recording(case):
     r = case.r
     original = r["inputs/orig_sizes_hw"]
     with torch.no_grad():

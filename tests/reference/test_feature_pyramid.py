@@ -8,7 +8,7 @@ from tests.support.recordings import cases, read
 
 
 @pytest.mark.parametrize("case", cases({"Sparse R-CNN (head + FPN; detectron2 0.3 in the same repo)"}))
-def test_every_level(case):
+def test_every_level_matches_the_recording(case):
     r = read(case)
     weights = r.weights()
     first = min(int(k[len("backbone.fpn_lateral")]) for k in weights if k.startswith("backbone.fpn_lateral"))

@@ -31,6 +31,6 @@ def test_credentials_in_a_url_are_no_part_of_the_path(bucket):
 
 
 @pytest.mark.parametrize("url", ["nothing://here/there", "s3://", "gs://"])
-def test_what_nothing_opens_is_a_value_error(url):
+def test_an_unknown_url_scheme_is_a_value_error(url):
     with pytest.raises(ValueError, match=r"\S"):
         storage.filesystem(url)

@@ -29,7 +29,7 @@ def opened(folder: Path, uri: str, name: str, **changes) -> MLflowTracker:
     return MLflowTracker.open(folder, experiment="shapes", run_name=name, tracking_uri=uri, **changes)
 
 
-def test_everything_of_a_run_is_there(tmp_path, uri, client, monkeypatch):
+def test_a_run_logs_settings_metrics_and_files(tmp_path, uri, client, monkeypatch):
     monkeypatch.setenv("QDET_GIT_COMMIT", "c0ffee")
     monkeypatch.setenv("STORE_TOKEN", "very-hidden-value")
     exported = tmp_path / "exported" / "deep"
@@ -160,7 +160,7 @@ def test_a_killed_process_loses_only_the_line_it_was_writing(tmp_path, uri, clie
     assert client.get_run(first.run_id).info.status == "KILLED"
 
 
-def test_a_point_that_mlflow_refuses_is_put_aside_and_the_others_arrive(tmp_path, uri, client, caplog):
+def test_a_point_that_mlflow_refuses_is_set_aside_and_others_arrive(tmp_path, uri, client, caplog):
     tracker = opened(tmp_path / "spool", uri, "refused")
     tracker.metrics({"loss": 1.0}, 1)
     tracker.metrics({"loss": 1.0}, 2**70)

@@ -116,7 +116,7 @@ def test_an_unreachable_server_costs_training_nothing(tmp_path, caplog):
     assert "hidden-word" not in kept + caplog.text
 
 
-def test_a_server_that_accepts_and_never_answers_holds_nobody_up(tmp_path):
+def test_a_server_that_never_answers_blocks_nothing(tmp_path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
@@ -162,7 +162,7 @@ tracker.close("FAILED", wait=0.5)
     assert (database.parent / "mlruns" / "late").is_dir()
 
 
-def test_sending_says_what_is_wrong(tmp_path):
+def test_the_send_command_reports_what_is_wrong(tmp_path):
     with pytest.raises(TrackingError, match="holds no spool"):
         send_spool(tmp_path)
     tracker = MLflowTracker.open(

@@ -77,13 +77,13 @@ def test_values_of_secret_variables_are_masked_everywhere(monkeypatch):
 @pytest.mark.parametrize(
     "key", ["password", "store.api_key", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "a.secret", "AWS_ACCESS_KEY_ID"]
 )
-def test_names_of_secrets(key):
+def test_names_of_secrets_are_recognized(key):
     assert is_secret_name(key)
     assert params({key: "x"}) == {key: "***"}
 
 
 @pytest.mark.parametrize("key", ["detector.tokens", "detector.key_dim", "data.train", "loss.secretion"])
-def test_names_of_settings(key):
+def test_settings_that_resemble_secrets_are_not_masked(key):
     assert not is_secret_name(key)
 
 
@@ -91,7 +91,7 @@ class Mode(enum.Enum):
     FAST = "fast"
 
 
-def test_settings_are_said_the_same_way_in_every_process():
+def test_settings_are_logged_alike_in_every_process():
     assert stable(object()) == "<object object>"
     assert stable({"b", "a"}) == "{a, b}"
     assert stable(Mode.FAST) == "fast"

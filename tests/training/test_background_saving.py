@@ -50,7 +50,7 @@ class Telling(LocalReporter):
             self.there.set()
 
 
-def test_steps_go_on_while_a_slow_store_writes(demo_shards, tmp_path, monkeypatch):
+def test_steps_continue_while_a_slow_store_writes(demo_shards, tmp_path, monkeypatch):
     job = tiny_job(demo_shards, **{"train.steps": 6, "train.checkpoint_every": 2})
     reporter, write_share = Telling(step=4), module.write_share
     waited = []
@@ -75,7 +75,7 @@ def test_steps_go_on_while_a_slow_store_writes(demo_shards, tmp_path, monkeypatc
     assert stalls.keys() == {2, 4, 6}
 
 
-def test_what_is_written_is_what_was_there_when_it_was_saved(tmp_path, monkeypatch):
+def test_a_checkpoint_holds_the_state_at_the_time_of_saving(tmp_path, monkeypatch):
     gate, write_share = threading.Event(), module.write_share
     monkeypatch.setattr(module, "write_share", lambda *a, **k: gate.wait(60) and write_share(*a, **k))
     writer, live = writer_in(tmp_path), tensors(1)

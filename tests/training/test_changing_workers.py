@@ -22,7 +22,7 @@ def alone(demo_shards, tmp_path_factory):
     return train_all(1, {"alone": job}, tmp_path_factory.mktemp("alone"))["alone"]
 
 
-def test_workers_come_and_go_and_the_losses_stay(alone, demo_shards, tmp_path):
+def test_losses_do_not_depend_on_a_changing_number_of_workers(alone, demo_shards, tmp_path):
     found = {}
     for ranks, zero, until in LEGS:
         job = tiny_job(demo_shards, **{"train.workers": "1:4", "train.zero": zero, "train.steps": until})
@@ -32,9 +32,7 @@ def test_workers_come_and_go_and_the_losses_stay(alone, demo_shards, tmp_path):
     assert max(drift) < 1e-6, drift
 
 
-def test_three_workers_share_eight_images_in_passes_no_larger_than_four_would_make(
-    alone, demo_shards, tmp_path
-):
+def test_three_workers_take_no_larger_micro_batches_than_four(alone, demo_shards, tmp_path):
     job = tiny_job(demo_shards, **{"train.workers": "1:4", "train.steps": 4})
     assert job.train.passes(3) == 2
     three = train_all(3, {"three": job}, tmp_path)["three"]

@@ -5,7 +5,7 @@ import torch
 from tests.support.ranks import losses, tiny_job, train_all
 
 
-def test_the_switch_is_the_jobs_and_a_cpu_needs_none(demo_shards, tmp_path, monkeypatch):
+def test_deterministic_kernels_are_on_only_where_the_job_asks(demo_shards, tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     few = {"train.steps": 2}
     found = train_all(1, {"strict": tiny_job(demo_shards, **few, **{"train.deterministic": True})}, tmp_path)

@@ -45,7 +45,7 @@ def test_without_decay_nothing_is_kept():
         assert torch.equal(module.weight, before)
 
 
-def test_a_loaded_average_goes_on(tmp_path):
+def test_a_loaded_average_continues(tmp_path):
     module = nn.Linear(3, 3)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     held = ShardedState(module, torch.optim.AdamW(module.parameters()), stage=0, world=world)

@@ -43,7 +43,7 @@ def test_a_step_is_timed_by_its_wait_for_data_and_all_its_forward_passes(monitor
     assert found == [(3.0, 2.5), (0.5, 2.5)]
 
 
-def test_every_batch_of_an_evaluation_is_a_sign_of_life(monitor):
+def test_every_evaluation_batch_resets_the_watchdog(monitor):
     beats = []
     monitor.watchdog.beat = lambda: beats.append(1)
     forward = monitor.evaluating(lambda a, b: a + b)

@@ -44,7 +44,7 @@ def calm(demo_shards, tmp_path_factory):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_the_end_is_that_of_an_undisturbed_run(calm, demo_shards, tmp_path, zero, moment):
+def test_a_run_killed_at_a_critical_moment_ends_bitwise_the_same(calm, demo_shards, tmp_path, zero, moment):
     name = f"run{zero}"
     job = jobs(demo_shards)[name]
     rank = MOMENTS[moment][-1]

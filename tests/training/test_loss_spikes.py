@@ -46,7 +46,7 @@ def test_a_flat_curve_has_no_spikes_in_its_last_digits():
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=3 * HISTORY), st.data())
 @settings(max_examples=50, deadline=None)
-def test_going_on_from_the_last_losses_changes_nothing(losses, data):
+def test_resuming_from_the_last_losses_changes_nothing(losses, data):
     at = data.draw(st.integers(0, len(losses)))
     whole, first = LossSpikes(), LossSpikes()
     expected = [whole.add(loss) for loss in losses]

@@ -111,7 +111,7 @@ def undisturbed(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return store
 
 
-def test_a_link_that_stays_cut_ends_both_ranks_in_time(hosts, demo_shards, undisturbed, tmp_path):
+def test_a_permanent_partition_ends_both_ranks_in_time(hosts, demo_shards, undisturbed, tmp_path):
     both = hosts.train(demo_shards, tmp_path / "store", timeout=TIMEOUT)
     _reach(12, tmp_path / "store", both)
     hosts.link("down")
@@ -129,7 +129,7 @@ def test_a_link_that_stays_cut_ends_both_ranks_in_time(hosts, demo_shards, undis
     assert_same(checkpoint(tmp_path / "store", "run", STEPS), checkpoint(undisturbed, "run", STEPS))
 
 
-def test_a_short_cut_is_ridden_out(hosts, demo_shards, undisturbed, tmp_path):
+def test_a_short_partition_is_survived(hosts, demo_shards, undisturbed, tmp_path):
     both = hosts.train(demo_shards, tmp_path / "store", timeout=30)
     _reach(12, tmp_path / "store", both)
     hosts.link("down")

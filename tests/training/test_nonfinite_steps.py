@@ -39,7 +39,7 @@ JOBS = {
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True, width=32), st.floats(-3, 3, width=32))
-def test_a_loss_that_is_not_finite_spoils_its_gradient_and_others_keep_theirs(value, weight):
+def test_a_nonfinite_loss_makes_its_gradient_nan_and_finite_ones_keep_theirs(value, weight):
     ours, theirs = (torch.tensor(weight, requires_grad=True) for _ in range(2))
     loss = nan_grad_if_nonfinite(ours * 2 + torch.tensor(value))
     loss.backward()
@@ -51,7 +51,7 @@ def test_a_loss_that_is_not_finite_spoils_its_gradient_and_others_keep_theirs(va
         assert torch.isnan(ours.grad)
 
 
-def test_hopeless_predictions_still_reach_every_parameter_with_nan():
+def test_nonfinite_predictions_give_every_parameter_a_nan_gradient():
     weights = torch.zeros(2, requires_grad=True)
     logits, boxes = torch.full((1, 3, 2), torch.nan) * weights, torch.ones(1, 3, 4) * weights.sum()
     nonfinite_loss([Predictions(logits, boxes), Predictions(logits, boxes)]).total.backward()
@@ -137,7 +137,7 @@ def plain(jobs):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_bad_step_on_one_rank_is_skipped_on_all(store, plain, name):
+def test_a_nonfinite_step_on_one_rank_is_skipped_on_all(store, plain, name):
     points = metrics(store, name)
     for step, loss in plain.items():
         assert points[step]["train/loss"] == pytest.approx(loss, rel=1e-5)
@@ -162,14 +162,14 @@ def resumed(jobs, store, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_run_that_goes_on_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, name):
+def test_a_resumed_run_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, name):
     assert sorted(metrics(resumed, name)) == [4, 5, 6]
     assert_same(checkpoint(store, name, STEPS), checkpoint(resumed, name, STEPS))
     assert list(checkpoint(resumed, name, STEPS).state.skipped) == list(CORRUPT)
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero3"])
-def test_the_bad_step_is_kept_and_replayed_to_its_cause(store, jobs, name):
+def test_a_nonfinite_step_is_saved_and_replayed_to_its_cause(store, jobs, name):
     files = sorted(path.name for path in (store / name).glob("bad_step*"))
     assert files == [f"bad_step_{step:06d}_rank_1.safetensors" for step in CORRUPT]
     boxes, sizes = (replay(store / name / file) for file in files)
@@ -178,7 +178,7 @@ def test_the_bad_step_is_kept_and_replayed_to_its_cause(store, jobs, name):
     assert "the first that is not finite: the output of" in sizes
 
 
-def test_three_bad_steps_in_a_row_end_the_run_and_say_what_to_change(demo_shards, tmp_path, capsys):
+def test_three_nonfinite_steps_in_a_row_end_the_run_and_say_what_to_change(demo_shards, tmp_path, capsys):
     bad = dict.fromkeys((2, 3, 4), (0, "boxes"))
     job = tiny_job(demo_shards, **{"train.steps": 8})
     with pytest.raises(DivergedError, match=r"steps 2, 3, 4 were skipped in a row.*--optim\.lr"):
@@ -189,7 +189,7 @@ def test_three_bad_steps_in_a_row_end_the_run_and_say_what_to_change(demo_shards
     assert len(list((tmp_path / "run").glob("bad_step_*_rank_0.safetensors"))) == 3
 
 
-def test_a_gradient_that_overflows_once_is_skipped_and_called_a_passing_fault(
+def test_a_gradient_that_overflows_once_is_skipped_and_reported_as_transient(
     demo_shards, tmp_path, monkeypatch, capsys
 ):
     sound, calls = StepMaker._forward, []
@@ -211,7 +211,7 @@ def test_a_gradient_that_overflows_once_is_skipped_and_called_a_passing_fault(
     assert list(checkpoint(tmp_path, "run", 3).state.skipped) == [2]
 
 
-def test_no_skip_is_allowed_where_the_job_allows_none(demo_shards, tmp_path):
+def test_a_job_that_allows_no_skip_ends_at_the_first(demo_shards, tmp_path):
     job = tiny_job(demo_shards, **{"train.steps": 4, "train.max_skips": 0})
     with pytest.raises(DivergedError, match=r"1 steps were skipped.*--train\.max-skips allows 0"):
         train_on_corrupt_batches({1: (0, "boxes")}, {"run": job}, tmp_path)

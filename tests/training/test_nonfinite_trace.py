@@ -60,7 +60,7 @@ def traced(job, detector, batches):
     )
 
 
-def test_a_sound_step_has_no_first_bad_and_the_gradients_of_plain_autograd(job):
+def test_a_finite_step_has_no_first_nonfinite_layer_and_plain_autograds_gradients(job):
     detector = job.detector.build(3)
     trace = traced(job, detector, [batch(0), batch(1)])
     assert trace.first_bad is None
@@ -121,7 +121,7 @@ def broken(job, where, value, row=1):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_fault_forth_is_found_in_its_layer_and_its_image(job, value):
+def test_a_fault_in_the_forward_pass_is_found_in_its_layer_and_image(job, value):
     detector, name = broken(job, "forward", value)
     trace = traced(job, detector, [batch()])
     assert trace.first_bad.what == f"the output of {name} (Broken)"
@@ -133,7 +133,7 @@ def test_a_fault_forth_is_found_in_its_layer_and_its_image(job, value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_fault_back_is_found_in_its_layer(job, value):
+def test_a_fault_in_the_backward_pass_is_found_in_its_layer(job, value):
     detector, name = broken(job, "backward", value, row=0)
     trace = traced(job, detector, [batch()])
     assert trace.first_bad.what == f"the gradient that comes out of {name} (Broken)"
@@ -186,7 +186,7 @@ def bad_file(job, tmp_path):
     return bad, path, name
 
 
-def test_a_bad_step_comes_back_from_its_file(bad_file):
+def test_a_nonfinite_step_round_trips_through_its_file(bad_file):
     bad, path, _ = bad_file
     assert path.name == "bad_step_000123_rank_1.safetensors"
     again = bad_step.read(path)
@@ -210,7 +210,7 @@ def test_replay_names_the_layer_that_overflows_from_any_store(bad_file):
     assert "images 100, 101" in told
 
 
-def test_what_is_no_bad_step_is_refused(tmp_path, bad_file):
+def test_a_file_that_is_no_saved_step_is_refused(tmp_path, bad_file):
     from safetensors.torch import save_file
 
     from qdet.errors import CheckpointError

@@ -25,7 +25,7 @@ STATE = TrainState(
 )
 
 
-def test_another_version_of_the_plan_is_refused_in_words(tmp_path):
+def test_another_plan_version_is_refused(tmp_path):
     job = Job(name="a")
     saved = Peek(open_folder(str(tmp_path)), STATE, flatten(job))
     assert check_unchanged(saved, job, "d") == ()
@@ -34,7 +34,7 @@ def test_another_version_of_the_plan_is_refused_in_words(tmp_path):
         check_unchanged(other, job, "d")
 
 
-def test_states_from_before_it_was_written_down_are_of_the_first_version():
+def test_states_without_a_plan_version_are_of_the_first():
     content = dataclasses.asdict(STATE)
     del content["plan_version"]
     assert TrainState.from_json(content).plan_version == 1

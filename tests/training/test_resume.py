@@ -70,7 +70,7 @@ def where(saved):
 
 
 @pytest.mark.slow
-def test_randomness_is_on(whole, demo_shards, tmp_path):
+def test_dropout_and_drop_path_change_the_losses(whole, demo_shards, tmp_path):
     calm = override(random_job(demo_shards, zero=1), {"detector.dropout": 0.0})
     calmer = override(calm, {"detector.backbone.drop_path": 0.0})
     found = train_all(2, {"calm": calm, "calmer": calmer}, tmp_path)
@@ -98,12 +98,12 @@ def saved_again(demo_shards, store, into, *, ranks, stages):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_any_ranks_load_any_stage(whole, demo_shards, store, tmp_path, ranks):
+def test_any_number_of_ranks_loads_any_stage(whole, demo_shards, store, tmp_path, ranks):
     pairs = [(before, after) for after in STAGES for before in STAGES]
     saved_again(demo_shards, store, tmp_path, ranks=ranks, stages=pairs)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks_and_stage(demo_shards, tmp_path):
+def test_a_run_resumes_with_another_number_of_ranks_and_stage(demo_shards, tmp_path):
     short = {"train.steps": 6, "train.checkpoint_every": 3}
     two = train_all(
         2, {"run": tiny_job(demo_shards, **short, **{"train.zero": 3, "train.workers": 2})}, tmp_path

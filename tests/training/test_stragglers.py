@@ -36,7 +36,7 @@ def step_times(rng, ranks):
     slower=st.floats(1.3, 3),
     data=st.data(),
 )
-def test_a_worker_30_percent_slower_is_named_within_50_steps_and_nobody_else(seed, ranks, part, slower, data):
+def test_only_a_worker_30_percent_slower_is_named_within_50_steps(seed, ranks, part, slower, data):
     slow = data.draw(st.integers(0, ranks - 1))
     rng, stragglers, named = np.random.default_rng(seed), Stragglers(), []
     for _ in range(50):
@@ -50,13 +50,13 @@ def test_a_worker_30_percent_slower_is_named_within_50_steps_and_nobody_else(see
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), ranks=st.integers(1, 16))
-def test_nobody_is_named_falsely_in_500_steps(seed, ranks):
+def test_no_worker_is_named_falsely_in_500_steps(seed, ranks):
     rng, stragglers = np.random.default_rng(seed), Stragglers()
     assert not [s for _ in range(500) for s in stragglers.add(step_times(rng, ranks)[0])]
 
 
 @given(arrays(float, array_shapes(min_dims=2, max_dims=2, min_side=2), elements=st.floats(0, 9)))
-def test_the_median_of_others_leaves_out_one_at_a_time(values):
+def test_the_median_of_others_leaves_out_each_worker_itself(values):
     literal = [np.median(np.delete(values, rank, axis=1), axis=1) for rank in range(values.shape[1])]
     assert np.array_equal(median_of_others(values), np.stack(literal, axis=1))
 

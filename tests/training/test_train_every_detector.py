@@ -1,4 +1,4 @@
-"""Every detector that a job names trains: two steps of each, and eight images learned by heart."""
+"""Every detector that a job names trains: two steps of each, and eight images that each overfits."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ def eight(tmp_path_factory):
     return root / "train"
 
 
-def by_heart(name: str, shards) -> Job:
+def overfitting(name: str, shards) -> Job:
     """A job that sees nothing but those images, unflipped, from the demo's pre-trained backbone."""
     job = DEMOS[name]
     if not getattr(job.detector.backbone, "dilate_c5", False):
@@ -108,7 +108,7 @@ def by_heart(name: str, shards) -> Job:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", DEMOS)
-def test_a_detector_learns_eight_images_by_heart(name, eight, tmp_path):
-    job = by_heart(name, eight)
+def test_a_detector_overfits_eight_images(name, eight, tmp_path):
+    job = overfitting(name, eight)
     points = train_all(1, {name: job}, tmp_path)[name]
     assert points[job.train.steps]["val/AP50"] >= 0.90

@@ -29,7 +29,7 @@ def damaged(demo_shards, tmp_path):
     return job, [shards.name_of(row) for row in rows]
 
 
-def test_one_image_on_each_of_two_ranks_is_two_of_the_run_however_often_it_starts(damaged, tmp_path):
+def test_unreadable_images_of_all_ranks_share_one_budget_across_restarts(damaged, tmp_path):
     job, names = damaged
     points = train_all(2, {"two": override(job, {"data.max_bad": 2})}, tmp_path / "store")
     assert points["two"][4]["data/substituted"] == 2

@@ -24,7 +24,7 @@ def test_a_parameter_without_a_gradient_is_named_once(capsys):
     assert "no gradient reached second.weight, second.bias on worker 3 (host" in said
 
 
-def test_where_all_must_take_part_it_is_an_error_in_every_step_without_one():
+def test_with_zero_3_an_unused_parameter_is_an_error_in_every_step():
     module = TwoHeads()
     unused = UnusedParameters(module, rank=0, required=True)
     for use_second in (True, False, True, False):
@@ -34,7 +34,7 @@ def test_where_all_must_take_part_it_is_an_error_in_every_step_without_one():
             unused.check()
 
 
-def test_a_recomputed_part_takes_part(capsys):
+def test_a_recomputed_parameter_counts_as_used(capsys):
     module = TwoHeads()
     unused = UnusedParameters(module, rank=0, required=True)
     x = torch.ones(2, 4, requires_grad=True)
@@ -44,7 +44,7 @@ def test_a_recomputed_part_takes_part(capsys):
 
 
 @pytest.mark.parametrize("zero", [*(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 1, 2)), 3])
-def test_on_two_ranks_it_is_named_before_they_crash_in_their_exchange(zero, tmp_path):
+def test_an_unused_parameter_is_named_before_two_ranks_crash_in_their_collective(zero, tmp_path):
     # ZeRO-0 alone survives ranks whose parameters differ.
     with nullcontext() if zero == 0 else pytest.raises(ProcessException):
         on_ranks(2, leave_a_head_out, zero, tmp_path)

@@ -66,7 +66,7 @@ def test_slow_steps_of_long_ago_do_not_count(watched, clock):
     assert watchdog.allowed == 61
 
 
-def test_the_first_step_has_time(watched, clock):
+def test_the_first_step_may_take_longer(watched, clock):
     watchdog, ended = watched
     clock.now += FIRST_BEAT + 59
     watchdog.look()
@@ -76,7 +76,7 @@ def test_the_first_step_has_time(watched, clock):
     assert ended
 
 
-def test_halfway_it_says_once_where_the_worker_stands(watched, clock, capfd):
+def test_halfway_to_the_limit_it_reports_the_stacks_once(watched, clock, capfd):
     watchdog, ended = watched
     clock.now += 1
     watchdog.beat()
@@ -90,7 +90,7 @@ def test_halfway_it_says_once_where_the_worker_stands(watched, clock, capfd):
     assert said.count("worker 3") == 1
 
 
-def test_what_has_a_timeout_of_its_own_is_not_watched(watched, clock):
+def test_operations_with_their_own_timeout_are_not_watched(watched, clock):
     watchdog, ended = watched
     watchdog.beat()
     with watchdog.off("checkpoint"), watchdog.off("checkpoint of a part"):
@@ -123,7 +123,7 @@ HANGS = {
 
 
 @pytest.mark.parametrize("how", HANGS)
-def test_a_worker_that_hangs_leaves_with_its_stacks(how):
+def test_a_hanging_worker_exits_with_its_stacks(how):
     code = f"""
         import re, time
         from qdet.training.health.watchdog import Watchdog
@@ -155,7 +155,7 @@ def test_a_worker_that_hangs_leaves_with_its_stacks(how):
         assert done.returncode == 1
 
 
-def test_a_training_whose_data_stops_ends_and_says_so(demo_shards, tmp_path, capfd):
+def test_a_training_whose_data_stops_is_ended_by_the_watchdog(demo_shards, tmp_path, capfd):
     job = tiny_job(demo_shards, **{"train.workers": 2, "train.steps": 6, "train.hang_after": 2})
     with pytest.raises(ProcessExitedException) as left:
         on_ranks(2, train_until_the_data_stops, 3, {"run": job}, tmp_path)
@@ -165,7 +165,7 @@ def test_a_training_whose_data_stops_ends_and_says_so(demo_shards, tmp_path, cap
     assert "train_until_the_data_stops" in said
 
 
-def test_a_limit_of_zero_watches_nothing():
+def test_a_limit_of_zero_turns_the_watchdog_off():
     code = """
         import threading
         from qdet.training.health.watchdog import Watchdog
