@@ -4,10 +4,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=30
 STARTED := $(shell date +%s)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-slow check format setup clean
+.PHONY: demo test test-slow test-ci-slow check format setup clean
 
 demo: setup  ## render images, make shards, train on a local Ray, show AP and pictures (12 minutes on 2 cores)
 	$(BIN)/python -m data_prep.synthetic --out data/demo/coco
@@ -15,11 +16,15 @@ demo: setup  ## render images, make shards, train on a local Ray, show AP and pi
 	$(BIN)/python -m data_prep.coco_to_shards --coco data/demo/coco --split val --out data/demo/shards/val
 	$(BIN)/python -m qdet demo --started $(STARTED)
 
-test: setup  ## everything that takes seconds (under 12 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: setup  ## everything that takes seconds, side by side where that is safe (under 10 minutes on 2 cores)
+	$(PYTEST) -m "not slow and not gpu and not serial" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not gpu and serial"
 
-test-slow: setup  ## the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+test-slow: setup  ## all tests that take minutes
+	$(PYTEST) -m slow
+
+test-ci-slow: setup  ## the slow tests that every landing runs (under 25 minutes on 2 cores)
+	$(PYTEST) -m ci_slow
 
 check: setup  ## lint, format, types, import contract
 	$(BIN)/ruff check .

@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+SERIAL = [REPO / "tests" / name for name in ("launch", "tracking", "training")]
+"""Folders whose tests start processes that wait for each other, or measure time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what must not share the machine with other tests, before -m selects."""
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in SERIAL) or item.get_closest_marker("ray"):
+            item.add_marker("serial")
 
 
 def _folder(variable: str, default: Path) -> Path:

@@ -44,7 +44,9 @@ def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("fault", ["worker", "driver", "damage", "freeze"])
+@pytest.mark.parametrize(
+    "fault", ["worker", "driver", pytest.param("damage", marks=pytest.mark.ci_slow), "freeze"]
+)
 def test_a_run_with_injected_faults_ends_like_an_undisturbed_one(fault: str, tmp_path: Path):
     result = break_runs(Chaos(minutes=0.01, faults=(fault,), seed=3), tmp_path / "chaos", Console())
     assert len(result.broken) == 1

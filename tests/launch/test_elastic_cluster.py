@@ -61,6 +61,7 @@ def assert_as_by_one_worker(project: Path, settings: dict[str, Any], output: str
     assert set(ledgers) == {("0", "0")}
 
 
+@pytest.mark.ci_slow
 def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, nodes, start, monkeypatch):
     monkeypatch.setenv("QDET_GROWTH_CHECK_S", "5")
     nodes.add(3, 4, 5)

@@ -37,7 +37,7 @@ def kill(processes: Sequence[psutil.Process]) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [0, 1, 2, pytest.param(3, marks=pytest.mark.ci_slow)])
 def test_killed_workers_and_drivers_change_no_weight(project: Path, start, zero: int):
     flags = (*FLAGS, "--train.zero", str(zero))
     calm = start(*flags, "--store.run", "calm")

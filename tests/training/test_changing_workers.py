@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.ranks import losses, tiny_job, train_all
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.ci_slow, pytest.mark.timeout(1200)]
 
 LEGS = (  # ranks, ZeRO stage, up to which step
     (3, 2, 3),
