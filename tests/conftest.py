@@ -7,15 +7,24 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-SERIAL = [REPO / "tests" / name for name in ("launch", "tracking", "training")]
-"""Folders whose tests start processes that wait for each other, or measure time."""
+SERIAL = [
+    REPO / "tests" / name
+    for name in (
+        "training",
+        "launch/test_cli.py",
+        "launch/test_status_after_driver.py",
+        "launch/test_torchrun.py",
+        "tracking/test_server_outage.py",
+    )
+]
+"""Folders and files whose tests start processes that wait for each other, or measure time."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what must not share the machine with other tests, before -m selects."""
     for item in items:
-        if any(item.path.is_relative_to(folder) for folder in SERIAL) or item.get_closest_marker("ray"):
+        if any(item.path.is_relative_to(path) for path in SERIAL) or item.get_closest_marker("ray"):
             item.add_marker("serial")
 
 

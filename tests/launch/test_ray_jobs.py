@@ -71,6 +71,8 @@ def test_job_trains_on_two_workers_of_a_ray_of_its_own(project: Path):
     assert (project / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_job_submits_to_the_head_and_its_exit_code_comes_back(project: Path, local_head: head.Head):
     for name, value in local_head.environment.items():
         os.environ[name] = value  # what `cluster/local.sh up` tells to export

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_
 
-from qdet.config import override
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.errors import DivergedError
 from qdet.launching.commands.replay import replay
@@ -80,15 +79,19 @@ def test_a_run_ends_at_one_skip_too_many_or_three_in_a_row_also_across_a_resume(
     assert last_step(())[0] == min(too_many, row, len(bad))
 
 
-@pytest.fixture(scope="module")
-def jobs(demo_shards):
+@pytest.fixture(
+    scope="module",
+    params=[("zero1", "zero3"), pytest.param(("zero0", "zero2"), marks=pytest.mark.slow)],
+    ids=" and ".join,
+)
+def jobs(request, demo_shards):
     shared = {"train.steps": STEPS, "train.workers": 2, "train.checkpoint_every": 3, "optim.ema_decay": 0.9}
-    return {name: tiny_job(demo_shards, **shared, **changes) for name, changes in JOBS.items()}
+    return {name: tiny_job(demo_shards, **shared, **JOBS[name]) for name in request.param}
 
 
 @pytest.fixture(scope="module")
 def store(jobs, tmp_path_factory):
-    """Runs of every ZeRO stage on two ranks, with a bad batch on one of them in two steps."""
+    """Runs of both ZeRO stages on two ranks, with a bad batch on one of them in two steps."""
     place = tmp_path_factory.mktemp("store")
     on_ranks(2, train_on_corrupt_batches, CORRUPT, jobs, place)
     return place
@@ -103,9 +106,9 @@ def metrics(store, name):
 
 
 @pytest.fixture(scope="module")
-def plain(jobs):
+def plain(demo_shards):
     """Losses of a literal PyTorch loop that leaves those steps out."""
-    job = override(jobs["zero0"], {"train.workers": 1})
+    job = tiny_job(demo_shards, **{"train.steps": STEPS})
     torch.set_num_threads(1)
     torch.manual_seed(job.train.seed)
     shards = job.data.open(job.data.train)
@@ -136,24 +139,24 @@ def plain(jobs):
     return found
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_nonfinite_step_on_one_rank_is_skipped_on_all(store, plain, name):
-    points = metrics(store, name)
-    for step, loss in plain.items():
-        assert points[step]["train/loss"] == pytest.approx(loss, rel=1e-5)
-    for step in CORRUPT:
-        assert "train/loss" not in points[step]
-    assert [points[step]["train/skipped_steps"] for step in sorted(points)] == [0, 1, 1, 1, 2, 2]
-    saved = checkpoint(store, name, STEPS)
-    assert list(saved.state.skipped) == list(CORRUPT)
-    assert saved.state.updates == saved.state.ema_updates == STEPS - len(CORRUPT)
-    for tensor in saved.shapes:
-        assert torch.isfinite(saved.whole(tensor)).all(), tensor
+def test_a_nonfinite_step_on_one_rank_is_skipped_on_all(store, plain, jobs):
+    for name in jobs:
+        points = metrics(store, name)
+        for step, loss in plain.items():
+            assert points[step]["train/loss"] == pytest.approx(loss, rel=1e-5)
+        for step in CORRUPT:
+            assert "train/loss" not in points[step]
+        assert [points[step]["train/skipped_steps"] for step in sorted(points)] == [0, 1, 1, 1, 2, 2]
+        saved = checkpoint(store, name, STEPS)
+        assert list(saved.state.skipped) == list(CORRUPT)
+        assert saved.state.updates == saved.state.ema_updates == STEPS - len(CORRUPT)
+        for tensor in saved.shapes:
+            assert torch.isfinite(saved.whole(tensor)).all(), tensor
 
 
 @pytest.fixture(scope="module")
 def resumed(jobs, store, tmp_path_factory):
-    """The same runs, stopped at step 3 and gone on with."""
+    """The same runs, stopped at step 3 and resumed."""
     place = tmp_path_factory.mktemp("resumed")
     for name in jobs:
         shutil.copytree(store / name / "step_000003", place / name / "step_000003")
@@ -161,21 +164,21 @@ def resumed(jobs, store, tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_resumed_run_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, name):
-    assert sorted(metrics(resumed, name)) == [4, 5, 6]
-    assert_same(checkpoint(store, name, STEPS), checkpoint(resumed, name, STEPS))
-    assert list(checkpoint(resumed, name, STEPS).state.skipped) == list(CORRUPT)
+def test_a_resumed_run_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, jobs):
+    for name in jobs:
+        assert sorted(metrics(resumed, name)) == [4, 5, 6]
+        assert_same(checkpoint(store, name, STEPS), checkpoint(resumed, name, STEPS))
+        assert list(checkpoint(resumed, name, STEPS).state.skipped) == list(CORRUPT)
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero3"])
-def test_a_nonfinite_step_is_saved_and_replayed_to_its_cause(store, jobs, name):
-    files = sorted(path.name for path in (store / name).glob("bad_step*"))
-    assert files == [f"bad_step_{step:06d}_rank_1.safetensors" for step in CORRUPT]
-    boxes, sizes = (replay(store / name / file) for file in files)
-    assert f"step 2 of job {jobs[name].name}, by worker 1 of 2" in boxes
-    assert "the first that is not finite: the loss, whose predictions are all finite" in boxes
-    assert "the first that is not finite: the output of" in sizes
+def test_a_nonfinite_step_is_saved_and_replayed_to_its_cause(store, jobs):
+    for name, job in jobs.items():
+        files = sorted(path.name for path in (store / name).glob("bad_step*"))
+        assert files == [f"bad_step_{step:06d}_rank_1.safetensors" for step in CORRUPT]
+        boxes, sizes = (replay(store / name / file) for file in files)
+        assert f"step 2 of job {job.name}, by worker 1 of 2" in boxes
+        assert "the first that is not finite: the loss, whose predictions are all finite" in boxes
+        assert "the first that is not finite: the output of" in sizes
 
 
 def test_three_nonfinite_steps_in_a_row_end_the_run_and_say_what_to_change(demo_shards, tmp_path, capsys):

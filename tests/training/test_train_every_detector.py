@@ -1,5 +1,6 @@
 """Every detector that a job names trains: two steps of each, and eight images that each overfits."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -31,8 +32,8 @@ FAMILIES = list({type(job.detector): name for name, job in DEMOS.items()}.values
 """One demo of every detector."""
 
 
-def brief(shards, **changes) -> dict[str, Job]:
-    """All demos, for a few steps on images of 64 pixels."""
+def brief(shards, names: Iterable[str], **changes) -> dict[str, Job]:
+    """Demos for a few steps on images of 64 pixels."""
     common = {
         "data.train": str(shards / "train"),
         "data.val": str(shards / "val"),
@@ -44,14 +45,15 @@ def brief(shards, **changes) -> dict[str, Job]:
         "train.checkpoint_every": 100,
         "eval.pictures": 0,
     }
-    return {name: override(job, common | changes) for name, job in DEMOS.items()}
+    return {name: override(DEMOS[name], common | changes) for name in names}
 
 
-@pytest.mark.parametrize("names", [FAMILIES, pytest.param(list(DEMOS), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "names", [pytest.param(FAMILIES, id="one each"), pytest.param(DEMOS, marks=pytest.mark.slow, id="all")]
+)
 def test_every_demo_makes_two_steps(demo_shards, tmp_path, names):
     """One process trains them all, one after the other: most of the time is its start."""
-    jobs = brief(demo_shards, **{"train.steps": 2})
-    points = train_all(1, {name: jobs[name] for name in names}, tmp_path)
+    points = train_all(1, brief(demo_shards, names, **{"train.steps": 2}), tmp_path)
     for name in names:
         assert len(losses(points[name])) == 2, name
         assert "val/AP" in points[name][2], name
@@ -59,17 +61,23 @@ def test_every_demo_makes_two_steps(demo_shards, tmp_path, names):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path):
+@pytest.mark.parametrize(
+    "names", [pytest.param(FAMILIES, marks=pytest.mark.ci_slow, id="one each"), pytest.param(DEMOS, id="all")]
+)
+def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path, names):
     """ZeRO-0 equals plain PyTorch (`test_zero_stages.py`)."""
     common = {"train.steps": 5, "train.workers": 2, "train.precision": "fp32", "optim.lr": 5e-5}
-    plain = train_all(2, brief(demo_shards, **common, **{"train.zero": 0}), tmp_path / "zero0")
-    sharded = train_all(2, brief(demo_shards, **common, **{"train.zero": 3}), tmp_path / "zero3")
-    for name in DEMOS:
+    plain = brief(demo_shards, names, **common, **{"train.zero": 0})
+    sharded = brief(demo_shards, names, **common, **{"train.zero": 3})
+    plain, sharded = train_all(2, plain, tmp_path / "zero0"), train_all(2, sharded, tmp_path / "zero3")
+    for name in names:
         assert losses(sharded[name]) == pytest.approx(losses(plain[name]), rel=1e-5), name
 
 
 STEPS = 500
 """Optimizer steps; measured: AP50 is above 0.95 after 300 of them, or after 400 with the widest schedules."""
+AT_LANDINGS = ("adamixer_r101", "deformable_detr_r101_two_stage", "sparse_rcnn_r101_100")
+"""Three detectors of different kinds that every landing overfits."""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +115,13 @@ def overfitting(name: str, shards) -> Job:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.ci_slow) for name in AT_LANDINGS),
+        *(name for name in DEMOS if name not in AT_LANDINGS),
+    ],
+)
 def test_a_detector_overfits_eight_images(name, eight, tmp_path):
     job = overfitting(name, eight)
     points = train_all(1, {name: job}, tmp_path)[name]

@@ -81,6 +81,8 @@ def test_micro_batches_and_recomputed_activations_change_nothing(plain, on_two_r
     assert losses(on_two_ranks["recomputed"]) == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_one_process_and_four_make_the_same_steps(plain, demo_shards, tmp_path):
     short = {"train.steps": 4}
     one = train_all(1, {"one": tiny_job(demo_shards, **short)}, tmp_path)["one"]
