@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -28,47 +27,18 @@ from qdet.detectors import (
 from qdet.layers import bilinear
 from qdet.layers.heads import Head
 from qdet.layers.pixels import normalize
-from qdet.losses import SetLossConfig
 from qdet.types import PaddedSizes, Predictions, Proposals, Targets
-from tests.support.recipes import MODELS, REPO
-
-CLASSES = 5
-SIZES = torch.tensor([[128, 96], [100, 128]])
-
-
-# Settings of AdaMixer's demo: each value of its ablations that its first job does not have, in one of them.
-SWITCHED = (
-    {"sampling": "c3", "mixing": "acm-acm", "groups": 1, "points_out": 128},
-    {"sampling": "c4", "mixing": "asm-asm", "groups": 2},
-    {"sampling": "c5", "adaptive": "none", "groups": 8, "points_out": 32},
-    {"sampling": "roi-align", "adaptive": "content", "points_out": 64},
-    {"pyramid": "pafpn", "position": "sine", "points_in": 8},
-    {"sampling": "2d", "adaptive": "location", "position": "iof", "points_in": 64},
-    {"pyramid": "fpn", "mixing": "asm-acm", "position": "none", "points_in": 32, "points_out": 256},
+from tests.support.detector_variants import (
+    CLASSES,
+    DEFAULT,
+    ONE_EACH,
+    SIZES,
+    VARIANTS,
+    images,
+    objects,
+    shaken,
 )
-
-
-def variants() -> dict[str, tuple[DetectorConfig, SetLossConfig]]:
-    """Every distinct demo detector of the jobs with its loss, under the name of the first such job.
-
-    And AdaMixer's with its switches the other way.
-    """
-    found: dict[str, tuple[DetectorConfig, SetLossConfig]] = {}
-    for name, model in MODELS.items():
-        job = model.demo()
-        if (job.detector, job.loss) not in found.values():
-            found[name] = (job.detector, job.loss)
-    for settings in SWITCHED:
-        name = "adamixer-" + "-".join(f"{key}={value}" for key, value in settings.items())
-        found[name] = (replace(AdaMixerConfig().demo(), **settings), SetLossConfig())
-    return found
-
-
-VARIANTS = variants()
-ONE_EACH = list({type(config): name for name, (config, _) in reversed(VARIANTS.items())}.values())
-"""One variant of every detector."""
-DEFAULT = {*ONE_EACH, *(name for name in VARIANTS if name.startswith("adamixer-"))}
-"""What every run of the tests tries: each detector once, and AdaMixer's switches. The other jobs are slow."""
+from tests.support.recipes import REPO
 
 
 @pytest.fixture(params=[pytest.param(v, marks=() if v in DEFAULT else pytest.mark.slow) for v in VARIANTS])
@@ -95,29 +65,6 @@ def loss(variant):
 
 def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
     return [p for p in predictions if not isinstance(p, Proposals)]
-
-
-def shaken(detector: Detector) -> Detector:
-    """Move every weight, so that heads that start at zero hide nothing."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in detector.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
-    return detector
-
-
-def images(sizes: torch.Tensor = SIZES, height: int = 128, width: int = 128) -> torch.Tensor:
-    batch = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    for i, (h, w) in enumerate(sizes.tolist()):
-        torch.manual_seed(10 + i)
-        batch[i, :, :h, :w] = torch.randint(0, 256, (3, h, w), dtype=torch.uint8)
-    return batch
-
-
-def objects(*counts: int) -> Targets:
-    corners = 60 * torch.rand(sum(counts), 2)
-    boxes = torch.cat((corners, corners + 5 + 30 * torch.rand(sum(counts), 2)), dim=1)
-    return Targets(boxes, torch.randint(0, CLASSES, (sum(counts),)), counts)
 
 
 def test_every_detector_has_a_job():

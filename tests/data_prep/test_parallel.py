@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,15 @@ import pytest
 from data_prep.packing import parallel
 from data_prep.packing.parallel import run_tasks
 from qdet.errors import ClusterError, ConfigError, DataError
+from tests.support.square_task import square
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-def _square(task):
-    folder, number = task
-    (Path(folder) / f"{number}-{os.getpid()}").touch()
-    if number == 13:
-        raise DataError("unlucky")
-    if number == 14:
-        os._exit(3)
-    if number > 99:
-        time.sleep(0.02)
-    return number * number
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_task_runs_once(tmp_path, processes):
     tasks = [(str(tmp_path), n) for n in range(10)]
-    assert sorted(run_tasks(_square, tasks, processes=processes)) == [(n, n * n) for n in range(10)]
+    assert sorted(run_tasks(square, tasks, processes=processes)) == [(n, n * n) for n in range(10)]
     assert sorted(int(p.name.partition("-")[0]) for p in tmp_path.iterdir()) == list(range(10))
     others = {p.name.partition("-")[2] for p in tmp_path.iterdir()} - {str(os.getpid())}
     assert len(others) == (0 if processes == 1 else len(others)) <= processes
@@ -42,17 +30,17 @@ def test_every_task_runs_once(tmp_path, processes):
 def test_the_first_error_of_a_task_is_raised_as_it_was(tmp_path, processes):
     tasks = [(str(tmp_path), n) for n in (13, *range(100, 300))]
     with pytest.raises(DataError, match=r"^unlucky$"):
-        list(run_tasks(_square, tasks, processes=processes))
+        list(run_tasks(square, tasks, processes=processes))
     assert len(list(tmp_path.iterdir())) < len(tasks)  # waiting tasks were cancelled
 
 
 def test_a_killed_process_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"a process that wrote shards was killed.*fewer --processes"):
-        list(run_tasks(_square, [(str(tmp_path), 14), (str(tmp_path), 1)], processes=2))
+        list(run_tasks(square, [(str(tmp_path), 14), (str(tmp_path), 1)], processes=2))
 
 
 def test_no_tasks_start_no_process():
-    assert list(run_tasks(_square, [], processes=4, ray=True)) == []
+    assert list(run_tasks(square, [], processes=4, ray=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +64,7 @@ import ray
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.packing.parallel import run_tasks
 from qdet.errors import DataError
-from tests.data_prep.test_parallel import _square
+from tests.support.square_task import square
 
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
 context = ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False,
@@ -90,7 +78,7 @@ message = ""
 tasks = [(str(folder / "seen"), n) for n in (1, 13)]
 (folder / "seen").mkdir()
 try:
-    list(run_tasks(_square, tasks, processes=1, ray=True))
+    list(run_tasks(square, tasks, processes=1, ray=True))
 except DataError as error:
     message = f"{type(error).__name__}: {error}"
 pids = {p.name.partition("-")[2] for p in (folder / "seen").iterdir()}

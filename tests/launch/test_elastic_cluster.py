@@ -11,8 +11,8 @@ import pytest
 from qdet.config import override
 from qdet.launching import paths
 from tests.support import tiny_job
-from tests.support.mlflow_runs import curve, recorded
-from tests.support.replay_run import gone_through_again
+from tests.support.mlflow_runs import find_run, loss_curve
+from tests.support.replay_run import replay_by_one_process
 
 pytestmark = [
     pytest.mark.ray,
@@ -46,8 +46,8 @@ def assert_as_by_one_worker(project: Path, settings: dict[str, Any], output: str
     """The run learned at every step what one worker learns there, and lost no image."""
     (project / "again").mkdir()
     job = paths.resolve(override(tiny_job.job, settings))
-    again, distances = gone_through_again(job, project / "outputs" / "elastic", project / "again")
-    found = curve(project, "elastic", STEPS)
+    again, distances = replay_by_one_process(job, project / "outputs" / "elastic", project / "again")
+    found = loss_curve(project, "elastic", STEPS)
     assert found == pytest.approx(again, rel=1e-6)
     # Moments add gradients up. Rounding is some 4e-7 of them; 7e-5 where it decides which of two queries gets
     # an object; and 5e-2 in the beginning, when all queries say the same box.
@@ -121,7 +121,7 @@ def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path
     job.wait_for(r"step 6/60")
     nodes.kill(4)
     assert job.end() == 1
-    ended = recorded(project, "fixed")[1]
+    ended = find_run(project, "fixed")[1]
     assert ended.info.status == "FAILED"
     last = job.text.strip().splitlines()[-1]
     assert last == f"TrainingError: {ended.data.tags['qdet.cause']}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.mlflow_runs import curve, recorded
+from tests.support.mlflow_runs import find_run, loss_curve
 from tests.support.ranks import assert_same, checkpoint
 
 pytestmark = [
@@ -60,7 +60,7 @@ def test_killed_workers_and_drivers_change_no_weight(project: Path, start, zero:
     assert_same(checkpoint(store, "broken", STEPS), checkpoint(store, "calm", STEPS))
     ledgers = re.findall(r"lost=(\d+) duplicated=(\d+)", calm.text + job.text + again.text)
     assert set(ledgers) == {("0", "0")}
-    assert curve(project, "broken", STEPS) == curve(project, "calm", STEPS)
+    assert loss_curve(project, "broken", STEPS) == loss_curve(project, "calm", STEPS)
 
 
 def _after_killing(job, step: int, alone: bool) -> float:
@@ -79,9 +79,9 @@ def _after_killing(job, step: int, alone: bool) -> float:
 def _wait_until_killed(project: Path) -> None:
     """The witness of a driver that died says so in MLflow."""
     deadline = time.monotonic() + 90
-    while recorded(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
+    while find_run(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert recorded(project, "broken")[1].info.status == "KILLED"
+    assert find_run(project, "broken")[1].info.status == "KILLED"
 
 
 def test_a_run_with_too_many_failures_fails_with_its_cause(project: Path, start):
@@ -89,7 +89,7 @@ def test_a_run_with_too_many_failures_fails_with_its_cause(project: Path, start)
     job.wait_for(r"step 3/50")
     kill(job.workers()[1:])
     assert job.end() == 1
-    run = recorded(project, "mortal")[1]
+    run = find_run(project, "mortal")[1]
     assert run.info.status == "FAILED"
     assert "training failed" in run.data.tags["qdet.cause"]
     last = job.text.strip().splitlines()[-1]
@@ -108,7 +108,7 @@ def test_sigterm_saves_a_checkpoint_and_the_run_resumes_from_it(project: Path, s
     assert 7 <= stopped < STEPS
     folders = [folder.name for folder in (project / "outputs" / "asked").glob("step_*")]
     assert folders == [f"step_{stopped:06d}"]
-    before = recorded(project, "asked")[1]
+    before = find_run(project, "asked")[1]
     assert before.info.status == "KILLED"
 
     unknown = subprocess.run(
@@ -121,4 +121,4 @@ def test_sigterm_saves_a_checkpoint_and_the_run_resumes_from_it(project: Path, s
     assert again.end() == 0
     assert f"resuming from step {stopped} of 50" in again.text
     assert json.loads((project / "result.json").read_text())["mlflow_run_id"] == before.info.run_id
-    curve(project, "asked", STEPS)
+    loss_curve(project, "asked", STEPS)

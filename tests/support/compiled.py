@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from tests.contracts.test_detectors import CLASSES, SIZES, VARIANTS, images, shaken
+from tests.support.detector_variants import CLASSES, SIZES, VARIANTS, images, shaken
 
 
 def main(variant: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 
-def recorded(project: Path, name: str) -> tuple[Any, Any]:
+def find_run(project: Path, name: str) -> tuple[Any, Any]:
     """Return a client, and the one run of a name."""
     from mlflow import MlflowClient
 
@@ -14,9 +14,9 @@ def recorded(project: Path, name: str) -> tuple[Any, Any]:
     return client, run
 
 
-def curve(project: Path, name: str, steps: int) -> dict[int, float]:
+def loss_curve(project: Path, name: str, steps: int) -> dict[int, float]:
     """Return the loss of every step of a finished run, which MLflow has once each."""
-    client, run = recorded(project, name)
+    client, run = find_run(project, name)
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in points) == list(range(1, steps + 1))

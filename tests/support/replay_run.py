@@ -1,4 +1,4 @@
-"""A run gone through again by one process, from each of its checkpoints to the next.
+"""Replay a run by one process, from each of its checkpoints to the next.
 
 From equal weights the same step has the same loss and the same gradients, however many workers share it.
 Whole runs would not do for that: AdamW's first updates have the size of the learning rate whatever that of
@@ -33,7 +33,7 @@ class Until(LocalReporter):
         self.reached = progress.step
 
 
-def gone_through_again(job: Job, folder: Path, into: Path) -> tuple[dict[int, float], dict[int, float]]:
+def replay_by_one_process(job: Job, folder: Path, into: Path) -> tuple[dict[int, float], dict[int, float]]:
     """Repeat every stretch of the run in `folder` with one process.
 
     Returns:

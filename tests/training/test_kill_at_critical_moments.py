@@ -12,8 +12,8 @@ from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
 from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.random_job import comparable_state, random_job
 from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
-from tests.training.test_resume import random_job, where
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -57,7 +57,7 @@ def test_a_run_killed_at_a_critical_moment_ends_bitwise_the_same(calm, demo_shar
     train_all(2, {name: job}, tmp_path)
     there, here = checkpoint(tmp_path, name, STEPS), checkpoint(calm, name, STEPS)
     assert_same(there, here)
-    assert where(there) == where(here)
+    assert comparable_state(there) == comparable_state(here)
 
 
 def _train_and_die(job, name: str, store: Path, moment: str) -> None:

@@ -1,40 +1,15 @@
 """Going on: bit for bit where ranks and stage stay, and from any ranks and stage to any others."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
-from qdet.backbones import SwinConfig
 from qdet.config import override
-from qdet.detectors import SparseRCNNConfig
+from tests.support.random_job import comparable_state, random_job
 from tests.support.ranks import assert_same, checkpoint, losses, on_ranks, save_again, tiny_job, train_all
 
 pytestmark = pytest.mark.timeout(900)
 STAGES = (0, 1, 2, 3)  # 3 last: DeepSpeed replaces torch's linear function for good once it has run
-
-
-def random_job(shards, *, zero, workers=2):
-    """A job of six steps, in the second epoch by then, with augmentation, dropout and drop path."""
-    detector = replace(
-        SparseRCNNConfig(dropout=0.2).demo(), queries=10, stages=2, width=32, filters=8, ffn=32, heads=2,
-        roi_size=3, backbone=replace(SwinConfig().demo(), drop_path=0.3, weights=None),
-    )  # fmt: skip
-    return tiny_job(
-        shards,
-        **{
-            "detector": detector,
-            "data.augment.crop": True,
-            "data.augment.crop_sizes": (40, 56),
-            "data.augment.crop_range": (32, 56),
-            "data.augment.photometric": True,
-            "train.batch_size": 12,
-            "train.workers": workers,
-            "train.zero": zero,
-            "train.steps": 6,
-            "train.checkpoint_every": 3,
-        },
-    )
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +36,7 @@ def test_a_resumed_run_is_bitwise_the_same(whole, demo_shards, store, tmp_path):
         assert sorted(points) == [4, 5, 6]
         assert losses(points) == losses(whole[name])[3:]
         assert_same(checkpoint(store, name, 6), checkpoint(tmp_path, name, 6))
-        assert where(checkpoint(store, name, 6)) == where(checkpoint(tmp_path, name, 6))
-
-
-def where(saved):
-    """The state of a run, whatever the code was called that wrote it."""
-    return replace(saved.state, git_commit=None)
+        assert comparable_state(checkpoint(store, name, 6)) == comparable_state(checkpoint(tmp_path, name, 6))
 
 
 @pytest.mark.slow
@@ -92,7 +62,7 @@ def saved_again(demo_shards, store, into, *, ranks, stages):
         assert {n for n in there.shapes if not n.startswith("ledger/")} == set(kinds)
         for kind in kinds:
             assert there.whole(kind).equal(here.whole(kind)), (name, kind)
-        assert where(there) == where(here)
+        assert comparable_state(there) == comparable_state(here)
 
 
 @pytest.mark.slow
