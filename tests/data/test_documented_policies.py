@@ -7,12 +7,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def test_every_case_names_tests_that_exist():
-    table = (
-        (REPO / "docs" / "data.md")
-        .read_text()
-        .split("| case | what comes of it | test |")[1]
-        .split("\n\n")[0]
-    )
+    table = (REPO / "docs" / "data.md").read_text().split("| case | result | test |")[1].split("\n\n")[0]
     rows = [line for line in table.splitlines()[2:] if line.startswith("|")]
     assert len(rows) == 13
     for row in rows:
