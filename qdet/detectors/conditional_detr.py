@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
@@ -60,12 +61,12 @@ class ConditionalDETRConfig(TransformerConfig):
 class ConditionalDETR(Detector):
     """DETR's encoder, and a decoder whose queries each predict around a reference point of their own."""
 
-    def __init__(self, config: ConditionalDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: ConditionalDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
         self.encoder = Encoder(
             config.width,
             config.encoder_layers,

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
@@ -86,12 +87,12 @@ class DABDETRConfig(TransformerConfig):
 class DABDETR(Detector):
     """DETR's encoder with positions that the cells scale, and a decoder that moves anchor boxes."""
 
-    def __init__(self, config: DABDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DABDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
         self.encoder = Encoder(
             config.width,
             config.encoder_layers,

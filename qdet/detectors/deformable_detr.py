@@ -9,11 +9,11 @@ differ, this is the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
@@ -81,13 +81,13 @@ class DeformableDETRConfig(TransformerConfig):
 class DeformableDETR(Detector):
     """A neck of several levels, an encoder over all of their cells, and a decoder that samples these."""
 
-    def __init__(self, config: DeformableDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DeformableDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
         self.inputs = min(c.levels, BACKBONE_LEVELS)
-        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
+        channels = backbone.channels[-self.inputs :]
         sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
         self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)

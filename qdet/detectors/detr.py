@@ -13,6 +13,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
@@ -59,12 +60,12 @@ class DETRConfig(TransformerConfig):
 class DETR(Detector):
     """A backbone, an encoder over its coarsest map, and a decoder whose layers share their heads."""
 
-    def __init__(self, config: DETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
         self.encoder = Encoder(
             config.width,
             config.encoder_layers,

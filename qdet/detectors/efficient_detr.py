@@ -9,12 +9,12 @@ was chosen here stands beside it with the reason.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least, check_split
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
@@ -86,13 +86,13 @@ class EfficientDETR(Detector):
     same way: the dense predictions are `Proposals` of real classes.
     """
 
-    def __init__(self, config: EfficientDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: EfficientDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
         self.inputs = min(c.levels, BACKBONE_LEVELS)
-        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
+        channels = backbone.channels[-self.inputs :]
         sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
         self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)

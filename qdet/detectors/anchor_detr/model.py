@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.anchor_detr.anchor_points import anchor_points
 from qdet.detectors.anchor_detr.level_attention import LevelLayer, OverLevels
 from qdet.detectors.anchor_detr.row_column_attention import (
@@ -96,18 +97,17 @@ class AnchorDETR(Detector):
     once; the authors' code does it in every layer, with the same numbers.
     """
 
-    def __init__(self, config: AnchorDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: AnchorDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
         width, levels = config.width, config.levels
         if levels == 3:
-            _check_strides(backbone.strides[-3:])  # type: ignore[index]
-        read = enumerate(backbone.channels[-levels:])  # type: ignore[index]
+            _check_strides(backbone.strides[-3:])
+        read = enumerate(backbone.channels[-levels:])
         self.neck = nn.ModuleList(
-            Level(channels, width, 32, coarser=levels == 3 and i == 0)  # type: ignore[arg-type]
-            for i, channels in read
+            Level(channels, width, 32, coarser=levels == 3 and i == 0) for i, channels in read
         )
         self.embed_point = MLP(width, width, width, 2)
         self.embed_axis = MLP(width, width, width, 2) if config.attention == "row_column" else None

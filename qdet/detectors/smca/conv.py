@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_exchange import ScaleExchange
@@ -67,13 +68,13 @@ class ConvSMCA(Detector):
     The decoder reads the finest scale through a convolution of stride 2, at the places of the next.
     """
 
-    def __init__(self, config: ConvSMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: ConvSMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
         width, dropout = config.width, config.dropout
-        self.neck = ScaleNeck(backbone.channels[-3:], backbone.strides[-3:], width)  # type: ignore[index]
+        self.neck = ScaleNeck(backbone.channels[-3:], backbone.strides[-3:], width)
         self.encoder = nn.ModuleList(
             EncoderLayer(ScaleExchange(width, 4, kernel=config.kernel), width, config.ffn, dropout=dropout)
             for _ in range(config.encoder_layers)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.gaussian_prior import Sharpness
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
@@ -61,12 +62,12 @@ class SMCAConfig(TransformerConfig):
 class SMCA(Detector):
     """DETR's encoder, and a decoder that modulates attention with Gaussians."""
 
-    def __init__(self, config: SMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: SMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
         self.encoder = Encoder(
             config.width,
             config.encoder_layers,
@@ -78,7 +79,7 @@ class SMCA(Detector):
             config.queries,
             config.width,
             config.decoder_layers,
-            backbone.strides[-1:],  # type: ignore[index]
+            backbone.strides[-1:],
             heads=config.heads,
             ffn=config.ffn,
             dropout=config.dropout,

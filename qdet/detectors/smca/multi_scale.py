@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
@@ -62,12 +63,12 @@ class MultiScaleSMCAConfig(TransformerConfig):
 class MultiScaleSMCA(Detector):
     """Three scales of tokens, an encoder within and across them, and a decoder that blends them."""
 
-    def __init__(self, config: MultiScaleSMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: MultiScaleSMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.neck = ScaleNeck(backbone.channels[-2:], backbone.strides[-2:], config.width)  # type: ignore[index]
+        self.neck = ScaleNeck(backbone.channels[-2:], backbone.strides[-2:], config.width)
         self.encoder = IntraMultiEncoder(config)
         self.decoder = ModulatedDecoder(
             config.queries,
