@@ -29,6 +29,11 @@ class TransformerConfig:
         check_split(self, "width", "heads")
         check_split(self, "width", 4, "sine and cosine of two coordinates")
 
+    @property
+    def layer_sizes(self) -> dict[str, Any]:
+        """Heads, feed-forward width and dropout, as the layers of encoders and decoders take them."""
+        return {"heads": self.heads, "ffn": self.ffn, "dropout": self.dropout}
+
     def demo_sizes(self) -> dict[str, Any]:
         """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
         return {

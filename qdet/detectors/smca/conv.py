@@ -22,8 +22,8 @@ from qdet.detectors.smca.scale_exchange import ScaleExchange
 from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
-from qdet.layers.heads import BoxHead, sigmoid_class_head
-from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at
 from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
@@ -86,9 +86,7 @@ class ConvSMCA(Detector):
             width,
             config.decoder_layers,
             (self.neck.strides[1], *self.neck.strides[1:]),
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=dropout,
+            **config.layer_sizes,
         )
         self.class_head = sigmoid_class_head(width, classes)
         self.box_head = BoxHead(width)
@@ -103,11 +101,9 @@ class ConvSMCA(Detector):
             x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
         memory = self._reduced(replace(tokens, x=x))
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
+        )
 
     def _reduced(self, tokens: ScaleTokens) -> ScaleTokens:
         """Replace the finest scale by one with the places of the next."""
