@@ -15,7 +15,7 @@ from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
-from qdet.launching.commands import order
+from qdet.launching.commands import epoch_order as order
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = """
