@@ -28,6 +28,7 @@ from qdet.data.image.resize import resize
 from qdet.data.image.view import View
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.prefetch import Readers
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 
 DETR = AugmentConfig(crop=True)
@@ -69,10 +70,9 @@ def main(config: LoaderBenchmark) -> None:
         stream = TrainStream(
             shards,
             DETR,
-            batch_size=config.batch_size,
-            seed=0,
-            readers=config.readers,
-            reader_kind=config.reader_kind,
+            StreamConfig(
+                batch_size=config.batch_size, seed=0, readers=config.readers, reader_kind=config.reader_kind
+            ),
         )
         views = _list_views(stream, steps)
         files = {row: shards.read_image(row) for row, _ in views}

@@ -22,6 +22,7 @@ from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.prefetch import Readers
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 
 
@@ -65,10 +66,9 @@ def main(config: MemoryBenchmark) -> None:
         stream = TrainStream(
             ShardSet.open(out),
             augment,
-            batch_size=config.batch_size,
-            seed=0,
-            readers=config.readers,
-            reader_kind=config.reader_kind,
+            StreamConfig(
+                batch_size=config.batch_size, seed=0, readers=config.readers, reader_kind=config.reader_kind
+            ),
         )
         used = _sample_memory(stream, config)
     steps = np.arange(len(used)) * config.every

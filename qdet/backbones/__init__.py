@@ -1,9 +1,9 @@
 """Backbones: images to feature maps of known channels and strides.
 
-A backbone's `forward(images)` returns its maps from fine to coarse; `.channels` and `.strides` say what they
-are. A configuration's `build()` makes one with fresh weights, and `load_pretrained` loads what it names.
+A configuration's `build()` makes a `Backbone` with fresh weights, and `load_pretrained` loads what it names.
 """
 
+from qdet.backbones.backbone import Backbone
 from qdet.backbones.hugging_face import HuggingFaceConfig
 from qdet.backbones.resnet import ResNetConfig
 from qdet.backbones.resnext_dcn import ResNeXtDCNConfig
@@ -13,6 +13,7 @@ from qdet.backbones.weights import load_pretrained
 BackboneConfig = HuggingFaceConfig | ResNetConfig | ResNeXtDCNConfig | SwinConfig
 
 __all__ = [
+    "Backbone",
     "BackboneConfig",
     "HuggingFaceConfig",
     "ResNeXtDCNConfig",

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones.backbone import Backbone
 from qdet.backbones.weights import Source, load_state
 from qdet.errors import CheckpointError, ConfigError
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
@@ -77,7 +78,7 @@ class HuggingFaceConfig:
         return HuggingFaceConfig(model="convnext", settings=json.dumps(sizes), weights=None)
 
 
-class HuggingFaceBackbone(nn.Module):
+class HuggingFaceBackbone(Backbone):
     """Images to the maps of an AutoBackbone's last stages.
 
     Images are padded to whole cells of the coarsest map, since not every architecture takes any size, and

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones.backbone import Backbone
 from qdet.backbones.weights import Source, check_weights
 from qdet.errors import ConfigError
 from qdet.layers.conv.batch_norm import Norm, make_norm
@@ -100,7 +101,7 @@ def check_width(width: int, groups: int, width_per_group: int) -> None:
         )
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Images to the maps of the four stages, C2 to C5.
 
     `depths` are the stages' bottlenecks, `planes` a quarter of their output channels, by default 1, 2, 4 and

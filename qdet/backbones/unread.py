@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from qdet.backbones.backbone import Backbone
 
 SIDE = 64
 """Pixels of the image that dependence is traced with."""
 
 
-def freeze_unread(backbone: nn.Module, levels: slice) -> None:
+def freeze_unread(backbone: Backbone, levels: slice) -> None:
     """Freeze every parameter that the maps in `levels` do not depend on.
 
     They would get no gradient, which ZeRO and DDP take for an error. What depends on what is read off the

@@ -9,18 +9,19 @@ Where the paper and the authors' code (Atten4Vis/ConditionalDETR) differ, this i
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
-from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
+from qdet.layers.heads import BoxHead, PerceptronHead, predict_layers, sigmoid_class_head
 from qdet.layers.mlp import MLP
 from qdet.layers.position import embed_reference
 from qdet.layers.queries import LearnedQueries
-from qdet.layers.reference_points import boxes_from, to_pixels
+from qdet.layers.reference_points import boxes_from
 from qdet.layers.transformer.conditional import conditional_layers
-from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
@@ -60,19 +61,13 @@ class ConditionalDETRConfig(TransformerConfig):
 class ConditionalDETR(Detector):
     """DETR's encoder, and a decoder whose queries each predict around a reference point of their own."""
 
-    def __init__(self, config: ConditionalDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: ConditionalDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
-        self.encoder = Encoder(
-            config.width,
-            config.encoder_layers,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
-        )
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
+        self.encoder = SingleScaleEncoder(config.width, config.encoder_layers, **config.layer_sizes)
         self.decoder = Decoder(config)
         self.class_head = sigmoid_class_head(config.width, classes)
         self.box_head = BoxHead(config.width)
@@ -82,14 +77,11 @@ class ConditionalDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map."""
-        x, position, mask = as_tokens(self.projection(features[-1]), sizes)
-        memory = self.encoder(x, position, mask, recompute=self.recomputes)
-        outputs, points = self.decoder(memory, position, mask, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_from(self.box_head(x), points), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
+        outputs, points = self.decoder(memory, recompute=self.recomputes)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_from(self.box_head(x), points), sizes.sizes_hw
+        )
 
 
 class Decoder(nn.Module):
@@ -102,9 +94,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ConditionalDETRConfig) -> None:
         super().__init__()
         width = config.width
-        self.layers = conditional_layers(
-            config.decoder_layers, width, heads=config.heads, ffn=config.ffn, dropout=config.dropout
-        )
+        self.layers = conditional_layers(config.decoder_layers, width, **config.layer_sizes)
         self.norm = nn.LayerNorm(width)
         self.place_scale = MLP(width, width, width, 2)
         self.point_head = PerceptronHead(width, 2, layers=2)
@@ -112,21 +102,16 @@ class Decoder(nn.Module):
         self.position = LearnedQueries(config.queries, width, normalize=False)
 
     def forward(
-        self,
-        memory: Float[Tensor, "B T D"],
-        key_position: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        *,
-        recompute: bool = False,
+        self, memory: Memory, *, recompute: bool = False
     ) -> tuple[list[Float[Tensor, "B N D"]], Float[Tensor, "B N 2"]]:
         """Return every layer's queries after the norm that all share, and the reference points."""
-        position = self.position(len(memory))
+        position = self.position(len(memory.x))
         points = self.point_head(position).sigmoid()
         embedded = embed_reference(points, position.shape[-1])
         x, outputs = position.new_zeros(position.shape), []
         for i, layer in enumerate(self.layers):
             place = embedded if i == 0 else embedded * self.place_scale(x)
-            to_image = (position, place, memory, key_position, mask)
+            to_image = (position, place, memory.x, memory.position, memory.mask)
             x = run(layer, x, (position,), to_image, recompute=recompute)
             outputs.append(self.norm(x))
         return outputs, points

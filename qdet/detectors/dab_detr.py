@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
@@ -24,7 +25,7 @@ from qdet.layers.precision import fp32_island
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import boxes_from, inverse_sigmoid, to_pixels
 from qdet.layers.transformer.conditional import conditional_layers
-from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
@@ -86,20 +87,19 @@ class DABDETRConfig(TransformerConfig):
 class DABDETR(Detector):
     """DETR's encoder with positions that the cells scale, and a decoder that moves anchor boxes."""
 
-    def __init__(self, config: DABDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DABDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
-        self.encoder = Encoder(
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
+        self.encoder = SingleScaleEncoder(
             config.width,
             config.encoder_layers,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
+            **config.layer_sizes,
             activation=nn.PReLU,
             scale_position=True,
+            temperatures_yx=config.map_temperatures_yx,
         )
         self.decoder = Decoder(config)
         self.class_head = sigmoid_class_head(config.width, classes)
@@ -108,10 +108,8 @@ class DABDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map."""
-        temperatures = self.config.map_temperatures_yx
-        x, position, mask = as_tokens(self.projection(features[-1]), sizes, temperatures_yx=temperatures)
-        memory = self.encoder(x, position, mask, recompute=self.recomputes)
-        outputs = self.decoder(memory, position, mask, recompute=self.recomputes)
+        memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
+        outputs = self.decoder(memory, recompute=self.recomputes)
         return tuple(
             Predictions(self.class_head(x), to_pixels(boxes, sizes.sizes_hw)) for x, boxes in outputs
         )
@@ -132,9 +130,7 @@ class Decoder(nn.Module):
         self.layers = conditional_layers(
             config.decoder_layers,
             width,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
+            **config.layer_sizes,
             activation=nn.PReLU,
         )
         self.norm = nn.LayerNorm(width)
@@ -147,20 +143,16 @@ class Decoder(nn.Module):
         self.box_head.start_at_zero()
 
     def forward(
-        self,
-        memory: Float[Tensor, "B T D"],
-        key_position: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        *,
-        recompute: bool = False,
+        self, memory: Memory, *, recompute: bool = False
     ) -> list[tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]]:
         """Return every layer's normalised queries and the boxes (cxcywh as shares) that it predicts."""
-        x, boxes = self.queries(len(memory))
+        x, boxes = self.queries(len(memory.x))
         outputs = []
         for i, layer in enumerate(self.layers):
             anchors = boxes if i == 0 else boxes.detach()
             position, place = self._positions(x, anchors, first=i == 0)
-            x = run(layer, x, (position,), (position, place, memory, key_position, mask), recompute=recompute)
+            to_image = (position, place, memory.x, memory.position, memory.mask)
+            x = run(layer, x, (position,), to_image, recompute=recompute)
             normed = self.norm(x)
             outputs.append((normed, boxes_from(self.box_head(normed), boxes, eps=EPS)))
             if i + 1 < len(self.layers):

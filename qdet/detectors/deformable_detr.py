@@ -9,13 +9,13 @@ differ, this is the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.detectors.detector import Detector, check_at_least, check_split
-from qdet.detectors.transformer_config import TransformerConfig
+from qdet.backbones import Backbone
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import DeformableConfig
 from qdet.errors import ConfigError
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.heads import DetectionHead, Head
@@ -28,39 +28,22 @@ from qdet.layers.transformer.layers import xavier_matrices
 from qdet.layers.transformer.token_proposals import best_tokens, grid_anchors, settle, take
 from qdet.types import PaddedSizes, Predictions, Proposals
 
-BACKBONE_LEVELS = 3
-"""Maps that are taken from a backbone, C3 to C5; further levels are made from the last."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class DeformableDETRConfig(TransformerConfig):
+class DeformableDETRConfig(DeformableConfig):
     """Deformable DETR; the defaults are the paper's ResNet-50 on four levels, without its two additions."""
 
-    ffn: int = 1024
     queries: int = 300
     """Queries of an image."""
     refine: bool = False
     """Let every decoder layer, with heads of its own, start from the boxes of the one before."""
     two_stage: bool = False
     """Start queries from the encoder's best proposals rather than learned ones; needs `refine`."""
-    levels: int = 4
-    """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
-    encoder_layers: int = 6
-    """Layers of deformable attention between tokens."""
-    encoder_points: int = 4
-    """Points that a token looks at per head and level."""
-    decoder_points: int = 4
-    """Points that a query looks at per head and level."""
-    detections: int = 100
-    """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
         super().__post_init__()
-        check_at_least(self, 1, "queries", "levels", "detections")
-        check_at_least(self, 1, "encoder_points", "decoder_points")
-        check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", 32, "the groups of its normalisation")
+        check_at_least(self, 1, "queries")
         if self.two_stage and not self.refine:
             raise ConfigError("--detector.two-stage needs --detector.refine: proposals are boxes to refine")
 
@@ -81,18 +64,15 @@ class DeformableDETRConfig(TransformerConfig):
 class DeformableDETR(Detector):
     """A neck of several levels, an encoder over all of their cells, and a decoder that samples these."""
 
-    def __init__(self, config: DeformableDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DeformableDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
-        self.inputs = min(c.levels, BACKBONE_LEVELS)
-        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
-        sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
-        self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
-        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)
+        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
         self.start = (ProposedQueries if c.two_stage else PointQueries)(c.queries, c.width)
-        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **sizes)
+        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **c.layer_sizes)
         # One head for all layers; or one for each and, last, that of the tokens.
         count = c.decoder_layers + c.two_stage if c.refine else 1
         heads = [DetectionHead(c.width, classes) for _ in range(count)]
@@ -104,7 +84,7 @@ class DeformableDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's last maps; of two stages, the first's proposals come first."""
-        maps = self.neck(features[-self.inputs :])
+        maps = self.neck(features[-self.config.backbone_levels :])
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         predictions: list[Predictions] = []

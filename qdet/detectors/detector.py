@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.boxes import area, clip
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
@@ -25,7 +26,7 @@ class Detector(nn.Module, ABC):
     and no detector looks at anything of a batch but its images and their sizes.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     """The part that starts from pre-trained weights."""
     detections: int
     """Detections per image, at most."""

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
-from qdet.layers.heads import BoxHead, Head, Scores
+from qdet.layers.heads import BoxHead, Head, Scores, predict_layers
 from qdet.layers.queries import LearnedQueries
-from qdet.layers.reference_points import to_pixels
-from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
 from qdet.types import Detections, PaddedSizes, Predictions
 
@@ -59,19 +59,14 @@ class DETRConfig(TransformerConfig):
 class DETR(Detector):
     """A backbone, an encoder over its coarsest map, and a decoder whose layers share their heads."""
 
-    def __init__(self, config: DETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
-        self.encoder = Encoder(
-            config.width,
-            config.encoder_layers,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
-            pre_norm=config.pre_norm,
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
+        self.encoder = SingleScaleEncoder(
+            config.width, config.encoder_layers, **config.layer_sizes, pre_norm=config.pre_norm
         )
         self.decoder = Decoder(config)
         self.class_head = Head(config.width, classes + 1)
@@ -81,14 +76,9 @@ class DETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map; the last class logit is that of no object."""
-        x, position, mask = as_tokens(self.projection(features[-1]), sizes)
-        memory = self.encoder(x, position, mask, recompute=self.recomputes)
-        outputs = self.decoder(memory, memory + position, mask, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(self.box_head(x).sigmoid(), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
+        outputs = self.decoder(memory, recompute=self.recomputes)
+        return predict_layers(outputs, self.class_head, lambda x: self.box_head(x).sigmoid(), sizes.sizes_hw)
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
@@ -118,18 +108,12 @@ class Decoder(nn.Module):
         xavier_matrices(self)
         self.position = LearnedQueries(config.queries, width, normalize=False)
 
-    def forward(
-        self,
-        memory: Float[Tensor, "B T D"],
-        key: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        *,
-        recompute: bool = False,
-    ) -> list[Float[Tensor, "B N D"]]:
+    def forward(self, memory: Memory, *, recompute: bool = False) -> list[Float[Tensor, "B N D"]]:
         """Return every layer's queries after the norm that all layers share."""
-        position = self.position(len(memory))
+        position = self.position(len(memory.x))
+        to_image = (position, memory.x, memory.x + memory.position, memory.mask)
         x, outputs = position.new_zeros(position.shape), []
         for layer in self.layers:
-            x = run(layer, x, (position,), (position, memory, key, mask), recompute=recompute)
+            x = run(layer, x, (position,), to_image, recompute=recompute)
             outputs.append(self.norm(x))
         return outputs

@@ -9,14 +9,14 @@ was chosen here stands beside it with the reason.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from qdet.detectors.detector import Detector, check_at_least, check_split
-from qdet.detectors.transformer_config import TransformerConfig
+from qdet.backbones import Backbone
+from qdet.detectors.detector import Detector, check_at_least
+from qdet.detectors.transformer_config import DeformableConfig
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.heads import DetectionHead
 from qdet.layers.reference_points import to_pixels
@@ -26,12 +26,9 @@ from qdet.layers.transformer.deformable import DeformableDecoder, DeformableEnco
 from qdet.layers.transformer.token_proposals import best_tokens, grid_anchors, settle, take
 from qdet.types import PaddedSizes, Predictions, Proposals
 
-BACKBONE_LEVELS = 3
-"""Maps that are taken from a backbone, C3 to C5; further levels are made from the last."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientDETRConfig(TransformerConfig):
+class EfficientDETRConfig(DeformableConfig):
     """Efficient DETR; the defaults are the paper's ResNet-50 with three encoder layers (its "*" has six).
 
     Neck, deformable layers and their sizes are Deformable DETR's: they give the paper's number of
@@ -39,30 +36,17 @@ class EfficientDETRConfig(TransformerConfig):
     """
 
     decoder_layers: int = 1
-    ffn: int = 1024
     dropout: float = 0.0
     queries: int = 100
     """Best tokens that become queries once training is over."""
     proposals_start: int = 300
     """Best tokens that become queries when training starts; from there their number falls linearly."""
-    levels: int = 4
-    """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
     encoder_layers: int = 3
-    """Layers of deformable attention between tokens."""
-    encoder_points: int = 4
-    """Points that a token looks at per head and level."""
-    decoder_points: int = 4
-    """Points that a query looks at per head and level."""
-    detections: int = 100
-    """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
         """Reject what could never be built, in the words of the command line."""
         super().__post_init__()
-        check_at_least(self, 1, "queries", "proposals_start", "levels")
-        check_at_least(self, 1, "encoder_points", "decoder_points", "detections")
-        check_at_least(self, 0, "encoder_layers")
-        check_split(self, "width", 32, "the groups of its normalisation")
+        check_at_least(self, 1, "queries", "proposals_start")
 
     def build(self, classes: int) -> "EfficientDETR":
         """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
@@ -86,19 +70,16 @@ class EfficientDETR(Detector):
     same way: the dense predictions are `Proposals` of real classes.
     """
 
-    def __init__(self, config: EfficientDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: EfficientDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
-        self.inputs = min(c.levels, BACKBONE_LEVELS)
-        channels = cast(Sequence[int], backbone.channels)[-self.inputs :]
-        sizes = {"heads": c.heads, "levels": c.levels, "ffn": c.ffn, "dropout": c.dropout}
-        self.neck = MultiLevelNeck(channels, c.width, levels=c.levels)
-        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **sizes)
+        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
         self.head = DetectionHead(c.width, classes)
         self.position = BoxPosition(c.width)
-        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **sizes)
+        self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **c.layer_sizes)
 
     @property
     def proposals(self) -> int:
@@ -114,7 +95,7 @@ class EfficientDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's last maps: densely first, then from the best tokens, layer by layer."""
-        maps = self.neck(features[-self.inputs :])
+        maps = self.neck(features[-self.config.backbone_levels :])
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         scores, proposals, content, reference = self._propose(memory, levels)

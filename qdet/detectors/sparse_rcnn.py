@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int, Real
-from torch import Tensor, nn
+from torch import Tensor
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, clip_to_images
 from qdet.detectors.region_config import RegionConfig
 from qdet.layers.conv.feature_pyramid import FPN
@@ -61,13 +62,13 @@ class SparseRCNNConfig(RegionConfig):
 class SparseRCNN(Detector):
     """A backbone, a feature pyramid, and stages that refine learned boxes and features."""
 
-    def __init__(self, config: SparseRCNNConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: SparseRCNNConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.neck = FPN(backbone.channels, config.width)  # type: ignore[arg-type]
-        self.strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
+        self.neck = FPN(backbone.channels, config.width)
+        self.strides = tuple(backbone.strides)
         stages = (
             RegionStage(
                 config.width,

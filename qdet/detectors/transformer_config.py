@@ -6,6 +6,9 @@ from typing import Any
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import check_at_least, check_split
 
+BACKBONE_LEVELS = 3
+"""Maps that multi-level detectors take from a backbone, C3 to C5; further levels are made from the last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -29,6 +32,11 @@ class TransformerConfig:
         check_split(self, "width", "heads")
         check_split(self, "width", 4, "sine and cosine of two coordinates")
 
+    @property
+    def layer_sizes(self) -> dict[str, Any]:
+        """Heads, feed-forward width and dropout, as the layers of encoders and decoders take them."""
+        return {"heads": self.heads, "ffn": self.ffn, "dropout": self.dropout}
+
     def demo_sizes(self) -> dict[str, Any]:
         """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
         return {
@@ -39,3 +47,37 @@ class TransformerConfig:
             "ffn": 256,
             "dropout": 0.0,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableConfig(TransformerConfig):
+    """A transformer with deformable attention on several levels; the defaults are Deformable DETR's."""
+
+    ffn: int = 1024
+    levels: int = 4
+    """Feature levels: 1 is the backbone's last map alone, 3 its last three, more are convolved from them."""
+    encoder_layers: int = 6
+    """Layers of deformable attention between tokens."""
+    encoder_points: int = 4
+    """Points that a token looks at per head and level."""
+    decoder_points: int = 4
+    """Points that a query looks at per head and level."""
+    detections: int = 100
+    """Detections per image: the best pairs of query and class."""
+
+    def __post_init__(self) -> None:
+        """Reject what could never be built, in the words of the command line."""
+        super().__post_init__()
+        check_at_least(self, 1, "levels", "encoder_points", "decoder_points", "detections")
+        check_at_least(self, 0, "encoder_layers")
+        check_split(self, "width", 32, "the groups of its normalisation")
+
+    @property
+    def backbone_levels(self) -> int:
+        """Number of the backbone's last maps that are read."""
+        return min(self.levels, BACKBONE_LEVELS)
+
+    @property
+    def layer_sizes(self) -> dict[str, Any]:
+        """Heads, levels, feed-forward width and dropout, as deformable encoders and decoders take them."""
+        return {**super().layer_sizes, "levels": self.levels}

@@ -1,14 +1,16 @@
 """Last products of a detector: what they return is compared with objects, so they stay in fp32."""
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qdet.layers.mlp import MLP
 from qdet.layers.precision import fp32_island
-from qdet.layers.reference_points import boxes_from
+from qdet.layers.reference_points import boxes_from, to_pixels
+from qdet.types import Predictions
 
 Scores = Literal["sigmoid", "softmax"]
 """What class logits are: each of a class by itself, or of one class or no object, whose logit is the last."""
@@ -73,3 +75,20 @@ class DetectionHead(nn.Module):
     ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
         """Return logits, and boxes (x, y, w, h) as shares of the image, where the reference is too."""
         return self.class_head(x), boxes_from(self.box_head(x), reference)
+
+
+def predict_layers(
+    outputs: Iterable[Float[Tensor, "B N D"]],
+    class_head: nn.Module,
+    predict_boxes: Callable[[Tensor], Tensor],
+    sizes_hw: Int[Tensor, "B 2"],
+) -> tuple[Predictions, ...]:
+    """Predict from every layer's queries with heads that all layers share.
+
+    `predict_boxes` maps queries [B, N, D] to boxes [B, N, 4], cxcywh in normalized coordinates.
+    """
+    predictions = []
+    for x in outputs:
+        boxes = to_pixels(predict_boxes(x), sizes_hw)
+        predictions.append(Predictions(class_head(x), boxes))
+    return tuple(predictions)

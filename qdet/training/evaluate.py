@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qdet.data.image.decode import decode
 from qdet.data.loading.planned_stream import EvalStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
@@ -78,13 +79,15 @@ def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
     return EvalStream(
         shards,
         job.data.augment,
-        batch_size=job.eval.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        readers=job.data.readers,
-        reader_kind=job.data.reader_kind,
-        prefetch=job.data.prefetch,
-        device=world.device,
+        StreamConfig(
+            batch_size=job.eval.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            readers=job.data.readers,
+            reader_kind=job.data.reader_kind,
+            prefetch=job.data.prefetch,
+            device=world.device,
+        ),
     )
 
 

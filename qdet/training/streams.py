@@ -2,6 +2,7 @@
 
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.job import Job
@@ -14,22 +15,22 @@ Stream = TrainStream | SequentialStream
 
 def build_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> Stream:
     """Return this rank's stream of training batches."""
-    common = {
-        "batch_size": job.train.batch_size,
-        "seed": job.train.seed,
-        "rank": world.rank,
-        "world_size": world.size,
-        "accumulation": job.train.passes(world.size),
-        "tail": job.data.tail,
-        "max_bad": job.data.max_bad,
-        "readers": job.data.readers,
-        "reader_kind": job.data.reader_kind,
-        "prefetch": job.data.prefetch,
-        "device": world.device,
-    }
+    config = StreamConfig(
+        batch_size=job.train.batch_size,
+        seed=job.train.seed,
+        rank=world.rank,
+        world_size=world.size,
+        accumulation=job.train.passes(world.size),
+        tail=job.data.tail,
+        max_bad=job.data.max_bad,
+        readers=job.data.readers,
+        reader_kind=job.data.reader_kind,
+        prefetch=job.data.prefetch,
+        device=world.device,
+    )
     if isinstance(shards, SequentialSet):
-        return SequentialStream(shards, job.data.augment, shuffle=job.data.shuffle_buffer, **common)
-    return TrainStream(shards, job.data.augment, by_size=job.data.by_size, **common)
+        return SequentialStream(shards, job.data.augment, config, shuffle=job.data.shuffle_buffer)
+    return TrainStream(shards, job.data.augment, config, by_size=job.data.by_size)
 
 
 def build_accounting(

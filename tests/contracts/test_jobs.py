@@ -12,7 +12,7 @@ from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.cli import parse
-from qdet.launching.commands.order import settings_of
+from qdet.launching.commands.epoch_order import settings_of
 from qdet.launching.ray_backend.submit import submit
 from qdet.recipes import Recipe, read
 from qdet.search import Each

@@ -5,13 +5,16 @@ import torch
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 
 SMALL = AugmentConfig(sizes=(48, 64), max_size=96)
 
 
 def test_without_a_gpu_batches_stay_on_the_host(shards_folder):
-    stream = EvalStream(ShardSet.open(shards_folder), SMALL, batch_size=4, device=torch.device("cpu"))
+    stream = EvalStream(
+        ShardSet.open(shards_folder), SMALL, StreamConfig(batch_size=4, device=torch.device("cpu"))
+    )
     assert {batch.images.device.type for batch in stream} == {"cpu"}
 
 
@@ -21,7 +24,7 @@ def test_images_are_on_the_gpu_and_the_same_while_it_computes(shards_folder, kin
     device, shards = torch.device("cuda", 0), ShardSet.open(shards_folder)
 
     def steps(**how):
-        return TrainStream(shards, SMALL, batch_size=6, seed=0, readers=2, **how).steps(0, 12)
+        return TrainStream(shards, SMALL, StreamConfig(batch_size=6, seed=0, readers=2, **how)).steps(0, 12)
 
     busy = torch.randn(4096, 4096, device=device)
     for (there,), (here,) in zip(steps(device=device, reader_kind=kind), steps(), strict=True):

@@ -12,6 +12,7 @@ from PIL import Image
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
@@ -40,9 +41,14 @@ def hashes_of(batch):
 
 @pytest.mark.parametrize(("world", "passes"), [(3, 1), (3, 2), (5, 1), (7, 1), (1, 3)])
 def test_a_batch_is_shared_by_workers_that_do_not_divide_it(shards, world, passes):
-    whole = [batch.image_ids for (batch,) in TrainStream(shards, SMALL, batch_size=8, seed=0).steps(0, 3)]
+    whole = [
+        batch.image_ids
+        for (batch,) in TrainStream(shards, SMALL, StreamConfig(batch_size=8, seed=0)).steps(0, 3)
+    ]
     streams = [
-        TrainStream(shards, SMALL, batch_size=8, seed=0, rank=r, world_size=world, accumulation=passes)
+        TrainStream(
+            shards, SMALL, StreamConfig(batch_size=8, seed=0, rank=r, world_size=world, accumulation=passes)
+        )
         for r in range(world)
     ]
     shares = [[[batch.image_ids for batch in step] for step in stream.steps(0, 3)] for stream in streams]
@@ -56,15 +62,15 @@ def test_a_batch_is_shared_by_workers_that_do_not_divide_it(shards, world, passe
 
 def test_a_batch_too_small_or_too_large_is_refused(shards):
     with pytest.raises(ConfigError, match=r"--train\.batch-size 8 leaves some of 9 workers without an image"):
-        TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=9)
+        TrainStream(shards, SMALL, StreamConfig(batch_size=8, seed=0, world_size=9))
     with pytest.raises(ConfigError, match="in one of their 3 passes per step"):
-        TrainStream(shards, SMALL, batch_size=8, seed=0, world_size=3, accumulation=3)
+        TrainStream(shards, SMALL, StreamConfig(batch_size=8, seed=0, world_size=3, accumulation=3))
     with pytest.raises(ConfigError, match="more than the 50 images"):
-        TrainStream(shards, SMALL, batch_size=51, seed=0)
+        TrainStream(shards, SMALL, StreamConfig(batch_size=51, seed=0))
 
 
 def test_batches_hold_what_the_types_promise(shards):
-    stream = TrainStream(shards, SMALL, batch_size=8, seed=0)
+    stream = TrainStream(shards, SMALL, StreamConfig(batch_size=8, seed=0))
     for (batch,) in stream.steps(0, stream.steps_per_epoch):
         assert batch.images.dtype == torch.uint8
         assert [side % 32 for side in batch.images.shape[2:]] == [0, 0]
@@ -84,7 +90,8 @@ def test_batches_hold_what_the_types_promise(shards):
 def test_evaluation_sees_every_image_once_whatever_the_number_of_workers(shards):
     def batches(world):
         streams = [
-            EvalStream(shards, SMALL, batch_size=4, rank=rank, world_size=world) for rank in range(world)
+            EvalStream(shards, SMALL, StreamConfig(batch_size=4, rank=rank, world_size=world))
+            for rank in range(world)
         ]
         assert len({len(stream) for stream in streams}) == 1
         read = [list(stream) for stream in streams]
@@ -108,7 +115,9 @@ def test_reading_stays_a_bounded_number_of_batches_ahead_and_ends_with_the_itera
     loaded = []
     load = module.load_batch
     monkeypatch.setattr(module, "load_batch", lambda *args: (loaded.append(1), load(*args))[1])
-    steps = TrainStream(shards, SMALL, batch_size=8, seed=0, readers=2, prefetch=3).steps(0, 1000)
+    steps = TrainStream(shards, SMALL, StreamConfig(batch_size=8, seed=0, readers=2, prefetch=3)).steps(
+        0, 1000
+    )
     next(steps)
     time.sleep(0.3)
     assert len(loaded) == 4  # the one in hand and three ahead
@@ -126,7 +135,7 @@ def test_a_damaged_sample_is_named_where_it_is_consumed(shards):
     with pytest.raises(
         DataError, match=rf"{tar.name}, sample {int(shards.index.image_id[row]):012d}.*checksum"
     ):
-        list(EvalStream(reopened, SMALL, batch_size=4))
+        list(EvalStream(reopened, SMALL, StreamConfig(batch_size=4)))
 
 
 def literal(image, boxes, view):
@@ -168,7 +177,7 @@ def test_real_images_and_boxes_are_those_of_a_literal_pillow_pipeline(coco_root,
     augment = AugmentConfig(
         sizes=(320, 480, 640), max_size=800, crop=True, crop_sizes=(400, 500), crop_range=(384, 500)
     )
-    stream = TrainStream(shards, augment, batch_size=4, seed=1)
+    stream = TrainStream(shards, augment, StreamConfig(batch_size=4, seed=1))
     plan, seen, cropped = stream.plan(0), 0, 0
     for step, (batch,) in enumerate(stream.steps(0, stream.steps_per_epoch)):
         for i, (boxes, labels) in enumerate(batch.targets.per_image()):
@@ -200,7 +209,9 @@ def test_crowds_are_for_evaluation_alone_and_images_without_objects_stay(make_co
     for annotation in content["annotations"]:
         singles[annotation["image_id"]] += 1 - annotation["iscrowd"]
     found = {}
-    for (batch,) in TrainStream(shards, AugmentConfig(sizes=(48,)), batch_size=4, seed=0).steps(0, 2):
+    for (batch,) in TrainStream(shards, AugmentConfig(sizes=(48,)), StreamConfig(batch_size=4, seed=0)).steps(
+        0, 2
+    ):
         found |= dict(zip(batch.image_ids.tolist(), batch.targets.counts, strict=True))
     assert found == singles
     assert 0 in singles.values()

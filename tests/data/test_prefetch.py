@@ -16,6 +16,7 @@ from qdet.data.loading import buffers
 from qdet.data.loading.buffers import image_memory
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
 from qdet.data.loading.prefetch import read_ahead
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
@@ -76,7 +77,7 @@ def test_processes_read_the_same_batches_as_threads(shards_folder):
     shards = ShardSet.open(shards_folder)
 
     def read(**how):
-        stream = TrainStream(shards, MIXED, batch_size=6, seed=1, **how)
+        stream = TrainStream(shards, MIXED, StreamConfig(batch_size=6, seed=1, **how))
         return [batch for batches in stream.steps(1, 6) for batch in batches]
 
     one, other = read(readers=1), read(readers=2, reader_kind="processes")
@@ -92,12 +93,14 @@ def test_processes_read_the_same_batches_as_threads(shards_folder):
 def test_evaluation_resizes_as_training_does(shards_folder):
     shards = ShardSet.open(shards_folder)
     small = {
-        how: next(iter(EvalStream(shards, AugmentConfig(sizes=(16,), resize=how), batch_size=4)))
+        how: next(
+            iter(EvalStream(shards, AugmentConfig(sizes=(16,), resize=how), StreamConfig(batch_size=4)))
+        )
         for how in ("pillow", "opencv")
     }
     assert torch.equal(small["pillow"].image_ids, small["opencv"].image_ids)
     assert not torch.equal(small["pillow"].images, small["opencv"].images)
-    views = TrainStream(shards, MIXED, batch_size=4, seed=0).plan(0).views
+    views = TrainStream(shards, MIXED, StreamConfig(batch_size=4, seed=0)).plan(0).views
     assert views.of(0).resize == "opencv"
 
 

@@ -14,6 +14,7 @@ import torch
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
@@ -166,7 +167,7 @@ def test_training_reads_the_same_batches_through_a_small_cache(shards_folder, se
     augment = AugmentConfig(sizes=(32, 48), max_size=64)
     here, there = ShardSet.open(shards_folder), ShardSet.open(server.url, small)
     for shards, how in ((here, "threads"), (there, kind)):
-        stream = TrainStream(shards, augment, batch_size=4, seed=1, readers=1, reader_kind=how)
+        stream = TrainStream(shards, augment, StreamConfig(batch_size=4, seed=1, readers=1, reader_kind=how))
         batches.append([batch for (batch,) in stream.steps(3, 2 * stream.steps_per_epoch)])
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one.image_ids, other.image_ids)
@@ -252,7 +253,7 @@ def test_a_cache_smaller_than_a_plans_window_is_reported_once_with_the_size_need
     server = serve(shards_folder)
     whole = ShardSet.open(server.url, access)
     small = AugmentConfig(sizes=(32,), max_size=64)
-    plan = TrainStream(whole, small, batch_size=4, seed=1).plan(0)
+    plan = TrainStream(whole, small, StreamConfig(batch_size=4, seed=1)).plan(0)
     sizes = [shard["filesize"] for shard in whole.manifest["shardlist"]]
     needed = 0
     for begin in range(0, len(plan.rows), 2):
@@ -261,9 +262,13 @@ def test_a_cache_smaller_than_a_plans_window_is_reported_once_with_the_size_need
     for room, told in ((needed, 0), (needed - 1, 1)):
         shards = ShardSet.open(server.url, dataclasses.replace(access, cache_gb=room / 1e9))
         for rank in range(2):
-            list(TrainStream(shards, small, batch_size=4, seed=1, rank=rank, world_size=2).steps(0, 12))
+            list(
+                TrainStream(shards, small, StreamConfig(batch_size=4, seed=1, rank=rank, world_size=2)).steps(
+                    0, 12
+                )
+            )
         said = capsys.readouterr().out
         assert said.count("fetched again and again; 0.1 would do") == told
         assert said.count(f"the {needed / 1e9:.3g} GB of shards that 2 steps of the plan read from") == told
-    list(TrainStream(ShardSet.open(shards_folder), small, batch_size=4, seed=1).steps(0, 2))
+    list(TrainStream(ShardSet.open(shards_folder), small, StreamConfig(batch_size=4, seed=1)).steps(0, 2))
     assert not capsys.readouterr().out

@@ -15,6 +15,7 @@ from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.files import local_files as read
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.plan.order import Order, share
 from qdet.data.shards.index import COLUMNS, Index, index_from_file
 from qdet.data.shards.manifest import digest_of
@@ -104,12 +105,14 @@ def seen(shards, first, last, *, world=1, accumulation=1, readers=1, batch_size=
         stream = TrainStream(
             shards,
             SMALL,
-            batch_size=batch_size,
-            seed=4,
-            rank=rank,
-            world_size=world,
-            accumulation=accumulation,
-            readers=readers,
+            StreamConfig(
+                batch_size=batch_size,
+                seed=4,
+                rank=rank,
+                world_size=world,
+                accumulation=accumulation,
+                readers=readers,
+            ),
         )
         for step, batches in zip(steps, stream.steps(first, last), strict=True):
             assert [len(batch) for batch in batches] == [batch_size // world // accumulation] * accumulation
@@ -174,7 +177,7 @@ def test_resuming_opens_only_the_shards_of_the_remaining_steps(cut, monkeypatch)
     opened = []
     shards, real = ShardSet.open(cut("many", 1e-5)), read.os.open
     monkeypatch.setattr(read.os, "open", lambda path, *args: (opened.append(str(path)), real(path, *args))[1])
-    stream = TrainStream(shards, SMALL, batch_size=4, seed=0, rank=1, world_size=2, readers=2)
+    stream = TrainStream(shards, SMALL, StreamConfig(batch_size=4, seed=0, rank=1, world_size=2, readers=2))
     rows = [row for step in stream.order.steps(60, 63) for row in share(step.rows, rank=1, world_size=2)]
     assert len(list(stream.steps(60, 63))) == 3  # of the third epoch
     files = [path for path in opened if path.endswith(".tar")]

@@ -17,6 +17,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import Listed
@@ -36,10 +37,12 @@ def access(tmp_path: Path) -> Access:
     return Access(cache=str(tmp_path / "cache"), categories=str(names), allow_pipes=("cat",))
 
 
-def _stream(source: str | Path, access: Access, *, images: int | None = None, **how) -> SequentialStream:
+def _stream(
+    source: str | Path, access: Access, *, images: int | None = None, shuffle: int = 1000, **how
+) -> SequentialStream:
     dataset = SequentialSet.open(str(source), access, images=images)
     settings: dict[str, Any] = {"batch_size": 8, "seed": 3} | how
-    return SequentialStream(dataset, SMALL, **settings)
+    return SequentialStream(dataset, SMALL, StreamConfig(**settings), shuffle=shuffle)
 
 
 def _ids(steps) -> list[int]:
@@ -93,7 +96,7 @@ def test_all_ranks_together_read_every_part_of_every_shard_once_per_pass(shards,
         access=Access(),
     )
     streams = [
-        SequentialStream(dataset, SMALL, batch_size=16, seed=seed, rank=rank, world_size=world)
+        SequentialStream(dataset, SMALL, StreamConfig(batch_size=16, seed=seed, rank=rank, world_size=world))
         for rank in range(world)
     ]
     stride = -(-world // shards)
@@ -132,8 +135,8 @@ def test_images_and_boxes_are_those_of_reading_by_offset(shards_folder, access):
     """Without chance, both ways of reading give the same pixels and boxes for every image."""
     plain = AugmentConfig(sizes=(48,), max_size=64, flip=0.0, pad_multiple=8)
     dataset = SequentialSet.open(str(shards_folder), access)
-    by_offset = TrainStream(ShardSet.open(shards_folder), plain, batch_size=8, seed=0)
-    in_order = SequentialStream(dataset, plain, batch_size=8, seed=0, shuffle=1)
+    by_offset = TrainStream(ShardSet.open(shards_folder), plain, StreamConfig(batch_size=8, seed=0))
+    in_order = SequentialStream(dataset, plain, StreamConfig(batch_size=8, seed=0), shuffle=1)
     found = [_by_id(stream.steps(0, 3)) for stream in (by_offset, in_order)]
     assert set(found[0]) == set(found[1]) == set(range(10, 34))
     for image_id, expected in found[0].items():
@@ -328,7 +331,7 @@ def test_missing_categories_and_counts_are_asked_for_by_flag(shards_folder, acce
         SequentialSet.open("pipe:dd if=x", access, images=4)
     known = SequentialSet.open(str(shards_folder), access)
     with pytest.raises(ConfigError, match=r"mosaic and .* need other images"):
-        SequentialStream(known, AugmentConfig(mosaic=0.5), batch_size=4, seed=0)
+        SequentialStream(known, AugmentConfig(mosaic=0.5), StreamConfig(batch_size=4, seed=0))
     assert (len(known), known.digest) == (24, ShardSet.open(shards_folder).digest)
     assert len(SequentialSet.open(str(shards_folder), access, images=5)) == 5
 

@@ -14,6 +14,7 @@ import webdataset
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.locate import Access
 from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
@@ -113,11 +114,11 @@ def test_third_party_shards_train_and_evaluate_like_converted_ones(tmp_path):
     small = AugmentConfig(sizes=(32,), max_size=64)
     received = [
         i
-        for (batch,) in TrainStream(shards, small, batch_size=4, seed=0).steps(0, 3)
+        for (batch,) in TrainStream(shards, small, StreamConfig(batch_size=4, seed=0)).steps(0, 3)
         for i in batch.image_ids.tolist()
     ]
     assert sorted(received) == list(range(100, 112))
-    batches = list(EvalStream(shards, small, batch_size=5))
+    batches = list(EvalStream(shards, small, StreamConfig(batch_size=5)))
     assert sum(int(batch.valid.sum()) for batch in batches) == 12
     assert {tuple(batch.targets.labels[:2].tolist()) for batch in batches} == {(0, 1)}
 
@@ -296,7 +297,7 @@ def test_sequential_reading_refuses_the_same_samples(case, tmp_path, access):
     members, said = BAD[case]
     _tar(tmp_path / "x-000.tar", members)
     dataset = SequentialSet.open(str(tmp_path / "x-000.tar"), access, images=1)
-    stream = SequentialStream(dataset, AugmentConfig(), batch_size=1, seed=0, shuffle=1)
+    stream = SequentialStream(dataset, AugmentConfig(), StreamConfig(batch_size=1, seed=0), shuffle=1)
     with pytest.raises(DataError, match=said) as error:
         list(stream.steps(0, 4))
     assert "x-000.tar" in str(error.value)

@@ -9,6 +9,7 @@ import torch
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.plan.ledger import Ledger
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
@@ -37,7 +38,9 @@ def _epoch(shards, *, world=1, max_bad=10, **how):
     """The batches of all ranks by step, and how the images of the epoch add up."""
     streams = [
         TrainStream(
-            shards, SMALL, batch_size=GLOBAL, seed=5, rank=r, world_size=world, max_bad=max_bad, **how
+            shards,
+            SMALL,
+            StreamConfig(batch_size=GLOBAL, seed=5, rank=r, world_size=world, max_bad=max_bad, **how),
         )
         for r in range(world)
     ]
@@ -105,33 +108,33 @@ def test_a_substitute_is_augmented_as_in_its_own_place(damaged):
 
 
 def test_each_bad_image_is_named_once_and_one_too_many_stops_the_run(damaged, capsys):
-    stream = TrainStream(damaged, SMALL, batch_size=GLOBAL, seed=5, max_bad=3)
+    stream = TrainStream(damaged, SMALL, StreamConfig(batch_size=GLOBAL, seed=5, max_bad=3))
     list(stream.steps(0, 3 * stream.steps_per_epoch))
     said = capsys.readouterr().out
     for row in (3, 11, 17):
         assert said.count(f"{damaged.name_of(row)}: the image is not what was written") == 1
-    stream = TrainStream(damaged, SMALL, batch_size=GLOBAL, seed=5, max_bad=2)
+    stream = TrainStream(damaged, SMALL, StreamConfig(batch_size=GLOBAL, seed=5, max_bad=2))
     with pytest.raises(DataError, match=r"3 images cannot be read, --data\.max-bad allows 2") as error:
         list(stream.steps(0, stream.steps_per_epoch))
     assert all(damaged.name_of(row) in str(error.value) for row in (3, 11, 17))
 
 
 def test_without_a_budget_the_first_bad_image_stops_the_run(damaged):
-    stream = TrainStream(damaged, SMALL, batch_size=GLOBAL, seed=5)
+    stream = TrainStream(damaged, SMALL, StreamConfig(batch_size=GLOBAL, seed=5))
     with pytest.raises(DataError, match=r"sample 0000000000\d\d: the image is not what was written"):
         list(stream.steps(0, stream.steps_per_epoch))
 
 
 def test_evaluation_never_leaves_an_image_out(damaged):
     with pytest.raises(DataError, match="is not what was written"):
-        list(EvalStream(damaged, SMALL, batch_size=2))
+        list(EvalStream(damaged, SMALL, StreamConfig(batch_size=2)))
 
 
 def test_a_batch_of_nothing_but_bad_images_is_an_error(damaged):
     for shard in damaged.manifest["shardlist"]:
         tar = damaged.path / shard["url"]
         tar.write_bytes(bytes(tar.stat().st_size))
-    stream = TrainStream(damaged, SMALL, batch_size=GLOBAL, seed=5, max_bad=1000)
+    stream = TrainStream(damaged, SMALL, StreamConfig(batch_size=GLOBAL, seed=5, max_bad=1000))
     with pytest.raises(DataError, match="nothing else of its global batch can be read"):
         next(stream.steps(0, 1))
 

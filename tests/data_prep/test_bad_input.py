@@ -130,8 +130,9 @@ def test_boxes_are_dropped_or_clipped_and_counted(dataset, tmp_path):
     assert [a["bbox"] for a in truth] == [[50, 30, 20, 20], [-5, -5, 20, 20], [1, 1, 5, 5]]  # as annotated
     from qdet.data.augment import AugmentConfig
     from qdet.data.loading.planned_stream import EvalStream
+    from qdet.data.loading.stream_config import StreamConfig
 
-    (batch,) = EvalStream(shards, AugmentConfig(sizes=(40,), max_size=64), batch_size=6)
+    (batch,) = EvalStream(shards, AugmentConfig(sizes=(40,), max_size=64), StreamConfig(batch_size=6))
     boxes = batch.targets.per_image()[batch.image_ids.tolist().index(10)][0]
     assert boxes.tolist() == [[50, 30, 60, 40], [0, 0, 15, 15], [1, 1, 6, 6]]  # clipped when read
 

@@ -12,9 +12,10 @@ from qdet.__main__ import main
 from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
-from qdet.launching.commands import order
+from qdet.launching.commands import epoch_order as order
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = """
@@ -49,12 +50,16 @@ def refused(capsys):
     return run
 
 
-def read(folder: Path, augment: AugmentConfig, first: int, last: int, *, world: int, **how) -> list[list]:
+def read(
+    folder: Path, augment: AugmentConfig, first: int, last: int, *, world: int, by_size: bool = True, **how
+) -> list[list]:
     """Image ids of every rank at some steps, from the batches that training would get."""
     shards = ShardSet.open(folder)
     steps = [[] for _ in range(first, last)]
     for rank in range(world):
-        stream = TrainStream(shards, augment, rank=rank, world_size=world, **how)
+        stream = TrainStream(
+            shards, augment, StreamConfig(rank=rank, world_size=world, **how), by_size=by_size
+        )
         for step, batches in zip(steps, stream.steps(first, last), strict=True):
             step.append([i for batch in batches for i in batch.image_ids.tolist()])
     return steps

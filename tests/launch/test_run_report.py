@@ -9,7 +9,7 @@ import pytest
 
 from qdet.errors import DataError, TrainingError
 from qdet.job import Sweep
-from qdet.launching.commands.demo import last_line
+from qdet.launching.commands.demo_run import last_line
 from qdet.launching.ray_backend.failures import cause_of
 from qdet.launching.runs import report
 from qdet.launching.runs.sweep import TrialRow, as_flags, best_first, table

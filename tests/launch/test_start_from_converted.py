@@ -9,6 +9,7 @@ from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
 from qdet.config import override
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DETRConfig
 from qdet.job import Job
@@ -57,7 +58,7 @@ def test_two_steps_from_a_converted_checkpoint(job, tmp_path):
     logged = losses(train_all(1, {"fine": started}, tmp_path / "store")["fine"])
     weights = checkpoint(tmp_path / "store", "fine", 2).all("weights")
 
-    stream = TrainStream(shards, job.data.augment, batch_size=4, seed=job.train.seed)
+    stream = TrainStream(shards, job.data.augment, StreamConfig(batch_size=4, seed=job.train.seed))
     (batch,) = next(iter(stream.steps(0, 1)))
     objects = float(max(sum(batch.targets.counts), 1))
     with torch.no_grad():

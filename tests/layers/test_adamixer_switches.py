@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from qdet.backbones import Backbone
 from qdet.detectors import AdaMixer, AdaMixerConfig
 from qdet.errors import ConfigError
 from qdet.types import PaddedSizes
@@ -16,10 +17,13 @@ SIZES = PaddedSizes(torch.tensor([[96, 128], [80, 100]]), (96, 128))
 BASE = replace(AdaMixerConfig().demo(), queries=9, stages=2, points_in=8, points_out=12)
 
 
-class Features(torch.nn.Module):
+class Features(Backbone):
     """A backbone's announcement without the backbone."""
 
     channels, strides = CHANNELS, STRIDES
+
+    def forward(self, images):
+        raise NotImplementedError
 
 
 def maps() -> list[torch.Tensor]:

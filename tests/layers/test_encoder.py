@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from qdet.layers.position import embed_reference
-from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.transformer.encoder import SingleScaleEncoder, as_tokens
 from qdet.types import PaddedSizes
 
 GOLDEN = {  # features 0..3 of the row and of the column of the first of 2 x 3 cells, width 256
@@ -53,23 +53,27 @@ def test_references_are_embedded_y_first():
 
 @pytest.mark.parametrize("scale_position", [False, True])
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_cells_do_not_see_padding(scale_position, pre_norm):
-    encoder = Encoder(16, 2, heads=2, ffn=32, pre_norm=pre_norm, scale_position=scale_position).eval()
-    x, position = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
-    mask = torch.tensor([[False, False, True] * 2])
-    inside = ~mask[0]
-    seen = encoder(x, position, mask)[:, inside]
-    assert_close(seen, encoder(x[:, inside], position[:, inside], mask[:, inside]))
+def test_memory_of_a_padded_image_is_that_of_the_image_alone(scale_position, pre_norm):
+    encoder = SingleScaleEncoder(
+        16, 2, heads=2, ffn=32, pre_norm=pre_norm, scale_position=scale_position, temperatures_yx=(20.0, 20.0)
+    ).eval()
+    x, size = torch.randn(1, 16, 2, 3), torch.tensor([[64, 64]])
+    padded, alone = encoder(x, PaddedSizes(size, (64, 96))), encoder(x[..., :2], PaddedSizes(size, (64, 64)))
+    inside = ~padded.mask[0]
+    assert (padded.shape_hw, alone.shape_hw) == ((2, 3), (2, 2))
+    assert inside.tolist() == [True, True, False] * 2
+    assert_close(padded.x[:, inside], alone.x)
+    assert_close(padded.position[:, inside], alone.position)
 
 
 def test_layers_share_one_scale_of_positions_made_of_the_cells():
-    encoder = Encoder(16, 2, heads=2, ffn=32, activation=nn.PReLU, scale_position=True)
-    x, position, mask = torch.randn(1, 6, 16), torch.randn(1, 6, 16), torch.zeros(1, 6, dtype=torch.bool)
-    want = x
+    encoder = SingleScaleEncoder(16, 2, heads=2, ffn=32, activation=nn.PReLU, scale_position=True)
+    x = torch.randn(2, 16, 2, 3)
+    want, position, mask = as_tokens(x, SIZES)
     for layer in encoder.layers:
         want = layer(want, position * encoder.position_scale(want), mask)
-    assert_close(encoder(x, position, mask), want)
-    plain = Encoder(16, 2, heads=2, ffn=32)
+    assert_close(encoder(x, SIZES).x, want)
+    plain = SingleScaleEncoder(16, 2, heads=2, ffn=32)
     assert sum(p.numel() for p in encoder.parameters()) - sum(p.numel() for p in plain.parameters()) == (
         2 * (16 * 16 + 16) + 2  # the perceptron, and a slope per layer
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
 
+from qdet.backbones import Backbone
 from qdet.convert import Table
 from qdet.detectors import Detector
 from qdet.losses import SetLossConfig
@@ -75,12 +76,15 @@ class Recording:
         assert_close(got, want, rtol=0, atol=max(atol, 1e-6), check_dtype=False)
 
 
-class Features(nn.Module):
+class Features(Backbone):
     """A backbone's announcement without the backbone: recordings start from feature maps."""
 
     def __init__(self, channels, strides):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
+
+    def forward(self, images):
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

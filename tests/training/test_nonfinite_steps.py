@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_
 
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.errors import DivergedError
-from qdet.launching.commands.replay import replay
+from qdet.launching.commands.step_replay import replay
 from qdet.losses import matched_objects
 from qdet.training import loop
 from qdet.training.nonfinite.skip import IN_A_ROW, SkippedSteps, nan_grad_if_nonfinite, nonfinite_loss
@@ -122,7 +123,7 @@ def plain(demo_shards):
     adamw = torch.optim.AdamW(groups)
     peaks = [group["lr"] for group in adamw.param_groups]
     found = {}
-    stream = TrainStream(shards, job.data.augment, batch_size=8, seed=0)
+    stream = TrainStream(shards, job.data.augment, StreamConfig(batch_size=8, seed=0))
     for step, (batch,) in enumerate(stream.steps(0, STEPS), start=1):
         if step in CORRUPT:
             continue

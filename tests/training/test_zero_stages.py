@@ -6,6 +6,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from qdet.config import override
 from qdet.data.loading.planned_stream import TrainStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
@@ -25,7 +26,7 @@ def plain(demo_shards):
     shards = ShardSet.open(job.data.train)
     detector = job.detector.build(len(shards.categories)).train()
     criterion = job.loss.build(len(shards.categories))
-    stream = TrainStream(shards, job.data.augment, batch_size=8, seed=0)
+    stream = TrainStream(shards, job.data.augment, StreamConfig(batch_size=8, seed=0))
     groups = {}
     for name, parameter in detector.named_parameters():
         rate = job.optim.lr * (0.5 if "backbone" in name else 1)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones.backbone import Backbone
 from qdet.backbones.swin.drop_path import DropPath
 from qdet.backbones.swin.window_attention import WindowAttention
 from qdet.backbones.weights import Source, check_weights
@@ -70,7 +71,7 @@ _RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
 _PUBLISHED = {"t": "tiny", "s": "small", "b": "base"}
 
 
-class Swin(nn.Module):
+class Swin(Backbone):
     """Images to four maps, of stride 4, 8, 16 and 32, each normalised over its channels."""
 
     def __init__(

@@ -11,14 +11,14 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.collate import load_batch
-from qdet.data.loading.prefetch import Load, Readers, check_share, reader
+from qdet.data.loading.prefetch import Load
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Spares
-from qdet.data.plan.epoch import Plan, Tail, plan_evaluation
+from qdet.data.plan.epoch import Plan, plan_evaluation
 from qdet.data.plan.order import Order, Step, share, sizes_hw
 from qdet.data.shards.shard_set import ShardSet
 from qdet.types import Batch
@@ -30,38 +30,29 @@ ANNOUNCED = 256
 class TrainStream:
     """One worker's share of augmented training batches, from any step to any other.
 
-    What a global step holds depends on `seed` and the global batch size, `batch_size`, alone: not on
-    `world_size`, `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began.
+    What a global step holds depends on seed and global batch size alone: not on `world_size`,
+    `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began.
     """
 
     def __init__(
         self,
         shards: ShardSet,
         augment: AugmentConfig,
+        config: StreamConfig,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulation: int = 1,
-        tail: Tail = "drop",
         by_size: bool = True,
-        max_bad: int = 0,
-        readers: int = 2,
-        reader_kind: Readers = "threads",
-        prefetch: int = 4,
-        device: torch.device | None = None,
     ) -> None:
-        check_share(batch_size, world_size, accumulation)
-        self.shards, self.rank, self.world_size, self.accumulation = shards, rank, world_size, accumulation
-        self._read_ahead = reader(readers, reader_kind, prefetch, device)
-        self.bad = BadBudget(max_bad)
+        config.check_split()
+        self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
+        self.accumulation = config.accumulation
+        self._read_ahead = config.reader()
+        self.bad = BadBudget(config.max_bad)
         self.order = Order(
             index=shards.index,
             augment=augment,
-            batch_size=batch_size,
-            seed=seed,
-            tail=tail,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            tail=config.tail,
             by_size=by_size,
         )
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -104,22 +95,10 @@ class EvalStream:
     Workers get equally many batches. What fills them up has `valid` False.
     """
 
-    def __init__(
-        self,
-        shards: ShardSet,
-        augment: AugmentConfig,
-        *,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        readers: int = 2,
-        reader_kind: Readers = "threads",
-        prefetch: int = 4,
-        device: torch.device | None = None,
-    ) -> None:
-        self.shards, self.rank, self.world_size = shards, rank, world_size
-        self._read_ahead = reader(readers, reader_kind, prefetch, device)
-        self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=batch_size)
+    def __init__(self, shards: ShardSet, augment: AugmentConfig, config: StreamConfig) -> None:
+        self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
+        self._read_ahead = config.reader()
+        self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=config.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.plan.rows) // self.world_size)

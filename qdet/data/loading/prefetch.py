@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from qdet.errors import ConfigError, DataError
+from qdet.errors import DataError
 from qdet.types import Batch
 
 T = TypeVar("T")
@@ -112,20 +112,3 @@ class Upload:
 
 
 Load = Callable[[], Batch]
-
-
-def check_share(batch_size: int, world_size: int, accumulation: int) -> None:
-    """Raise ConfigError unless every worker has an image in each of its passes."""
-    if batch_size < world_size * accumulation:
-        raise ConfigError(
-            f"--train.batch-size {batch_size} leaves some of {world_size} workers without an image in "
-            f"one of their {accumulation} passes per step; use fewer workers, or --train.accumulation 1"
-        )
-
-
-def reader(
-    readers: int, kind: Readers, prefetch: int, device: torch.device | None
-) -> Callable[[Iterable[Load]], Generator[Batch, None, None]]:
-    """How a stream reads; where `device` is a GPU, images are on it when their batch comes."""
-    then = Upload(device) if device is not None and device.type == "cuda" else None
-    return partial(read_ahead, readers=readers, ahead=max(prefetch, readers), kind=kind, then=then)

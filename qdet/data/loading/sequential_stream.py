@@ -15,16 +15,16 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import torch
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
 from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of
-from qdet.data.loading.prefetch import Load, Readers, check_share, read_ahead, reader
+from qdet.data.loading.prefetch import Load, read_ahead
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Spares
-from qdet.data.plan.epoch import Tail, steps_per_epoch
+from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.plan.order import share
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.manifest import Listed
@@ -59,34 +59,23 @@ class SequentialStream:
         self,
         dataset: SequentialSet,
         augment: AugmentConfig,
+        config: StreamConfig,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulation: int = 1,
-        tail: Tail = "drop",
         shuffle: int = 1000,
-        max_bad: int = 0,
-        readers: int = 2,
-        reader_kind: Readers = "threads",
-        prefetch: int = 4,
-        device: torch.device | None = None,
     ) -> None:
-        check_share(batch_size, world_size, accumulation)
+        config.check_split()
         if augment.mosaic or augment.mixup:
             raise ConfigError(
                 "--data.augment.mosaic and --data.augment.mixup need other images at will, which "
                 "--data.reading sequential does not have; leave them at 0"
             )
-        self.dataset, self.augment, self.seed, self.shuffle = dataset, augment, seed, shuffle
-        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
-        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, tail)
+        self.dataset, self.augment, self.seed, self.shuffle = dataset, augment, config.seed, shuffle
+        self.rank, self.world_size, self.accumulation = config.rank, config.world_size, config.accumulation
+        self.steps_per_epoch = steps_per_epoch(len(dataset), config.batch_size, config.tail)
         """Global steps in an epoch."""
-        self.bad = BadBudget(max_bad)
-        self._share = len(share(np.arange(batch_size), rank=rank, world_size=world_size))
-        self._ahead = max(prefetch, readers)
-        self._read_ahead = reader(readers, reader_kind, prefetch, device)
+        self.bad = BadBudget(config.max_bad)
+        self._share = len(share(np.arange(config.batch_size), rank=config.rank, world_size=config.world_size))
+        self._ahead, self._read_ahead = config.ahead, config.reader()
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's micro-batches of each global step from `first` to `last` - 1."""

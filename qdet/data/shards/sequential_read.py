@@ -76,7 +76,7 @@ def _files(source: _Passing, name: str) -> Iterator[dict[str, Any]]:
     try:
         with tarfile.open(fileobj=source, mode="r|", bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # a tar of any length, in memory of one member
+                tar.members = []  # a tar of any length, in memory of one member
                 if member.isdir() or META.match(member.name):
                     continue
                 check_member(member, name)

@@ -14,7 +14,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qdet.backbones import BackboneConfig, ResNetConfig
+from qdet.backbones import Backbone, BackboneConfig, ResNetConfig
 from qdet.backbones.unread import freeze_unread
 from qdet.detectors.adamixer.adaptive_mixing import AdaptiveMixing, MixingOrder
 from qdet.detectors.adamixer.channel_mapping import ChannelMapping
@@ -124,14 +124,14 @@ class AdaMixerConfig:
 class AdaMixer(Detector):
     """A backbone, a neck without a pyramid, and a decoder whose stages refine one set of queries."""
 
-    def __init__(self, config: AdaMixerConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: AdaMixerConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections or config.queries
         self.levels = ONE_LEVEL.get(config.sampling, slice(None))
-        channels: Sequence[int] = backbone.channels[self.levels]  # type: ignore[assignment, index]
-        self.strides: Sequence[int] = backbone.strides[self.levels]  # type: ignore[assignment, index]
+        channels = backbone.channels[self.levels]
+        self.strides = backbone.strides[self.levels]
         self.neck = ChannelMapping(channels, config.feature_width)
         self.pyramid = PYRAMIDS[config.pyramid]([config.feature_width] * len(channels), config.feature_width)
         self.decoder = Decoder(config, self.strides, classes)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.anchor_detr.anchor_points import anchor_points
 from qdet.detectors.anchor_detr.level_attention import LevelLayer, OverLevels
 from qdet.detectors.anchor_detr.row_column_attention import (
@@ -28,12 +29,12 @@ from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.conv.multi_level_neck import Level
-from qdet.layers.heads import BoxHead, sigmoid_class_head
+from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
 from qdet.layers.mlp import MLP
 from qdet.layers.padding import padding_mask
 from qdet.layers.position import embed_reference
 from qdet.layers.queries import LearnedQueries
-from qdet.layers.reference_points import boxes_from, to_pixels
+from qdet.layers.reference_points import boxes_from
 from qdet.layers.transformer.layers import DecoderLayer, EncoderLayer, run
 from qdet.types import PaddedSizes, Predictions
 
@@ -96,18 +97,17 @@ class AnchorDETR(Detector):
     once; the authors' code does it in every layer, with the same numbers.
     """
 
-    def __init__(self, config: AnchorDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: AnchorDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.detections
         width, levels = config.width, config.levels
         if levels == 3:
-            _check_strides(backbone.strides[-3:])  # type: ignore[index]
-        read = enumerate(backbone.channels[-levels:])  # type: ignore[index]
+            _check_strides(backbone.strides[-3:])
+        read = enumerate(backbone.channels[-levels:])
         self.neck = nn.ModuleList(
-            Level(channels, width, 32, coarser=levels == 3 and i == 0)  # type: ignore[arg-type]
-            for i, channels in read
+            Level(channels, width, 32, coarser=levels == 3 and i == 0) for i, channels in read
         )
         self.embed_point = MLP(width, width, width, 2)
         self.embed_axis = MLP(width, width, width, 2) if config.attention == "row_column" else None
@@ -132,11 +132,9 @@ class AnchorDETR(Detector):
         position, to_image = self._context(points, memory, places)
         outputs = self.decoder(len(sizes.sizes_hw), position, to_image, recompute=self.recomputes)
         reference = points.repeat(1, self.config.patterns, 1)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_from(self.box_head(x), reference), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_from(self.box_head(x), reference), sizes.sizes_hw
+        )
 
     def _places(self, mask: Bool[Tensor, "BL h w"], like: Tensor) -> tuple[Tensor, ...]:
         """Return what attention within the maps reads besides their contents."""

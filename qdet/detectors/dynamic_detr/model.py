@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
 from qdet.detectors.dynamic_detr.dynamic_relu import DynamicReLU
 from qdet.detectors.dynamic_detr.pyramid_conv import NORM_GROUPS, PyramidConv
@@ -86,14 +87,13 @@ class DynamicDETRConfig(RegionConfig):
 class DynamicDETR(Detector):
     """A backbone, a pyramid of five levels that the encoder works on, and stages that move learned boxes."""
 
-    def __init__(self, config: DynamicDETRConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: DynamicDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
-        self.strides = (*strides, 2 * strides[-1])
-        self.neck = FPN(backbone.channels, config.width, extra_level=True)  # type: ignore[arg-type]
+        self.strides = (*backbone.strides, 2 * backbone.strides[-1])
+        self.neck = FPN(backbone.channels, config.width, extra_level=True)
         self.encoder = DynamicEncoder(config.width, config.encoder_layers)
         stages = (
             RegionStage(

@@ -15,14 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_exchange import ScaleExchange
 from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
-from qdet.layers.heads import BoxHead, sigmoid_class_head
-from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at
 from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
@@ -67,13 +68,13 @@ class ConvSMCA(Detector):
     The decoder reads the finest scale through a convolution of stride 2, at the places of the next.
     """
 
-    def __init__(self, config: ConvSMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: ConvSMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
         width, dropout = config.width, config.dropout
-        self.neck = ScaleNeck(backbone.channels[-3:], backbone.strides[-3:], width)  # type: ignore[index]
+        self.neck = ScaleNeck(backbone.channels[-3:], backbone.strides[-3:], width)
         self.encoder = nn.ModuleList(
             EncoderLayer(ScaleExchange(width, 4, kernel=config.kernel), width, config.ffn, dropout=dropout)
             for _ in range(config.encoder_layers)
@@ -85,9 +86,7 @@ class ConvSMCA(Detector):
             width,
             config.decoder_layers,
             (self.neck.strides[1], *self.neck.strides[1:]),
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=dropout,
+            **config.layer_sizes,
         )
         self.class_head = sigmoid_class_head(width, classes)
         self.box_head = BoxHead(width)
@@ -102,11 +101,9 @@ class ConvSMCA(Detector):
             x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
         memory = self._reduced(replace(tokens, x=x))
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
+        )
 
     def _reduced(self, tokens: ScaleTokens) -> ScaleTokens:
         """Replace the finest scale by one with the places of the next."""

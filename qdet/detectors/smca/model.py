@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.gaussian_prior import Sharpness
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_tokens import ScaleTokens
 from qdet.detectors.transformer_config import TransformerConfig
-from qdet.layers.heads import BoxHead, sigmoid_class_head
-from qdet.layers.reference_points import boxes_at, to_pixels
-from qdet.layers.transformer.encoder import Encoder, as_tokens
+from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at
+from qdet.layers.transformer.encoder import SingleScaleEncoder
 from qdet.types import PaddedSizes, Predictions
 
 
@@ -61,27 +62,19 @@ class SMCAConfig(TransformerConfig):
 class SMCA(Detector):
     """DETR's encoder, and a decoder that modulates attention with Gaussians."""
 
-    def __init__(self, config: SMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: SMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)  # type: ignore[index]
-        self.encoder = Encoder(
-            config.width,
-            config.encoder_layers,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
-        )
+        self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
+        self.encoder = SingleScaleEncoder(config.width, config.encoder_layers, **config.layer_sizes)
         self.decoder = ModulatedDecoder(
             config.queries,
             config.width,
             config.decoder_layers,
-            backbone.strides[-1:],  # type: ignore[index]
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
+            backbone.strides[-1:],
+            **config.layer_sizes,
             sharpness=config.sharpness,
             head_shared=config.head_shared,
         )
@@ -92,14 +85,9 @@ class SMCA(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map; all layers' boxes move away from the first layer's centres."""
-        x = self.projection(features[-1])
-        shape_hw = (x.shape[-2], x.shape[-1])
-        x, position, mask = as_tokens(x, sizes)
-        x = self.encoder(x, position, mask, recompute=self.recomputes)
-        memory = ScaleTokens(x, position, mask, (shape_hw,))
-        outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
+        scale = ScaleTokens(memory.x, memory.position, memory.mask, (memory.shape_hw,))
+        outputs, centers = self.decoder(scale, sizes.sizes_hw, recompute=self.recomputes)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
+        )

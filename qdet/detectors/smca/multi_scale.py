@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention.multi_head import SelfAttention
-from qdet.layers.heads import BoxHead, sigmoid_class_head
-from qdet.layers.reference_points import boxes_at, to_pixels
+from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
+from qdet.layers.reference_points import boxes_at
 from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
@@ -62,21 +63,19 @@ class MultiScaleSMCAConfig(TransformerConfig):
 class MultiScaleSMCA(Detector):
     """Three scales of tokens, an encoder within and across them, and a decoder that blends them."""
 
-    def __init__(self, config: MultiScaleSMCAConfig, backbone: nn.Module, classes: int) -> None:
+    def __init__(self, config: MultiScaleSMCAConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.neck = ScaleNeck(backbone.channels[-2:], backbone.strides[-2:], config.width)  # type: ignore[index]
+        self.neck = ScaleNeck(backbone.channels[-2:], backbone.strides[-2:], config.width)
         self.encoder = IntraMultiEncoder(config)
         self.decoder = ModulatedDecoder(
             config.queries,
             config.width,
             config.decoder_layers,
             self.neck.strides,
-            heads=config.heads,
-            ffn=config.ffn,
-            dropout=config.dropout,
+            **config.layer_sizes,
             select_scales=config.scale_selection,
         )
         self.class_head = sigmoid_class_head(config.width, classes)
@@ -89,11 +88,9 @@ class MultiScaleSMCA(Detector):
         tokens = self.neck(features[-2:], sizes)
         memory = self.encoder(tokens, recompute=self.recomputes)
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        predictions = []
-        for x in outputs:
-            boxes = to_pixels(boxes_at(self.box_head(x), centers), sizes.sizes_hw)
-            predictions.append(Predictions(self.class_head(x), boxes))
-        return tuple(predictions)
+        return predict_layers(
+            outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
+        )
 
 
 class IntraMultiEncoder(nn.Module):

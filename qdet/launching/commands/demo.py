@@ -1,70 +1,18 @@
-"""The demonstration: `jobs/adamixer_swin.py --demo` as a Ray job on a local head, its result in one line."""
+"""`python -m qdet demo`."""
 
-import json
-import os
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from qdet.errors import ConfigError, TrainingError
-from qdet.launching import paths
-from qdet.launching.ray_backend import head
-from qdet.launching.ray_backend.submit import submit
-from qdet.launching.runs import report
-
-JOB = "jobs/adamixer_swin.py"
-SHARDS = ("data/demo/shards/train", "data/demo/shards/val")
+from dataclasses import dataclass
 
 
-def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> int:
-    """Run the demo on the local head, which is brought up for it where there is none.
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Train the demo on the shards of `make demo`. What follows `--` is added to its command line."""
 
-    Args:
-        arguments: Flags of the job beside `--demo`.
-        started: Unix time that the minutes are counted from; by default now.
+    started: float | None = None
+    """Unix time that the minutes are counted from."""
 
-    Returns:
-        The exit code of the job.
+    def run(self, job_flags: Sequence[str]) -> int:
+        """Train, and print the result in one line."""
+        from qdet.launching.commands.demo_run import run_demo
 
-    Raises:
-        ConfigError: The demo's shards have not been made.
-    """
-    started = time.time() if started is None else started
-    missing = [folder for folder in SHARDS if not (Path(folder) / "manifest.json").is_file()]
-    if missing:
-        raise ConfigError(f"{missing[0]} holds no shards; `make demo` renders and converts them")
-    was_up = head.running() is not None
-    local = head.up()
-    os.environ.update(local.environment)
-    result = paths.state_folder() / "demo-result.json"
-    result.unlink(missing_ok=True)
-    try:
-        code = submit(
-            JOB,
-            ["--demo", *arguments],
-            address=local.dashboard,
-            variables={report.RESULT: str(result.absolute())},
-        )
-    finally:
-        if not was_up:
-            print("taking the Ray head down", flush=True)
-            head.down()
-    if code == 0:
-        print(last_line(_read(result), minutes=(time.time() - started) / 60), flush=True)
-    return code
-
-
-def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
-    """Return the line that says it all, for people and for programs.
-
-    >>> last_line({"metrics": {"val/AP": 0.4321}, "mlflow_run_id": "0af1"}, minutes=9.04)
-    'AP=0.4321 minutes=9.0 run=0af1'
-    """
-    return f"AP={outcome['metrics']['val/AP']:.4f} minutes={minutes:.1f} run={outcome['mlflow_run_id']}"
-
-
-def _read(result: Path) -> dict[str, Any]:
-    if not result.is_file():
-        raise TrainingError(f"the job ended well but left no {result}")
-    return json.loads(result.read_text())
+        return run_demo(job_flags, started=self.started)

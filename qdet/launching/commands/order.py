@@ -1,114 +1,40 @@
-"""Printing in which order training reads its images, for whoever wants to check it.
+"""`python -m qdet order`."""
 
-This is training's own plan (`qdet.data.plan.order`), not a retelling of it. Without a job it needs no
-PyTorch.
-"""
-
-import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdet.data.config import DataConfig
-from qdet.data.plan.order import Order, share
-from qdet.data.shards.shard_set import ShardSet
-from qdet.errors import ConfigError, DataError
-
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Some steps of an epoch, and the workers that share each of them."""
+class OrderCommand:
+    """Print which images training reads, a line of JSON per step. What follows `--` are flags of the job."""
 
+    data: str
+    """Folder or URL of shards, or one that holds a folder per split."""
+    split: str = "train"
+    """Split to print the order of."""
+    seed: int = 0
+    """The job's --train.seed."""
     epoch: int = 0
+    """Epoch to print, from 0."""
+    global_batch: int = 16
+    """Images per step over all workers, the job's --train.batch-size."""
+    world: int = 1
+    """Workers that a step is shared by."""
     start: int = 0
     """First step, counted from the epoch's beginning."""
     steps: int | None = None
-    """How many; by default all up to the epoch's end, which they never pass."""
-    world: int = 1
-    """Workers."""
+    """Steps to print; by default all up to the epoch's end, which they never pass."""
+    job: Path | None = None
+    """Job file whose augmentation, tail and batching by size are taken; by default those of DataConfig."""
 
-    def __post_init__(self) -> None:
-        """Reject what no training has, in the words of the command line."""
-        for name, least in (("epoch", 0), ("start", 0), ("steps", 0), ("world", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} must be at least {least}, got {value}")
+    def run(self, job_flags: Sequence[str]) -> int:
+        """Print the lines."""
+        from qdet.launching.commands import epoch_order
 
-
-def lines(
-    shards: ShardSet, data: DataConfig, stretch: Stretch, *, seed: int, global_batch: int
-) -> Iterator[str]:
-    """Yield a JSON object per step: its number in the epoch and the image ids that every rank reads.
-
-    Raises:
-        ConfigError: There are more workers than images in a batch, the stretch begins behind the end, or the
-            job reads without a plan.
-    """
-    if data.reading == "sequential":
-        raise ConfigError("--data.reading sequential follows no plan: there is no order to show")
-    if global_batch < stretch.world:
-        raise ConfigError(f"--global-batch {global_batch} has no image for some of --world {stretch.world}")
-    order = Order(
-        index=shards.index,
-        augment=data.augment,
-        batch_size=global_batch,
-        seed=seed,
-        tail=data.tail,
-        by_size=data.by_size,
-    )
-    each = order.steps_per_epoch
-    if stretch.start >= each:
-        raise ConfigError(f"--start {stretch.start} is behind the epoch's last step, {each - 1}")
-    last = each if stretch.steps is None else min(stretch.start + stretch.steps, each)
-    begins = stretch.epoch * each
-    for step in order.steps(begins + stretch.start, begins + last):
-        ids = shards.index.image_id[step.rows]
-        ranks = [share(ids, rank=rank, world_size=stretch.world).tolist() for rank in range(stretch.world)]
-        yield json.dumps({"step": step.place, "ranks": ranks})
-
-
-def show(output: Iterable[str]) -> None:
-    """Print lines until they end, or until whoever reads them has had enough, as `head` does."""
-    try:
-        for line in output:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-
-
-def find_split(data: str, split: str, settings: DataConfig) -> ShardSet:
-    """Open the shards of `split`: the folder of that name in `data`, or `data` itself if it holds them."""
-    inner = f"{data.rstrip('/')}/{split}"
-    if "://" not in data:
-        found = Path(inner).is_dir()
-        return settings.open(inner) if found else _named(settings.open(data), data, split)
-    try:
-        return settings.open(inner)
-    except DataError:
-        return _named(settings.open(data), data, split)
-
-
-def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
-    """What decides the order beside seed and batch size: a job file, or defaults, and a job's flags.
-
-    Raises:
-        ConfigError: The file is not there or holds no job.
-    """
-    if job is None and not flags:
-        return DataConfig()
-    from qdet.job import Job
-    from qdet.launching.cli import parse
-    from qdet.recipes import Recipe, read
-
-    return parse(Recipe(job=Job(name="order")) if job is None else read(job), flags).data
-
-
-def _named(shards: ShardSet, data: str, split: str) -> ShardSet:
-    """Refuse shards that say they are of another split; `train` also means COCO's `train2017`."""
-    name = str(shards.manifest.get("name", split))
-    if not name.startswith(split):
-        raise ConfigError(f"--data {data} holds the split {name}, not --split {split}")
-    return shards
+        settings = epoch_order.settings_of(self.job, job_flags)
+        stretch = epoch_order.Stretch(epoch=self.epoch, start=self.start, steps=self.steps, world=self.world)
+        shards = epoch_order.find_split(self.data, self.split, settings)
+        batch = self.global_batch
+        epoch_order.show(epoch_order.lines(shards, settings, stretch, seed=self.seed, global_batch=batch))
+        return 0

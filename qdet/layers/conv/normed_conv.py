@@ -32,7 +32,7 @@ class NormedConv2d(nn.Conv2d):
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         grid = _Grid(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
-        return _ScaledConvolution.apply(x, self.weight, *norm.scale_and_shift(), grid)  # type: ignore[return-value]
+        return _ScaledConvolution.apply(x, self.weight, *norm.scale_and_shift(), grid)
 
 
 class NormedProjection(nn.Sequential):

@@ -7,6 +7,7 @@ appendix A.3.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -19,11 +20,25 @@ from qdet.layers.transformer.layers import EncoderLayer, run, xavier_matrices
 from qdet.types import PaddedSizes
 
 
-class Encoder(nn.Module):
-    """Every layer is told anew where the cells are.
+@dataclass(frozen=True)
+class Memory:
+    """What a decoder reads of the images: the cells of their map, row by row."""
 
-    With `scale_position` a perceptron, which all layers share, first makes a factor of every feature of the
-    positions out of what the cell holds, as in DAB-DETR's code.
+    x: Float[Tensor, "B T D"]
+    """What they hold after all layers."""
+    position: Float[Tensor, "B T D"]
+    """Sine embeddings of where they are."""
+    mask: Bool[Tensor, "B T"]
+    """True where they are padding."""
+    shape_hw: tuple[int, int]
+    """Height and width of the map."""
+
+
+class SingleScaleEncoder(nn.Module):
+    """Self-attention between all cells of one map; every layer adds their positions anew.
+
+    With `scale_position` a perceptron, which all layers share, first computes from each cell a factor for
+    every feature of its position, as in DAB-DETR's code. `temperatures_yx` are those of `sine_map`.
     """
 
     def __init__(
@@ -37,8 +52,10 @@ class Encoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         pre_norm: bool = False,
         scale_position: bool = False,
+        temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
     ) -> None:
         super().__init__()
+        self.temperatures_yx = temperatures_yx
         self.layers = nn.ModuleList(
             EncoderLayer(
                 SelfAttention(width, heads=heads, dropout=dropout),
@@ -54,19 +71,14 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         xavier_matrices(self)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        position: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        *,
-        recompute: bool = False,
-    ) -> Float[Tensor, "B T D"]:
-        """Return the memory that queries read; no cell sees those where `mask` is True."""
+    def forward(self, x: Float[Tensor, "B D h w"], sizes: PaddedSizes, *, recompute: bool = False) -> Memory:
+        """Return what queries read of a projected map; no cell attends to padding."""
+        shape_hw = (x.shape[-2], x.shape[-1])
+        x, position, mask = as_tokens(x, sizes, temperatures_yx=self.temperatures_yx)
         for layer in self.layers:
             scaled = position if self.position_scale is None else position * self.position_scale(x)
             x = run(layer, x, scaled, mask, recompute=recompute)
-        return self.norm(x)
+        return Memory(self.norm(x), position, mask, shape_hw)
 
 
 def as_tokens(

@@ -25,17 +25,15 @@ def build(c: dict) -> DETR:
 def watch_encoder(detector):
     """Hook into what leads to the memory; the same in DETR's single-scale descendants."""
     projected, encoded = hooked(detector.projection), [hooked(layer) for layer in detector.encoder.layers]
-    memory, positions = hooked(detector.encoder), []
-    detector.encoder.register_forward_pre_hook(lambda _, args: positions.append(args[1:]))
+    memories = hooked(detector.encoder)
 
     def numbers():
-        height, width = projected[0].shape[-2:]
-        position, mask = positions[0]
+        (memory,), shape_hw = memories, projected[0].shape[-2:]
         found = {
             "input_proj/level0": projected[0],
-            "pos_embed/level0": position.mT.unflatten(-1, (height, width)),
-            "mask/level0": mask.unflatten(-1, (height, width)),
-            "encoder/memory": memory[0].transpose(0, 1),
+            "pos_embed/level0": memory.position.mT.unflatten(-1, shape_hw),
+            "mask/level0": memory.mask.unflatten(-1, shape_hw),
+            "encoder/memory": memory.x.transpose(0, 1),
         }
         for i, out in enumerate(encoded):
             found[f"encoder/layer{i}/output"] = out[0].transpose(0, 1)

@@ -1,0 +1,75 @@
+"""Converting an authors' checkpoint into a folder that training can start from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from qdet.checkpoint import TrainState, open_folder, write_whole
+from qdet.config import flatten
+from qdet.convert.files import read
+from qdet.convert.recognize import Recognized, recognize
+from qdet.errors import ConfigError
+
+
+def convert(
+    source: Path, folder: Path, *, all_classes: bool = False, dc5: bool = False, heads: int | None = None
+) -> Recognized:
+    """Convert `source` into the new checkpoint `folder`, for `--store.init-from`.
+
+    Args:
+        source: File of the detector's authors, or of transformers, or a folder of theirs.
+        folder: Folder to write; it must not hold anything yet.
+        all_classes: Keep all rows of heads that count in COCO's 91 ids.
+        dc5: The backbone's last stage is dilated, which weights do not show.
+        heads: Heads of every attention, which weights do not show.
+
+    Raises:
+        ConfigError: `folder` is taken.
+        CheckpointError: `source` is not the checkpoint of a detector that is known here.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to {folder} exists already; give a new folder")
+    state, told = read(source)
+    told = dataclasses.replace(told, dilated=told.dilated or dc5, heads=heads or told.heads)
+    found = recognize(state, told, all_classes=all_classes)
+    _write(found, folder)
+    return found
+
+
+def report(found: Recognized, folder: Path) -> str:
+    """Say what was converted and how to go on with it."""
+    parameters = sum(t.numel() for t in found.weights.values()) / 1e6
+    return (
+        f"{found.title}: {len(found.categories)} classes, {parameters:.1f} million numbers\n"
+        f"detector={as_code(found.detector)}\n"
+        f"wrote {folder}; a job of this detector starts from it with --store.init-from {folder}"
+    )
+
+
+def as_code(config: Any) -> str:
+    """Write a configuration as a job file would: its class with the settings that are not the default."""
+    default = type(config)()
+    changed = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(default, field.name):
+            shown = as_code(value) if dataclasses.is_dataclass(value) else repr(value)
+            changed.append(f"{field.name}={shown}")
+    return f"{type(config).__name__}({', '.join(changed)})"
+
+
+def _write(found: Recognized, folder: Path) -> None:
+    """Write the state of a training that has not made a step yet."""
+    settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()}
+    tensors = {f"weights/{n}": t.float() if t.is_floating_point() else t for n, t in found.weights.items()}
+    state = TrainState(
+        step=0,
+        updates=0,
+        ema_updates=0,
+        seed=0,
+        batch_size=0,
+        data_digest="",
+        categories={"names": list(found.categories.names), "ids": list(found.categories.ids)},
+    )
+    job = {"name": found.title, "detector": type(found.detector).__name__} | settings
+    write_whole(open_folder(folder), tensors, state=state, job=job)

@@ -1,0 +1,27 @@
+"""`python -m qdet submit`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitCommand:
+    """Submit a job file to a Ray cluster and follow it: qdet submit jobs/NAME.py -- --train.epochs 12."""
+
+    job: Positional[str]
+    """The job file, below the current folder. What follows `--` is its command line."""
+    address: str | None = None
+    """URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, then the local head."""
+    start_head: bool = False
+    """Bring a local head up where none runs, and leave it running."""
+
+    def run(self, job_flags: Sequence[str]) -> int:
+        """Submit, and return the job's exit code."""
+        from qdet.launching.ray_backend import head
+        from qdet.launching.ray_backend.submit import submit
+
+        if self.start_head and self.address is None:
+            head.up()
+        return submit(self.job, job_flags, address=self.address)
