@@ -10,7 +10,7 @@ import tyro
 
 from qdet.errors import ConfigError
 from qdet.launching.commands.head import head
-from qdet.launching.exit_status import guarded
+from qdet.launching.exit_status import exit_on_user_error
 
 app = tyro.extras.SubcommandApp()
 app.command(head)
@@ -186,9 +186,9 @@ def chaos(
         workers: Training processes.
         seed: Seed of moments and faults; by default a new one every time.
     """
-    from qdet.launching.chaos.run import Chaos, break_and_tell
+    from qdet.launching.chaos.run import Chaos, run_chaos
 
-    return break_and_tell(
+    return run_chaos(
         Chaos(folder=folder, minutes=minutes, faults=faults, workers=workers, seed=seed, flags=tuple(_rest))
     )
 
@@ -213,7 +213,9 @@ def main(args: Sequence[str] | None = None) -> None:
         split = ours.index("--")
         _rest[:] = ours[split + 1 :]
         ours = ours[:split]
-    guarded(lambda: app.cli(prog="python -m qdet", args=ours, config=(tyro.conf.FlagCreatePairsOff,)))
+    exit_on_user_error(
+        lambda: app.cli(prog="python -m qdet", args=ours, config=(tyro.conf.FlagCreatePairsOff,))
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What MLflow has of the runs of a project."""
+"""Runs of a project as MLflow has them."""
 
 from pathlib import Path
 from typing import Any
 
 
-def recorded(project: Path, name: str) -> tuple[Any, Any]:
-    """Return a client, and the one run of a name."""
+def find_run(project: Path, name: str) -> tuple[Any, Any]:
+    """Return a client and the only run of this name."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
@@ -15,8 +15,8 @@ def recorded(project: Path, name: str) -> tuple[Any, Any]:
 
 
 def curve(project: Path, name: str, steps: int) -> dict[int, float]:
-    """Return the loss of every step of a finished run, which MLflow has once each."""
-    client, run = recorded(project, name)
+    """Return the loss by step of a finished run, after checking that MLflow has each step once."""
+    client, run = find_run(project, name)
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in points) == list(range(1, steps + 1))

@@ -1,4 +1,4 @@
-"""`python -m qdet order`: what it prints is what training reads, whoever shares it."""
+"""`python -m qdet order` prints what training reads, for any number of ranks."""
 
 import json
 import os
@@ -27,7 +27,7 @@ job = Job(name="small", data=DataConfig(augment=AugmentConfig(sizes=(64, 96)), t
 
 @pytest.fixture
 def printed(capsys):
-    """Run the command and return its lines, parsed."""
+    """Return a function that runs the command and returns its parsed lines."""
 
     def run(*args) -> list[dict]:
         main(["order", *map(str, args)])
@@ -38,7 +38,7 @@ def printed(capsys):
 
 @pytest.fixture
 def refused(capsys):
-    """Run the command and return the error that it ends with."""
+    """Return a function that runs the command and returns its error message."""
 
     def run(*args) -> str:
         with pytest.raises(SystemExit) as left:
@@ -50,7 +50,7 @@ def refused(capsys):
 
 
 def read(folder: Path, augment: AugmentConfig, first: int, last: int, *, world: int, **how) -> list[list]:
-    """Image ids of every rank at some steps, from the batches that training would get."""
+    """Return the image ids of every rank at steps `first` to `last - 1`, from training's batches."""
     shards = ShardSet.open(folder)
     steps = [[] for _ in range(first, last)]
     for rank in range(world):
@@ -83,7 +83,7 @@ def test_a_job_and_flags_of_a_job_decide_as_they_do_in_training(demo_shards, tmp
     how = {"world": 2, "batch_size": 14, "seed": 0}
     small = AugmentConfig(sizes=(64, 96))
     found = [line["ranks"] for line in printed(*args)]
-    assert len(found) == 4  # 48 images, the last batch is filled up with 8
+    assert len(found) == 4  # 48 images, and 8 repeated to fill the last batch
     wrapped = read(demo_shards / "train", small, 0, 4, tail="wrap", by_size=False, **how)
     assert found == wrapped
     flags = ["--", "--data.tail", "drop", "--data.augment.flip", "0"]

@@ -30,7 +30,7 @@ def head(
         ports = {"port": port, "dashboard-port": dashboard_port, "agent-port": agent_port}
         record = local.up(ports=ports, cpus=cpus)
         print(f"a Ray head is up at {record.address}, dashboard {record.dashboard}. For ray's commands:")
-        print(local.exports(record))
+        print(local.export_lines(record))
         return 0
     if action == "down":
         print("the Ray head is down" if local.down() else "no Ray head was up")
@@ -39,5 +39,9 @@ def head(
     if record is None:
         print("down", file=sys.stderr)
         return 1
-    print(local.exports(record) if action == "env" else f"up: {record.address}, dashboard {record.dashboard}")
+    print(
+        local.export_lines(record)
+        if action == "env"
+        else f"up: {record.address}, dashboard {record.dashboard}"
+    )
     return 0
