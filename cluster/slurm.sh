@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One training on Slurm: a Ray cluster over the nodes of an allocation, guarded by a token of its own.
+# One training on Slurm: a Ray cluster on the nodes of an allocation, behind its own token.
 #
 #   sbatch --nodes 2 --gpus-per-node 8 cluster/slurm.sh jobs/adamixer_swin.py --train.workers 16
 #
-# Submit from the project folder, which all nodes must see, with .venv beside this folder or Python on the PATH.
-# After a requeue or a time limit: the same command with `--store.resume RUN`.
+# Submit from the project folder, which all nodes must share, with .venv in it or Python on the PATH.
+# To resume after a requeue or time limit: the same command with `--store.resume RUN`.
 #SBATCH --job-name=qdet
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
@@ -17,7 +17,7 @@ port=${RAY_PORT:-6379}
 cpus=${SLURM_CPUS_ON_NODE:?run this with sbatch}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 
-# Everyone who reaches the port could run code here: a token that only this user can read, on the shared folder.
+# Reaching the port would mean running code here: a token in the shared folder that only this user can read.
 umask 077
 mkdir -p .qdet
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.qdet/slurm-$SLURM_JOB_ID.token"

@@ -16,7 +16,7 @@ from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
 from qdet.launching.commands.zoo import ZooCommand
-from qdet.launching.exit_status import guarded
+from qdet.launching.exit_status import exit_on_user_error
 
 
 class Command(Protocol):
@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         return command.run(job_flags)
 
-    guarded(run)
+    exit_on_user_error(run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Keep secrets out of what is logged.
+"""Keep secrets out of logs.
 
-A value is masked when its key names a secret, when it is the value of an environment variable whose name
-does, or where it has the form of a known token. Passwords and signatures inside URLs are masked in place.
+A value is masked if its key names a secret, if an environment variable with such a name holds it, or if it
+looks like a known kind of token. Passwords and signatures inside URLs are masked in place.
 """
 
 import os
@@ -34,23 +34,23 @@ _TOKENS = re.compile(
 
 
 def is_secret_name(key: str) -> bool:
-    """Whether a setting or environment variable of that name holds a secret, such as `store.api_key`."""
+    """Return whether a setting or environment variable of this name is a secret, such as `store.api_key`."""
     return _SECRET_NAME.search(key) is not None
 
 
 def mask(text: str, *, key: str = "") -> str:
-    """Replace the secrets in `text` by asterisks; all of it when `key` names a secret."""
+    """Return `text` with its secrets replaced by asterisks; all of it if `key` names a secret."""
     if key and is_secret_name(key) and text not in ("", "None"):
         return MASK
     for pattern, replacement in _IN_URL:
         text = pattern.sub(replacement, text)
     text = _TOKENS.sub(MASK, text)
-    for value in _secrets_of_the_environment():
+    for value in _environment_secrets():
         text = text.replace(value, MASK)
     return text
 
 
-def _secrets_of_the_environment() -> list[str]:
+def _environment_secrets() -> list[str]:
     # Short values would mask ordinary words.
     found = {value for name, value in os.environ.items() if len(value) >= 8 and is_secret_name(name)}
     return sorted((value for value in found if not value.startswith(("/", "~"))), key=len, reverse=True)

@@ -14,7 +14,7 @@ import tyro
 from qdet.config import flatten
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
-from qdet.launching.exit_status import guarded
+from qdet.launching.exit_status import exit_on_user_error
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
 
@@ -73,7 +73,7 @@ def launch(
         tables=tables or {},
     )
     arguments = list(sys.argv[1:] if args is None else args)
-    guarded(lambda: _run(_parse(recipe, arguments)))
+    exit_on_user_error(lambda: _run(_parse(recipe, arguments)))
 
 
 def parse(recipe: Recipe, args: Sequence[str]) -> Job:
@@ -143,9 +143,9 @@ def _run(command: _Command) -> None:
 
         search(job, command.space, address=command.ray_address, wait=command.ray_wait)
     elif command.local or _under_torchrun():
-        from qdet.launching.local import run_here
+        from qdet.launching.local import run_locally
 
-        run_here(job)
+        run_locally(job)
     else:
         from qdet.launching.ray_backend.train import run_on_ray
 

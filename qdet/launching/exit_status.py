@@ -1,4 +1,4 @@
-"""How a command ends: an error of the user's is one line and an exit code, ours keep their traceback."""
+"""How a command ends: a user error is one line and an exit code, any other keeps its traceback."""
 
 import sys
 import traceback
@@ -8,8 +8,14 @@ from qdet.errors import ConfigError, QdetError
 from qdet.masking import mask
 
 
-def guarded(run: Callable[[], int | None]) -> None:
-    """Call `run` and leave by its answer; an error of the user's is one line, without a traceback."""
+def exit_on_user_error(run: Callable[[], int | None]) -> None:
+    """Call `run`, print a user error as one line without a traceback, and exit with the matching code.
+
+    Returns only where `run` returns 0 or None.
+
+    Raises:
+        SystemExit: 2 for a ConfigError, 1 for any other error, 130 for Ctrl-C, else what `run` returned.
+    """
     try:
         code = run()
     except QdetError as error:

@@ -1,8 +1,8 @@
-"""Asking a run to leave: SIGTERM to whoever started it becomes a checkpoint, and then the end.
+"""Graceful stop: a SIGTERM to the process that was launched becomes a checkpoint and a clean exit.
 
 Schedulers send SIGTERM half a minute before they kill (Slurm, Kubernetes), `ray job stop` some seconds. A
-process without workers of its own notes the signal and trains on to the end of the step. A driver on Ray
-tells the workers through a small actor, which rank 0 asks from time to time.
+process without workers notes the signal and trains to the end of the step. A driver on Ray passes it to the
+workers through a small actor that rank 0 polls.
 """
 
 import signal
@@ -15,95 +15,93 @@ from typing import Any
 
 GRACE = 60.0
 """Seconds that a driver waits for its workers' last checkpoint; most schedulers kill sooner."""
-CODE = 128 + signal.SIGTERM
-"""Exit code of who left because it was asked to."""
+EXIT_CODE = 128 + signal.SIGTERM
+"""Exit code of a run that was stopped on request."""
 _POLL = 0.5
 
 
-class Request:
-    """Whether somebody asked."""
+class StopFlag:
+    """Whether this process has been asked to stop; calling it returns that. Safe between threads."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._event = threading.Event()
 
     def __call__(self) -> bool:
-        """Whether somebody did."""
-        return self._asked.is_set()
+        """Return whether a stop is requested."""
+        return self._event.is_set()
 
-    def ask(self) -> None:
-        """Ask."""
-        self._asked.set()
+    def set(self) -> None:
+        """Request the stop."""
+        self._event.set()
 
 
 @contextmanager
-def on_sigterm() -> Iterator[Request]:
-    """Note a first SIGTERM inside of the block; a second one ends the process at once.
+def catch_sigterm() -> Iterator[StopFlag]:
+    """Yield a flag that the first SIGTERM inside the block sets; a second one ends the process at once.
 
-    Only a process's main thread can; in another one nothing is ever asked.
+    Only a process's main thread receives signals: in any other thread the flag stays unset.
     """
-    request = Request()
+    flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield flag
         return
 
-    def note(number: int, _: FrameType | None) -> None:
-        if request():
+    def handle(number: int, _: FrameType | None) -> None:
+        if flag():
             raise SystemExit(128 + number)
-        request.ask()
+        flag.set()
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield request
+        yield flag
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-class Messenger:
-    """Brings a driver's request to the workers of its run, in the same Ray job."""
+class WorkerStop:
+    """The driver's end: stops the workers of its run, in the same Ray job."""
 
     def __init__(self, run: str) -> None:
         import ray
 
-        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=_name(run)).remote()
+        self._actor: Any = ray.remote(num_cpus=0)(_FlagActor).options(name=_actor_name(run)).remote()
 
-    def ask(self) -> None:
-        """Ask the workers to leave."""
-        self._actor.ask.remote()
-
-
-def request_of_the_driver(run: str) -> Request:
-    """Return what the driver of this worker's run asks; looks twice a second, on a thread of its own."""
-    request = Request()
-    threading.Thread(target=_look, args=(run, request), daemon=True, name="qdet-leaving").start()
-    return request
+    def request(self) -> None:
+        """Ask the workers to stop after a checkpoint."""
+        self._actor.set.remote()
 
 
-class _Board:
-    """The actor: a flag."""
+def watch_driver(run: str) -> StopFlag:
+    """Return the workers' end: a flag set once the driver requests a stop; a thread polls twice a second."""
+    flag = StopFlag()
+    threading.Thread(target=_poll, args=(run, flag), daemon=True, name="qdet-graceful-stop").start()
+    return flag
+
+
+class _FlagActor:
+    """A flag that lives in a Ray actor."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._set = False
 
-    def ask(self) -> None:
-        """Raise it."""
-        self._asked = True
+    def set(self) -> None:
+        self._set = True
 
-    def asked(self) -> bool:
-        """Whether it is raised."""
-        return self._asked
+    def is_set(self) -> bool:
+        return self._set
 
 
-def _look(run: str, request: Request) -> None:
+def _poll(run: str, flag: StopFlag) -> None:
     import ray
 
     try:
-        board = ray.get_actor(_name(run))
-        while not ray.get(board.asked.remote()):
+        actor = ray.get_actor(_actor_name(run))
+        while not ray.get(actor.is_set.remote()):
             time.sleep(_POLL)
-    except Exception:  # no driver with a board, or its cluster is going: nothing to hear any more
+    except Exception:  # the driver has no actor (a sweep's trial), or the cluster is shutting down
         return
-    request.ask()
+    flag.set()
 
 
-def _name(run: str) -> str:
-    return f"qdet-leaving-{run}"
+def _actor_name(run: str) -> str:
+    return f"qdet-graceful-stop-{run}"

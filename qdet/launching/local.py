@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: for a debugger, and for torchrun."""
+"""Train in this process, without Ray: under a debugger or torchrun."""
 
 import os
 from typing import TYPE_CHECKING
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from qdet.config import override
 from qdet.job import Job
 from qdet.launching import paths
-from qdet.launching.graceful_stop import CODE, on_sigterm
-from qdet.launching.preflight import check as preflight
-from qdet.launching.runs import record as runs
-from qdet.launching.runs import report
+from qdet.launching.graceful_stop import EXIT_CODE, catch_sigterm
+from qdet.launching.preflight.check import check
+from qdet.launching.runs import record, report
 from qdet.launching.runs.session import join_session, open_session
 from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, Run
@@ -18,23 +17,23 @@ if TYPE_CHECKING:
     from qdet.training.loop import Result
 
 
-def run_here(job: Job) -> None:
-    """Train `job` with the processes that already are there: this one, or those of torchrun.
+def run_locally(job: Job) -> None:
+    """Train `job` in this process, as one rank of torchrun where that started it.
 
-    `train.workers` follows from them. Under torchrun every process must agree on the run's name, so it holds
-    the rendezvous id.
+    The number of processes sets `train.workers`. Under torchrun all ranks must agree on the run's name, so it
+    contains the rendezvous id.
 
     Raises:
-        SystemExit: SIGTERM asked the run to leave, which it did with a checkpoint.
+        SystemExit: SIGTERM stopped the run, which wrote a checkpoint first.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     job = paths.resolve(override(job, {"train.workers": size}))
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        job = override(job, {"store.resume": "auto"})  # torchrun started this very run again
-    preflight.check(job)
+        job = override(job, {"store.resume": "auto"})  # torchrun restarted this run
+    check(job)
     if rank != 0:
-        named = job.store.run or job.store.resume
-        name = named or _shared_name(job) or runs.new_name(job)
+        chosen = job.store.run or job.store.resume
+        name = chosen or _shared_name(job) or record.new_name(job)
         _train(job, Run(name, job.store.path), NullTracker())
         return
     with (
@@ -47,22 +46,22 @@ def run_here(job: Job) -> None:
 
 
 def _train(job: Job, run: Run, tracker: Tracker) -> "Result":
-    """Train until the end, or until a signal asks for less; then leave with the signal's code."""
+    """Train to the end and return the result; after a SIGTERM exit with its code instead."""
     from qdet.training.loop import train
 
-    with on_sigterm() as asked:
-        result = train(job, run=run, reporter=LocalReporter(asked), tracker=tracker)
+    with catch_sigterm() as stop:
+        result = train(job, run=run, reporter=LocalReporter(stop), tracker=tracker)
     if result.stopped:
-        raise SystemExit(CODE)
+        raise SystemExit(EXIT_CODE)
     return result
 
 
 def _shared_name(job: Job) -> str | None:
-    """Name a run of torchrun so that all its processes say the same, also after it restarts them."""
+    """Return a run name that all ranks of torchrun agree on, also after restarts; None without torchrun."""
     rendezvous = os.environ.get("TORCHELASTIC_RUN_ID")
     if rendezvous is None:
         return None
-    if rendezvous == "none":  # torchrun without --rdzv-id: one machine, whose agent is our parent
+    if rendezvous == "none":  # torchrun without --rdzv-id: one machine, and the agent is our parent
         import psutil
 
         agent = psutil.Process(os.getppid())

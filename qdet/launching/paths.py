@@ -1,8 +1,8 @@
-"""Where a job's relative paths start: the folder that QDET_ROOT names, or else the current one.
+"""Where a job's relative paths start: QDET_ROOT, or else the current folder.
 
-Ray unpacks a submitted job into a folder of its own and starts its workers in yet another, so `data/coco`
-would mean three places. The launcher resolves every path of a job once, before any worker exists; whoever
-submits a job (`python -m qdet submit`, `cluster/local.sh`) sets QDET_ROOT to the folder that the user meant.
+Ray unpacks a submitted job into one folder and starts its workers in another, so `data/coco` would mean three
+places. The launcher resolves every path of a job once, before any worker starts; `python -m qdet submit` and
+`cluster/local.sh` set QDET_ROOT to the project folder.
 """
 
 import os
@@ -28,7 +28,7 @@ def absolute(path: str) -> str:
 
 
 def _shards(address: str) -> str:
-    """Return the address of shards, which may be several patterns in one, with absolute paths."""
+    """Return an address of shards, one pattern or several joined by `::`, with absolute paths."""
     return "::".join(part if is_pipe(part) else absolute(part) for part in address.split("::"))
 
 
@@ -41,19 +41,19 @@ def resolve(job: Job) -> Job:
     }
     if job.data.categories:
         changes["data.categories"] = absolute(job.data.categories)
-    if not job.data.cache.startswith("~"):  # every machine has a home of its own
+    if not job.data.cache.startswith("~"):  # the home folder differs between machines
         changes["data.cache"] = absolute(job.data.cache)
     if job.store.init_from:
         changes["store.init_from"] = absolute(job.store.init_from)
     for path, value in flatten(job.detector).items():
-        # Other values name what is not a file: `imagenet`, `package:NAME`, a URL.
+        # Other values are not files: `imagenet`, `package:NAME`, a URL.
         if path.endswith("weights") and isinstance(value, str) and Path(absolute(value)).is_file():
             changes[f"detector.{path}"] = absolute(value)
     return override(job, changes)
 
 
 def tracking_uri() -> str:
-    """Return where MLflow keeps runs, the same from every working directory."""
+    """Return MLflow's tracking URI, the same from every working directory."""
     uri = os.environ.get(TRACKING) or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{root() / uri.removeprefix('sqlite:///')}"
@@ -61,14 +61,14 @@ def tracking_uri() -> str:
 
 
 def state_folder() -> Path:
-    """Return the folder of what is kept on this machine: token, record and log of the head, unsent points."""
+    """Return the folder of this machine's state: token, the head's record and log, unsent metrics."""
     folder = root() / ".qdet"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def spool_folder(run: str, process: str) -> Path:
-    """Return a local folder that outlives this process, for points that MLflow does not have yet."""
+    """Return a local folder that outlives this process, for metrics not yet sent to MLflow."""
     try:
         folder = state_folder() / "tracking" / run / process
         folder.mkdir(parents=True, exist_ok=True)

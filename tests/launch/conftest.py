@@ -1,4 +1,4 @@
-"""A project to start jobs from, jobs that are watched while they run, and several nodes on one machine."""
+"""Fixtures: a project folder, jobs that run in the background, and simulated nodes on one machine."""
 
 import fcntl
 import json
@@ -22,21 +22,21 @@ from qdet.launching.runs import report
 
 REPO = Path(__file__).resolve().parents[2]
 PORT = 6479
-"""Of the simulated cluster's head; others of the machine keep Ray's own."""
+"""Port of the simulated cluster's head; not Ray's default, which another head may use."""
 
 
 @pytest.fixture(scope="module")
 def only_cluster() -> Iterator[None]:
-    """Ray serves one cluster per machine well, so tests hold a lock while they have one."""
+    """Hold a lock: Ray works well with one cluster per machine only."""
     with (Path(tempfile.gettempdir()) / "qdet-ray.lock").open("w") as lock:
-        if not os.environ.get("QDET_TEST_HOLDS_RAY_LOCK"):  # whoever started pytest holds it
+        if not os.environ.get("QDET_TEST_HOLDS_RAY_LOCK"):  # then the process that started pytest holds it
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @pytest.fixture
 def project(tmp_path: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with a tiny job and its shards; the current one."""
+    """The current folder: a project with a tiny job and its shards."""
     job = tmp_path / "jobs" / "tiny_job.py"
     job.parent.mkdir()
     shutil.copy(REPO / "tests" / "support" / "tiny_job.py", job)
@@ -55,17 +55,17 @@ def project(tmp_path: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 class Watched:
-    """A job that runs, and what it has printed so far."""
+    """A job running in the background, and what it has printed so far."""
 
     def __init__(self, *flags: str) -> None:
         self.lines: list[tuple[float, str]] = []
-        """What was printed, and when."""
+        """Time and text of every line."""
         self.process = subprocess.Popen(
             [sys.executable, "jobs/tiny_job.py", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Ray shows lines that differ in numbers alone once for many.
+            # Otherwise Ray prints lines that differ only in numbers once.
             env=os.environ | {"PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"},
         )
         self.started = time.monotonic()
@@ -74,11 +74,11 @@ class Watched:
 
     @property
     def text(self) -> str:
-        """All that was printed."""
+        """Everything printed so far."""
         return "".join(line for _, line in self.lines)
 
     def wait_for(self, pattern: str, *, after: int = 0, seconds: float = 200.0) -> re.Match[str]:
-        """Wait for a line with the pattern, from the line number `after` on."""
+        """Wait for a line that matches the pattern, from line number `after` on; return the match."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for _, line in self.lines[after:]:
@@ -90,14 +90,14 @@ class Watched:
         raise AssertionError(f"no line with {pattern!r} after line {after} within {seconds:g} s")
 
     def workers(self) -> list[psutil.Process]:
-        """Return the training processes, rank 0 first; its Ray is its own, and its steps are printed."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        found = [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
-        speaking = re.findall(r"\(RayTrainWorker pid=(\d+)\) step ", self.text)
-        return sorted(found, key=lambda process: str(process.pid) not in speaking)
+        """Return the workers of the job's private Ray, rank 0, which prints the steps, first."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        workers = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
+        printing = re.findall(r"\(RayTrainWorker pid=(\d+)\) step ", self.text)
+        return sorted(workers, key=lambda process: str(process.pid) not in printing)
 
     def when(self, pattern: str, *, after: float = 0.0) -> float:
-        """Return the time of the first such line that was printed after a time."""
+        """Return the time of the first line that matches, printed after the time `after`."""
         return next(at for at, line in self.lines if at > after and re.search(pattern, line))
 
     def end(self, seconds: float = 300.0) -> int:
@@ -108,7 +108,7 @@ class Watched:
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
-            if ", ip=" in line:  # nodes on one machine share a folder of logs, and each brings all of it
+            if ", ip=" in line:  # nodes on one machine share a log folder, and each forwards all of it
                 continue
             self.lines.append((time.monotonic(), line))
             print(line, end="")
@@ -116,14 +116,14 @@ class Watched:
 
 @pytest.fixture
 def start(project: Path) -> Iterator[Callable[..., Watched]]:
-    """Start the tiny job with flags; what still runs at the test's end is killed."""
+    """Return a function that starts the tiny job with flags; jobs left running are killed after the test."""
     started: list[Watched] = []
 
-    def one(*flags: str) -> Watched:
+    def launch(*flags: str) -> Watched:
         started.append(Watched(*flags))
         return started[-1]
 
-    yield one
+    yield launch
     for job in started:
         if job.process.poll() is None:
             _kill_tree(job.process.pid)
@@ -131,7 +131,7 @@ def start(project: Path) -> Iterator[Callable[..., Watched]]:
 
 
 class Nodes:
-    """A Ray cluster of several nodes at 127.0.0.2, 127.0.0.3, ... of this machine, with a token."""
+    """A Ray cluster of simulated nodes on this machine, at 127.0.0.2, 127.0.0.3, ..., with a token."""
 
     def __init__(self) -> None:
         self.address = f"127.0.0.2:{PORT}"
@@ -146,16 +146,16 @@ class Nodes:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         ports = ("--dashboard-host=127.0.0.1", "--dashboard-port=8475", "--dashboard-agent-listen-port=0")
         self._start(2, "--head", f"--port={PORT}", "--num-cpus=0", *ports)
-        self._until(lambda: self._ray("status").returncode == 0, "the head does not come up")
+        self._until(lambda: self._ray("status").returncode == 0, "the head does not start")
 
     def add(self, *hosts: int) -> None:
-        """Start nodes of one CPU at 127.0.0.`host`, and wait for each."""
-        for host in hosts:  # one by one: at once they would choose the same name for their sockets
+        """Start nodes of one CPU at 127.0.0.`host` and wait for each."""
+        for host in hosts:  # one by one: at once they would choose the same socket names
             self._start(host, f"--address={self.address}", "--num-cpus=1", "--dashboard-agent-listen-port=0")
-            self._until(lambda: host in self.alive(), f"node {host} does not come up")  # noqa: B023  (called here)
+            self._until(lambda: host in self.alive(), f"node {host} does not start")  # noqa: B023  (called here)
 
     def alive(self) -> dict[int, str]:
-        """Return the ids of the nodes that live, by host."""
+        """Return the ids of the live nodes, by host."""
         listed = self._ray(
             "list", "nodes", "--format=json", "--filter=state=ALIVE", "--address", self.address
         )
@@ -165,11 +165,11 @@ class Nodes:
         return {int(node["node_ip"].rsplit(".", 1)[1]): node["node_id"] for node in found}
 
     def kill(self, host: int) -> None:
-        """Kill a node with all that runs on it, as when a machine loses power."""
+        """Kill a node and everything on it, as when a machine loses power."""
         _kill_tree(self._processes.pop(host).pid)
 
     def drain(self, host: int, *, seconds: int) -> None:
-        """Tell the cluster that a node goes away in some seconds."""
+        """Tell the cluster that a node will be preempted in `seconds`."""
         done = self._ray(
             *("drain-node", "--address", self.address, "--node-id", self.alive()[host]),
             *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"),
@@ -183,7 +183,7 @@ class Nodes:
             self.kill(host)
         self._log.close()
         if head.CURRENT_CLUSTER.is_file() and head.CURRENT_CLUSTER.read_text().strip() == self.address:
-            head.CURRENT_CLUSTER.unlink()  # who was killed does not, and a later Ray would look for it there
+            head.CURRENT_CLUSTER.unlink()  # a killed head leaves it to mislead a later Ray
 
     def _start(self, host: int, *flags: str) -> None:
         command = ["ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address=127.0.0.{host}"]
@@ -198,18 +198,18 @@ class Nodes:
             ["ray", *command], env=environment, capture_output=True, text=True, check=False, timeout=60
         )
 
-    def _until(self, there: Callable[[], bool], said: str) -> None:
+    def _until(self, condition: Callable[[], bool], message: str) -> None:
         deadline = time.monotonic() + 200
-        while not there():
-            gone = any(process.poll() is not None for process in self._processes.values())
-            if gone or time.monotonic() > deadline:
-                raise AssertionError(f"{said}: {Path('nodes.log').read_text()[-2000:]}")
+        while not condition():
+            exited = any(process.poll() is not None for process in self._processes.values())
+            if exited or time.monotonic() > deadline:
+                raise AssertionError(f"{message}: {Path('nodes.log').read_text()[-2000:]}")
             time.sleep(1.0)
 
 
 @pytest.fixture
 def nodes(project: Path, only_cluster: None) -> Iterator[Nodes]:
-    """A head without CPUs; nodes are the test's to add."""
+    """A head without CPUs, to which the test adds nodes."""
     cluster = Nodes()
     try:
         yield cluster
@@ -218,7 +218,7 @@ def nodes(project: Path, only_cluster: None) -> Iterator[Nodes]:
 
 
 def _kill_tree(pid: int) -> None:
-    """Kill a process and all that it has started, children of children first known, all at once."""
+    """Kill a process and all its descendants, listed before any of them is killed."""
     try:
         root = psutil.Process(pid)
     except psutil.NoSuchProcess:

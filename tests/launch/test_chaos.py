@@ -1,4 +1,4 @@
-"""Breaking runs on purpose: what faults do to files and plans, and one broken run against an unbroken one."""
+"""Injected faults: what they do to files, how a difference is reported, and whole runs with each kind."""
 
 import random
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from qdet.errors import ConfigError, TrainingError
 from qdet.launching.chaos import faults
-from qdet.launching.chaos.run import Chaos, Result, break_runs, show
+from qdet.launching.chaos.run import Chaos, Result, break_runs, print_result
 from qdet.launching.chaos.trial import Event, Trial
 
 
@@ -16,15 +16,15 @@ def test_damaging_a_file_always_changes_it(tmp_path: Path):
     file = tmp_path / "state.json"
     for seed in range(50):
         file.write_bytes(bytes(range(100)))
-        faults._spoil(file, random.Random(seed))
+        faults._corrupt(file, random.Random(seed))
         assert file.read_bytes() != bytes(range(100))
 
 
 def test_unknown_faults_are_refused_by_name(tmp_path: Path):
-    assert faults.named(["term"]) == ["term"]
-    assert faults.named([]) == list(faults.FAULTS)
+    assert faults.select_faults(["term"]) == ["term"]
+    assert faults.select_faults([]) == list(faults.FAULTS)
     with pytest.raises(ConfigError, match=r"--faults flood: there are worker, workers"):
-        faults.named(["flood"])
+        faults.select_faults(["flood"])
 
 
 def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -33,13 +33,13 @@ def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: 
     trials[1].events.append(Event("worker", "killed worker 7", step=3, at=1.0, recovery=6.0))
     trials[2].events.append(Event("term", "sent SIGTERM", step=3, at=1.0))
     result = Result(trials[0], trials[1:])
-    show(result, Console())
+    print_result(result, Console())
     said = capsys.readouterr().out
     assert "2 of 2 runs, 2 faults: bitwise equal, nothing lost" in said
     assert "1.50 of the time of a start" in said
     result.wrong["broken-2"] = ["3 tensors differ, such as weights/x"]
     with pytest.raises(TrainingError, match="1 of 2 runs are wrong; broken-2: 3 tensors differ"):
-        show(result, Console())
+        print_result(result, Console())
 
 
 @pytest.mark.slow

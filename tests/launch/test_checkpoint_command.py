@@ -1,4 +1,4 @@
-"""`python -m qdet checkpoint`: what it says of whole, damaged and torn checkpoints, and what it exports."""
+"""`python -m qdet checkpoint`: its report on whole, damaged and incomplete checkpoints, and its export."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.support.small_checkpoints import write
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with two checkpoints, a damaged one and a torn one."""
+    """A run with two whole checkpoints, a damaged and an incomplete one."""
     found = RunFolder(open_folder(tmp_path / "run"))
     write(found.at(100), step=100, world=1)
     write(found.at(200), step=200, seed=2, metrics={"val/AP": 0.3125})

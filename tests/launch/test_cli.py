@@ -1,4 +1,4 @@
-"""The command line of a job: what it accepts, what it refuses, and that asking for help is quick."""
+"""The command line of a job: what it accepts and rejects, and that `--help` is quick."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def _python(*command: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list:
-    """Catch what would run, instead of running it."""
+    """Collect commands instead of running them."""
     caught: list = []
     monkeypatch.setattr(cli, "_run", lambda command: caught.append(command))
     return caught
@@ -48,8 +48,8 @@ try:
 finally:
     print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    # The first of a fresh or copied installation may still have modules to compile to bytecode, which only
-    # counts once where bytecode may be written.
+    # The first run of a fresh installation may compile modules to bytecode; the second reads it, if it
+    # could be written.
     times = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -213,7 +213,7 @@ def test_errors_of_the_user_are_one_line(error: Exception, code: int, capsys: py
         raise error
 
     with pytest.raises(SystemExit) as left:
-        cli.guarded(fail)
+        cli.exit_on_user_error(fail)
     assert left.value.code == code
     assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
 
@@ -223,7 +223,7 @@ def test_bugs_keep_their_traceback_without_secrets(capsys: pytest.CaptureFixture
         raise ZeroDivisionError("at http://me:hidden@host/")
 
     with pytest.raises(SystemExit) as left:
-        cli.guarded(fail)
+        cli.exit_on_user_error(fail)
     assert left.value.code == 1
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last):")

@@ -1,4 +1,4 @@
-"""The files of cluster/ say what Ray, Kubernetes and bash understand, and start jobs that exist."""
+"""The files of cluster/ are valid for Ray, Kubernetes and bash, and start existing jobs."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def test_aws_file_fits_ray_s_schema():
     assert config["head_node_type"] in config["available_node_types"]
     for command in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
         assert "RAY_AUTH_MODE=token" in command
-        assert command.startswith("cd ~/qdet")  # where entry points of jobs are looked for
+        assert command.startswith("cd ~/qdet")  # where Ray looks for the entry points of jobs
 
 
 def test_rayjob_is_guarded_and_of_our_ray(rayjob: dict):

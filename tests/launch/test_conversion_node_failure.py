@@ -1,4 +1,4 @@
-"""A conversion on several nodes, one of which dies while it writes: the shards are those of one process."""
+"""A conversion on two nodes, one of which dies: the shards equal those of one process."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 IMAGES = 900
-TINY = 0.001  # megabytes: every image has a shard of its own
+TINY = 0.001  # megabytes: one image per shard
 
 
 def test_a_conversion_survives_the_death_of_a_node(project: Path, nodes, make_coco):
@@ -37,9 +37,9 @@ def test_a_conversion_survives_the_death_of_a_node(project: Path, nodes, make_co
         text=True,
     )
     try:
-        while job.poll() is None and written(out) < IMAGES // 6:
+        while job.poll() is None and count_shards(out) < IMAGES // 6:
             time.sleep(0.05)
-        before = written(out)
+        before = count_shards(out)
         nodes.kill(4)
         text, _ = job.communicate(timeout=300)
     finally:
@@ -52,6 +52,6 @@ def test_a_conversion_survives_the_death_of_a_node(project: Path, nodes, make_co
     }
 
 
-def written(out: Path) -> int:
-    """Shards that are finished."""
+def count_shards(out: Path) -> int:
+    """Return the number of finished shards."""
     return len(list(out.glob("*.tar")))

@@ -1,4 +1,4 @@
-"""`python -m qdet convert`: from an authors' file to a checkpoint that a job of that detector starts from."""
+"""`python -m qdet convert`: from an authors' file to a checkpoint that a job can start from."""
 
 import json
 from argparse import Namespace
@@ -61,11 +61,15 @@ def test_the_80_classes_keep_their_rows(parity_dir):
     told = Told(heads=4, queries=9)
     for name, head, rows in (
         ("conditional_detr_r50", "class_head", COCO.ids),
-        ("detr_r50", "class_head", (*COCO.ids, 91)),  # no object stays, and stays the last
+        ("detr_r50", "class_head", (*COCO.ids, 91)),  # no-object is kept, as the last row
         ("smca_detr_r50_single_scale", "class_head", COCO.ids),
         ("deformable_detr_r50_refine", "heads.2.class_head", COCO.ids),
         ("deformable_detr_r50_two_stage", "heads.2.class_head", COCO.ids),
-        ("deformable_detr_r50_two_stage", "heads.3.class_head", (0, *COCO.ids[1:])),  # ranks by its first
+        (
+            "deformable_detr_r50_two_stage",
+            "heads.3.class_head",
+            (0, *COCO.ids[1:]),
+        ),  # row 0 ranks proposals
         ("sparse_rcnn_r50_100pro", "decoder.stages.0.class_head", range(80)),
     ):
         _, ours, theirs = small_checkpoint(parity_dir, name)
@@ -100,7 +104,7 @@ def test_the_80_names_are_cocos_classes(coco_root):
 
 @pytest.fixture
 def detr() -> dict[str, torch.Tensor]:
-    """A DETR of five classes as its authors save it, made without any record of theirs."""
+    """A DETR of five classes in its authors' format, without their file."""
     config = DETRConfig(
         backbone=ResNetConfig(depth=14, width=8), encoder_layers=1, decoder_layers=1, width=32, ffn=8
     )

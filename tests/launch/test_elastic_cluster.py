@@ -1,4 +1,4 @@
-"""A run on nodes that come and go: it shrinks, grows, and learns what it would have learned anyway."""
+"""A run on nodes that come and go: it shrinks, grows, and its losses stay those of one worker."""
 
 import json
 import re
@@ -29,7 +29,7 @@ SETTINGS = {
     "train.checkpoint_every": 5,
     "train.keep_checkpoints": 100,
     "optim.ema_decay": 0.9,
-    # Big images, so that a step takes long enough for a node to come during it.
+    # Large images, so that a node can join during a step.
     "data.augment.sizes": (384,),
     "data.augment.max_size": 384,
     "optim.lr": 2.5e-7,
@@ -37,20 +37,20 @@ SETTINGS = {
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as they are typed."""
+    """Return settings as command-line flags."""
     typed = {path: value[0] if isinstance(value, tuple) else value for path, value in settings.items()}
     return [word for path, value in typed.items() for word in (f"--{path.replace('_', '-')}", str(value))]
 
 
-def assert_as_by_one_worker(project: Path, settings: dict[str, Any], output: str) -> None:
-    """The run learned at every step what one worker learns there, and lost no image."""
+def assert_equals_one_worker(project: Path, settings: dict[str, Any], output: str) -> None:
+    """Assert that every step has the loss of one worker and that no image was lost or duplicated."""
     (project / "again").mkdir()
     job = paths.resolve(override(tiny_job.job, settings))
     again, distances = replay_by_one_process(job, project / "outputs" / "elastic", project / "again")
     found = loss_curve(project, "elastic", STEPS)
     assert found == pytest.approx(again, rel=1e-6)
-    # Moments add gradients up. Rounding is some 4e-7 of them; 7e-5 where it decides which of two queries gets
-    # an object; and 5e-2 in the beginning, when all queries say the same box.
+    # Moments are sums of gradients. Rounding is some 4e-7 of them; 7e-5 where it decides which of two queries
+    # matches an object; and 5e-2 at the start, when all queries predict the same box.
     first, *others = (distances[step] for step in sorted(distances))
     assert first < 0.2
     assert max(others) < 1e-3
@@ -73,21 +73,21 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     before, killed = len(job.lines), time.monotonic()
     nodes.kill(4)
     job.wait_for(r"resuming from step \d+ of 60", after=before)
-    job.wait_for(r"step 1[1-9]/60", after=before + 1)  # two workers have written a checkpoint by then
+    job.wait_for(r"step 1[1-9]/60", after=before + 1)  # by then two workers have written a checkpoint
     shrunk = job.when(r"resuming from step", after=killed) - killed
     nodes.add(6)
     before, added = len(job.lines), time.monotonic()
     job.wait_for(r"resuming from step \d+ of 60", after=before)
     grown = job.when(r"resuming from step", after=added) - added
     assert job.end() == 0
-    print(f"start-up {startup:.0f} s, on with 2 workers after {shrunk:.0f} s, with 3 after {grown:.0f} s")
+    print(f"start-up {startup:.0f} s, 2 workers after {shrunk:.0f} s, 3 after {grown:.0f} s")
     worlds = worlds_of(project / "outputs" / "elastic")
     assert {2, 3} <= set(worlds.values())
-    assert_as_by_one_worker(project, SETTINGS, job.text)
+    assert_equals_one_worker(project, SETTINGS, job.text)
 
 
 def worlds_of(run: Path) -> dict[int, int]:
-    """Workers that wrote each checkpoint there is, by step."""
+    """Return the number of workers that wrote each checkpoint, by step."""
     manifests = [json.loads(file.read_text()) for file in run.glob("step_*/manifest.json")]
     return {manifest["step"]: manifest["world_size"] for manifest in manifests}
 
@@ -104,14 +104,14 @@ def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, 
     nodes.drain(4, seconds=60)
     drained = time.monotonic()
     while not (unplanned := [s for s in worlds_of(project / "outputs" / "elastic") if s % 10]):
-        assert time.monotonic() < drained + 60, "no checkpoint before the node goes"
+        assert time.monotonic() < drained + 60, "no checkpoint before the node is preempted"
         time.sleep(0.2)
     print(f"a checkpoint {time.monotonic() - drained:.0f} s after the notice, of step {unplanned}")
     nodes.kill(4)
     found = job.wait_for(r"resuming from step (\d+) of 60", after=before)
     assert int(found[1]) >= unplanned[0]
     assert job.end() == 0
-    assert_as_by_one_worker(project, settings, job.text)
+    assert_equals_one_worker(project, settings, job.text)
 
 
 def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path, nodes, start):
@@ -126,4 +126,4 @@ def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path
     last = job.text.strip().splitlines()[-1]
     assert last == f"TrainingError: {ended.data.tags['qdet.cause']}"
     assert "training failed" in last
-    assert "--store.resume fixed goes on from its last checkpoint" in last
+    assert "--store.resume fixed resumes from its last checkpoint" in last

@@ -1,4 +1,4 @@
-"""A worker that stands still inside of Ray: it is noticed and replaced, and nothing comes out different."""
+"""A worker that hangs on Ray is noticed and replaced, and the run ends bitwise as an undisturbed one."""
 
 import signal
 import time
@@ -21,12 +21,12 @@ FLAGS = (
     *("--train.max-failures", "1", "--optim.ema-decay", "0.9"),
 )
 LIMITS = {
-    # Who waits for the frozen worker says where it stands and ends itself.
+    # The worker that waits for the frozen one reports its stacks and exits.
     "watchdog": ("--train.hang-after", "6", "--train.timeout", "120"),
-    # The exchange with the frozen worker fails.
+    # The collective with the frozen worker fails.
     "timeout": ("--train.hang-after", "120", "--train.timeout", "8"),
 }
-SAYS = {
+MESSAGES = {
     "watchdog": r"worker 0 on host \S+: no step for \d+ s, the last \d+ s of it in: \w+.* exit code 75",
     "timeout": r"RuntimeError: .*[Tt]imed out",
 }
@@ -41,20 +41,20 @@ def test_a_frozen_worker_is_noticed_and_replaced(project: Path, start):
         frozen = job.workers()[1]
         frozen.send_signal(signal.SIGSTOP)
         at = time.monotonic()
-        job.wait_for(SAYS[how], seconds=60)  # Ray itself would take 600
+        job.wait_for(MESSAGES[how], seconds=60)  # Ray's own timeout is 600
         job.wait_for(rf"resuming from step 5 of {STEPS}")
         assert job.end() == 0
-        said, went_on = (job.when(line, after=at) - at for line in (SAYS[how], "going on after"))
-        print(f"{how}: said after {said:.0f} s, went on after {went_on:.0f} s")
+        reported, resumed = (job.when(line, after=at) - at for line in (MESSAGES[how], "resuming from"))
+        print(f"{how}: reported after {reported:.0f} s, resumed after {resumed:.0f} s")
         assert not frozen.is_running()
         ends = (checkpoint(project / "outputs", run, STEPS) for run in (how, "calm"))
         assert_same(*ends)
         if how == "watchdog":
-            _has_stacks(job.text)
+            _check_stacks(job.text)
 
 
-def _has_stacks(text: str) -> None:
-    """The main thread's stack leads from the training to what it waits in."""
+def _check_stacks(text: str) -> None:
+    """Check that the main thread's stack leads from the training loop to the call it waits in."""
     stacks = text.partition("Stacks of all its threads:")[2]
     assert "most recent call first" in stacks
     assert "qdet/training/loop.py" in stacks

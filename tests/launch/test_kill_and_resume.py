@@ -1,4 +1,4 @@
-"""Kill -9 of a worker, of all workers and of the driver, one after the other: the run comes out the same."""
+"""SIGKILL one worker, then all workers, then the driver: the run ends bitwise as an undisturbed one."""
 
 import json
 import os
@@ -27,7 +27,7 @@ STEPS = 50
 FLAGS = (
     *("--train.steps", str(STEPS), "--train.checkpoint-every", "10", "--train.log-every", "1"),
     *("--train.max-failures", "3", "--optim.ema-decay", "0.9"),
-    # Big images, so that steps take longer than their lines take to get here.
+    # Large images, so that a step takes longer than its line takes to arrive.
     *("--data.augment.sizes", "192", "--data.augment.max-size", "192"),
 )
 
@@ -64,7 +64,7 @@ def test_killed_workers_and_drivers_change_no_weight(project: Path, start, zero:
 
 
 def _after_killing(job, step: int, alone: bool) -> float:
-    """Kill one worker or all after a step; return the seconds until the next one is made."""
+    """Kill one worker or all after a step; return the seconds until the next step."""
     job.wait_for(rf"step {step}/{STEPS}")
     before, victims = len(job.lines), job.workers()
     assert len(victims) == 2
@@ -77,7 +77,7 @@ def _after_killing(job, step: int, alone: bool) -> float:
 
 
 def _wait_until_killed(project: Path) -> None:
-    """The witness of a driver that died says so in MLflow."""
+    """Wait until the witness process marks the dead driver's run as killed in MLflow."""
     deadline = time.monotonic() + 90
     while find_run(project, "broken")[1].info.status == "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -93,9 +93,9 @@ def test_a_run_with_too_many_failures_fails_with_its_cause(project: Path, start)
     assert run.info.status == "FAILED"
     assert "training failed" in run.data.tags["qdet.cause"]
     last = job.text.strip().splitlines()[-1]
-    # Ray may hear of it first from worker 0, whose connection it was.
+    # Ray may notice first that worker 0 lost its connection.
     assert re.match(r"TrainingError: training failed in worker (1: |0: .* closed by peer)", last)
-    assert "--store.resume mortal goes on from its last checkpoint; --train.max-failures, 0 here" in last
+    assert "--store.resume mortal resumes from its last checkpoint; --train.max-failures, 0 here" in last
 
 
 def test_sigterm_saves_a_checkpoint_and_the_run_resumes_from_it(project: Path, start):

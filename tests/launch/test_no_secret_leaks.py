@@ -1,4 +1,4 @@
-"""No secret that is given to a run, by name or by shape, is found in anything that it writes or says."""
+"""No secret given to a run, recognized by name or by shape, appears in anything it writes or prints."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ NAMED = {
     "DATABASE_PASSWORD": "canary3-of-the-database",
     "MLFLOW_TRACKING_TOKEN": "canary4-of-the-server",
 }
-"""Environment variables whose names say that they are secret."""
+"""Environment variables whose names mark them as secret."""
 SHAPED = (
     "hf_canaryCANARYcanaryCANARY12345",
     "ghp_canaryCANARYcanaryCANARY1234567890ab",
     "AKIACANARYCANARY1234",
     "eyJjYW5hcnkiOiJ5ZXMi.eyJjYW5hcnkiOiJ5ZXMi.c2lnbmF0dXJlLW9mLWNhbmFyeQ",
 )
-"""What is known for a secret by what it looks like, whatever it is called."""
+"""Tokens recognized by their form, under any name."""
 IN_URLS = ("canary5pw", "canary6signature")
 URL = f"http://me:{IN_URLS[0]}@127.0.0.1:9/shards?X-Amz-Signature={IN_URLS[1]}"
 SCRIPT_NOTE = "\n# " + " ".join((*SHAPED, *NAMED.values())) + "\n"
@@ -38,11 +38,11 @@ def gethostname():
 
 socket.gethostname = gethostname
 """
-"""A `sitecustomize.py` with which a library raises inside of a Ray worker, and quotes a secret."""
+"""A `sitecustomize.py` that makes a library call fail in a Ray worker with a secret in its message."""
 
 
 def train(project: Path, *flags: str, fails: bool = False, where: str = "--local") -> None:
-    """Train in one process, or on Ray, with secrets all around, and look for them everywhere."""
+    """Train in one process, or on Ray, with secrets in every input, and assert that no output has them."""
     script = project / "jobs" / "tiny_job.py"
     script.write_text(script.read_text() + SCRIPT_NOTE)
     environment = os.environ | NAMED | {"QDET_RESULT": str(project / "result.json")}
@@ -62,7 +62,7 @@ def secrets() -> list[str]:
 
 
 def written(project: Path) -> list[Path]:
-    """Every file but what the user gave: the job and its images."""
+    """Return every file of the project but the user's own, the job and its images."""
     given = (project / "jobs", project / "data")
     return [
         file
@@ -106,11 +106,13 @@ def test_a_failed_run_leaks_no_secret(project: Path, flags: tuple[str, ...]):
 
 def test_an_unexpected_error_leaks_no_secret(project: Path):
     script = project / "jobs" / "tiny_job.py"
-    raising = (
-        f'    __import__("qdet.launching.exit_status").launching.exit_status.guarded(lambda: open("{URL}"))\n'
-    )
-    script.write_text(script.read_text().replace("    launch(job, sweep=sweep)\n", raising))
+    failing = f"""
+    from qdet.launching.exit_status import exit_on_user_error
+    exit_on_user_error(lambda: open("{URL}"))
+"""
+    script.write_text(script.read_text().replace("    launch(job, sweep=sweep)\n", failing))
     train(project, fails=True)
+    assert "http://me:***@127.0.0.1:9/shards" in (project / "said.txt").read_text()
 
 
 @pytest.mark.ray

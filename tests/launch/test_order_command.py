@@ -1,4 +1,4 @@
-"""`python -m qdet order`: what it prints is what training reads, whoever shares it."""
+"""`python -m qdet order` prints what training reads, for any number of ranks."""
 
 import json
 import os
@@ -28,7 +28,7 @@ job = Job(name="small", data=DataConfig(augment=AugmentConfig(sizes=(64, 96)), t
 
 @pytest.fixture
 def printed(capsys):
-    """Run the command and return its lines, parsed."""
+    """Return a function that runs the command and returns its parsed lines."""
 
     def run(*args) -> list[dict]:
         main(["order", *map(str, args)])
@@ -39,7 +39,7 @@ def printed(capsys):
 
 @pytest.fixture
 def refused(capsys):
-    """Run the command and return the error that it ends with."""
+    """Return a function that runs the command and returns its error message."""
 
     def run(*args) -> str:
         with pytest.raises(SystemExit) as left:
@@ -88,7 +88,7 @@ def test_a_job_and_flags_of_a_job_decide_as_they_do_in_training(demo_shards, tmp
     how = {"world": 2, "batch_size": 14, "seed": 0}
     small = AugmentConfig(sizes=(64, 96))
     found = [line["ranks"] for line in printed(*args)]
-    assert len(found) == 4  # 48 images, the last batch is filled up with 8
+    assert len(found) == 4  # 48 images, and 8 repeated to fill the last batch
     wrapped = read(demo_shards / "train", small, 0, 4, tail="wrap", by_size=False, **how)
     assert found == wrapped
     flags = ["--", "--data.tail", "drop", "--data.augment.flip", "0"]

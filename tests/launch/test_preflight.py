@@ -1,4 +1,4 @@
-"""What happens before the first worker starts: paths, the store, room on the cluster, checks, tokens."""
+"""Before the first worker starts: paths, the store, capacity of the cluster, checks, tokens."""
 
 import os
 import re
@@ -11,19 +11,19 @@ from qdet.config import override
 from qdet.errors import ClusterError, ConfigError
 from qdet.job import Job, Sweep, TrainConfig
 from qdet.launching import paths
-from qdet.launching.preflight import check as preflight
+from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import memory_per_rank
 from qdet.launching.ray_backend import auth, connect, head
-from qdet.launching.ray_backend.capacity import Node, choose_gpu, workers_that_fit
+from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
 from qdet.launching.ray_backend.submit import submit
-from qdet.launching.ray_backend.tune import evaluated_often, evaluations, tune_space
-from qdet.launching.runs import record as runs
+from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
+from qdet.launching.runs import record
 from qdet.search import Choice, Each, Uniform
 
 
 @pytest.fixture(autouse=True)
 def _in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A project folder of its own, and an environment that names no cluster, token or server."""
+    """Use an empty project folder, and an environment without cluster, token or server."""
     for name in (
         "RAY_ADDRESS",
         "RAY_API_SERVER_ADDRESS",
@@ -75,47 +75,49 @@ class TestPaths:
 
 class TestRuns:
     def test_run_names_are_unique(self):
-        names = {runs.new_name(Job(name="a")) for _ in range(200)}
+        names = {record.new_name(Job(name="a")) for _ in range(200)}
         assert len(names) == 200
         assert all(re.fullmatch(r"a-\d{8}-\d{6}-[0-9a-f]{4,}", name) for name in names)
 
     def test_a_run_record_round_trips(self, tmp_path: Path):
-        record = runs.RunRecord(name="a-1", mlflow_run_id="f00", tracking_uri="sqlite:///x")
-        runs.write(str(tmp_path / "store"), record)
-        assert runs.read(str(tmp_path / "store"), "a-1") == record
+        written = record.RunRecord(name="a-1", mlflow_run_id="f00", tracking_uri="sqlite:///x")
+        record.write(str(tmp_path / "store"), written)
+        assert record.read(str(tmp_path / "store"), "a-1") == written
 
     def test_an_unknown_run_is_answered_with_the_existing_ones(self, tmp_path: Path):
         for name in ("swin-20260101-000000-aaaa", "r50-20260101-000000-bbbb"):
-            runs.write(str(tmp_path), runs.RunRecord(name=name, mlflow_run_id=None, tracking_uri=""))
+            record.write(str(tmp_path), record.RunRecord(name=name, mlflow_run_id=None, tracking_uri=""))
         with pytest.raises(
             ConfigError, match=r"--store.resume swin-20260101-000000-aaab: no such run"
         ) as error:
-            runs.read(str(tmp_path), "swin-20260101-000000-aaab")
+            record.read(str(tmp_path), "swin-20260101-000000-aaab")
         assert "Did you mean swin-20260101-000000-aaaa?" in str(error.value)
         assert "r50-20260101-000000-bbbb" in str(error.value)
 
     def test_store_that_cannot_be_written_names_the_flag(self, tmp_path: Path):
         (tmp_path / "file").touch()
         with pytest.raises(ConfigError, match=r"--store\.path"):
-            runs.write(str(tmp_path / "file"), runs.RunRecord(name="a", mlflow_run_id=None, tracking_uri=""))
+            record.write(
+                str(tmp_path / "file"), record.RunRecord(name="a", mlflow_run_id=None, tracking_uri="")
+            )
 
     def test_a_new_run_under_a_used_name_is_refused(self, tmp_path: Path):
-        record = runs.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
+        written = record.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
-        assert runs.chosen(job) == ("night", None)
-        runs.write(str(tmp_path), record)
+        assert record.chosen(job) == ("night", None)
+        record.write(str(tmp_path), written)
         with pytest.raises(ConfigError, match=r"--store\.run night: .*by --store\.resume night"):
-            runs.chosen(job)
-        assert runs.chosen(override(job, {"store.resume": "night"})) == ("night", record)
+            record.chosen(job)
+        assert record.chosen(override(job, {"store.resume": "night"})) == ("night", written)
 
     def test_one_command_starts_a_run_and_later_resumes_it(self, tmp_path: Path):
         job = override(
             Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
         )
-        assert runs.chosen(job) == ("job-7", None)
-        record = runs.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
-        runs.write(str(tmp_path), record)
-        assert runs.chosen(job) == ("job-7", record)
+        assert record.chosen(job) == ("job-7", None)
+        written = record.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
+        record.write(str(tmp_path), written)
+        assert record.chosen(job) == ("job-7", written)
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -143,7 +145,7 @@ class TestCapacity:
         ],
     )
     def test_workers_that_fit_are_counted_per_node(self, nodes: list[Node], cpus: int, gpu: bool, fit: int):
-        assert workers_that_fit(nodes, cpus=cpus, gpu=gpu) == fit
+        assert count_workers_that_fit(nodes, cpus=cpus, gpu=gpu) == fit
 
     @pytest.mark.parametrize(
         ("accelerator", "nodes", "chosen"),
@@ -163,7 +165,7 @@ class TestCapacity:
 
 class TestPreflight:
     def test_a_valid_job_passes(self, demo_shards: Path):
-        preflight.check(_job(demo_shards))
+        check(_job(demo_shards))
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -176,14 +178,14 @@ class TestPreflight:
     )
     def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
         with pytest.raises(ConfigError, match=re.escape(said)):
-            preflight.check(override(_job(demo_shards), changes))
+            check(override(_job(demo_shards), changes))
 
     def test_a_runs_folder_is_answered_with_its_newest_checkpoint(self, demo_shards: Path, tmp_path: Path):
         for name in ("step_000002", "step_000010"):
             (tmp_path / "run" / name).mkdir(parents=True)
         said = f"holds a run: give one of its checkpoints, such as {tmp_path / 'run' / 'step_000010'}"
         with pytest.raises(ConfigError, match=re.escape(said)):
-            preflight.check(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")}))
+            check(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")}))
 
 
 class TestConnect:
@@ -262,12 +264,12 @@ class TestHead:
     def test_the_record_of_a_dead_or_other_process_is_no_head(self, tmp_path: Path):
         record = '{"pid": %d, "born": 1.0, "address": "", "dashboard": "", "agent": "", "environment": {}}'
         paths.state_folder().joinpath("head.json").write_text(record % os.getpid())
-        assert head.running() is None  # our own process, but not born then
+        assert head.running() is None  # our own process, but with another start time
 
     def test_jobs_inherit_root_database_and_python(self, tmp_path: Path):
         import sys
 
-        environment = head._environment_of_jobs({"PATH": "/bin", "RAY_ADDRESS": "other:6379"})
+        environment = head._job_environment({"PATH": "/bin", "RAY_ADDRESS": "other:6379"})
         assert environment[paths.ROOT] == str(tmp_path)
         assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
         assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
@@ -283,9 +285,9 @@ class TestHead:
     ],
 )
 def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
-    job = evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes))
+    job = require_evaluation(override(_job(demo_shards), {"train.batch_size": 8} | changes))
     assert job.train.eval_every == every
-    assert evaluations(job) == count
+    assert count_evaluations(job) == count
 
 
 def test_grid_choices_are_tried_in_every_combination():

@@ -1,4 +1,4 @@
-"""Jobs on a real Ray cluster of this machine: trained directly, submitted and searched."""
+"""Jobs on a real Ray cluster on this machine: trained directly, submitted, and as a sweep."""
 
 import json
 import os
@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def local_head(project: Path) -> Iterator[head.Head]:
-    """A head of the project's own."""
+    """A head in the project folder."""
     try:
         yield head.up(ports=dict.fromkeys(head.PORTS), cpus=2)
     finally:
@@ -44,7 +44,7 @@ def _result(project: Path) -> dict:
 
 @pytest.fixture
 def note_of_a_dead_cluster() -> Iterator[None]:
-    """Ray's note of the last head here, which nobody took down with the head."""
+    """Ray's record of the last head here, left behind by a head that is gone."""
     head.CURRENT_CLUSTER.parent.mkdir(exist_ok=True)
     head.CURRENT_CLUSTER.write_text("127.0.0.1:9")
     yield
@@ -55,7 +55,7 @@ def note_of_a_dead_cluster() -> Iterator[None]:
 def test_job_trains_on_two_workers_of_a_ray_of_its_own(project: Path):
     done = _run(sys.executable, "jobs/tiny_job.py")
     assert done.returncode == 0
-    assert "Traceback" not in done.stdout + done.stderr  # no part of Ray has looked for that cluster
+    assert "Traceback" not in done.stdout + done.stderr  # no part of Ray has tried that cluster
     assert re.search(r"step 4/4  loss [\d.]+", done.stdout)
     result = _result(project)
     store = project / "outputs" / result["run"]
@@ -67,7 +67,7 @@ def test_job_trains_on_two_workers_of_a_ray_of_its_own(project: Path):
     assert run.data.metrics["val/AP"] == pytest.approx(result["metrics"]["val/AP"])
     assert result["run"] in done.stdout
     assert f"mlflow ui --backend-store-uri sqlite:///{project}/mlflow.db --host 127.0.0.1 " in done.stdout
-    # All of a run lies where the job was started, not where Ray unpacked or ran it.
+    # Everything a run writes is where the job was started, not where Ray unpacked or ran it.
     assert (project / "mlflow.db").is_file()
 
 
@@ -75,7 +75,7 @@ def test_job_trains_on_two_workers_of_a_ray_of_its_own(project: Path):
 @pytest.mark.ci_slow
 def test_job_submits_to_the_head_and_its_exit_code_comes_back(project: Path, local_head: head.Head):
     for name, value in local_head.environment.items():
-        os.environ[name] = value  # what `cluster/local.sh up` tells to export
+        os.environ[name] = value  # the exports that `cluster/local.sh up` prints
     done = _run(
         "ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/tiny_job.py", "--train.steps", "2"
     )

@@ -1,4 +1,4 @@
-"""What the driver learns of datasets behind URLs before any worker starts, and says of those that fail."""
+"""What the driver reads of datasets behind URLs before any worker starts, and its errors."""
 
 import json
 import threading
@@ -14,18 +14,18 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.datasets import known
-from qdet.launching.preflight import check as preflight
+from qdet.launching.preflight.check import check
 from qdet.launching.runs import session
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        self.server.asked.append(args[0])  # type: ignore[attr-defined]  # the list that `served` gives it
+        self.server.asked.append(args[0])  # type: ignore[attr-defined]  # the list set by `served`
 
 
 @pytest.fixture
 def served(demo_shards: Path) -> Iterator[tuple[str, list[str]]]:
-    """URL of the demo's shards, and every request that its server was sent."""
+    """URL of the demo's shards, and all requests to their server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(demo_shards)))
     server.asked = []  # type: ignore[attr-defined]  # for `_Quiet`
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -44,7 +44,7 @@ def job(served, tmp_path: Path) -> Job:
 
 
 def test_the_driver_reads_only_the_manifest_of_a_url(job: Job, served, demo_shards: Path, tmp_path):
-    preflight.check(job)
+    check(job)
     found, local = known(job, "train"), ShardSet.open(demo_shards / "train")
     assert (found.images, found.digest, found.categories) == (48, local.digest, local.categories)
     assert not (tmp_path / "cache").exists()
@@ -69,7 +69,7 @@ def test_missing_remote_datasets_are_named_before_workers_start(changes, said, j
     monkeypatch.setattr("qdet.storage.network.PAUSES", ())
     here = {path: v.format(url=served[0]) if isinstance(v, str) else v for path, v in changes.items()}
     with pytest.raises(ConfigError, match=said):
-        preflight.check(override(job, here))
+        check(override(job, here))
 
 
 def test_other_categories_behind_a_url_are_refused(job: Job, make_coco, tmp_path):
@@ -78,7 +78,7 @@ def test_other_categories_behind_a_url_are_refused(job: Job, make_coco, tmp_path
     root, _ = make_coco(4)
     convert(Conversion(coco=root, split="train", out=tmp_path / "other", processes=1))
     with pytest.raises(ConfigError, match="do not have the same categories"):
-        preflight.check(override(job, {"data.val": str(tmp_path / "other")}))
+        check(override(job, {"data.val": str(tmp_path / "other")}))
 
 
 def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path):
@@ -91,7 +91,7 @@ def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path)
         def __getattr__(self, name: str):
             return lambda *args, **kwargs: None
 
-    session._log_inputs(Tracker(), job)  # type: ignore[arg-type]  # the part of a tracker that it needs
+    session._log_inputs(Tracker(), job)  # type: ignore[arg-type]  # all that it uses of a tracker
     digests = [
         json.loads((demo_shards / s / "manifest.json").read_text())["digest"] for s in ("train", "val")
     ]

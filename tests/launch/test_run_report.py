@@ -1,4 +1,4 @@
-"""What a run says at its end: tables, one line for programs, the cause of a failure."""
+"""What a run prints at its end: tables, one line for programs, the cause of a failure."""
 
 import json
 import signal
@@ -10,7 +10,7 @@ import pytest
 from qdet.errors import DataError, TrainingError
 from qdet.job import Sweep
 from qdet.launching.commands.demo_run import last_line
-from qdet.launching.ray_backend.failures import cause_of
+from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.runs import report
 from qdet.launching.runs.sweep import TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
@@ -70,7 +70,7 @@ def test_printed_settings_parse_as_flags():
 
 
 class _Group(Exception):
-    """As Ray's WorkerGroupError, which holds what every worker raised."""
+    """Like Ray's WorkerGroupError, which holds what every worker raised."""
 
     def __init__(self, failures: dict[int, Exception]) -> None:
         super().__init__("Training failed due to worker errors:\nlong\ntext")
@@ -78,7 +78,7 @@ class _Group(Exception):
 
 
 class _Wrapped(Exception):
-    """As Ray's wrapper of a worker's exception with its traceback as text."""
+    """Like Ray's wrapper of a worker's exception, with the traceback as text."""
 
     def __init__(self, inner: Exception) -> None:
         super().__init__("Traceback (most recent call last): ...")
@@ -88,12 +88,12 @@ class _Wrapped(Exception):
 def test_the_cause_is_the_users_error_however_deep_it_is_wrapped():
     reset = RuntimeError("Connection reset by peer")
     torn = DataError("train-000001.tar is torn")
-    cause = cause_of(_Group({0: _Wrapped(reset), 1: _Wrapped(torn)}))
+    cause = find_cause(_Group({0: _Wrapped(reset), 1: _Wrapped(torn)}))
     assert cause is torn
 
 
 def test_cause_of_other_failures_is_one_line_with_its_worker():
-    cause = cause_of(_Group({1: _Wrapped(ValueError("first\nsecond"))}))
+    cause = find_cause(_Group({1: _Wrapped(ValueError("first\nsecond"))}))
     assert isinstance(cause, TrainingError)
     assert str(cause) == "training failed in worker 1: ValueError: first"
 
@@ -101,13 +101,13 @@ def test_cause_of_other_failures_is_one_line_with_its_worker():
 def test_a_dead_worker_is_the_cause_rather_than_the_errors_of_others():
     missed, died = _Wrapped(RuntimeError("Connection closed by peer")), RuntimeError("it is gone")
     died.health_check_failure = RuntimeError("The actor died unexpectedly")
-    cause = cause_of(_Group({0: missed, 1: died}))
+    cause = find_cause(_Group({0: missed, 1: died}))
     assert str(cause) == "training failed in worker 1: RuntimeError: The actor died unexpectedly"
 
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a program that a shell starts in the background ignores it."""
+    """Handle Ctrl-C as in a terminal; a process that a shell starts in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Training goes on from the authors' weights: `python -m qdet convert`, then `--store.init-from`."""
+"""Fine-tuning from the authors' weights: `python -m qdet convert`, then `--store.init-from`."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def job(demo_shards) -> Job:
 
 def test_two_steps_from_a_converted_checkpoint(job, tmp_path):
     shards = ShardSet.open(job.data.train)
-    torch.manual_seed(7)  # not the seed that the run itself would draw weights with
+    torch.manual_seed(7)  # not the seed of the run's own initialization
     detector = job.detector.build(len(shards.categories)).train()
     theirs = {name: t.clone() for name, t in as_detrs_authors(detector.state_dict()).items()}
     torch.save({"model": theirs, "epoch": 499}, tmp_path / "detr.pth")
@@ -68,6 +68,6 @@ def test_two_steps_from_a_converted_checkpoint(job, tmp_path):
     assert len(logged) == 2
     assert logged[0] == pytest.approx(loss.item(), rel=1e-5)
     before = detector.state_dict()
-    for name, tensor in weights.items():  # AdamW moves no number by more than its learning rate
+    for name, tensor in weights.items():  # AdamW moves no weight by more than the learning rate per step
         torch.testing.assert_close(tensor, before[name], atol=2.1 * LR, rtol=0)
     assert not weights["class_head.weight"].equal(before["class_head.weight"])

@@ -1,4 +1,4 @@
-"""How a run is said to have ended when its driver cannot say it, and when it can."""
+"""Status of a run in MLflow after its driver is killed, fails or finishes."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ with session.open_session(job) as opened:
 
 @pytest.fixture
 def drive(tmp_path: Path):
-    """Start a driver that does what it is told; gives the process and the id of its MLflow run."""
+    """Return a function that starts a driver and returns its process and MLflow run id."""
     started: list[subprocess.Popen[str]] = []
 
     def start(what: str) -> tuple[subprocess.Popen[str], str]:

@@ -1,4 +1,4 @@
-"""What is wrong with a store, or with the run to go on with, is said before any worker starts."""
+"""A problem with the store, or with the run to resume, is reported before any worker starts."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import pytest
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.launching.preflight import check as preflight
-from qdet.launching.runs import record as runs
+from qdet.launching.preflight.check import check
+from qdet.launching.runs import record
 from tests.support.ranks import tiny_job, train_all
 
 
@@ -23,13 +23,13 @@ def stored(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the run `night` of two steps."""
     store = tmp_path_factory.mktemp("store")
     train_all(1, {"night": tiny_job(demo_shards, **{"train.steps": 2, "train.checkpoint_every": 1})}, store)
-    runs.write(str(store), runs.RunRecord(name="night", mlflow_run_id=None, tracking_uri=""))
+    record.write(str(store), record.RunRecord(name="night", mlflow_run_id=None, tracking_uri=""))
     return store
 
 
 @pytest.fixture
 def store(stored: Path, tmp_path: Path) -> Path:
-    """A copy of it to spoil."""
+    """A copy of it to damage."""
     return Path(shutil.copytree(stored, tmp_path / "store"))
 
 
@@ -41,14 +41,14 @@ def job(demo_shards: Path, store: Path) -> Job:
 def refuse(job: Job, said: str, **changes: object) -> None:
     changed = override(job, {name.replace("__", "."): value for name, value in changes.items()})
     with pytest.raises(ConfigError, match=said):
-        preflight.check(changed)
+        check(changed)
 
 
 def test_a_valid_store_passes_and_nothing_is_left_behind(job: Job, store: Path):
     before = sorted(store.rglob("*"))
-    preflight.check(job)
-    preflight.check(override(job, {"store.resume": "night"}))
-    preflight.check(override(job, {"store.resume": "night", "train.zero": 3, "optim.lr": 1e-4}))
+    check(job)
+    check(override(job, {"store.resume": "night"}))
+    check(override(job, {"store.resume": "night", "train.zero": 3, "optim.lr": 1e-4}))
     assert sorted(store.rglob("*")) == before
 
 
@@ -61,14 +61,14 @@ def test_a_changed_job_is_refused_with_what_may_change(job: Job):
 def test_other_images_are_refused(job: Job, demo_shards: Path):
     changes = {"data.train": str(demo_shards / "val"), "store.resume": "night"}
     with pytest.raises(ConfigError, match=r"the digest of --data\.train is"):
-        preflight.check(override(job, changes))
+        check(override(job, changes))
 
 
 def test_a_damaged_checkpoint_does_not_stop_preflight(job: Job, store: Path):
     """Workers take the one before, and say why; its job is the one that counts."""
     newest = store / "night" / "step_000002"
     next(newest.glob("job.*.json")).write_text("{}")
-    preflight.check(override(job, {"store.resume": "night"}))
+    check(override(job, {"store.resume": "night"}))
     refuse(job, r"night.step_000001: --train\.seed", store__resume="night", train__seed=7)
 
 
@@ -78,12 +78,12 @@ def test_the_folder_of_another_run_is_refused(job: Job, store: Path):
 
 
 def test_checkpoints_without_a_run_record_are_not_resumed(job: Job, store: Path):
-    (store / "night" / runs.RECORD).unlink()
+    (store / "night" / record.RECORD).unlink()
     refuse(job, r"--store\.run night: .* holds checkpoints and no run\.json", store__run="night")
 
 
 def test_a_damaged_run_record_is_named(job: Job, store: Path):
-    (store / "night" / runs.RECORD).write_text(json.dumps({"name": "night"})[:-3])
+    (store / "night" / record.RECORD).write_text(json.dumps({"name": "night"})[:-3])
     refuse(job, r"night/run\.json cannot be read", store__resume="night")
 
 

@@ -1,4 +1,4 @@
-"""The same job file without Ray: under torchrun, where it becomes one process of several."""
+"""A job file without Ray: under torchrun as several ranks, and `--local` as one process."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_job_file_trains_under_torchrun_as_it_is(project: Path, environment: dic
         "step_000004",
     }
     assert Path(result["picture"]).is_file()
-    assert done.stdout.count("step 4/4") == 1  # rank 0 alone speaks
+    assert done.stdout.count("step 4/4") == 1  # only rank 0 prints
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What MLflow has of the runs of a project."""
+"""Runs of a project as MLflow has them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
 """Replay a run by one process, from each of its checkpoints to the next.
 
-From equal weights the same step has the same loss and the same gradients, however many workers share it.
-Whole runs would not do for that: AdamW's first updates have the size of the learning rate whatever that of
-the gradient, so rounding, which depends on how many workers add up, grows to 3e-6 of the loss in 60 steps.
+From equal weights the same step has the same loss and gradients for any number of workers. Whole runs cannot
+be compared so: AdamW's first updates are as large as the learning rate however small the gradient, so that
+rounding, which depends on the number of workers, grows to 3e-6 of the loss in 60 steps.
 """
 
 import json
@@ -19,14 +19,14 @@ from qdet.training.reporting import LocalReporter, Progress, Run
 from tests.support.ranks import Recorder, checkpoint, on_ranks
 
 KINDS = ("weights", "average", "exp_avg", "exp_avg_sq")
-"""What a checkpoint holds of every parameter: its moments are sums of gradients."""
+"""What a checkpoint holds for every parameter; the moments are sums of gradients."""
 
 
-class Until(LocalReporter):
-    """Asks the training to leave when it has made a step."""
+class StopAfter(LocalReporter):
+    """Request a graceful stop after a step."""
 
     def __init__(self, step: int, *, at: int) -> None:
-        super().__init__(lambda: self.reached >= step - 1)  # what is asked now is done a step later
+        super().__init__(lambda: self.reached >= step - 1)  # the stop takes effect one step after the request
         self.reached = at
 
     def progress(self, progress: Progress) -> None:
@@ -37,16 +37,16 @@ def replay_by_one_process(job: Job, folder: Path, into: Path) -> tuple[dict[int,
     """Repeat every stretch of the run in `folder` with one process.
 
     Returns:
-        The loss of every step; and how far the tensors of each checkpoint are from those found again: the L2
-        norm of the difference as a share of theirs, of the kind of tensors that differ most.
+        The loss by step, and by step of a checkpoint the relative L2 distance of its tensors from those of
+        the replay: the largest over the kinds of tensors.
     """
     saved = sorted(int(one.parent.name.removeprefix("step_")) for one in folder.glob("step_*/manifest.json"))
-    on_ranks(1, _repeat, override(job, {"train.workers": 1}), folder, into, saved, apart=True)
+    on_ranks(1, _replay, override(job, {"train.workers": 1}), folder, into, saved, apart=True)
     losses = {int(step): loss for step, loss in json.loads((into / "losses.json").read_text()).items()}
     return losses, {last: _distance(folder, into / f"to_{last}" / folder.name, last) for last in saved}
 
 
-def _repeat(job: Job, folder: Path, into: Path, saved: list[int]) -> None:
+def _replay(job: Job, folder: Path, into: Path, saved: list[int]) -> None:
     losses = {}
     for first, last in pairwise([0, *saved]):
         store, recorder = into / f"to_{last}", Recorder()
@@ -54,7 +54,7 @@ def _repeat(job: Job, folder: Path, into: Path, saved: list[int]) -> None:
             name = f"step_{first:06d}"
             shutil.copytree(folder / name, store / folder.name / name)
         run = Run(name=folder.name, store=str(store))
-        loop.train(job, run=run, reporter=Until(last, at=first), tracker=recorder)
+        loop.train(job, run=run, reporter=StopAfter(last, at=first), tracker=recorder)
         losses |= {step: values["train/loss"] for step, values in recorder.points if "train/loss" in values}
     (into / "losses.json").write_text(json.dumps(losses))
 
@@ -63,9 +63,9 @@ def _distance(folder: Path, again: Path, step: int) -> float:
     one, other = (checkpoint(run.parent, run.name, step) for run in (folder, again))
     distances = []
     for kind in KINDS:
-        mine, theirs = one.all(kind), other.all(kind)
-        assert mine.keys() == theirs.keys()
-        apart = torch.stack([(mine[name].double() - theirs[name].double()).norm() for name in mine]).norm()
-        size = torch.stack([tensor.double().norm() for tensor in theirs.values()]).norm()
-        distances.append(float(apart / size))
+        saved, replayed = one.all(kind), other.all(kind)
+        assert saved.keys() == replayed.keys()
+        differences = [(saved[name].double() - replayed[name].double()).norm() for name in saved]
+        size = torch.stack([tensor.double().norm() for tensor in replayed.values()]).norm()
+        distances.append(float(torch.stack(differences).norm() / size))
     return max(distances)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A job that trains in seconds, on 64-pixel images. Tests copy it into a project of their own."""
+"""A job that trains in seconds, on 64-pixel images; tests copy it into their project folder."""
 
 from qdet.backbones import SwinConfig
 from qdet.data.augment import AugmentConfig
@@ -42,7 +42,7 @@ job = Job(
     eval=EvalConfig(batch_size=4, pictures=2),
 )
 
-# The last value cannot train: a sweep must outlive it.
+# The last value makes training fail: the sweep must survive that.
 sweep = Sweep(space={"optim.lr": Choice((1e-3, 1e-4, float("inf")))}, trials=3)
 
 

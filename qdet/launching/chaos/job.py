@@ -1,7 +1,7 @@
-"""The job that chaos breaks: seconds long, with all that could make a resumed run differ from another.
+"""The job that chaos breaks: seconds long, with everything that could make a resumed run differ.
 
-Random augmentation, dropout and stochastic depth are on, weights are averaged, evaluation and checkpoints
-come often, and an epoch ends every few steps. It is started by torchrun, and by hand as
+Random augmentation, dropout and stochastic depth are on, weights are averaged, evaluations and checkpoints
+are frequent, and an epoch has few steps. torchrun starts it; to start it by hand:
 `python -m qdet.launching.chaos.job --local`.
 """
 
@@ -14,9 +14,9 @@ from qdet.detectors import SparseRCNNConfig
 from qdet.job import EvalConfig, Job, OptimConfig, TrackConfig, TrainConfig
 
 IMAGES = {"train": 48, "val": 16}
-"""Rendered images of each split."""
+"""Rendered images per split."""
 SIDE = 64
-"""Of an image, in pixels."""
+"""Width and height of an image in pixels."""
 STEPS = 60
 
 job = Job(

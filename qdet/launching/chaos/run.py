@@ -1,4 +1,4 @@
-"""Breaking runs again and again for some minutes, each compared with one that nothing disturbed."""
+"""Inject faults into one run after another, and compare each with an undisturbed run."""
 
 import random
 import statistics
@@ -12,87 +12,87 @@ from rich.console import Console
 from rich.table import Table
 
 from qdet.errors import TrainingError
-from qdet.launching.chaos.faults import named
+from qdet.launching.chaos.faults import select_faults
 from qdet.launching.chaos.job import IMAGES, SIDE, STEPS
-from qdet.launching.chaos.trial import Planned, Trial
-from qdet.launching.chaos.verdict import problems
+from qdet.launching.chaos.trial import PlannedFault, Trial
+from qdet.launching.chaos.verdict import find_problems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chaos:
-    """What is broken, for how long."""
+    """Which faults to inject, and for how long."""
 
     folder: Path | None = None
-    """New or empty folder for shards, checkpoints, logs; by default a temporary one."""
+    """New or empty folder for shards, checkpoints and logs; by default a temporary one."""
     minutes: float = 10.0
-    """Time for broken runs; the last one is let through to its end."""
+    """Time for broken runs; the last one is allowed to finish."""
     faults: tuple[str, ...] = ()
     """Names of faults to choose from; by default all."""
     workers: int = 2
     """Training processes."""
     seed: int | None = None
-    """Of moments and faults; by default another one every time."""
+    """Draws the faults and when they strike; by default a new one every time."""
     flags: tuple[str, ...] = ()
-    """Further flags of the job, as `--train.zero 3`."""
+    """Further flags of the job, such as `--train.zero 3`."""
 
 
 @dataclass
 class Result:
-    """What came out."""
+    """The undisturbed run, the broken ones, and how these differ from it."""
 
     undisturbed: Trial
     broken: list[Trial] = field(default_factory=list)
     wrong: dict[str, list[str]] = field(default_factory=dict)
-    """Problems by the run's name."""
+    """Problems by run name."""
 
     @property
     def faults(self) -> int:
-        """Faults in all."""
+        """Number of faults in all runs."""
         return sum(len(trial.events) for trial in self.broken)
 
     @property
     def recovery_ratio(self) -> float | None:
-        """Median of the times from a fault to the next step, over the time from start to first step."""
+        """Median time from a fault to the next step, relative to the time from launch to the first step."""
         times = [e.recovery for trial in self.broken for e in trial.events if e.recovery is not None]
         startup = self.undisturbed.startup
         return statistics.median(times) / startup if times and startup else None
 
 
-def break_and_tell(chaos: Chaos) -> int:
-    """Break runs, print what came of it, and return the exit code: 0 where nothing was lost.
+def run_chaos(chaos: Chaos) -> int:
+    """Inject faults as `chaos` says, print the result and return exit code 0.
 
     Raises:
-        TrainingError: A broken run differs from the undisturbed one, or does not come to its end.
+        TrainingError: A broken run differs from the undisturbed one, or never finishes.
     """
     console = Console(highlight=False)
     folder = chaos.folder or Path(tempfile.mkdtemp(prefix="qdet-chaos-"))
     console.print(f"in {folder}")
-    show(break_runs(chaos, folder.absolute(), console), console)
+    print_result(break_runs(chaos, folder.absolute(), console), console)
     return 0
 
 
 def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
-    """Run the job once undisturbed, then broken until the time is over.
+    """Run the job once undisturbed, then with faults until the time is up; return all runs.
 
     Raises:
-        TrainingError: Even the undisturbed run fails, or a broken one never comes to its end.
+        TrainingError: The undisturbed run fails, or a broken one never finishes.
     """
-    names = named(chaos.faults)
+    names = select_faults(chaos.faults)
     seed = chaos.seed if chaos.seed is not None else random.SystemRandom().randrange(2**32)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     prepare(folder)
     console.print(f"seed {seed}; an undisturbed run first")
     result = Result(Trial("undisturbed", folder, workers=chaos.workers, flags=chaos.flags))
-    result.undisturbed.run([], chance)
+    result.undisturbed.run([], rng)
     console.print(f"{STEPS} steps in {result.undisturbed.seconds:.0f} s")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     end = time.monotonic() + chaos.minutes * 60
     while time.monotonic() < end:
         name = f"broken-{len(result.broken) + 1}"
         trial = Trial(name, folder, workers=chaos.workers, flags=chaos.flags)
-        trial.run(_plan(names, result.undisturbed, chance), chance)
+        trial.run(_plan(names, result.undisturbed, rng), rng)
         result.broken.append(trial)
-        found = problems(trial, result.undisturbed, steps=STEPS, tracking_uri=uri)
+        found = find_problems(trial, result.undisturbed, steps=STEPS, tracking_uri=uri)
         result.wrong |= {name: found} if found else {}
         for event in trial.events:
             back = "" if event.recovery is None else f", back after {event.recovery:.1f} s"
@@ -101,8 +101,8 @@ def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
     return result
 
 
-def show(result: Result, console: Console) -> None:
-    """Print the result as a table, and raise if anything is wrong.
+def print_result(result: Result, console: Console) -> None:
+    """Print the result as a table of faults.
 
     Raises:
         TrainingError: A broken run differs from the undisturbed one.
@@ -125,20 +125,24 @@ def show(result: Result, console: Console) -> None:
     console.print(f"{runs} of {runs} runs, {result.faults} faults: bitwise equal, nothing lost")
 
 
-def _plan(names: Sequence[str], undisturbed: Trial, chance: random.Random) -> list[Planned]:
-    """Draw one to four faults: a quarter of them while a run starts, the others while it trains."""
+def _plan(names: Sequence[str], undisturbed: Trial, rng: random.Random) -> list[PlannedFault]:
+    """Draw one to four faults: a quarter of them during start-up, the others during training."""
     start = undisturbed.startup or 1.0
     each = (undisturbed.seconds - start) / STEPS
     plan = []
-    for step in sorted(chance.randrange(STEPS) for _ in range(chance.randint(1, 4))):
-        starting = chance.random() < 0.25
-        delay = chance.uniform(0, start) if starting else chance.uniform(0, 3 * each)
-        plan.append(Planned(0 if starting else max(step, 1), delay, chance.choice(names)))
+    for step in sorted(rng.randrange(STEPS) for _ in range(rng.randint(1, 4))):
+        starting = rng.random() < 0.25
+        delay = rng.uniform(0, start) if starting else rng.uniform(0, 3 * each)
+        plan.append(PlannedFault(0 if starting else max(step, 1), delay, rng.choice(names)))
     return plan
 
 
 def prepare(folder: Path) -> None:
-    """Render the images and pack them into shards."""
+    """Render images and pack them into shards in `folder`.
+
+    Raises:
+        TrainingError: `folder` is not empty.
+    """
     from data_prep.coco_to_shards import Conversion, convert
     from data_prep.synthetic import SyntheticConfig, prepare
 

@@ -1,4 +1,4 @@
-"""One run of the job under torchrun, broken on purpose and started again until it is through."""
+"""One run of the job under torchrun, with faults, relaunched until it finishes."""
 
 import os
 import random
@@ -18,14 +18,14 @@ from qdet.errors import TrainingError
 from qdet.launching.chaos.faults import FAULTS, Victim
 
 LAUNCHES = 100
-"""Starts after which a run counts as one that never ends."""
+"""Launches after which a run counts as never finishing."""
 _STEP = re.compile(r"^\s*(?:\[\w+\]:)?step (\d+)/\d+")
 _LEDGER = re.compile(r"lost=(\d+) duplicated=(\d+)")
 
 
 @dataclass(frozen=True)
-class Planned:
-    """When a fault comes: so many seconds after a step was heard of, or for step 0 after a start."""
+class PlannedFault:
+    """A fault and when to inject it: `delay` seconds after `step` is printed; step 0 means after launch."""
 
     step: int
     delay: float
@@ -34,66 +34,65 @@ class Planned:
 
 @dataclass
 class Event:
-    """One fault, and how the run came back."""
+    """One injected fault, and how the run recovered."""
 
     fault: str
     what: str
-    """What was done, for people."""
+    """Description of what was done."""
     step: int
-    """Last step that was heard of before it."""
+    """Last step printed before it."""
     at: float
-    """Seconds since the run was started."""
+    """Seconds since the first launch."""
     recovery: float | None = None
-    """Seconds until new workers made a step; None where the next fault, or the end, came first."""
+    """Seconds until new workers finished a step; None if another fault or the end came first."""
 
 
 class Trial:
-    """A run of the job in `folder`, where its shards are; its output goes to `NAME.log` there."""
+    """A run of the job on the shards in `folder`; its output goes to `NAME.log` there."""
 
     def __init__(self, name: str, folder: Path, *, workers: int, flags: Sequence[str] = ()) -> None:
         self.name, self.folder, self.workers, self.flags = name, folder, workers, tuple(flags)
         self.events: list[Event] = []
         self.ledgers: list[tuple[int, int]] = []
-        """Images lost and received twice, as every settled epoch says."""
+        """Lost and duplicated images of every finished epoch."""
         self.startup: float | None = None
         """Seconds from the first launch to the first step."""
         self.seconds = 0.0
         self._step = 0
-        self._known: set[int] = set()
-        self._renewed = False
+        self._workers_at_fault: set[int] = set()
+        self._workers_replaced = False
 
     @property
     def run_folder(self) -> Path:
-        """Where its checkpoints are."""
+        """Folder of its checkpoints."""
         return self.folder / "store" / self.name
 
-    def run(self, plan: Sequence[Planned], chance: random.Random) -> None:
-        """Run to the end, with faults on the way.
+    def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
+        """Run to the end, relaunching after faults; fills `events`, `ledgers`, `startup` and `seconds`.
 
         Args:
-            plan: What happens when; one fault waits for the one before it.
-            chance: Decides which worker, which file, which byte.
+            plan: Faults in order; each waits for the one before it.
+            rng: Draws the worker, file or byte to hit.
 
         Raises:
-            TrainingError: The run fails, or does not come to its end.
+            TrainingError: The run fails without a fault, or never finishes.
         """
         self._began = time.monotonic()
         waiting, code = list(plan), -1
         with (self.folder / f"{self.name}.log").open("w") as log:
             for _ in range(LAUNCHES):
-                broken = len(self.events)
-                code = self._launch(log, waiting, chance)
+                faults_before = len(self.events)
+                code = self._launch(log, waiting, rng)
                 if code == 0:
                     self.seconds = time.monotonic() - self._began
                     return
-                if len(self.events) == broken and not self._in_recovery():
+                if len(self.events) == faults_before and not self._is_recovering():
                     break
         raise TrainingError(
-            f"{self.name} did not come to its end by itself (exit code {code}); "
-            f"see {self.folder / self.name}.log"
+            f"{self.name} did not finish (exit code {code}); see {self.folder / self.name}.log"
         )
 
-    def _launch(self, log: TextIO, waiting: list[Planned], chance: random.Random) -> int:
+    def _launch(self, log: TextIO, waiting: list[PlannedFault], rng: random.Random) -> int:
         process = subprocess.Popen(
             self._command(), cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
@@ -106,38 +105,40 @@ class Trial:
             if waiting and self._step < waiting[0].step:
                 since = time.monotonic()
             elif waiting and time.monotonic() - since >= waiting[0].delay:
-                self._break(victim, waiting.pop(0).fault, chance)
+                self._inject(victim, waiting.pop(0).fault, rng)
                 since = time.monotonic()
             workers = {worker.pid for worker in victim.workers()}
-            self._renewed = self._renewed or (bool(workers) and not workers & self._known)
+            self._workers_replaced = self._workers_replaced or (
+                bool(workers) and not workers & self._workers_at_fault
+            )
             time.sleep(0.02)
-        victim.clear_away()
+        victim.kill_leftovers()
         reader.join(timeout=60)
         return process.returncode
 
-    def _break(self, victim: Victim, fault: str, chance: random.Random) -> None:
-        self._known = {worker.pid for worker in victim.workers()}
-        self._renewed = False
+    def _inject(self, victim: Victim, fault: str, rng: random.Random) -> None:
+        self._workers_at_fault = {worker.pid for worker in victim.workers()}
+        self._workers_replaced = False
         before, at = self._step, time.monotonic() - self._began
-        self.events.append(Event(fault, FAULTS[fault](victim, chance), before, at))
+        self.events.append(Event(fault, FAULTS[fault](victim, rng), before, at))
 
-    def _in_recovery(self) -> bool:
+    def _is_recovering(self) -> bool:
         return bool(self.events) and self.events[-1].recovery is None
 
     def _read(self, process: "subprocess.Popen[str]", log: TextIO) -> None:
         for line in process.stdout or ():
             log.write(line)
             if found := _STEP.search(line):
-                self._made_step(int(found[1]))
+                self._record_step(int(found[1]))
             if found := _LEDGER.search(line):
                 self.ledgers.append((int(found[1]), int(found[2])))
 
-    def _made_step(self, step: int) -> None:
+    def _record_step(self, step: int) -> None:
         now = time.monotonic() - self._began
         self._step = step
         if self.startup is None:
             self.startup = now
-        if self._renewed and self._in_recovery():
+        if self._workers_replaced and self._is_recovering():
             self.events[-1].recovery = now - self.events[-1].at
 
     def _environment(self) -> dict[str, str]:

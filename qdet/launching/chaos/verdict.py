@@ -1,4 +1,4 @@
-"""Whether a broken run came to the very end that an undisturbed one comes to."""
+"""Whether a broken run ends bitwise as the undisturbed one."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ from qdet.checkpoint import Saved, open_folder
 from qdet.launching.chaos.trial import Trial
 
 
-def problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri: str) -> list[str]:
-    """Say in what a run differs from the undisturbed one; nothing, if all is as it should be.
+def find_problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri: str) -> list[str]:
+    """Return how a run differs from the undisturbed one, one line per problem.
 
-    Compared are all tensors of the last checkpoint bit by bit (weights, average, moments), the ledgers of all
-    epochs, and MLflow: one run, finished, with one point per step.
+    Compares all tensors of the last checkpoint bit by bit (weights, average, moments), the ledgers of all
+    epochs, and MLflow: one run, finished, with a loss at every step.
     """
     last = f"step_{steps:06d}"
-    found = differing(trial.run_folder / last, undisturbed.run_folder / last)
+    found = compare_checkpoints(trial.run_folder / last, undisturbed.run_folder / last)
     if not trial.ledgers:
         found.append("no epoch was accounted for")
     bad = [counts for counts in trial.ledgers if any(counts)]
     found += [f"an epoch lost {lost} and doubled {twice} images" for lost, twice in bad]
-    return found + in_mlflow(trial.name, steps=steps, tracking_uri=tracking_uri)
+    return found + check_mlflow(trial.name, steps=steps, tracking_uri=tracking_uri)
 
 
-def differing(one: Path, other: Path) -> list[str]:
-    """Name the tensors of two checkpoints that are not bitwise the same."""
+def compare_checkpoints(one: Path, other: Path) -> list[str]:
+    """Return a problem if any tensor of two checkpoints is not bitwise equal, else nothing."""
     a, b = Saved(open_folder(one)), Saved(open_folder(other))
     if a.shapes != b.shapes:
         return ["the checkpoints hold other tensors"]
@@ -32,8 +32,8 @@ def differing(one: Path, other: Path) -> list[str]:
     return [f"{len(different)} tensors differ, such as {different[0]}"] if different else []
 
 
-def in_mlflow(run_name: str, *, steps: int, tracking_uri: str) -> list[str]:
-    """Say what MLflow has wrong about a finished run."""
+def check_mlflow(run_name: str, *, steps: int, tracking_uri: str) -> list[str]:
+    """Return what MLflow has wrong about a run that finished."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking_uri)

@@ -25,9 +25,9 @@ class ChaosCommand:
 
     def run(self, job_flags: Sequence[str]) -> int:
         """Break runs until the time is up, and print how they compare."""
-        from qdet.launching.chaos.run import Chaos, break_and_tell
+        from qdet.launching.chaos.run import Chaos, run_chaos
 
-        return break_and_tell(
+        return run_chaos(
             Chaos(
                 folder=self.folder,
                 minutes=self.minutes,

@@ -32,7 +32,7 @@ class HeadCommand:
             ports = {"port": self.port, "dashboard-port": self.dashboard_port, "agent-port": self.agent_port}
             record = local.up(ports=ports, cpus=self.cpus)
             print(f"a Ray head is up at {record.address}, dashboard {record.dashboard}. For ray's commands:")
-            print(local.exports(record))
+            print(local.export_lines(record))
             return 0
         if self.action == "down":
             print("the Ray head is down" if local.down() else "no Ray head was up")
@@ -42,5 +42,5 @@ class HeadCommand:
             print("down", file=sys.stderr)
             return 1
         shown = f"up: {record.address}, dashboard {record.dashboard}"
-        print(local.exports(record) if self.action == "env" else shown)
+        print(local.export_lines(record) if self.action == "env" else shown)
         return 0

@@ -1,7 +1,7 @@
-"""The token that guards a Ray cluster on this machine: whoever reaches a Ray port can run code.
+"""Token authentication for Ray on this machine; without it, reaching a Ray port means running code.
 
-Ray looks for RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and ~/.ray/auth_token, in that order. Where there is none of
-them, qdet makes a token of its own in `.qdet/ray-token`, readable by its owner alone.
+Ray looks for RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and ~/.ray/auth_token, in that order. If none of them
+exists, qdet generates a token in `.qdet/ray-token`, readable only by its owner.
 """
 
 import os
@@ -15,9 +15,9 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def require_token(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:
-    """Turn Ray's token authentication on in `environment`, and return the variables that do so.
+    """Turn on Ray's token authentication in `environment` and return the variables that do so.
 
-    A mode that the user has set stays as it is.
+    A mode set by the user stays.
     """
     if environment.get(MODE, "token") != "token":
         return {MODE: environment[MODE]}

@@ -1,4 +1,4 @@
-"""Whether a cluster can hold a job's workers, and on what they train."""
+"""Whether a cluster can hold a job's workers, and whether they train on GPUs or CPUs."""
 
 import time
 from collections.abc import Sequence
@@ -10,34 +10,37 @@ from qdet.job import TrainConfig
 
 @dataclass(frozen=True)
 class Node:
-    """What a machine of the cluster has in all, whoever uses it now."""
+    """Total resources of one node, in use or not."""
 
     cpus: float
     gpus: float
 
 
-def workers_that_fit(nodes: Sequence[Node], *, cpus: int, gpu: bool) -> int:
-    """Return how many workers of that size the nodes hold; a worker lives on one node."""
+def count_workers_that_fit(nodes: Sequence[Node], *, cpus: int, gpu: bool) -> int:
+    """Return how many workers of this size the nodes hold; a worker never spans two nodes."""
     return sum(min(int(node.cpus // cpus), int(node.gpus) if gpu else 10**9) for node in nodes)
 
 
 def choose_gpu(nodes: Sequence[Node], train: TrainConfig) -> bool | None:
-    """Return True for GPUs, False for CPUs, None when not even the fewest of `train.workers` fit as asked."""
+    """Return True for GPUs, False for CPUs, None if even the minimum of `train.workers` does not fit."""
     for gpu in (True, False):
         wanted = train.accelerator in ("auto", "gpu" if gpu else "cpu")
-        if wanted and workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.least_workers:
+        if (
+            wanted
+            and count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.least_workers
+        ):
             return gpu
     return None
 
 
-def wait_for(train: TrainConfig, *, seconds: float) -> bool:
-    """Wait until the cluster has what `train` needs in all and return whether that is GPUs.
+def wait_for_workers(train: TrainConfig, *, seconds: float) -> bool:
+    """Wait until the cluster is large enough for `train`; return whether the workers train on GPUs.
 
-    Resources that other jobs hold count as there: Ray Train queues for them. While nodes are missing, the
-    pending workers are shown to the cluster's autoscaler, if it has one.
+    Resources in use by other jobs count, since Ray Train queues for them. While nodes are missing, a pending
+    placement group asks the cluster's autoscaler, if there is one, for them.
 
     Raises:
-        ClusterError: After `seconds` the cluster still could never hold the workers.
+        ClusterError: The cluster is still too small after `seconds`.
     """
     gpu = choose_gpu(_nodes(), train)
     if gpu is not None:
@@ -57,7 +60,7 @@ def wait_for(train: TrainConfig, *, seconds: float) -> bool:
 
 
 class _Demand:
-    """A pending placement group, which is what makes Ray's autoscaler add nodes."""
+    """A pending placement group: Ray's autoscaler adds nodes for it."""
 
     def __init__(self, train: TrainConfig) -> None:
         bundle: dict[str, float] = {"CPU": train.cpus_per_worker}
@@ -91,7 +94,7 @@ def _shortage(train: TrainConfig) -> str:
     each = f"{train.cpus_per_worker} CPU" + ("s" if train.cpus_per_worker > 1 else "")
     gpu = train.accelerator == "gpu"
     each += " and 1 GPU" if gpu else ""
-    room = workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
+    room = count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
     have = (
         f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs on {len(nodes)} nodes"
     )

@@ -1,4 +1,4 @@
-"""Reaching a Ray cluster: join the one that is named or runs here, or start one for this process alone.
+"""Connect to Ray: join the named cluster or one on this machine, or else start a private one.
 
 --ray-address, RAY_ADDRESS    that cluster, or an error within seconds
 neither                       the head of `cluster/local.sh up`, then any other head on this machine,
@@ -17,34 +17,34 @@ from qdet.launching.ray_backend import auth, head
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """The cluster that this process belongs to now."""
+    """The cluster that this process has joined."""
 
     address: str
     private: bool
-    """True when it was started by this process and ends with it."""
+    """Whether this process started it, so that it ends with this process."""
 
 
 def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
-    """Join or start a Ray cluster.
+    """Join or start a Ray cluster and return how this process is connected.
 
     Args:
-        address: `host:port` of a cluster's head, or `local` for an instance of our own; by default
-            RAY_ADDRESS or whatever runs on this machine.
+        address: `host:port` of a cluster's head, or `local` for a private instance; by default RAY_ADDRESS,
+            then a head on this machine.
         timeout: Seconds to wait for a named address to accept a connection.
 
     Raises:
-        ClusterError: The cluster does not answer or does not let us in.
-        ConfigError: The address is of a kind that training cannot use.
+        ClusterError: The cluster does not answer or rejects the token.
+        ConfigError: The address is not one that training can use.
     """
     named = address or os.environ.get("RAY_ADDRESS")
     if named in (None, "", "auto"):
-        address = _running_here()
+        address = _find_local()
         if address is None and named == "auto":
             raise ClusterError(
                 "--ray-address auto: no Ray head runs on this machine; start one with cluster/local.sh up"
             )
     else:
-        address = None if named == "local" else _reachable(str(named), timeout)
+        address = None if named == "local" else _check_reachable(str(named), timeout)
     try:
         return _start_private() if address is None else _join(address)
     except Exception as error:
@@ -52,8 +52,8 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
         raise ClusterError(f"cannot use {where}: {_first_line(error)}") from error
 
 
-def leave() -> None:
-    """Leave the cluster, a private one with all that runs on it; Ray prints nothing after this."""
+def disconnect() -> None:
+    """Disconnect, and shut a private cluster down; Ray prints nothing after this."""
     import ray
 
     ray.shutdown()
@@ -68,8 +68,8 @@ def _start_private() -> Connection:
     os.environ.update(head.LOCAL_SETTINGS)
     auth.require_token()
     port = _free_port()
-    # What watches over a training asks its cluster how it is, and would take another one of this machine for
-    # that, or the one that was here last. All that this one starts inherits the variable.
+    # Ray's monitoring of a training queries the dashboard at this address, and without it would query another
+    # cluster of this machine, even one that is gone. All processes started here inherit the variable.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{head.HOST}:{port}"
     context = _ray_init(
         address="local",
@@ -88,11 +88,11 @@ def _ray_init(**settings: Any) -> Any:
 
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    os.environ.pop("RAY_ADDRESS", None)  # it would win over `address="local"`
+    os.environ.pop("RAY_ADDRESS", None)  # it would override `address="local"`
     return ray.init(log_to_driver=True, logging_level=logging.WARNING, **settings)
 
 
-def _running_here() -> str | None:
+def _find_local() -> str | None:
     record = head.running()
     if record is not None:
         os.environ.update(record.environment)
@@ -104,11 +104,11 @@ def _running_here() -> str | None:
     return None
 
 
-def _reachable(address: str, timeout: float) -> str:
+def _check_reachable(address: str, timeout: float) -> str:
     if "://" in address:
         raise ConfigError(
             f"--ray-address {address}: training needs the head's own address, host:port (often port 6379); "
-            "from outside the cluster submit the job instead: python -m qdet submit JOB.py"
+            "from outside the cluster, submit the job instead: python -m qdet submit JOB.py"
         )
     if not _answers(address, timeout):
         raise ClusterError(

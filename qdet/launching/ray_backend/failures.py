@@ -1,4 +1,4 @@
-"""Why a run on Ray failed: its cause, found among what Ray wraps it in, and how to go on."""
+"""Why a run on Ray failed: the cause, unwrapped from Ray's exceptions, and how to resume."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
 
 
-def cause_of(error: BaseException) -> QdetError:
-    """Return what made training fail, in one line: the user's error itself, or a worker's first failure."""
-    known = _user_error(error)
-    if known is not None:
-        return known
+def find_cause(error: BaseException) -> QdetError:
+    """Return why training failed: the user error itself, or a TrainingError with a worker's first line."""
+    user_error = _find_user_error(error)
+    if user_error is not None:
+        return user_error
     failures = getattr(error, "worker_failures", None) or {}
-    # Where a worker died, what the others say of it is only that they miss it.
+    # If a worker died, the errors of the others are only lost connections to it.
     rank, first = min(failures.items(), key=lambda one: (not _died(one[1]), one[0]), default=(None, error))
     wrapped = ("_base_exc", "controller_failure", "health_check_failure")
     inner = next(filter(None, (getattr(first, name, None) for name in wrapped)), first)
@@ -25,24 +25,24 @@ def cause_of(error: BaseException) -> QdetError:
     return TrainingError(f"training failed{where}: {kind}{text[0] if text else 'no message'}")
 
 
-def how_to_go_on(run: str, restarts: int) -> str:
-    """Return what to do after workers failed more often than `--train.max-failures` allows."""
+def advise_resume(run: str, restarts: int) -> str:
+    """Return what to do after more worker failures than `--train.max-failures` allows."""
     return (
-        f"Once that is mended, --store.resume {run} goes on from its last checkpoint; "
-        f"--train.max-failures, {restarts} here, is how often workers are started again by themselves"
+        f"Once that is fixed, --store.resume {run} resumes from its last checkpoint; "
+        f"--train.max-failures, {restarts} here, is how often workers are restarted automatically"
     )
 
 
-def stop_at_user_errors() -> "UserCallback":
-    """Make Ray Train give up at once where a worker says that the user must mend something."""
+def stop_on_user_errors() -> "UserCallback":
+    """Return a callback that makes Ray Train fail at once on a user error, which no restart would fix."""
     from ray.train import UserCallback
 
     class StopAtUserErrors(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for error in worker_exceptions.values():
-                known = _user_error(error)
-                if known is not None:
-                    raise known
+                user_error = _find_user_error(error)
+                if user_error is not None:
+                    raise user_error
 
     return StopAtUserErrors()
 
@@ -51,13 +51,13 @@ def _died(failure: BaseException) -> bool:
     return hasattr(failure, "health_check_failure")
 
 
-def _user_error(error: BaseException | None) -> QdetError | None:
-    """Find a QdetError among what `error` wraps: one failure, or those of several workers."""
+def _find_user_error(error: BaseException | None) -> QdetError | None:
+    """Return the first QdetError that `error` is or wraps, be it one failure or those of several workers."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
         one = queue.pop(0)
-        # Ray's error of a task is also an instance of the class that it wraps as `cause`.
+        # Ray's task error is also an instance of the class of the exception it wraps as `cause`.
         if isinstance(one, QdetError) and not isinstance(getattr(one, "cause", None), BaseException):
             return one
         if one is None or id(one) in seen:

@@ -1,7 +1,7 @@
-"""A Ray head on this machine: loopback only, guarded by a token, and gone when it is taken down.
+"""A Ray head on this machine: on loopback, behind a token, up until it is taken down.
 
-The head starts in the project folder, since the entry point of a Ray job runs in the folder of its head, and
-in its environment: `ray job submit jobs/adamixer_swin.py` finds the job, its data and this Python.
+The entry point of a Ray job runs in the folder and environment of its head. The head therefore starts in the
+project folder: `ray job submit jobs/adamixer_swin.py` finds the job, its data and this Python.
 """
 
 import json
@@ -23,16 +23,16 @@ from qdet.launching import paths
 from qdet.launching.ray_backend import auth
 
 HOST = "127.0.0.1"
-CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's own note of the last head here
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
 LOCAL_SETTINGS = {
-    # Without this, as on macOS, Ray replaces 127.0.0.1 by the machine's outside address and listens there.
+    # Otherwise, as on macOS, Ray replaces 127.0.0.1 by the machine's external address and listens there.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Nothing of a head that goes down is needed elsewhere: do not wait half a minute for it to drain.
+    # A head that goes down holds nothing that others need: do not wait half a minute for it to drain.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-    # Ray's default of 15 leaves a worker 3% of a core that anything else wants, and collectives time out.
+    # At Ray's default of 15 a worker gets 3% of a contended core, and collectives time out.
     "RAY_worker_niceness": "0",
-    # `ray job stop` kills three seconds after it has asked: too soon for a checkpoint.
+    # By default `ray job stop` kills three seconds after SIGTERM: too soon for a checkpoint.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
 PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
@@ -41,31 +41,31 @@ OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A head that we started: enough to reach it, and to be sure that its process is still that one."""
+    """A head started by `up`: how to reach it, and how to recognize its process."""
 
     pid: int
     born: float | None
-    """When the process started: process ids come again."""
+    """When the process started, since process ids are reused."""
     address: str
-    """What --ray-address and RAY_ADDRESS take."""
+    """host:port, for --ray-address and RAY_ADDRESS."""
     dashboard: str
-    """Where jobs are submitted and the dashboard is seen."""
+    """URL of the dashboard and of job submission."""
     agent: str
-    """Where the process that starts jobs says that it is well."""
+    """URL for health checks of the agent, which starts jobs."""
     environment: dict[str, str]
-    """Variables that a client of this head needs."""
+    """Environment variables that clients of this head need."""
 
 
 def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, timeout: float = 90.0) -> Head:
-    """Start a head and return when it takes jobs; return the running one where there is one.
+    """Start a head, wait until it accepts jobs and return it; if one is running, return that.
 
     Args:
-        ports: Ports by flag name (see `PORTS`) that must be these; others take the next free one.
-        cpus: CPUs the head offers; by default those of the machine.
-        timeout: Seconds to wait for it.
+        ports: Fixed ports by flag name (see `PORTS`); the others take the next free one.
+        cpus: CPUs that the head offers; by default those of the machine.
+        timeout: Seconds to wait until it accepts jobs.
 
     Raises:
-        ClusterError: A port is taken, or the head did not come up; the message names its log.
+        ClusterError: A port is taken, or the head did not start; the message names its log.
     """
     already = running()
     if already is not None:
@@ -76,10 +76,10 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
     client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS}
     log = paths.state_folder() / "head.log"
-    process = _start(chosen, _environment_of_jobs(environment), log, cpus)
+    process = _start(chosen, _job_environment(environment), log, cpus)
     record = Head(
         pid=process.pid,
-        born=_born(process.pid),
+        born=_creation_time(process.pid),
         address=f"{HOST}:{chosen['port']}",
         dashboard=dashboard,
         agent=f"http://{HOST}:{chosen['agent-port']}",
@@ -87,7 +87,7 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     )
     _record_file().write_text(json.dumps(asdict(record), indent=2))
     try:
-        _wait_until_it_takes_jobs(record, process, log, timeout)
+        _wait_until_ready(record, process, log, timeout)
     except BaseException:
         down()
         raise
@@ -95,34 +95,34 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
 
 
 def running() -> Head | None:
-    """Return the head that `up` started from this folder, if its process still lives."""
+    """Return the head that `up` started from this folder, or None if its process is gone."""
     file = _record_file()
     if not file.is_file():
         return None
     record = Head(**json.loads(file.read_text()))
-    return record if record.born is not None and _born(record.pid) == record.born else None
+    return record if record.born is not None and _creation_time(record.pid) == record.born else None
 
 
 def down(*, grace: float = 20.0) -> bool:
-    """Stop the head that `up` started and everything it started; return False where there is none."""
+    """Stop the head that `up` started, with its children; return False if there is none."""
     record = running()
     if record is not None:
         os.killpg(record.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while _group_lives(record.pid) and time.monotonic() < deadline:
+        while _group_is_alive(record.pid) and time.monotonic() < deadline:
             _reap(record.pid)
             time.sleep(0.2)
-        if _group_lives(record.pid):
+        if _group_is_alive(record.pid):
             os.killpg(record.pid, signal.SIGKILL)
             _reap(record.pid)
         if CURRENT_CLUSTER.is_file() and CURRENT_CLUSTER.read_text().strip() == record.address:
-            CURRENT_CLUSTER.unlink()  # Ray's commands would wait for it for 40 s
+            CURRENT_CLUSTER.unlink()  # Ray's commands would wait 40 s for it
     _record_file().unlink(missing_ok=True)
     return record is not None
 
 
-def exports(record: Head) -> str:
-    """Return the shell lines that let `ray job submit` and the dashboard reach the head."""
+def export_lines(record: Head) -> str:
+    """Return the shell lines with which `ray job submit` and the dashboard reach the head."""
     return "\n".join(f"export {name}={value}" for name, value in sorted(record.environment.items()))
 
 
@@ -131,7 +131,7 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     ray = shutil.which("ray", path=environment["PATH"])
     if ray is None:
-        raise ClusterError("there is no `ray` command beside this Python; pip install -e . installs it")
+        raise ClusterError("no `ray` command beside this Python; install it with pip install -e .")
     command = [ray, "start", "--head", "--block", "--disable-usage-stats", f"--node-ip-address={HOST}"]
     command += [f"--port={ports['port']}", f"--dashboard-agent-listen-port={ports['agent-port']}"]
     command += [f"--dashboard-host={HOST}", f"--dashboard-port={ports['dashboard-port']}"]
@@ -148,17 +148,17 @@ def _start(
         )
 
 
-def _environment_of_jobs(environment: dict[str, str]) -> dict[str, str]:
-    """What jobs inherit: this Python, this project, where relative paths start, one place for runs."""
+def _job_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Return what jobs inherit: this Python, this project, the root of relative paths, the tracking URI."""
     root = str(paths.root())
-    ours = {
+    own = {
         paths.ROOT: root,
         paths.TRACKING: paths.tracking_uri(),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath))),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH")))),
     }
     kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    return kept | LOCAL_SETTINGS | ours
+    return kept | LOCAL_SETTINGS | own
 
 
 def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:
@@ -189,26 +189,26 @@ def _free(port: int) -> bool:
     return True
 
 
-def _wait_until_it_takes_jobs(
-    record: Head, process: "subprocess.Popen[bytes]", log: Path, timeout: float
-) -> None:
+def _wait_until_ready(record: Head, process: "subprocess.Popen[bytes]", log: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
             tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
             raise ClusterError(f"the Ray head stopped at once; {log} ends with: {tail}")
-        if _well(f"{record.dashboard}/api/version") and _well(f"{record.agent}/api/local_raylet_healthz"):
+        if _is_healthy(f"{record.dashboard}/api/version") and _is_healthy(
+            f"{record.agent}/api/local_raylet_healthz"
+        ):
             return
         time.sleep(0.5)
     raise ClusterError(f"the Ray head did not come up within {timeout:.0f} s; see {log}")
 
 
-def _well(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
     except urllib.error.HTTPError as answer:
-        return answer.code == HTTPStatus.UNAUTHORIZED  # it answers, to whoever has the token
+        return answer.code == HTTPStatus.UNAUTHORIZED  # it is up, and asks for the token
     except OSError:
         return False
 
@@ -217,7 +217,7 @@ def _record_file() -> Path:
     return paths.state_folder() / "head.json"
 
 
-def _born(pid: int) -> float | None:
+def _creation_time(pid: int) -> float | None:
     import psutil
 
     try:
@@ -227,7 +227,7 @@ def _born(pid: int) -> float | None:
         return None
 
 
-def _group_lives(group: int) -> bool:
+def _group_is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

@@ -1,35 +1,36 @@
-"""Waiting that signals end at once."""
+"""Wait for a blocking call while signals still interrupt the wait."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from qdet.launching.graceful_stop import EXIT_CODE
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ask:
-    """How what is waited for can be asked to end by itself."""
+class GracefulStop:
+    """How to stop a blocking call from outside."""
 
-    asked: Callable[[], bool]
-    """Whether it should."""
-    ask: Callable[[], None]
-    """Asks it."""
+    requested: Callable[[], bool]
+    """Whether it should stop."""
+    request: Callable[[], None]
+    """Asks the call to stop; called once."""
     grace: float
-    """Seconds that it has from then on."""
+    """Seconds the call then has to return."""
 
 
-def call_interruptibly(call: Callable[[], T], ask: Ask | None = None) -> T:
-    """Return what `call` returns, running it in a thread of its own while this one waits for signals.
+def call_interruptibly(call: Callable[[], T], stop: GracefulStop | None = None) -> T:
+    """Return what `call` returns; it runs in another thread while this one waits for signals.
 
-    Ray's waits do not end for a signal, and Ray Train takes Ctrl-C over and then leaves with exit code 0, but
-    only in the main thread. A signal's exception leaves `call` behind; it ends with the process.
+    Ray's waits do not end on a signal, and in the main thread Ray Train handles Ctrl-C itself and exits with
+    code 0. An exception raised by a signal abandons `call`, whose thread ends with the process.
 
     Raises:
-        SystemExit: `call` was asked to end and did not in time.
+        SystemExit: `call` was asked to stop and did not return within the grace period.
     """
     returned: list[T] = []
     raised: list[BaseException] = []
@@ -45,11 +46,11 @@ def call_interruptibly(call: Callable[[], T], ask: Ask | None = None) -> T:
     deadline: float | None = None
     while thread.is_alive():
         thread.join(0.2)
-        if ask is not None and ask.asked() and deadline is None:
-            ask.ask()
-            deadline = time.monotonic() + ask.grace
+        if stop is not None and stop.requested() and deadline is None:
+            stop.request()
+            deadline = time.monotonic() + stop.grace
         if deadline is not None and time.monotonic() > deadline:
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(EXIT_CODE)
     if raised:
         raise raised[0]
     return returned[0]

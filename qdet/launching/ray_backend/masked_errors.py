@@ -1,7 +1,7 @@
-"""Exceptions that carry no secret out of a Ray worker.
+"""Mask secrets in exceptions before they leave a Ray worker.
 
-What a library raises may quote a URL with its password, and Ray prints an exception, with all that led to it,
-in the worker's log, in the controller's and in the driver's.
+A library's exception may quote a URL with its password, and Ray prints every exception, with its chain, in
+the logs of worker, controller and driver.
 """
 
 import traceback
@@ -17,14 +17,13 @@ Returned = TypeVar("Returned")
 
 
 class MaskedError(RuntimeError):
-    """Stands for an exception whose traceback held a secret: its class, message and traceback, masked."""
+    """Replaces an exception whose traceback holds a secret: its class, message and traceback, masked."""
 
 
-def masks_errors(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Have a function raise what it raises, but for the secrets in it.
+def mask_errors(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """Return `function` with the secrets masked in what it raises.
 
-    A library's exception of which anything is secret becomes a `MaskedError`; an error of ours keeps its
-    class.
+    A third-party exception that holds a secret becomes a `MaskedError`; a QdetError keeps its class.
     """
 
     @wraps(function)
@@ -32,25 +31,25 @@ def masks_errors(function: Callable[Given, Returned]) -> Callable[Given, Returne
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            stood_for = _without_secrets(error)
-            if stood_for is None:
+            replacement = _mask_exception(error)
+            if replacement is None:
                 raise
-        # Outside of `except`, so that the new exception does not lead back to the old one.
-        raise stood_for
+        # Outside `except`, so that the new exception is not chained to the old one.
+        raise replacement
 
     return masked
 
 
-def _without_secrets(error: Exception) -> Exception | None:
-    """Return what to raise in the place of `error`, or None where nothing of it is secret."""
-    told = "".join(traceback.format_exception(error))
-    masked = mask(told)
-    if masked == told:
+def _mask_exception(error: Exception) -> Exception | None:
+    """Return what to raise instead of `error`, or None if it holds no secret."""
+    text = "".join(traceback.format_exception(error))
+    masked = mask(text)
+    if masked == text:
         return None
     if not isinstance(error, QdetError):
         first = "".join(traceback.format_exception_only(error)).strip()
         return MaskedError(f"{mask(first)}\n\n{masked}")
-    # Its own message was masked when it was made, and its class tells that trying again is no use.
+    # Its message was masked when it was made, and its class says that a restart will not help.
     error.__cause__ = error.__context__ = error.__traceback__ = None
-    error.add_note(f"It came of:\n{masked}")
+    error.add_note(f"Caused by:\n{masked}")
     return error

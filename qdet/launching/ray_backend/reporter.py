@@ -1,4 +1,4 @@
-"""How a run speaks through Ray Train: metrics for schedulers, progress to the driver's output."""
+"""Report through Ray Train: metrics to schedulers, progress to the driver's output."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,36 +9,36 @@ class RayReporter:
     """A `Reporter` for a worker of Ray Train.
 
     Args:
-        asked: Whether the driver asks this run to leave.
-        watched: Whether Ray Train looks out for nodes that are taken away.
+        stop: Whether the driver requests a graceful stop.
+        watch_preemption: Whether Ray Train watches for preempted nodes.
     """
 
-    def __init__(self, asked: Callable[[], bool], *, watched: bool) -> None:
-        self._asked, self._watched = asked, watched
-        self._going: set[str] = set()
+    def __init__(self, stop: Callable[[], bool], *, watch_preemption: bool) -> None:
+        self._stop, self._watch_preemption = stop, watch_preemption
+        self._draining: set[str] = set()
 
     def progress(self, progress: Progress) -> None:
-        """Print one line; Ray brings it to the driver."""
+        """Print one line, which Ray forwards to the driver."""
         print(progress.line(), flush=True)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report to Ray Train, which waits for all workers and takes a second: too slow for every step."""
+        """Report to Ray Train: it waits for all workers and takes a second, too slow for every step."""
         import ray.train
 
         ray.train.report({"step": step, **metrics})
 
     def stop_requested(self) -> bool:
-        """Whether the driver asks this run to leave."""
-        return self._asked()
+        """Return whether the driver requests a graceful stop."""
+        return self._stop()
 
     def preempted(self) -> bool:
-        """Whether a node of the run is drained that was not before: time for a checkpoint, then to go on.
+        """Return whether another node of the run is being drained: save a checkpoint and keep training.
 
-        Ray Train starts the workers again, elsewhere, when the node is gone.
+        Once the node is gone, Ray Train restarts the workers on other nodes.
         """
         import ray.train
 
-        notice = ray.train.get_preemption_info() if self._watched else None
-        new = set(notice.preempted_node_ids) - self._going if notice else set()
-        self._going |= new
+        notice = ray.train.get_preemption_info() if self._watch_preemption else None
+        new = set(notice.preempted_node_ids) - self._draining if notice else set()
+        self._draining |= new
         return bool(new)

@@ -1,4 +1,4 @@
-"""Submitting a job file to a Ray cluster as a Ray job: upload, follow its log, return its exit code."""
+"""Submit a job file to a Ray cluster as a Ray job: upload it, follow its log, return its exit code."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ EXCLUDES = [
     "*.tar",
     "__pycache__/",
 ]
-STOPPED = 130  # as a shell says of a program that Ctrl-C ended
+STOPPED = 130  # the shell's exit code after Ctrl-C
 
 
 def submit(
@@ -41,27 +41,28 @@ def submit(
     variables: Mapping[str, str] | None = None,
     show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
 ) -> int:
-    """Run a job file on a cluster and follow it to its end; Ctrl-C stops it there too.
+    """Run a job file on a cluster and follow it to its end; Ctrl-C also stops the job.
 
     Args:
         job_file: Path of the job file, below the current folder, which is uploaded.
         arguments: Its command line.
         address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS or the local head.
         variables: Further environment variables of the job.
-        show: Takes the job's output as it comes.
+        show: Receives the job's output as it arrives.
 
     Returns:
         The exit code of the job.
 
     Raises:
-        ConfigError: The job file is not below the current folder, or what the job is given holds a secret.
+        ConfigError: The job file is not below the current folder, or its arguments or variables hold a
+            secret.
         ClusterError: No cluster answers.
     """
     if not Path(job_file).is_file() or Path(job_file).is_absolute():
         from qdet.recipes import answer
 
         raise ConfigError(answer(Path(job_file)) or f"{job_file}: no such job file below {Path.cwd()}")
-    address = find(address)
+    address = find_dashboard(address)
     environment = _environment(address) | dict(variables or {})
     command = shlex.join(["python", job_file, *arguments])
     _refuse_secrets(environment | {"the job's command line": command})
@@ -76,11 +77,11 @@ def submit(
     return _exit_code(client, job)
 
 
-def find(address: str | None = None) -> str:
-    """Return the URL of the dashboard to submit to, with this process let in.
+def find_dashboard(address: str | None = None) -> str:
+    """Return the URL of the dashboard to submit to; for the local head, also set its token here.
 
     Raises:
-        ClusterError: None is named and no local head runs.
+        ClusterError: No address is given and no local head is running.
     """
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if address:
@@ -98,8 +99,8 @@ def find(address: str | None = None) -> str:
 def _client(address: str) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
-    for talkative in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)  # every file that is not uploaded, thrice
+    for verbose in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(verbose).setLevel(logging.ERROR)  # they log every excluded file, three times
     try:
         return JobSubmissionClient(address)
     except Exception as error:
@@ -108,10 +109,10 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _environment(address: str) -> dict[str, str]:
-    """What the job must know of here: our folders on this machine, elsewhere what was set by hand."""
+    """Return variables for the job: on this machine our folders, elsewhere only what the user has set."""
     variables: dict[str, str | None] = {
         COMMIT_VARIABLE: git_commit(),
-        "RAY_JOB_STOP_WAIT_TIME_S": "20",  # a stopped job tells MLflow that it was
+        "RAY_JOB_STOP_WAIT_TIME_S": "20",  # time to report to MLflow that the job was stopped
     }
     if (urlsplit(address).hostname or "").startswith(("127.", "localhost")):
         variables |= {paths.ROOT: str(paths.root()), paths.TRACKING: paths.tracking_uri()}
@@ -121,11 +122,11 @@ def _environment(address: str) -> dict[str, str]:
 
 
 def _refuse_secrets(given: Mapping[str, str]) -> None:
-    """Raise ConfigError where Ray would be given a secret: it writes down how every job is started."""
+    """Raise ConfigError if `given` holds a secret: Ray logs the command and variables of every job."""
     for name, value in given.items():
         if mask(value) != value:
             raise ConfigError(
-                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out, "
+                f"{name} holds a secret, {mask(value)}, which Ray would write into its logs: leave it out "
                 "and set it on the cluster's machines (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
                 "for MLflow, AWS_SECRET_ACCESS_KEY or a role for a bucket)"
             )
@@ -137,7 +138,7 @@ def _submit(client: "JobSubmissionClient", command: str, runtime_env: dict[str, 
         try:
             return client.submit_job(entrypoint=command, runtime_env=runtime_env)
         except RuntimeError as error:
-            # A head that has just come up answers so until its agent has registered.
+            # A head that has just started answers this until its agent has registered.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise ClusterError(f"the cluster refused the job: {error}") from error
             time.sleep(1)

@@ -1,6 +1,6 @@
-"""One training on a Ray cluster: Ray Train starts the workers and replaces the dead.
+"""One training on a Ray cluster: Ray Train starts the workers and replaces those that die.
 
-The driver checks the job, joins the cluster, opens the MLflow run and then waits; every worker runs
+The driver checks the job, joins the cluster, opens the MLflow run and waits; every worker runs
 `qdet.training.loop.train`, which knows nothing of Ray.
 """
 
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job
-from qdet.launching import graceful_stop as leaving
-from qdet.launching import paths
-from qdet.launching.preflight import check as preflight
+from qdet.launching import graceful_stop, paths
+from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect, failures
-from qdet.launching.ray_backend.interruptible import Ask, call_interruptibly
-from qdet.launching.ray_backend.masked_errors import masks_errors
+from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
+from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.runs import report
 from qdet.launching.runs.session import open_session
 from qdet.tracking import tracking_environment
@@ -24,106 +23,124 @@ from qdet.training.reporting import Run
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
+    from ray.train.torch import TorchTrainer
 
 RAY_TRAIN_SETTINGS = {
-    # Ray Train looks after its workers, and takes their reports, this often; at 2 s a report costs 1.2 s.
+    # How often Ray Train polls its workers' health and reports; at 2 s a report costs 1.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # Otherwise everything that a worker prints arrives twice.
+    # Otherwise every line of a worker arrives twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 START_TIMEOUTS = {False: "60", True: "20"}
-"""Seconds that Ray Train waits for room for a number of workers, fixed or elastic.
+"""Seconds that Ray Train waits until all workers are placed, by whether their number is elastic.
 
-For some 20 s it still counts on a node that has died, and asks for workers there: with a range of workers the
-next number is tried after that, with a fixed one there is none to try.
+Ray Train counts on a dead node for some 20 s and asks for workers there. After that an elastic job tries the
+next smaller number; a fixed one has no other to try.
 """
 GROWTH_CHECK = "QDET_GROWTH_CHECK_S"
-"""Environment variable: seconds between looks for room for more workers, in a job with a range of them."""
+"""Environment variable: seconds between checks whether an elastic job can grow."""
 GROWTH_CHECK_SECONDS = 30.0
 
 
 def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
-    """Train `job` on a Ray cluster and print how it ended.
+    """Train `job` on a Ray cluster and print its results.
 
     Args:
         job: What to train.
         address: The cluster to join; see `connect`.
-        wait: Seconds to wait for nodes where the cluster is too small.
+        wait: Seconds to wait for nodes if the cluster is too small.
 
     Raises:
+        SystemExit: SIGTERM stopped the run, after a checkpoint.
         QdetError: The job cannot run, or its training failed; the message is the cause.
     """
     job = paths.resolve(job)
-    preflight.check(job)
+    check(job)
     connection = connect.connect(address)
     try:
-        gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
+        gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_session(job) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
-            result = _fit_until_asked(job, session.run, gpu=gpu)
-            connect.leave()
+            result = _fit_with_graceful_stop(job, session.run, gpu=gpu)
+            connect.disconnect()
             if result["stopped"]:
-                raise SystemExit(leaving.CODE)
+                raise SystemExit(graceful_stop.EXIT_CODE)
             report.tell(session.outcome(result["step"], result["metrics"]))
     finally:
-        connect.leave()
+        connect.disconnect()
 
 
-def _fit_until_asked(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
-    """Train, and bring a SIGTERM to this process to the workers as a request to leave with a checkpoint."""
-    messenger = leaving.Messenger(run.name)
+def _fit_with_graceful_stop(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
+    """Train as `fit` does; a SIGTERM to this process makes the workers stop after a checkpoint."""
+    workers = graceful_stop.WorkerStop(run.name)
     try:
-        with leaving.on_sigterm() as asked:
-            return fit(job, run, gpu=gpu, ask=Ask(asked, messenger.ask, leaving.GRACE))
+        with graceful_stop.catch_sigterm() as requested:
+            stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
+            return fit(job, run, gpu=gpu, stop=stop)
     except TrainingError as error:
-        advice = failures.how_to_go_on(run.name, job.train.max_failures)
+        advice = failures.advise_resume(run.name, job.train.max_failures)
         raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
 
 
 def fit(
-    job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"] = (), ask: Ask | None = None
+    job: Job,
+    run: Run,
+    *,
+    gpu: bool,
+    callbacks: Sequence["UserCallback"] = (),
+    stop: GracefulStop | None = None,
 ) -> dict[str, Any]:
-    """Train `job` on the cluster that this process has joined; returns how `train` ended.
+    """Train `job` on the cluster that this process has joined.
 
     Args:
         job: What to train.
-        run: Who it is.
-        gpu: What the workers train on.
-        callbacks: Of Ray Train.
-        ask: What to do where somebody asks the run to leave.
+        run: Name and store of the run.
+        gpu: Whether the workers train on GPUs.
+        callbacks: For Ray Train.
+        stop: How a graceful stop is requested; by default it cannot be.
+
+    Returns:
+        What rank 0 returns: `step`, `metrics` and whether the run was `stopped` on request.
 
     Raises:
-        SystemExit: Asked to leave, the workers took too long.
-        QdetError: A worker met what restarting does not mend.
+        SystemExit: The workers did not stop within the grace period.
+        QdetError: A worker hit a user error, which no restart fixes.
         TrainingError: Workers failed more often than `train.max_failures`.
     """
-    from ray.train import (
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
+    from ray.train import TrainingFailedError
+
+    trainer = _build_trainer(job, run, gpu=gpu, callbacks=callbacks)
+    try:
+        return call_interruptibly(trainer.fit, stop).return_value or {}
+    except TrainingFailedError as error:
+        raise failures.find_cause(error) from error
+
+
+def _build_trainer(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"]) -> "TorchTrainer":
+    """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    for name, value in RAY_TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    watched = not _alone()  # nobody will preempt this machine
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     train = job.train
     elastic = train.least_workers < train.most_workers
-    os.environ.setdefault(START_TIMEOUT, START_TIMEOUTS[elastic])
-    trainer = TorchTrainer(
-        # Bound here: of `train_loop_config` Ray shows all on its dashboard.
-        partial(_worker, job, run, watched=watched, tracking=tracking_variables()),
+    watch_preemption = not _is_single_machine()
+    settings = RAY_TRAIN_SETTINGS | {
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(watch_preemption)),
+        START_TIMEOUT: START_TIMEOUTS[elastic],
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    return TorchTrainer(
+        # Bound here, since Ray shows all of `train_loop_config` on its dashboard.
+        partial(_train_worker, job, run, watch_preemption=watch_preemption, tracking=tracking_variables()),
         scaling_config=ScalingConfig(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
-            resources_per_worker=_resources(job, gpu=gpu),
-            elastic_resize_monitor_interval_s=_growth_check(),
+            resources_per_worker=_worker_resources(job, gpu=gpu),
+            elastic_resize_monitor_interval_s=_growth_interval(),
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
         run_config=RunConfig(
@@ -131,23 +148,19 @@ def fit(
             storage_path=run.store,
             failure_config=FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[failures.stop_at_user_errors(), *callbacks],
+            callbacks=[failures.stop_on_user_errors(), *callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        return call_interruptibly(trainer.fit, ask).return_value or {}
-    except TrainingFailedError as error:
-        raise failures.cause_of(error) from error
 
 
 def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
-    """Return the variables that every worker starts with."""
+    """Return the environment variables that every worker starts with."""
     threads = str(job.train.cpus_per_worker)
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        # A waiting thread that spins takes the core from its neighbour: 6 to 12 times slower when it is busy.
+        # A spinning thread takes the core from other workers: 6 to 12 times slower on a busy machine.
         "OMP_WAIT_POLICY": "PASSIVE",
         paths.ROOT: str(paths.root()),
     }
@@ -159,40 +172,41 @@ def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
 
 
 def tracking_variables() -> dict[str, str]:
-    """Return the variables by which workers find MLflow.
+    """Return the variables with which workers reach MLflow.
 
-    An address may hold a password, and Ray logs what it starts a process with: workers set these themselves.
+    A URI may hold a password, and Ray logs the environment of what it starts: workers set these themselves.
     """
     return tracking_environment() | {paths.TRACKING: paths.tracking_uri()}
 
 
-@masks_errors
-def _worker(job: Job, run: Run, *, watched: bool, tracking: Mapping[str, str]) -> dict[str, Any]:
-    """What every Ray worker runs."""
+@mask_errors
+def _train_worker(
+    job: Job, run: Run, *, watch_preemption: bool, tracking: Mapping[str, str]
+) -> dict[str, Any]:
+    """Run one rank of the training in a Ray worker; return `step`, `metrics` and `stopped`."""
     import logging
 
     import ray.train
 
-    from qdet.launching import graceful_stop as leaving
     from qdet.launching.ray_backend.reporter import RayReporter
     from qdet.launching.runs.session import join_session
     from qdet.training.loop import train
 
     os.environ.update(tracking)
-    logging.disable(logging.INFO)  # Ray Train tells of every report on every rank, others of every evaluation
+    logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     rank = ray.train.get_context().get_world_rank()
     with join_session(job, run, rank=rank) as tracker:
-        request = leaving.request_of_the_driver(run.name) if rank == 0 else leaving.Request()
-        reporter = RayReporter(request, watched=watched)
+        stop = graceful_stop.watch_driver(run.name) if rank == 0 else graceful_stop.StopFlag()
+        reporter = RayReporter(stop, watch_preemption=watch_preemption)
         result = train(job, run=run, reporter=reporter, tracker=tracker)
     return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}
 
 
-def _resources(job: Job, *, gpu: bool) -> dict[str, float]:
+def _worker_resources(job: Job, *, gpu: bool) -> dict[str, float]:
     return {"CPU": job.train.cpus_per_worker, **({"GPU": 1} if gpu else {})}
 
 
-def _growth_check() -> float:
+def _growth_interval() -> float:
     given = os.environ.get(GROWTH_CHECK, "")
     try:
         return float(given or GROWTH_CHECK_SECONDS)
@@ -200,17 +214,17 @@ def _growth_check() -> float:
         raise ConfigError(f"{GROWTH_CHECK}={given}: not a number of seconds") from None
 
 
-def _addresses() -> list[str]:
+def _node_addresses() -> list[str]:
     import ray
 
     return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
 
 
-def _alone() -> bool:
-    """Whether the cluster is this machine, reached by its loopback address."""
-    return len(_addresses()) == 1 and _all_on_loopback()
+def _is_single_machine() -> bool:
+    """Return whether the cluster is this machine alone, on loopback."""
+    return len(_node_addresses()) == 1 and _all_on_loopback()
 
 
 def _all_on_loopback() -> bool:
-    """Whether all nodes are on this machine: one at 127.0.0.1 or, in tests, several at 127.0.0.2, ..."""
-    return os.uname().sysname == "Linux" and all(address.startswith("127.") for address in _addresses())
+    """Return whether all nodes are on this machine; tests have several, at 127.0.0.2, 127.0.0.3, ..."""
+    return os.uname().sysname == "Linux" and all(address.startswith("127.") for address in _node_addresses())

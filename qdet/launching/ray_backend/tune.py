@@ -1,10 +1,10 @@
-"""A sweep on a Ray cluster: Ray Tune draws settings, ASHA stops the weak early, a trial is an ordinary run.
+"""A sweep on a Ray cluster: Ray Tune draws settings, ASHA stops weak trials early, each trial is a run.
 
 ASHA: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
 https://arxiv.org/abs/1810.05934.
 
-A trial is a small driver that asks no CPU for itself and starts Ray Train workers of its own; what they
-report after every evaluation reaches the scheduler through `TuneReportCallback`.
+A trial is a small driver that reserves no CPU and starts Ray Train workers of its own. What they report after
+each evaluation reaches the scheduler through `TuneReportCallback`.
 """
 
 import logging
@@ -21,46 +21,46 @@ from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.datasets import known
-from qdet.launching.preflight import check as preflight
+from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect
-from qdet.launching.ray_backend.failures import cause_of
+from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.interruptible import call_interruptibly
-from qdet.launching.ray_backend.masked_errors import masks_errors
+from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
-from qdet.launching.runs import record as runs
+from qdet.launching.runs import record
 from qdet.launching.runs.session import open_session
 from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
 from qdet.search import Each, LogUniform, Space, Uniform
 
 REDUCTION = 3
-"""ASHA lets one in this many trials go on at every rung."""
-# A trial's driver needs no CPU, which would be missing for its workers, but Tune refuses a trial of nothing.
+"""ASHA promotes one in this many trials at every rung."""
+# A CPU reserved by a trial's driver would be missing for its workers, but Tune rejects empty resources.
 DRIVER: dict[str, float] = {"memory": 2**20}
 
 
 def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> None:
-    """Try `sweep.trials` settings of `job` and print them, best first.
+    """Train `job` with `sweep.trials` settings and print the results, best first.
 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
     """
-    job = evaluated_often(paths.resolve(job))
+    job = require_evaluation(paths.resolve(job))
     sweep.check(job)
-    preflight.check(job)
+    check(job)
     connection = connect.connect(address)
-    name = runs.new_name(replace(job, name=f"{job.name}_sweep"))
+    name = record.new_name(replace(job, name=f"{job.name}_sweep"))
     try:
-        gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
+        gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
-            tuner = _tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
-            rows = [_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
-            connect.leave()
+            tuner = _build_tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            rows = [_make_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
+            connect.disconnect()
             parent.finish_trials(rows)
             parent.log(rows, sweep.metric)
             print(table(rows, sweep), flush=True)
     finally:
-        connect.leave()
+        connect.disconnect()
     best = max((row for row in rows if row.metric is not None), key=lambda row: row.metric or 0, default=None)
     if best is None:
         raise TrainingError(
@@ -69,56 +69,56 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     print(f"best setting: {as_flags(best.settings)}", flush=True)
 
 
-def evaluated_often(job: Job) -> Job:
-    """Return `job` evaluated at least once in its course; every evaluation is reported to the scheduler."""
+def require_evaluation(job: Job) -> Job:
+    """Return `job` with evaluation switched on: the scheduler decides on what evaluations report."""
     return override(job, {"train.eval_every": max(job.train.eval_every, 1)})
 
 
-def evaluations(job: Job) -> int:
-    """Return how many evaluations a whole training makes."""
-    return math.ceil(_steps(job) / (job.train.eval_every * _epoch(job)))
+def count_evaluations(job: Job) -> int:
+    """Return how many evaluations a whole training has."""
+    return math.ceil(_count_steps(job) / (job.train.eval_every * _count_epoch_steps(job)))
 
 
-def _epoch(job: Job) -> int:
+def _count_epoch_steps(job: Job) -> int:
     images = known(job, "train").images or len(job.data.open(job.data.train))
     return steps_per_epoch(images, job.train.batch_size, job.data.tail)
 
 
-def _steps(job: Job) -> int:
-    return job.train.steps or job.train.epochs * _epoch(job)
+def _count_steps(job: Job) -> int:
+    return job.train.steps or job.train.epochs * _count_epoch_steps(job)
 
 
-def tune_space(space: Mapping[str, Space]) -> dict[str, Any]:
-    """Say a sweep's space in Ray Tune's words."""
+def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
+    """Return a sweep's space as Ray Tune's search space, by dotted path."""
     from ray import tune
 
-    def domain(one: Space) -> Any:
-        if isinstance(one, Uniform):
-            return tune.uniform(one.low, one.high)
-        if isinstance(one, LogUniform):
-            return tune.loguniform(one.low, one.high)
-        if isinstance(one, Each):
-            return tune.grid_search(list(one.options))
-        return tune.choice(list(one.options))
+    def convert(space: Space) -> Any:
+        if isinstance(space, Uniform):
+            return tune.uniform(space.low, space.high)
+        if isinstance(space, LogUniform):
+            return tune.loguniform(space.low, space.high)
+        if isinstance(space, Each):
+            return tune.grid_search(list(space.options))
+        return tune.choice(list(space.options))
 
-    return {path: domain(one) for path, one in space.items()}
+    return {path: convert(space) for path, space in spaces.items()}
 
 
-def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+def _build_tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a row of the table
-    last = evaluations(job)
-    # One more than there are: a trial that comes to its end ends itself, with its final model.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has a row for a failed trial
+    last = count_evaluations(job)
+    # One more than there are: a trial that reaches the end finishes by itself, with its final model.
     scheduler = ASHAScheduler(
         max_t=last + 1, grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
     )
     trainable = tune.with_resources(
         tune.with_parameters(
-            _trial,
+            _run_trial,
             job=job,
             sweep=name,
             parent=parent,
@@ -135,17 +135,17 @@ def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) 
             mode="max",
             scheduler=scheduler,
             num_samples=sweep.trials,
-            # Seeded, a sweep draws the same settings again.
+            # With the seed a sweep draws the same settings again.
             search_alg=BasicVariantGenerator(max_concurrent=sweep.concurrent, random_state=job.train.seed),
         ),
         run_config=tune.RunConfig(
-            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress(sweep)]
+            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress_callback(sweep)]
         ),
     )
 
 
-@masks_errors
-def _trial(
+@mask_errors
+def _run_trial(
     settings: dict[str, Any],
     *,
     job: Job,
@@ -154,40 +154,40 @@ def _trial(
     gpu: bool,
     environment: Mapping[str, str],
 ) -> None:
-    """What runs for every trial: one ordinary training, under the sweep's MLflow run."""
+    """Train one trial as an ordinary run, a child of the sweep's MLflow run."""
     os.environ.update(environment)
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
     trial = tune.get_context().get_trial_id()
-    tried = evaluated_often(override(job, settings))
+    job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(tried, name=name, parent=parent, tags={"qdet.trial": trial}) as session:
-        fit(tried, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
+    with open_session(job, name=name, parent=parent, tags={"qdet.trial": trial}) as session:
+        fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
 
 
-def _row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
+def _make_row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
     metrics, settings = result.metrics or {}, dict(result.config or {})
     step = metrics.get("step")
     if result.error is not None:
         state = "failed"
     else:
-        state = "finished" if step == _steps(override(job, settings)) else "stopped early"
+        state = "finished" if step == _count_steps(override(job, settings)) else "stopped early"
     return TrialRow(
         trial=metrics.get("trial_id", Path(result.path).name),
         settings=settings,
         metric=None if result.error else metrics.get(sweep.metric),
         step=step,
         state=state,
-        error=str(cause_of(result.error)) if result.error else None,
+        error=str(find_cause(result.error)) if result.error else None,
     )
 
 
-def _progress(sweep: Sweep) -> Any:
+def _progress_callback(sweep: Sweep) -> Any:
     from ray.tune import Callback
 
     class Progress(Callback):
-        """One line when a trial starts, is evaluated and ends."""
+        """Print a line when a trial starts, is evaluated or fails."""
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             print(f"trial {trial.trial_id} tries {as_flags(trial.config)}", flush=True)
@@ -203,6 +203,6 @@ def _progress(sweep: Sweep) -> Any:
                 )
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            print(f"trial {trial.trial_id} failed; the sweep goes on", flush=True)
+            print(f"trial {trial.trial_id} failed; the sweep continues", flush=True)
 
     return Progress()
