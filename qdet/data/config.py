@@ -8,7 +8,7 @@ from qdet.data.files.pipes import allowed_words
 from qdet.data.loading.prefetch import Readers
 from qdet.data.plan.epoch import Tail
 from qdet.data.shards.locate import Access
-from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.storage.urls import is_pipe

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.job import Job
-from qdet.launching import paths
 from qdet.launching.graceful_stop import CODE, on_sigterm
 from qdet.launching.preflight import check as preflight
 from qdet.launching.runs import record as runs
 from qdet.launching.runs import report
+from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import join_session, open_session
 from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, Run
@@ -28,17 +28,19 @@ def run_here(job: Job) -> None:
         SystemExit: SIGTERM asked the run to leave, which it did with a checkpoint.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    job = paths.resolve(override(job, {"train.workers": size}))
+    job = override(job, {"train.workers": size})
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun started this very run again
-    preflight.check(job)
+    prepared = prepare(job, name=_shared_name(job))
+    job = prepared.job
+    preflight.check(prepared)
     if rank != 0:
         named = job.store.run or job.store.resume
-        name = named or _shared_name(job) or runs.new_name(job)
+        name = named or prepared.name or runs.new_name(job)
         _train(job, Run(name, job.store.path), NullTracker())
         return
     with (
-        open_session(job, name=_shared_name(job)) as session,
+        open_session(prepared) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
         result = _train(job, session.run, tracker)

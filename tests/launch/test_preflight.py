@@ -18,6 +18,7 @@ from qdet.launching.ray_backend.capacity import Node, choose_gpu, workers_that_f
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.ray_backend.tune import evaluated_often, evaluations, tune_space
 from qdet.launching.runs import record as runs
+from qdet.launching.runs.prepared import prepare
 from qdet.search import Choice, Each, Uniform
 
 
@@ -102,20 +103,20 @@ class TestRuns:
     def test_a_new_run_under_a_used_name_is_refused(self, tmp_path: Path):
         record = runs.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
-        assert runs.chosen(job) == ("night", None)
+        assert runs.choose(job) == ("night", None)
         runs.write(str(tmp_path), record)
         with pytest.raises(ConfigError, match=r"--store\.run night: .*by --store\.resume night"):
-            runs.chosen(job)
-        assert runs.chosen(override(job, {"store.resume": "night"})) == ("night", record)
+            runs.choose(job)
+        assert runs.choose(override(job, {"store.resume": "night"})) == ("night", record)
 
     def test_one_command_starts_a_run_and_later_resumes_it(self, tmp_path: Path):
         job = override(
             Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
         )
-        assert runs.chosen(job) == ("job-7", None)
+        assert runs.choose(job) == ("job-7", None)
         record = runs.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
         runs.write(str(tmp_path), record)
-        assert runs.chosen(job) == ("job-7", record)
+        assert runs.choose(job) == ("job-7", record)
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -163,7 +164,7 @@ class TestCapacity:
 
 class TestPreflight:
     def test_a_valid_job_passes(self, demo_shards: Path):
-        preflight.check(_job(demo_shards))
+        preflight.check(prepare(_job(demo_shards)))
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -176,14 +177,14 @@ class TestPreflight:
     )
     def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
         with pytest.raises(ConfigError, match=re.escape(said)):
-            preflight.check(override(_job(demo_shards), changes))
+            preflight.check(prepare(override(_job(demo_shards), changes)))
 
     def test_a_runs_folder_is_answered_with_its_newest_checkpoint(self, demo_shards: Path, tmp_path: Path):
         for name in ("step_000002", "step_000010"):
             (tmp_path / "run" / name).mkdir(parents=True)
         said = f"holds a run: give one of its checkpoints, such as {tmp_path / 'run' / 'step_000010'}"
         with pytest.raises(ConfigError, match=re.escape(said)):
-            preflight.check(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")}))
+            preflight.check(prepare(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")})))
 
 
 class TestConnect:
@@ -283,9 +284,9 @@ class TestHead:
     ],
 )
 def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
-    job = evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes))
-    assert job.train.eval_every == every
-    assert evaluations(job) == count
+    prepared = prepare(evaluated_often(override(_job(demo_shards), {"train.batch_size": 8} | changes)))
+    assert prepared.job.train.eval_every == every
+    assert evaluations(prepared) == count
 
 
 def test_grid_choices_are_tried_in_every_combination():

@@ -1,6 +1,5 @@
 """Samples in memory, as a stream of shards yields them, in the place of a dataset that is read by offset."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from jaxtyping import Int64
 
 from qdet.data.image.decode import check_pixels, size_hw
 from qdet.data.image.resize import HW
-from qdet.data.shards.annotations import Note, read_note, to_columns
+from qdet.data.shards.annotations import Note, image_id_of, read_note, to_columns
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.scan_shard import IMAGES
 from qdet.errors import DataError
@@ -96,14 +95,13 @@ def hold(raw: Mapping[str, Any], categories: Categories, max_pixels: int) -> Hel
     if unknown:
         some = ", ".join(sorted(map(repr, unknown))[:5])
         raise DataError(f"{name}: has boxes of classes that the dataset does not list: {some}")
-    return HeldSample(name, key, id_of(key, note), hw, image, note)
+    return HeldSample(name, key, image_id_of(key, note.image_id), hw, image, note)
 
 
-def id_of(key: str, note: Note | None = None) -> int:
-    """The image's id: its JSON's, else its key where that is a number, else one made of the key."""
-    if note is not None and note.image_id is not None:
-        return note.image_id
-    digits = key.rpartition("/")[2]
-    if digits.isascii() and digits.isdigit() and len(digits) < 19:
-        return int(digits)
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
+def id_of_unreadable(raw: Mapping[str, Any]) -> int:
+    """Image id of a sample that `hold` refused, from its JSON where that can be read."""
+    key = raw["__key__"]
+    try:
+        return image_id_of(key, read_note(raw["json"], name=key).image_id)
+    except (KeyError, DataError):
+        return image_id_of(key, None)

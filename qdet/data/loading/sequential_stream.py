@@ -20,7 +20,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
-from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of
+from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of_unreadable
 from qdet.data.loading.prefetch import Load, read_ahead
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Spares
@@ -28,8 +28,8 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.plan.order import share
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.manifest import Listed
-from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.sequential_read import files_of
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.errors import ConfigError, DataError
 from qdet.types import Batch, Substitute
 
@@ -149,7 +149,7 @@ class SequentialStream:
             try:
                 sample = hold(raw, self.dataset.categories, self.dataset.access.max_pixels)
             except DataError as error:
-                left_out[id_of(raw["__key__"])] = str(error)
+                left_out[id_of_unreadable(raw)] = str(error)
                 in_a_row += 1
                 if len(left_out) > self.bad.limit or in_a_row > _DRY * len(left_out):
                     raise

@@ -9,6 +9,7 @@
 A class is an id or a name. Boxes are in pixels of the stored image.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def _note(said: Any) -> Note:
         boxes_xywh=boxes,
         areas=tuple(float(area) for area in areas),
         iscrowd=tuple(int(crowd) for crowd in crowds),
-        image_id=image_id if type(image_id) is int else None,
+        image_id=_id(image_id),
         file_name=about.get("file_name"),
         size_hw=None if width is None or height is None else (int(height), int(width)),
         categories=_categories(said),
@@ -110,6 +111,14 @@ def _box(box: Sequence[Any]) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
+def _id(given: Any) -> int | None:
+    if type(given) is not int:
+        return None
+    if not -(2**63) <= given < 2**63:
+        raise ValueError(f"image id {given} has more than 64 bits")
+    return given
+
+
 def _kind(kind: Any) -> Kind:
     if type(kind) not in (int, str):
         raise TypeError(f"{kind!r} is neither the id nor the name of a class")
@@ -124,6 +133,25 @@ def _categories(said: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
         if "category_id" in a and "category_name" in a
     ]
     return tuple(dict.fromkeys(listed))
+
+
+def image_id_of(key: str, given: int | None) -> int:
+    """Id of a third-party image, a function of its sample alone: every way of reading gives the same.
+
+    A number that depended on the other samples, such as its place, could not be known while shards are read
+    from front to back. Hence the id that the JSON gives; else the key where all of it is a number; else 63
+    bits of the key's SHA-256. The scan for reading by offset refuses a set in which an id comes twice. Keys
+    such as `a/0001` are hashed, for `b/0001` may be another image.
+
+    Args:
+        key: Name of the sample in its shard.
+        given: The integer id in its JSON.
+    """
+    if given is not None:
+        return given
+    if key.isascii() and key.isdigit() and len(key) < 19:  # below 2**63
+        return int(key)
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
 
 
 def to_columns(

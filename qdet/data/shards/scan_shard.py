@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import IO, Any
 
 from qdet.data.image.decode import check_pixels, size_hw
-from qdet.data.shards.annotations import Kind, read_note
+from qdet.data.shards.annotations import Kind, image_id_of, read_note
 from qdet.errors import DataError
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
@@ -30,7 +30,7 @@ class Scan:
     """What one shard holds."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """A row of the index for each sample, its `image_id` None where the JSON has none."""
+    """A row of the index for each sample."""
     kinds: set[Kind] = field(default_factory=set)
     """Classes of its boxes."""
     categories: set[tuple[int, str]] = field(default_factory=set)
@@ -138,7 +138,7 @@ def _add_sample(
             "annotation_crc32": zlib.crc32(text),
             "width": width,
             "height": height,
-            "image_id": read.image_id,
+            "image_id": image_id_of(key, read.image_id),
             "boxes": len(read.boxes_xywh),
             "key": key,
         }

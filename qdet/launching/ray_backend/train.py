@@ -18,6 +18,7 @@ from qdet.launching.ray_backend import capacity, connect, failures
 from qdet.launching.ray_backend.interruptible import Ask, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import masks_errors
 from qdet.launching.runs import report
+from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -55,12 +56,13 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
     Raises:
         QdetError: The job cannot run, or its training failed; the message is the cause.
     """
-    job = paths.resolve(job)
-    preflight.check(job)
+    prepared = prepare(job)
+    job = prepared.job
+    preflight.check(prepared)
     connection = connect.connect(address)
     try:
         gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
-        with open_session(job) as session:
+        with open_session(prepared) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
             result = _fit_until_asked(job, session.run, gpu=gpu)

@@ -19,8 +19,6 @@ from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
-from qdet.launching import paths
-from qdet.launching.datasets import known
 from qdet.launching.preflight import check as preflight
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import cause_of
@@ -28,6 +26,7 @@ from qdet.launching.ray_backend.interruptible import call_interruptibly
 from qdet.launching.ray_backend.masked_errors import masks_errors
 from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
 from qdet.launching.runs import record as runs
+from qdet.launching.runs.prepared import Prepared, prepare
 from qdet.launching.runs.session import open_session
 from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
 from qdet.search import Each, LogUniform, Space, Uniform
@@ -44,17 +43,18 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
     """
-    job = evaluated_often(paths.resolve(job))
+    prepared = prepare(evaluated_often(job))
+    job = prepared.job
     sweep.check(job)
-    preflight.check(job)
+    preflight.check(prepared)
     connection = connect.connect(address)
     name = runs.new_name(replace(job, name=f"{job.name}_sweep"))
     try:
         gpu = capacity.wait_for(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
-            tuner = _tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
-            rows = [_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
+            tuner = _tuner(prepared, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            rows = [_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.leave()
             parent.finish_trials(rows)
             parent.log(rows, sweep.metric)
@@ -74,18 +74,23 @@ def evaluated_often(job: Job) -> Job:
     return override(job, {"train.eval_every": max(job.train.eval_every, 1)})
 
 
-def evaluations(job: Job) -> int:
+def evaluations(prepared: Prepared) -> int:
     """Return how many evaluations a whole training makes."""
-    return math.ceil(_steps(job) / (job.train.eval_every * _epoch(job)))
+    job, images = prepared.job, _images(prepared)
+    return math.ceil(_steps(job, images) / (job.train.eval_every * _epoch(job, images)))
 
 
-def _epoch(job: Job) -> int:
-    images = known(job, "train").images or len(job.data.open(job.data.train))
+def _images(prepared: Prepared) -> int:
+    """Size of the training set; third-party shards behind a URL are scanned for it."""
+    return prepared.train.images or len(prepared.job.data.open(prepared.job.data.train))
+
+
+def _epoch(job: Job, images: int) -> int:
     return steps_per_epoch(images, job.train.batch_size, job.data.tail)
 
 
-def _steps(job: Job) -> int:
-    return job.train.steps or job.train.epochs * _epoch(job)
+def _steps(job: Job, images: int) -> int:
+    return job.train.steps or job.train.epochs * _epoch(job, images)
 
 
 def tune_space(space: Mapping[str, Space]) -> dict[str, Any]:
@@ -104,14 +109,14 @@ def tune_space(space: Mapping[str, Space]) -> dict[str, Any]:
     return {path: domain(one) for path, one in space.items()}
 
 
-def _tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+def _tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a row of the table
-    last = evaluations(job)
+    job, last = prepared.job, evaluations(prepared)
     # One more than there are: a trial that comes to its end ends itself, with its final model.
     scheduler = ASHAScheduler(
         max_t=last + 1, grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
@@ -162,17 +167,17 @@ def _trial(
     trial = tune.get_context().get_trial_id()
     tried = evaluated_often(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(tried, name=name, parent=parent, tags={"qdet.trial": trial}) as session:
+    with open_session(Prepared(tried, name), parent=parent, tags={"qdet.trial": trial}) as session:
         fit(tried, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
 
 
-def _row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
+def _row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
     metrics, settings = result.metrics or {}, dict(result.config or {})
     step = metrics.get("step")
     if result.error is not None:
         state = "failed"
     else:
-        state = "finished" if step == _steps(override(job, settings)) else "stopped early"
+        state = "finished" if step == _planned_steps(prepared, settings) else "stopped early"
     return TrialRow(
         trial=metrics.get("trial_id", Path(result.path).name),
         settings=settings,
@@ -181,6 +186,13 @@ def _row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
         state=state,
         error=str(cause_of(result.error)) if result.error else None,
     )
+
+
+def _planned_steps(prepared: Prepared, settings: Mapping[str, Any]) -> int:
+    tried = override(prepared.job, settings)
+    if tried.data == prepared.job.data:
+        return _steps(tried, _images(prepared))
+    return _steps(tried, _images(Prepared(tried)))
 
 
 def _progress(sweep: Sweep) -> Any:

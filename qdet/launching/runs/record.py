@@ -10,6 +10,7 @@ import json
 import secrets
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from qdet.checkpoint import open_folder
 from qdet.errors import CheckpointError, ConfigError, did_you_mean
@@ -36,8 +37,16 @@ def new_name(job: Job) -> str:
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def chosen(job: Job, *, name: str | None = None) -> tuple[str, RunRecord | None]:
-    """Return the name of the run that `job` asks for, and its record where it goes on with an old one.
+class Choice(NamedTuple):
+    """The run that a job is."""
+
+    name: str
+    resumed: RunRecord | None
+    """What its store has of it; None of a new run."""
+
+
+def choose(job: Job, *, name: str | None = None) -> Choice:
+    """Return the run that `job` asks for, with its record where that is resumed.
 
     Args:
         job: Its `store.run` and `store.resume` decide.
@@ -50,15 +59,15 @@ def chosen(job: Job, *, name: str | None = None) -> tuple[str, RunRecord | None]
     store = job.store
     if store.resume == "auto" or (name and not store.run and not store.resume):
         wanted = store.run or name or ""
-        return wanted, read(store.path, wanted) if exists(store.path, wanted) else None
+        return Choice(wanted, read(store.path, wanted) if exists(store.path, wanted) else None)
     if store.resume:
-        return store.resume, read(store.path, store.resume)
+        return Choice(store.resume, read(store.path, store.resume))
     if store.run and exists(store.path, store.run):
         raise ConfigError(
             f"--store.run {store.run}: --store.path {store.path} has a run of that name. Go on with it by "
             f"--store.resume {store.run}, or give another name"
         )
-    return store.run or new_name(job), None
+    return Choice(store.run or new_name(job), None)
 
 
 def exists(store: str, name: str) -> bool:
