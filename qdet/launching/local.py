@@ -45,7 +45,7 @@ def run_here(job: Job) -> None:
     ):
         result = _train(job, session.run, tracker)
         tracker.close()
-        report.tell(session.outcome(result.step, result.metrics))
+        report.print_summary(session.outcome(result.step, result.metrics))
 
 
 def _train(job: Job, run: Run, tracker: Tracker) -> "Result":

@@ -157,10 +157,10 @@ def _by_id(steps):
 def test_resuming_starts_at_a_new_position_and_says_so(shards_folder, access, capsys):
     stream = _stream(shards_folder, access)
     whole = list(stream.steps(0, 6))
-    assert "at a fresh place" not in capsys.readouterr().out
+    assert "freshly shuffled" not in capsys.readouterr().out
     again = list(stream.steps(4, 6))
     assert (
-        "goes on with step 4 at a fresh place: which images came before is not known"
+        "resumes at step 4 with freshly shuffled shards: which images came before is not known"
         in capsys.readouterr().out
     )
     assert len(again) == 2

@@ -14,7 +14,7 @@ import webdataset
 from webdataset.tariterators import group_by_keys
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.loading.in_memory import Held, hold
+from qdet.data.loading.in_memory import InMemorySamples, parse_sample
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
 from qdet.data.loading.stream_config import StreamConfig
@@ -208,8 +208,8 @@ def test_both_ways_of_reading_give_a_sample_the_same_id_and_boxes(case, tmp_path
     in_order = {}
     for shard in dataset.shards:
         for raw in group_by_keys(files_of(shard, ())):
-            sample = hold(raw, dataset.categories, access.max_pixels)
-            held = Held((sample,), dataset.categories, access.max_pixels)
+            sample = parse_sample(raw, dataset.categories, access.max_pixels)
+            held = InMemorySamples((sample,), dataset.categories, access.max_pixels)
             in_order[int(held.index.image_id[0]), sample.key] = _boxes(held.read_annotation(0))
     assert len(by_offset) == 12
     assert len({image_id for image_id, _ in by_offset}) == 12

@@ -1,4 +1,4 @@
-"""What the JSON beside an image says, in the forms in which detection datasets come as WebDataset shards.
+"""Parse the JSON beside an image, in the forms in which detection datasets come as WebDataset shards.
 
 1. qdet's own: `boxes_xywh`, `category_ids` and other columns (see `data_prep`).
 2. COCO's: `annotations`, a list of {bbox: [x, y, w, h], category_id, iscrowd?, area?}; the image's `id`,
@@ -23,7 +23,7 @@ Kind = int | str
 
 
 @dataclass(frozen=True)
-class Note:
+class Annotations:
     """The objects of one image, in columns, and what else its JSON says."""
 
     kinds: tuple[Kind, ...]
@@ -35,25 +35,33 @@ class Note:
     size_hw: tuple[int, int] | None
     """None where the JSON does not say it; the image file does."""
     categories: tuple[tuple[int, str], ...]
-    """Ids and names of classes that the JSON itself explains."""
+    """Ids and names of classes that the JSON itself gives."""
+
+    def check_size(self, hw: tuple[int, int], *, name: str) -> None:
+        """Raise DataError if the JSON gives another height and width than the image has."""
+        if self.size_hw not in (None, hw):
+            raise DataError(
+                f"{name}: the image is {hw[1]}x{hw[0]} pixels, its JSON says "
+                f"{self.size_hw[1]}x{self.size_hw[0]}"
+            )
 
 
-def read_note(data: bytes, *, name: str) -> Note:
+def read_annotations(data: bytes, *, name: str) -> Annotations:
     """Read a sample's JSON; `name` says in errors which sample it is."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: its JSON cannot be read ({error})") from error
     try:
-        return _note(said)
+        return _parse(said)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"{name}: its JSON is in no form that is known ({type(error).__name__}: {error}); "
+            f"{name}: its JSON is in no known form ({type(error).__name__}: {error}); "
             "see qdet/data/shards/annotations.py for those that are"
         ) from error
 
 
-def _note(said: Any) -> Note:
+def _parse(said: Any) -> Annotations:
     if isinstance(said, list):
         said = {"annotations": said}
     about = said.get("image") if isinstance(said.get("image"), Mapping) else said
@@ -66,7 +74,7 @@ def _note(said: Any) -> Note:
         raise ValueError("boxes, classes, areas and crowds are not equally many")
     image_id = about.get("image_id", about.get("id"))
     width, height = about.get("width"), about.get("height")
-    return Note(
+    return Annotations(
         kinds=kinds,
         boxes_xywh=boxes,
         areas=tuple(float(area) for area in areas),
@@ -155,28 +163,34 @@ def image_id_of(key: str, given: int | None) -> int:
 
 
 def to_columns(
-    note: Note, *, image_id: int, key: str, size_hw: tuple[int, int], first_id: int, ids: Mapping[str, int]
+    annotations: Annotations,
+    *,
+    image_id: int,
+    key: str,
+    size_hw: tuple[int, int],
+    first_id: int,
+    ids: Mapping[str, int],
 ) -> dict[str, Any]:
-    """A note in the form of qdet's own JSON.
+    """Convert annotations to the columns of qdet's own JSON.
 
     Args:
-        note: What the JSON said.
+        annotations: What the JSON said.
         image_id: The image's id in the index.
         key: Its name in its shard, where the JSON gives no file name.
         size_hw: Its size in the index.
-        first_id: Id of its first annotation. They are numbered anew: of foreign ids nobody promises that they
-            are unique and not 0, which COCO AP needs.
+        first_id: Id of its first annotation. They are renumbered: COCO AP needs unique ids other than 0,
+            which third-party annotations may lack.
         ids: Ids of classes by their names.
     """
     height, width = size_hw
     return {
         "image_id": image_id,
-        "file_name": note.file_name or key,
+        "file_name": annotations.file_name or key,
         "width": width,
         "height": height,
-        "annotation_ids": list(range(first_id, first_id + len(note.kinds))),
-        "category_ids": [ids[kind] if isinstance(kind, str) else kind for kind in note.kinds],
-        "boxes_xywh": [list(box) for box in note.boxes_xywh],
-        "areas": list(note.areas),
-        "iscrowd": list(note.iscrowd),
+        "annotation_ids": list(range(first_id, first_id + len(annotations.kinds))),
+        "category_ids": [ids[kind] if isinstance(kind, str) else kind for kind in annotations.kinds],
+        "boxes_xywh": [list(box) for box in annotations.boxes_xywh],
+        "areas": list(annotations.areas),
+        "iscrowd": list(annotations.iscrowd),
     }

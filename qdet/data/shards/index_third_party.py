@@ -1,4 +1,4 @@
-"""WebDataset shards that others packed: scanned once, then read by offset like our own.
+"""Third-party WebDataset shards: scanned once, then read by offset like our own.
 
 The scan (`qdet.data.shards.scan_shard`) yields what a conversion yields, a manifest and an index, kept in a
 folder beside the shards or, where that cannot be written, in the cache. Shards that change are scanned again:
@@ -18,7 +18,7 @@ from qdet.data.shards.scan_shard import Scan, scan_shard
 from qdet.errors import DataError
 
 SCAN = 2
-"""Version of what a scan finds; indexes of another are made anew. 2: an image id follows from its sample."""
+"""Version of what a scan finds; older indexes are scanned again. 2: image ids depend on the sample alone."""
 IDS = "json, else key"
 """Where the manifest says that ids of images are from; one that a conversion wrote does not say it."""
 _SCANNERS = 4

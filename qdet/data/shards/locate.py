@@ -99,11 +99,11 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
     """
     if is_pattern(address):
         if not commands:
-            return _unlisted(address, expand(address), access)
-        return _unlisted(address, expand(address, lambda name: _check_command(name, access)), access)
+            return _from_names(address, expand(address), access)
+        return _from_names(address, expand(address, lambda name: _check_command(name, access)), access)
     folder = checked(address)
     with suppress(Absent):
-        return _listed(folder, _read_manifest(folder))
+        return _from_manifest(folder, _read_manifest(folder))
     names = names_in(folder)
     if UNFINISHED in names:
         raise DataError(
@@ -116,7 +116,7 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
             f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}, or name "
             f"third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
         )
-    return _unlisted(folder, tars, access)
+    return _from_names(folder, tars, access)
 
 
 def _check_command(name: str, access: Access) -> str:
@@ -139,7 +139,7 @@ def _read_manifest(folder: str) -> bytes:
         raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
 
 
-def _listed(folder: str, data: bytes) -> DatasetInfo:
+def _from_manifest(folder: str, data: bytes) -> DatasetInfo:
     where = join(folder, NAME)
     manifest = parse_manifest(data, where=where)
     shards = manifest["shardlist"]
@@ -154,6 +154,6 @@ def _listed(folder: str, data: bytes) -> DatasetInfo:
     )
 
 
-def _unlisted(address: str, names: Sequence[str], access: Access) -> DatasetInfo:
+def _from_names(address: str, names: Sequence[str], access: Access) -> DatasetInfo:
     categories = named_categories(access.categories) if access.categories else None
     return DatasetInfo(address, tuple(map(Listed, names)), categories)

@@ -21,7 +21,7 @@ import numpy as np
 
 from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.local_files import ShardFiles
-from qdet.data.shards.annotations import read_note, to_columns
+from qdet.data.shards.annotations import read_annotations, to_columns
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.index import Index, index_from_file
 from qdet.data.shards.index_location import IndexLocation, locate_index
@@ -78,7 +78,7 @@ class ShardSet:
         return len(self.index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.access, self.digest)
+        return _reopen, (self.source, self.access, self.digest)
 
     @property
     def max_pixels(self) -> int:
@@ -99,7 +99,7 @@ class ShardSet:
         """Say which samples are read next, in about this order.
 
         Shards behind URLs are fetched into the cache in the background, and those that only an earlier call
-        named are let go. Where files are local there is nothing to prepare.
+        named are released. Local files need no preparation.
         """
         self.files.will_read(self.index.shard[np.fromiter(rows, dtype=np.int64)].tolist())
 
@@ -115,7 +115,7 @@ class ShardSet:
         image_id, ids = int(i.image_id[row]), self.manifest.get("image_ids")
         if ids is not None:
             return to_columns(
-                read_note(data, name=self.name_of(row)),
+                read_annotations(data, name=self.name_of(row)),
                 image_id=image_id,
                 key=self.key_of(row),
                 size_hw=(int(i.height[row]), int(i.width[row])),
@@ -179,7 +179,7 @@ def key_of(image_id: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def _reopened(source: str, access: Access, digest: str) -> ShardSet:
+def _reopen(source: str, access: Access, digest: str) -> ShardSet:
     """Open a set that was pickled, once per process."""
     shards = ShardSet.open(source, access)
     if shards.digest != digest:

@@ -1,4 +1,4 @@
-"""What must be true before a job may start, checked where the user sees the answer at once."""
+"""What must be true before a job may start, checked before any worker does."""
 
 from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.manifest import MANIFEST
@@ -28,7 +28,7 @@ def check(prepared: Prepared) -> None:
         _check_start(start)
     if start and job.store.resume:
         raise ConfigError(
-            "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
+            "--store.init-from starts a new run and --store.resume continues an old one; give one of them"
         )
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, digest=train.digest, classes=classes)

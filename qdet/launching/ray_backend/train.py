@@ -69,7 +69,7 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
             connect.leave()
             if result["stopped"]:
                 raise SystemExit(leaving.CODE)
-            report.tell(session.outcome(result["step"], result["metrics"]))
+            report.print_summary(session.outcome(result["step"], result["metrics"]))
     finally:
         connect.leave()
 

@@ -76,7 +76,7 @@ def open_session(
         tags=tags,
         tracking_uri=paths.tracking_uri(),
     )
-    with ended_truthfully(tracker):
+    with report_run_status(tracker):
         run_id = tracker.wait_for_run(FIRST_ANSWER)
         _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
@@ -111,7 +111,7 @@ def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
 
 
 @contextmanager
-def ended_truthfully(tracker: Tracker) -> Iterator[None]:
+def report_run_status(tracker: Tracker) -> Iterator[None]:
     """Close `tracker` with how the block ended: FINISHED, KILLED by a signal, or FAILED with its cause."""
     status: Status = "FAILED"
     try:
