@@ -314,14 +314,14 @@ BAD = {
     "device": ([*GOOD, _special("b.jpg", tarfile.CHRTYPE)], r"b\.jpg is no plain file"),
     "pickle": ([*GOOD, ("a.pyd", b"")], r"member a\.pyd is a pickle"),
     "no json": ([("a.jpg", IMAGE), ("a.json", b"{")], r"sample a: its JSON cannot be read"),
-    "unknown form": ([("a.jpg", IMAGE), ("a.json", b'{"label": 3}')], r"sample a: its JSON is in no form"),
+    "unknown form": ([("a.jpg", IMAGE), ("a.json", b'{"label": 3}')], r"sample a: its JSON is in no known form"),
     "huge id": (
         [("a.jpg", IMAGE), ("a.json", b'{"id": 9223372036854775808, "annotations": []}')],
-        r"sample a: its JSON is in no form .*image id 9223372036854775808 has more than 64 bits",
+        r"sample a: its JSON is in no known form .*image id 9223372036854775808 has more than 64 bits",
     ),
     "no box": (
         [("a.jpg", IMAGE), ("a.json", b'[{"bbox": [1, 2, NaN, 4], "category_id": 3}]')],
-        r"sample a: its JSON is in no form .*is no box",
+        r"sample a: its JSON is in no known form .*is no box",
     ),
     "no image": ([("a.jpg", b"text"), ("a.json", NOTE)], r"sample a: the image is no JPEG"),
     "other size": (
