@@ -50,7 +50,7 @@ class AugmentConfig:
     """Short side of evaluated images; by default the largest of `sizes`."""
 
     def __post_init__(self) -> None:
-        """Reject what could never make an image, in the words of the command line."""
+        """Reject settings that could make no image."""
         for flag, lengths in (("sizes", self.sizes), ("crop-sizes", self.crop_sizes)):
             if not lengths or min(lengths) < 1:
                 raise ConfigError(f"--data.augment.{flag} must be lengths of at least 1 pixel, got {lengths}")

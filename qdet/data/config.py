@@ -8,7 +8,7 @@ from qdet.data.files.pipes import allowed_words
 from qdet.data.loading.prefetch import Readers
 from qdet.data.plan.epoch import Tail
 from qdet.data.shards.locate import Access
-from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.storage.urls import is_pipe
@@ -35,7 +35,7 @@ class DataConfig:
     """Pixels of the largest image that is decoded; a larger one is refused by its header."""
     reading: Literal["offset", "sequential"] = "offset"
     """How training shards are read: by offset, along a plan; or from front to back, for commands and for
-    stores where a cache is too dear, with a weaker promise. Evaluation always reads by offset."""
+    stores where a cache is too expensive, with a weaker promise. Evaluation always reads by offset."""
     samples: int | None = None
     """Images that make an epoch of `sequential` reading; by default those that a manifest counts."""
     shuffle_buffer: int = 1000
@@ -46,7 +46,7 @@ class DataConfig:
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
     tail: Tail = "drop"
-    """What happens to the last images of an epoch that fill no batch: they sit it out, or `wrap` fills the
+    """What happens to the last images of an epoch that fill no batch: they are left out, or `wrap` fills the
     batch up with images that the epoch began with."""
     readers: int = 2
     """Readers per worker that read, decode and augment ahead of training."""
@@ -57,7 +57,7 @@ class DataConfig:
     """Batches held ready per worker."""
 
     def __post_init__(self) -> None:
-        """Reject what could never read, in the words of the command line."""
+        """Reject settings that no dataset could be read with."""
         if self.readers < 1:
             raise ConfigError(f"--data.readers must be at least 1, got {self.readers}")
         if self.prefetch < 1:

@@ -136,8 +136,9 @@ def _run(command: _Command) -> None:
         command.space.check(job)
     if command.dry_run:
         from qdet.launching.preflight.dry_run import describe
+        from qdet.launching.runs.prepared import prepare
 
-        describe(job)
+        describe(prepare(job))
     elif sweeps:
         from qdet.launching.ray_backend.tune import search
 

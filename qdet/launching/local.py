@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.job import Job
-from qdet.launching import paths
 from qdet.launching.graceful_stop import EXIT_CODE, catch_sigterm
 from qdet.launching.preflight.check import check
 from qdet.launching.runs import record, report
+from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import join_session, open_session
 from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, Run
@@ -27,22 +27,24 @@ def run_locally(job: Job) -> None:
         SystemExit: SIGTERM stopped the run, which wrote a checkpoint first.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    job = paths.resolve(override(job, {"train.workers": size}))
+    job = override(job, {"train.workers": size})
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun restarted this run
-    check(job)
+    prepared = prepare(job, name=_shared_name(job))
+    job = prepared.job
+    check(prepared)
     if rank != 0:
         chosen = job.store.run or job.store.resume
-        name = chosen or _shared_name(job) or record.new_name(job)
+        name = chosen or prepared.name or record.new_name(job)
         _train(job, Run(name, job.store.path), NullTracker())
         return
     with (
-        open_session(job, name=_shared_name(job)) as session,
+        open_session(prepared) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
         result = _train(job, session.run, tracker)
         tracker.close()
-        report.tell(session.outcome(result.step, result.metrics))
+        report.print_summary(session.outcome(result.step, result.metrics))
 
 
 def _train(job: Job, run: Run, tracker: Tracker) -> "Result":

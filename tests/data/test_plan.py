@@ -27,8 +27,8 @@ def datasets(draw):
 @pytest.fixture
 def small_scales(monkeypatch):
     """Runs, blocks and windows so small that a few hundred samples have several of each."""
-    monkeypatch.setattr(module, "RUN", 16)
-    monkeypatch.setattr(module, "RUNS", 3)
+    monkeypatch.setattr(module, "BLOCK", 16)
+    monkeypatch.setattr(module, "BLOCKS", 3)
     monkeypatch.setattr(module, "WINDOW", 5)
 
 
@@ -86,13 +86,13 @@ def test_epochs_seeds_and_dropped_samples_differ():
 
 
 def test_a_window_reads_from_few_places_and_batches_are_mixed():
-    n = module.RUN * module.RUNS * 4
+    n = module.BLOCK * module.BLOCKS * 4
     plan = plan_epoch(np.full((n, 2), 300), AUGMENT, seed=0, epoch=0, global_batch=16)
-    runs = plan.rows // module.RUN
-    steps = module.RUN * module.RUNS // 16
+    runs = plan.rows // module.BLOCK
+    steps = module.BLOCK * module.BLOCKS // 16
     assert steps % module.WINDOW == 0
     for first in range(0, len(runs), steps):
-        assert len(np.unique(runs[first : first + steps])) == module.RUNS
+        assert len(np.unique(runs[first : first + steps])) == module.BLOCKS
     assert np.mean([len(np.unique(batch)) for batch in runs]) > 5
 
 

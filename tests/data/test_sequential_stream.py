@@ -19,10 +19,10 @@ from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.categories import Categories
-from qdet.data.shards.locate import Access
+from qdet.data.shards.locate import Access, locate
 from qdet.data.shards.manifest import Listed
-from qdet.data.shards.outline import Outline, SequentialSet
 from qdet.data.shards.sequential_read import files_of
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 
@@ -157,10 +157,10 @@ def _by_id(steps):
 def test_resuming_starts_at_a_new_position_and_says_so(shards_folder, access, capsys):
     stream = _stream(shards_folder, access)
     whole = list(stream.steps(0, 6))
-    assert "at a fresh place" not in capsys.readouterr().out
+    assert "freshly shuffled" not in capsys.readouterr().out
     again = list(stream.steps(4, 6))
     assert (
-        "goes on with step 4 at a fresh place: which images came before is not known"
+        "resumes at step 4 with freshly shuffled shards: which images came before is not known"
         in capsys.readouterr().out
     )
     assert len(again) == 2
@@ -346,13 +346,11 @@ def test_shards_without_a_sample_end_the_search(tmp_path, access):
         next(stream.steps(0, 1))
 
 
-def test_an_outline_says_what_is_not_there(tmp_path, serve, access):
+def test_locate_says_what_is_not_there(tmp_path, serve, access):
     server = serve(tmp_path)
-    with pytest.raises(DataError, match="holds no shards that are known of"):
-        Outline.of(f"{server.url}/nothing", access)
-    with pytest.raises(DataError, match="holds no shards that are known of"):
-        Outline.of(str(tmp_path / "nothing"), access)
-    with pytest.raises(DataError, match=r"a-0\.tar is not there"):
-        Outline.of(f"{server.url}/a-{{0..3}}.tar", access).reach()
-    with pytest.raises(DataError, match=r"a-0\.tar is not there"):
-        Outline.of(f"{tmp_path}/a-{{0..3}}.tar", access).reach()
+    for nothing in (f"{server.url}/nothing", str(tmp_path / "nothing")):
+        with pytest.raises(DataError, match=r"nothing holds no shards.*Check the address.*data_prep"):
+            locate(nothing, access)
+    for pattern in (f"{server.url}/a-{{0..3}}.tar", f"{tmp_path}/a-{{0..3}}.tar"):
+        with pytest.raises(DataError, match=r"a-0\.tar is not there"):
+            locate(pattern, access).check_reachable()

@@ -1,5 +1,6 @@
 """WebDataset shards that others packed: the same samples as webdataset gives, or an error that names them."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import simplejpeg
 import webdataset
+from webdataset.tariterators import group_by_keys
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.loading.in_memory import InMemorySamples, parse_sample
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.locate import Access
-from qdet.data.shards.outline import SequentialSet
+from qdet.data.shards.sequential_read import files_of
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
@@ -164,12 +168,92 @@ def test_the_scan_is_cached_when_the_shards_folder_is_read_only(tmp_path, access
     assert ShardSet.open(tmp_path / "set", access).path == shards.path
 
 
-def test_images_with_keys_that_are_not_numbers_are_numbered_by_position(tmp_path, access):
+def test_keys_that_are_no_numbers_are_hashed(tmp_path, access):
     _pack(tmp_path / "set", FORMS["coco list"], key="räum/bild-{}")
     shards = ShardSet.open(tmp_path / "set", access)
-    assert shards.index.image_id.tolist() == list(range(1, 13))
+    digest = hashlib.sha256("räum/bild-5".encode()).hexdigest()
+    assert int(shards.index.image_id[5]) == int(digest[:16], 16) // 2
     assert shards.name_of(5).endswith("s-001.tar, sample räum/bild-5")
     assert shards.read_annotation(5)["file_name"] == "räum/bild-5"
+
+
+def _some_ids(i: int) -> object:
+    """Every third sample has an integer id, every third a string, every third none."""
+    boxes = {"boxes": [[i, 1.0, i + 2.0, 9.0]], "labels": [("cat", "dog")[i % 2]]}
+    return boxes | [{"image_id": 1000 + i}, {"image_id": f"n{i}"}, {}][i % 3]
+
+
+SAMPLE_IDS = {
+    "JSON ids": (FORMS["coco"], "{:06d}"),
+    "JSON ids and names": (FORMS["coco"], "bild-{}"),
+    "numeric keys": (FORMS["torchvision"], "{:06d}"),
+    "names": (FORMS["torchvision"], "bild-{}"),
+    "numbers in folders": (FORMS["torchvision"], "train/{:06d}"),
+    "string ids": (lambda i: FORMS["torchvision"](i) | {"image_id": f"n{i}"}, "{:06d}"),
+    "some ids, numeric keys": (_some_ids, "{:06d}"),
+    "some ids, names": (_some_ids, "räum/bild-{}"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLE_IDS)
+def test_both_ways_of_reading_give_a_sample_the_same_id_and_boxes(case, tmp_path, access):
+    note, key = SAMPLE_IDS[case]
+    _pack(tmp_path / "set", note, key=key)
+    shards = ShardSet.open(tmp_path / "set", access)
+    by_offset = {
+        (int(shards.index.image_id[row]), shards.key_of(row)): _boxes(shards.read_annotation(row))
+        for row in range(len(shards))
+    }
+    dataset = SequentialSet.open(str(tmp_path / "set"), access, images=12)
+    in_order = {}
+    for shard in dataset.shards:
+        for raw in group_by_keys(files_of(shard, ())):
+            sample = parse_sample(raw, dataset.categories, access.max_pixels)
+            held = InMemorySamples((sample,), dataset.categories, access.max_pixels)
+            in_order[int(held.index.image_id[0]), sample.key] = _boxes(held.read_annotation(0))
+    assert len(by_offset) == 12
+    assert len({image_id for image_id, _ in by_offset}) == 12
+    assert in_order == by_offset
+
+
+def _boxes(sample: dict) -> tuple:
+    return sample["image_id"], sample["boxes_xywh"], sample["category_ids"]
+
+
+def test_an_unreadable_image_is_counted_under_the_id_of_its_json(tmp_path, access):
+    """As by offset, where the index knows the id: a worker that reads so counts the same image."""
+    members = [("a.jpg", b"text"), ("a.json", OTHER), ("b.jpg", IMAGE), ("b.json", NOTE)]
+    _tar(tmp_path / "x.tar", members)
+    dataset = SequentialSet.open(str(tmp_path / "x.tar"), access, images=1)
+    stream = SequentialStream(dataset, AugmentConfig(), StreamConfig(batch_size=1, max_bad=1), shuffle=1)
+    assert [batch.image_ids.tolist() for step in stream.steps(0, 3) for batch in step] == [[100]] * 3
+    assert set(stream.bad.reasons) == {101}
+
+
+def test_the_same_number_in_two_folders_is_two_images(tmp_path, access):
+    for k, folder in enumerate(("a", "b")):
+        _tar(tmp_path / "set" / f"x-{k}.tar", [(f"{folder}/1.jpg", IMAGE), (f"{folder}/1.json", b"[]")])
+    assert len(set(ShardSet.open(tmp_path / "set", access).index.image_id.tolist())) == 2
+
+
+def test_an_id_of_the_json_that_is_the_number_of_another_key_is_refused(tmp_path, access):
+    members = [("a.jpg", IMAGE), ("a.json", NOTE), ("100.jpg", IMAGE), ("100.json", b"[]")]
+    _tar(tmp_path / "set" / "x.tar", members)
+    with pytest.raises(
+        DataError, match=r"sample 100: its image id 100 is also in .* an id of its own in its"
+    ):
+        ShardSet.open(tmp_path / "set", access)
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(tmp_path, access, monkeypatch, capsys):
+    _pack(tmp_path / "set", FORMS["coco list"], key="bild-{}")
+    monkeypatch.setattr("qdet.data.shards.index_third_party.SCAN", 1)
+    earlier = ShardSet.open(tmp_path / "set", access)
+    monkeypatch.undo()
+    capsys.readouterr()
+    now = ShardSet.open(tmp_path / "set", access)
+    assert "reading 3 shards once" in capsys.readouterr().out
+    assert (now.path != earlier.path, now.digest) == (True, earlier.digest)
 
 
 def test_classes_without_names_and_unknown_classes_are_refused(tmp_path, access):
@@ -230,10 +314,17 @@ BAD = {
     "device": ([*GOOD, _special("b.jpg", tarfile.CHRTYPE)], r"b\.jpg is no plain file"),
     "pickle": ([*GOOD, ("a.pyd", b"")], r"member a\.pyd is a pickle"),
     "no json": ([("a.jpg", IMAGE), ("a.json", b"{")], r"sample a: its JSON cannot be read"),
-    "unknown form": ([("a.jpg", IMAGE), ("a.json", b'{"label": 3}')], r"sample a: its JSON is in no form"),
+    "unknown form": (
+        [("a.jpg", IMAGE), ("a.json", b'{"label": 3}')],
+        r"sample a: its JSON is in no known form",
+    ),
+    "huge id": (
+        [("a.jpg", IMAGE), ("a.json", b'{"id": 9223372036854775808, "annotations": []}')],
+        r"sample a: its JSON is in no known form .*image id 9223372036854775808 has more than 64 bits",
+    ),
     "no box": (
         [("a.jpg", IMAGE), ("a.json", b'[{"bbox": [1, 2, NaN, 4], "category_id": 3}]')],
-        r"sample a: its JSON is in no form .*is no box",
+        r"sample a: its JSON is in no known form .*is no box",
     ),
     "no image": ([("a.jpg", b"text"), ("a.json", NOTE)], r"sample a: the image is no JPEG"),
     "other size": (

@@ -18,6 +18,7 @@ from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
 from qdet.launching.runs import record
+from qdet.launching.runs.prepared import prepare
 from qdet.search import Choice, Each, Uniform
 
 
@@ -104,20 +105,20 @@ class TestRuns:
     def test_a_new_run_under_a_used_name_is_refused(self, tmp_path: Path):
         written = record.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
-        assert record.chosen(job) == ("night", None)
+        assert record.choose(job) == ("night", None)
         record.write(str(tmp_path), written)
         with pytest.raises(ConfigError, match=r"--store\.run night: .*by --store\.resume night"):
-            record.chosen(job)
-        assert record.chosen(override(job, {"store.resume": "night"})) == ("night", written)
+            record.choose(job)
+        assert record.choose(override(job, {"store.resume": "night"})) == ("night", written)
 
     def test_one_command_starts_a_run_and_later_resumes_it(self, tmp_path: Path):
         job = override(
             Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
         )
-        assert record.chosen(job) == ("job-7", None)
+        assert record.choose(job) == ("job-7", None)
         written = record.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
         record.write(str(tmp_path), written)
-        assert record.chosen(job) == ("job-7", written)
+        assert record.choose(job) == ("job-7", written)
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -165,7 +166,7 @@ class TestCapacity:
 
 class TestPreflight:
     def test_a_valid_job_passes(self, demo_shards: Path):
-        check(_job(demo_shards))
+        check(prepare(_job(demo_shards)))
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -178,14 +179,14 @@ class TestPreflight:
     )
     def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
         with pytest.raises(ConfigError, match=re.escape(said)):
-            check(override(_job(demo_shards), changes))
+            check(prepare(override(_job(demo_shards), changes)))
 
     def test_a_runs_folder_is_answered_with_its_newest_checkpoint(self, demo_shards: Path, tmp_path: Path):
         for name in ("step_000002", "step_000010"):
             (tmp_path / "run" / name).mkdir(parents=True)
         said = f"holds a run: give one of its checkpoints, such as {tmp_path / 'run' / 'step_000010'}"
         with pytest.raises(ConfigError, match=re.escape(said)):
-            check(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")}))
+            check(prepare(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")})))
 
 
 class TestConnect:
@@ -285,9 +286,9 @@ class TestHead:
     ],
 )
 def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
-    job = require_evaluation(override(_job(demo_shards), {"train.batch_size": 8} | changes))
-    assert job.train.eval_every == every
-    assert count_evaluations(job) == count
+    prepared = prepare(require_evaluation(override(_job(demo_shards), {"train.batch_size": 8} | changes)))
+    assert prepared.job.train.eval_every == every
+    assert count_evaluations(prepared) == count
 
 
 def test_grid_choices_are_tried_in_every_combination():

@@ -34,7 +34,7 @@ def test_the_outcome_is_written_to_the_result_file(
         tracking_uri="sqlite:////m.db",
         picture="/p.png",
     )
-    report.tell(outcome)
+    report.print_summary(outcome)
     said = capsys.readouterr().out
     assert "/p.png" in said
     assert "mlflow ui --backend-store-uri sqlite:////m.db --host 127.0.0.1 --allowed-hosts" in said

@@ -14,10 +14,11 @@ import os, sys, time
 from qdet.job import Job
 from qdet.config import override
 from qdet.launching.runs import session
+from qdet.launching.runs.prepared import prepare
 
-session._log_inputs = lambda tracker, job: None  # no shards are needed here
+session._log_inputs = lambda tracker, prepared: None  # no shards are needed here
 job = override(Job(name="w"), {"store.path": sys.argv[1]})
-with session.open_session(job) as opened:
+with session.open_session(prepare(job)) as opened:
     print(opened.run.mlflow_run_id, flush=True)
     if sys.argv[2] == "fail":
         raise RuntimeError("broken on purpose")

@@ -15,6 +15,7 @@ from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.preflight.check import check
 from qdet.launching.runs import record
+from qdet.launching.runs.prepared import prepare
 from tests.support.ranks import tiny_job, train_all
 
 
@@ -41,14 +42,14 @@ def job(demo_shards: Path, store: Path) -> Job:
 def refuse(job: Job, said: str, **changes: object) -> None:
     changed = override(job, {name.replace("__", "."): value for name, value in changes.items()})
     with pytest.raises(ConfigError, match=said):
-        check(changed)
+        check(prepare(changed))
 
 
 def test_a_valid_store_passes_and_nothing_is_left_behind(job: Job, store: Path):
     before = sorted(store.rglob("*"))
-    check(job)
-    check(override(job, {"store.resume": "night"}))
-    check(override(job, {"store.resume": "night", "train.zero": 3, "optim.lr": 1e-4}))
+    check(prepare(job))
+    check(prepare(override(job, {"store.resume": "night"})))
+    check(prepare(override(job, {"store.resume": "night", "train.zero": 3, "optim.lr": 1e-4})))
     assert sorted(store.rglob("*")) == before
 
 
@@ -61,14 +62,14 @@ def test_a_changed_job_is_refused_with_what_may_change(job: Job):
 def test_other_images_are_refused(job: Job, demo_shards: Path):
     changes = {"data.train": str(demo_shards / "val"), "store.resume": "night"}
     with pytest.raises(ConfigError, match=r"the digest of --data\.train is"):
-        check(override(job, changes))
+        check(prepare(override(job, changes)))
 
 
 def test_a_damaged_checkpoint_does_not_stop_preflight(job: Job, store: Path):
     """Workers take the one before, and say why; its job is the one that counts."""
     newest = store / "night" / "step_000002"
     next(newest.glob("job.*.json")).write_text("{}")
-    check(override(job, {"store.resume": "night"}))
+    check(prepare(override(job, {"store.resume": "night"})))
     refuse(job, r"night.step_000001: --train\.seed", store__resume="night", train__seed=7)
 
 

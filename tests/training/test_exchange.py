@@ -138,7 +138,7 @@ def test_unreadable_images_of_all_ranks_count_against_one_budget(max_bad):
         made = StepExchange(Job(name="x"), world, unreadable=budget, stop_requested=lambda: False)
         world.meeting.calls.clear()
         if world.rank:
-            budget.charge(batch(1, missing=[10 + world.rank]))
+            budget.record(batch(1, missing=[10 + world.rank]))
         make_steps(made, [1, 2])
         return made.state()["unreadable"], world.meeting.calls
 

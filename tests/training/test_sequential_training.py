@@ -41,7 +41,7 @@ def test_ranks_train_evaluate_and_resume_on_sequential_shards(demo_shards, tmp_p
     alone = override(job, {"train.workers": 1})
     points = train_all(1, {"run": alone}, tmp_path)["run"]
     assert [points[step]["data/received"] for step in (4, 6)] == [40, 20]  # with those of before
-    assert "goes on with step 3 at a fresh place" in capfd.readouterr().out
+    assert "resumes at step 3 with freshly shuffled shards" in capfd.readouterr().out
 
     for change in ({"data.samples": 44}, {"data.reading": "offset", "data.train": str(tar.parent)}):
         path = next(iter(change))

@@ -1,6 +1,6 @@
 """Shards of one dataset read through the node's cache, and fetched into it before their samples are needed.
 
-Each read opens the file anew: a shard that another process drives out in between is fetched again, and the
+Each read opens the file anew: a shard that another process evicts in between is fetched again, and the
 disk space of one that is not read any more is free at once.
 """
 
@@ -30,8 +30,8 @@ class CachedShards:
         self._ahead = _Ahead(self._shards, cache)
 
     @property
-    def room(self) -> int:
-        """Bytes that the cache holds."""
+    def cache_capacity(self) -> int:
+        """Most bytes that the cache may hold."""
         return self._cache.limit
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
@@ -53,7 +53,7 @@ class CachedShards:
             ) from error
 
     def will_read(self, shards: Iterable[int]) -> None:
-        """Fetch the first of these, in about this order; let go of those that only earlier calls named."""
+        """Fetch the first of these, in about this order; release those that only earlier calls named."""
         self._ahead.want(list(dict.fromkeys(shards))[:AHEAD])
 
     def forget(self, shard: int) -> bool:
@@ -62,7 +62,7 @@ class CachedShards:
         return True
 
     def close(self) -> None:
-        """Stop fetching ahead and let go of every shard."""
+        """Stop fetching ahead and release every shard."""
         self._ahead.close()
 
     def __del__(self) -> None:
@@ -82,12 +82,12 @@ class _Ahead:
 
     def want(self, shards: Sequence[int]) -> None:
         with self._lock:
-            self._let_go(self._marks.keys() - set(shards))
+            self._release(self._marks.keys() - set(shards))
             new = [shard for shard in shards if shard not in self._marks]
             for shard in new:
                 self._marks[shard] = self._cache.want(self._shards[shard])
             if new and not self._threads:
-                # Daemons: a program that ends does not wait for shards that nobody will read.
+                # Daemons: a program that ends does not wait for shards that will not be read.
                 self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(FETCHERS)]
                 for thread in self._threads:
                     thread.start()
@@ -96,12 +96,12 @@ class _Ahead:
 
     def close(self) -> None:
         with self._lock:
-            self._let_go(set(self._marks))
+            self._release(set(self._marks))
             for _ in self._threads:
                 self._queue.put(None)
             self._threads = []
 
-    def _let_go(self, shards: set[int]) -> None:
+    def _release(self, shards: set[int]) -> None:
         for shard in shards:
             os.close(self._marks.pop(shard))
 
@@ -111,4 +111,4 @@ class _Ahead:
                 while shard in self._marks and not self._cache.fetch_ahead(self._shards[shard]):
                     time.sleep(_POLL)
             except (OSError, QdetError):
-                continue  # whoever reads the shard meets the same error, and raises it
+                continue  # the reader of the shard meets the same error and raises it

@@ -23,8 +23,8 @@ class ShardFiles:
         self._lock = threading.Lock()
 
     @property
-    def room(self) -> None:
-        """Nothing is copied, so that no room is needed."""
+    def cache_capacity(self) -> None:
+        """None: local files are not copied."""
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Return `length` bytes of file number `shard`."""

@@ -2,13 +2,13 @@
 
     <folder>/shards/NAME.tar     a whole shard, of the right size and checksum when it came; NAME for its URL
     <folder>/shards/NAME.part    one that is being fetched, already as long as it will become
-    <folder>/shards/NAME.lock    held by whoever fetches it
-    <folder>/shards/NAME.want    marked by everybody whose plan reads it soon
-    <folder>/shards/room.lock    held by whoever makes room
+    <folder>/shards/NAME.lock    held by the process that fetches it
+    <folder>/shards/NAME.want    marked by each process whose plan reads it soon
+    <folder>/shards/room.lock    held by the process that makes room
 
 There is no process in charge and nothing to repair after a kill: locks and marks vanish with their owners.
-When room is needed, shards that nobody wants go first, the one unread for longest before the others. Fetching
-ahead never drives out a shard that somebody wants; a sample that is needed now may.
+When space is needed, unmarked shards are evicted first, the least recently read before the others. Fetching
+ahead never evicts a marked shard; reading a sample that is needed now may.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class RemoteShard:
     url: str
     size: int
     sha256: str | None
-    """None while nobody knows it: before the first scan of a dataset that brings no checksums."""
+    """None before the first scan of a dataset that comes without checksums."""
 
     @cached_property
     def name(self) -> str:
@@ -57,21 +57,21 @@ class NodeCache:
     def open(self, shard: RemoteShard) -> int:
         """Return a file descriptor of the shard, fetched if it is not here; eviction leaves it readable."""
         with suppress(FileNotFoundError):
-            return self._opened(shard)
-        while (descriptor := self._fetched(shard, needed=True)) is None:
+            return self._open(shard)
+        while (descriptor := self._fetch(shard, needed=True)) is None:
             time.sleep(_POLL)
         return descriptor
 
     def fetch_ahead(self, shard: RemoteShard) -> bool:
-        """Fetch the shard unless it is here; False where others fetch it or there is no room just now."""
-        descriptor = self._fetched(shard, needed=False)
+        """Fetch the shard unless it is here; False if another process fetches it or space is short."""
+        descriptor = self._fetch(shard, needed=False)
         if descriptor is None:
             return False
         os.close(descriptor)
         return True
 
     def want(self, shard: RemoteShard) -> int:
-        """Mark the shard as read soon; closing the descriptor that is returned lets go of it."""
+        """Mark the shard as read soon; closing the returned descriptor removes the mark."""
         return mark(self._file(shard, "want"))
 
     def forget(self, shard: RemoteShard) -> None:
@@ -81,7 +81,7 @@ class NodeCache:
     def _file(self, shard: RemoteShard, suffix: str) -> Path:
         return self._shards / f"{shard.name}.{suffix}"
 
-    def _opened(self, shard: RemoteShard) -> int:
+    def _open(self, shard: RemoteShard) -> int:
         path = self._file(shard, "tar")
         descriptor = os.open(path, os.O_RDONLY)
         if os.fstat(descriptor).st_size == shard.size:
@@ -92,25 +92,25 @@ class NodeCache:
         path.unlink(missing_ok=True)
         raise FileNotFoundError(path)
 
-    def _fetched(self, shard: RemoteShard, *, needed: bool) -> int | None:
+    def _fetch(self, shard: RemoteShard, *, needed: bool) -> int | None:
         with locked(self._file(shard, "lock"), wait=needed) as mine:
             if not mine:
                 return None
             with suppress(FileNotFoundError):
-                return self._opened(shard)
+                return self._open(shard)
             part = self._file(shard, "part")
-            if not self._reserved(shard, part, needed=needed):
+            if not self._reserve(shard, part, needed=needed):
                 return None
             try:
                 download(shard.url, part, size=shard.size, sha256=shard.sha256)
                 descriptor = os.open(part, os.O_RDONLY)
-                with locked(self._shards / "room.lock"):  # nobody counts while names change
+                with locked(self._shards / "room.lock"):  # no process counts while names change
                     part.replace(self._file(shard, "tar"))
             finally:
                 part.unlink(missing_ok=True)
             return descriptor
 
-    def _reserved(self, shard: RemoteShard, part: Path, *, needed: bool) -> bool:
+    def _reserve(self, shard: RemoteShard, part: Path, *, needed: bool) -> bool:
         """Make room and take it, by a file that is as long as the shard before its bytes arrive."""
         if shard.size > self.limit:
             raise ConfigError(
@@ -119,13 +119,13 @@ class NodeCache:
             )
         with locked(self._shards / "room.lock"):
             part.unlink(missing_ok=True)
-            if not self._made_room(shard.size, even_wanted=needed):
+            if not self._make_room(shard.size, even_wanted=needed):
                 return False
             with part.open("wb") as file:
                 file.truncate(shard.size)
             return True
 
-    def _made_room(self, size: int, *, even_wanted: bool) -> bool:
+    def _make_room(self, size: int, *, even_wanted: bool) -> bool:
         held: list[tuple[bool, float, int, Path]] = []
         total = size
         for path in self._shards.iterdir():

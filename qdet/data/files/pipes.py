@@ -46,7 +46,7 @@ def output_of(name: str, allowed: Sequence[str]) -> Iterator[IO[bytes]]:
         DataError: It cannot be run, or ends with another exit status than 0. An error inside the `with` is
             put down to the command where that has failed.
     """
-    pipe = _started(name, allowed_words(name, allowed))
+    pipe = _start(name, allowed_words(name, allowed))
     try:
         yield pipe
         pipe.close()
@@ -62,11 +62,11 @@ def output_of(name: str, allowed: Sequence[str]) -> Iterator[IO[bytes]]:
         raise
     finally:
         pipe.ignore_errors = True
-        pipe.proc.kill()  # nobody reads on: waiting for it could take for ever
+        pipe.proc.kill()  # its output is no longer read: it might never end
         pipe.close()
 
 
-def _started(name: str, words: list[str]) -> Any:
+def _start(name: str, words: list[str]) -> Any:
     from webdataset.gopen import Pipe
 
     try:

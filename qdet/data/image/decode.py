@@ -42,7 +42,7 @@ def size_hw(data: bytes, *, name: str) -> tuple[int, int]:
         if kind == "jpg":
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         else:
-            with _opened(data) as image:
+            with _open(data) as image:
                 width, height = image.size
     except Exception as error:
         raise DataError(f"{name} is no readable {kind} image: {error}") from error
@@ -64,7 +64,7 @@ def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         if kind == "jpg":
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        with _opened(data) as image:
+        with _open(data) as image:
             if image.mode[0] in "IF":
                 raise ValueError(
                     f"its pixels are {image.mode}, more than 8 bits; save it with 8 bits per channel"
@@ -74,7 +74,7 @@ def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
         raise DataError(f"{name} is no readable {kind} image: {error}") from error
 
 
-def _opened(data: bytes) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(data))

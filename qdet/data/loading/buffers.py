@@ -1,8 +1,8 @@
-"""Memory of batches, used again as soon as nobody holds the batch that had it.
+"""Memory of batches, reused once no array or tensor refers to the batch that had it.
 
-Fresh memory is dear: for 16 COCO images the system finds and zeroes 12,000 pages, which takes a quarter as
-long as decoding and resizing them. So memory comes back when the last array or tensor over it goes, whatever
-thread that happens in.
+Fresh memory is expensive: for 16 COCO images the system finds and zeroes 12,000 pages, which takes a quarter
+as long as decoding and resizing them. So memory comes back when the last array or tensor over it goes,
+whatever thread that happens in.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ _free: deque[np.ndarray] = deque(maxlen=KEPT)
 def image_memory(images: int, height: int, width: int) -> UInt8[np.ndarray, "B H W 3"]:
     """Return memory for a batch; what it holds is undefined."""
     size = images * height * width * 3
-    return np.asarray(_Loan(_taken(size), size)).reshape(images, height, width, 3)
+    return np.asarray(_Loan(_take(size), size)).reshape(images, height, width, 3)
 
 
 class _Loan:
@@ -33,7 +33,7 @@ class _Loan:
         _free.append(self.memory)
 
 
-def _taken(size: int) -> np.ndarray:
+def _take(size: int) -> np.ndarray:
     """Waiting memory that is large enough; what is too small is given up, so that all grow to the largest."""
     while _free:
         try:

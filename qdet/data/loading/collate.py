@@ -11,7 +11,7 @@ from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.buffers import image_memory
 from qdet.data.loading.sample import Objects, Samples, load_sample
-from qdet.data.loading.substitutes import Spares, read_or_refill
+from qdet.data.loading.substitutes import Candidates, read_or_substitute
 from qdet.types import Batch, Substitute, Targets
 
 
@@ -21,7 +21,7 @@ def load_batch(
     views: Sequence[View],
     padded_hw: HW,
     valid: Sequence[bool],
-    spares: Spares | None = None,
+    candidates: Candidates | None = None,
 ) -> Batch:
     """Read, decode and transform samples straight into a batch of `padded_hw`; padding is zero.
 
@@ -33,13 +33,15 @@ def load_batch(
         views: How each is seen.
         padded_hw: Height and width of the batch.
         valid: Which of them count.
-        spares: What stands in for samples that cannot be read; without, they are errors.
+        candidates: Substitutes for samples that cannot be read; without them those are errors.
     """
     pixels = image_memory(len(rows), *padded_hw)
     index, chosen, seen, objects, substitutes = shards.index, [], [], [], []
     for sample, (planned, view) in enumerate(zip(rows, views, strict=True)):
         load = partial(_load, shards, pixels[sample])
-        row, used, found, reason = read_or_refill(load, planned, view, spares=spares, sample=sample)
+        row, used, found, reason = read_or_substitute(
+            load, planned, view, candidates=candidates, sample=sample
+        )
         chosen.append(row)
         seen.append(used)
         objects.append(found)

@@ -1,6 +1,5 @@
-"""Samples in memory, as a stream of shards yields them, in the place of a dataset that is read by offset."""
+"""Samples in memory, parsed from a stream of shards; read like those of a dataset with an index."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,14 +10,14 @@ from jaxtyping import Int64
 
 from qdet.data.image.decode import check_pixels, size_hw
 from qdet.data.image.resize import HW
-from qdet.data.shards.annotations import Note, read_note, to_columns
+from qdet.data.shards.annotations import Annotations, image_id_of, read_annotations, to_columns
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.scan_shard import IMAGES
 from qdet.errors import DataError
 
 
 @dataclass(frozen=True)
-class HeldSample:
+class InMemorySample:
     """One sample, read and not yet decoded."""
 
     name: str
@@ -27,12 +26,12 @@ class HeldSample:
     image_id: int
     hw: HW
     image: bytes
-    note: Note
+    annotations: Annotations
 
 
 @dataclass(frozen=True)
-class HeldIndex:
-    """Ids and sizes of held images."""
+class InMemoryIndex:
+    """Ids and sizes of the images, in the columns of an `Index`."""
 
     image_id: Int64[np.ndarray, " n"]
     height: Int64[np.ndarray, " n"]
@@ -40,23 +39,23 @@ class HeldIndex:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Some samples by their number, read as those of a `ShardSet` are."""
+class InMemorySamples:
+    """Samples by row, with the reading methods of a `ShardSet`."""
 
-    samples: tuple[HeldSample, ...]
+    samples: tuple[InMemorySample, ...]
     categories: Categories
     max_pixels: int
 
     @property
-    def index(self) -> HeldIndex:
+    def index(self) -> InMemoryIndex:
         """Ids and sizes of their images."""
         return self._index
 
     @cached_property
-    def _index(self) -> HeldIndex:
+    def _index(self) -> InMemoryIndex:
         heights, widths = np.array([sample.hw for sample in self.samples], dtype=np.int64).T
         ids = np.array([sample.image_id for sample in self.samples], dtype=np.int64)
-        return HeldIndex(ids, heights, widths)
+        return InMemoryIndex(ids, heights, widths)
 
     def name_of(self, row: int) -> str:
         """Shard and key of a sample, for messages."""
@@ -71,39 +70,44 @@ class Held:
         sample = self.samples[row]
         ids = dict(zip(self.categories.names, self.categories.ids, strict=True))
         return to_columns(
-            sample.note, image_id=sample.image_id, key=sample.key, size_hw=sample.hw, first_id=1, ids=ids
+            sample.annotations,
+            image_id=sample.image_id,
+            key=sample.key,
+            size_hw=sample.hw,
+            first_id=1,
+            ids=ids,
         )
 
 
-def hold(raw: Mapping[str, Any], categories: Categories, max_pixels: int) -> HeldSample:
-    """Take in what webdataset calls a sample; DataError where it is not an image with a JSON that fits it."""
+def parse_sample(raw: Mapping[str, Any], categories: Categories, max_pixels: int) -> InMemorySample:
+    """Parse what webdataset calls a sample.
+
+    Raises:
+        DataError: It is not one image with one JSON that fits it.
+    """
     key, name = raw["__key__"], f"{raw['__url__']}, sample {raw['__key__']}"
     kinds = [kind for kind in raw if not kind.startswith("__")]
     images = [kind for kind in kinds if kind in IMAGES]
     if len(images) != 1 or "json" not in kinds:
         raise DataError(
             f"{name}: has {len(images)} images and {kinds.count('json')} JSON files ({', '.join(kinds)}) "
-            "where one of each belongs together; pack it again"
+            "where one of each makes a sample; pack it again"
         )
-    image, note = raw[images[0]], read_note(raw["json"], name=name)
+    image, annotations = raw[images[0]], read_annotations(raw["json"], name=name)
     hw = size_hw(image, name=f"{name}: the image")
     check_pixels(*hw, max_pixels, name=f"{name}: the image")
-    if note.size_hw not in (None, hw):
-        raise DataError(
-            f"{name}: the image is {hw[1]}x{hw[0]} pixels, its JSON says {note.size_hw[1]}x{note.size_hw[0]}"
-        )
-    unknown = set(note.kinds) - set(categories.ids) - set(categories.names)
+    annotations.check_size(hw, name=name)
+    unknown = set(annotations.kinds) - set(categories.ids) - set(categories.names)
     if unknown:
         some = ", ".join(sorted(map(repr, unknown))[:5])
         raise DataError(f"{name}: has boxes of classes that the dataset does not list: {some}")
-    return HeldSample(name, key, id_of(key, note), hw, image, note)
+    return InMemorySample(name, key, image_id_of(key, annotations.image_id), hw, image, annotations)
 
 
-def id_of(key: str, note: Note | None = None) -> int:
-    """The image's id: its JSON's, else its key where that is a number, else one made of the key."""
-    if note is not None and note.image_id is not None:
-        return note.image_id
-    digits = key.rpartition("/")[2]
-    if digits.isascii() and digits.isdigit() and len(digits) < 19:
-        return int(digits)
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
+def id_of_unreadable(raw: Mapping[str, Any]) -> int:
+    """Image id of a sample that `parse_sample` refused, from its JSON where that can be read."""
+    key = raw["__key__"]
+    try:
+        return image_id_of(key, read_annotations(raw["json"], name=key).image_id)
+    except (KeyError, DataError):
+        return image_id_of(key, None)

@@ -17,14 +17,14 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.loading.collate import load_batch
 from qdet.data.loading.prefetch import Load
 from qdet.data.loading.stream_config import StreamConfig
-from qdet.data.loading.substitutes import BadBudget, Spares
+from qdet.data.loading.substitutes import BadBudget, Candidates
 from qdet.data.plan.epoch import Plan, plan_evaluation
 from qdet.data.plan.order import Order, Step, share, sizes_hw
 from qdet.data.shards.shard_set import ShardSet
 from qdet.types import Batch
 
 ANNOUNCED = 256
-"""Batches, at least, whose samples the shards are told of in advance: half a window of the plan."""
+"""Batches, at least, whose samples are announced to the shards: half a window of the plan."""
 
 
 class TrainStream:
@@ -68,10 +68,10 @@ class TrainStream:
             self._say_if_the_cache_is_small(first)
         with closing(self._read_ahead(self._loads(first, last))) as batches:
             while micro_batches := list(islice(batches, self.accumulation)):
-                yield [self.bad.charge(batch) for batch in micro_batches]
+                yield [self.bad.record(batch) for batch in micro_batches]
 
     def _say_if_the_cache_is_small(self, first: int) -> None:
-        if self.shards.files.room is None:
+        if self.shards.files.cache_capacity is None:
             return
         plan = self.plan(first // self.steps_per_epoch)
         announced = max(1, 2 * ANNOUNCED // self.accumulation)
@@ -85,8 +85,8 @@ class TrainStream:
         for step in self.order.steps(first, last):
             mine = share(np.arange(len(step.rows)), rank=self.rank, world_size=self.world_size)
             for places in np.array_split(mine, self.accumulation):
-                spares = _spares(step, places) if self.bad.limit else None
-                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), spares)
+                candidates = _candidates(step, places) if self.bad.limit else None
+                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), candidates)
 
 
 class EvalStream:
@@ -125,13 +125,13 @@ class _Part(NamedTuple):
     step: Step
     rows: Int64[np.ndarray, " b"]
     valid: Bool[np.ndarray, " b"]
-    spares: Spares | None = None
+    candidates: Candidates | None = None
 
 
-def _spares(step: Step, places: Int64[np.ndarray, " b"]) -> Spares:
+def _candidates(step: Step, places: Int64[np.ndarray, " b"]) -> Candidates:
     rows = step.rows.tolist()
     views = tuple(step.plan.views.of(row) for row in rows)
-    return Spares(step=step.place, rows=tuple(rows), views=views, places=tuple(places.tolist()))
+    return Candidates(step=step.place, rows=tuple(rows), views=views, places=tuple(places.tolist()))
 
 
 def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
@@ -141,9 +141,11 @@ def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
         after = list(islice(parts, ANNOUNCED))
         needed = [part.step.plan.views.needed(part.rows) for part in (*now, *after)]
         shards.will_read(np.concatenate(needed).tolist())
-        for step, rows, valid, spares in now:
+        for step, rows, valid, candidates in now:
             views = [step.plan.views.of(row) for row in rows.tolist()]
-            yield partial(load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), spares)
+            yield partial(
+                load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), candidates
+            )
         now = after
 
 
@@ -153,7 +155,7 @@ def warning_of_small_cache(shards: ShardSet, plan: Plan, steps: int) -> str | No
     All workers are counted, for those of a machine share its cache. None where it is large enough, or where
     shards need none.
     """
-    limit = shards.files.room
+    limit = shards.files.cache_capacity
     if limit is None:
         return None
     sizes = np.array([shard["filesize"] for shard in shards.manifest["shardlist"]], dtype=np.int64)

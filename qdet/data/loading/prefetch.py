@@ -47,35 +47,33 @@ def read_ahead(
     """
     pending: deque[Future[T]] = deque()
     with ExitStack() as stack:
-        call = _called if kind == "threads" else partial(_called_in, stack.enter_context(_processes(readers)))
+        call = _call if kind == "threads" else partial(_call_in, stack.enter_context(_processes(readers)))
         threads = ThreadPoolExecutor(readers, thread_name_prefix="qdet-reader")
         stack.callback(threads.shutdown, wait=True, cancel_futures=True)
         for load in loads:
-            pending.append(threads.submit(_finished, call, load, then))
+            pending.append(threads.submit(_finish, call, load, then))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _finished(
-    call: Callable[[Callable[[], T]], T], load: Callable[[], T], then: Callable[[T], T] | None
-) -> T:
+def _finish(call: Callable[[Callable[[], T]], T], load: Callable[[], T], then: Callable[[T], T] | None) -> T:
     result = call(load)
     return result if then is None else then(result)
 
 
-def _called(load: Callable[[], T]) -> T:
+def _call(load: Callable[[], T]) -> T:
     return load()
 
 
-def _called_in(pool: ProcessPoolExecutor, load: Callable[[], T]) -> T:
+def _call_in(pool: ProcessPoolExecutor, load: Callable[[], T]) -> T:
     """Let a process make the result; a thread waits for it."""
     try:
         return pool.submit(load).result()
     except BrokenProcessPool as error:
         raise DataError(
-            "a reader process died, perhaps for want of memory; give fewer --data.readers, or read with "
+            "a reader process died, probably out of memory; give fewer --data.readers, or read with "
             "--data.reader-kind threads"
         ) from error
 

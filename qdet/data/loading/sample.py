@@ -87,12 +87,12 @@ def load_sample(shards: Samples, row: int, view: View, out: Pixels) -> Objects:
     if view.mosaic is None:
         image, objects = load_image(shards, row), load_objects(shards, row)
     else:
-        image, objects = _drawn(shards, view.mosaic)
+        image, objects = _draw(shards, view.mosaic)
     view_image(image, view, out)
-    objects = _seen(objects, view, (image.shape[0], image.shape[1]))
+    objects = _view_objects(objects, view, (image.shape[0], image.shape[1]))
     if view.mixup is not None:
-        partner, others = _drawn(shards, view.mixup)
-        objects = _joined([objects, others])
+        partner, others = _draw(shards, view.mixup)
+        objects = _join([objects, others])
         cv2.addWeighted(out, 0.5, partner, 0.5, 0, dst=out)
     if view.distortion is not None:
         distort(out, view.distortion)
@@ -123,7 +123,7 @@ def load_objects(shards: Samples, row: int) -> Objects:
     return Objects(boxes[single], labels[single])
 
 
-def _drawn(shards: Samples, canvas: Canvas) -> tuple[Pixels, Objects]:
+def _draw(shards: Samples, canvas: Canvas) -> tuple[Pixels, Objects]:
     """Draw each piece at its place, and gather the objects there."""
     image = np.full((*canvas.size_hw, 3), FILL, dtype=np.uint8)
     found = []
@@ -131,15 +131,15 @@ def _drawn(shards: Samples, canvas: Canvas) -> tuple[Pixels, Objects]:
         (top, left), (h, w) = piece.at_tl, piece.view.final_hw
         here = load_sample(shards, piece.row, piece.view, image[top : top + h, left : left + w])
         found.append(Objects(here.boxes_xyxy + np.array((left, top, left, top)), here.labels))
-    return image, _joined(found)
+    return image, _join(found)
 
 
-def _seen(objects: Objects, view: View, size_hw: HW) -> Objects:
+def _view_objects(objects: Objects, view: View, size_hw: HW) -> Objects:
     boxes, kept = view_boxes(objects.boxes_xyxy, view, size_hw)
     return Objects(boxes, objects.labels[kept])
 
 
-def _joined(parts: list[Objects]) -> Objects:
+def _join(parts: list[Objects]) -> Objects:
     return Objects(
         np.concatenate([part.boxes_xyxy for part in parts]), np.concatenate([part.labels for part in parts])
     )

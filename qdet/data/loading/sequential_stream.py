@@ -1,7 +1,7 @@
 """Training batches of shards that are read from front to back, on webdataset's own pipeline.
 
-For commands, and for stores where reading by offset or through a cache is too dear. The promise is weaker
-than that of a plan, and is said when training starts.
+For commands, and for stores where reading by offset or through a cache is too expensive. The promise is
+weaker than that of a plan, and is printed when training starts.
 """
 
 import itertools
@@ -20,16 +20,16 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
-from qdet.data.loading.in_memory import Held, HeldSample, hold, id_of
+from qdet.data.loading.in_memory import InMemorySample, InMemorySamples, id_of_unreadable, parse_sample
 from qdet.data.loading.prefetch import Load, read_ahead
 from qdet.data.loading.stream_config import StreamConfig
-from qdet.data.loading.substitutes import BadBudget, Spares
+from qdet.data.loading.substitutes import BadBudget, Candidates
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.plan.order import share
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.manifest import Listed
-from qdet.data.shards.outline import SequentialSet
 from qdet.data.shards.sequential_read import files_of
+from qdet.data.shards.sequential_set import SequentialSet
 from qdet.errors import ConfigError, DataError
 from qdet.types import Batch, Substitute
 
@@ -80,22 +80,22 @@ class SequentialStream:
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield this worker's micro-batches of each global step from `first` to `last` - 1."""
         if self.rank == 0:
-            self._say_what_is_promised(first)
+            self._print_promise(first)
         with (
             closing(self._loads(first, last)) as made,
             closing(self._off_thread(made, (last - first) * self.accumulation)) as loads,
             closing(self._read_ahead(loads)) as batches,
         ):
             while micro_batches := list(itertools.islice(batches, self.accumulation)):
-                yield [self.bad.charge(batch) for batch in micro_batches]
+                yield [self.bad.record(batch) for batch in micro_batches]
 
-    def _say_what_is_promised(self, first: int) -> None:
+    def _print_promise(self, first: int) -> None:
         shards, world = len(self.dataset.shards), self.world_size
         print(PROMISE.format(shards=shards, world=world, steps=self.steps_per_epoch), flush=True)
         if first:
             print(
-                f"--data.reading sequential goes on with step {first} at a fresh place: which images came "
-                "before is not known",
+                f"--data.reading sequential resumes at step {first} with freshly shuffled shards: which "
+                "images came before is not known",
                 flush=True,
             )
 
@@ -109,29 +109,29 @@ class SequentialStream:
         with closing(self._samples(first)) as samples:
             for step in range(first, last):
                 taken = [next(samples) for _ in range(self._share)]
-                held = Held(
+                held = InMemorySamples(
                     tuple(sample for sample, _ in taken),
                     self.dataset.categories,
                     self.dataset.access.max_pixels,
                 )
                 epoch = step // self.steps_per_epoch
                 views = [self._view(sample, epoch) for sample in held.samples]
-                padded_hw = self._padded(views)
+                padded_hw = self._pad_to(views)
                 for places in np.array_split(np.arange(self._share), self.accumulation):
                     rows = places.tolist()
-                    spares = Spares(step, tuple(range(self._share)), tuple(views), tuple(rows))
+                    candidates = Candidates(step, tuple(range(self._share)), tuple(views), tuple(rows))
                     yield partial(
                         _load,
                         held,
                         rows,
                         [views[row] for row in rows],
                         padded_hw,
-                        spares if self.bad.limit else None,
+                        candidates if self.bad.limit else None,
                         tuple(missing for row in rows for missing in taken[row][1]),
                     )
 
-    def _samples(self, first: int) -> Generator[tuple[HeldSample, tuple[Substitute, ...]], None, None]:
-        """Yield samples for ever, each with those before it that could not be read."""
+    def _samples(self, first: int) -> Generator[tuple[InMemorySample, tuple[Substitute, ...]], None, None]:
+        """Yield samples endlessly, each with the unreadable ones before it."""
         from webdataset.filters import shuffle
         from webdataset.pipeline import DataPipeline
 
@@ -140,16 +140,16 @@ class SequentialStream:
         held = min(self.shuffle, 1 + len(self.dataset) // (2 * self.world_size))
         pipeline = DataPipeline(
             lambda: self._parts(first),
-            self._expanded,
+            self._expand,
             shuffle(held, initial=held // 4, rng=chance),
         )
         left_out: dict[int, str] = {}
         in_a_row = 0
         for raw in pipeline:
             try:
-                sample = hold(raw, self.dataset.categories, self.dataset.access.max_pixels)
+                sample = parse_sample(raw, self.dataset.categories, self.dataset.access.max_pixels)
             except DataError as error:
-                left_out[id_of(raw["__key__"])] = str(error)
+                left_out[id_of_unreadable(raw)] = str(error)
                 in_a_row += 1
                 if len(left_out) > self.bad.limit or in_a_row > _DRY * len(left_out):
                     raise
@@ -161,7 +161,7 @@ class SequentialStream:
             left_out, in_a_row = {}, 0
 
     def _parts(self, first: int) -> Iterator[_Part]:
-        """This worker's shards, for ever: each pass over them is shuffled and dealt out to all workers."""
+        """This worker's shards, endlessly: each pass over them is shuffled and dealt out to all workers."""
         shards = self.dataset.shards
         stride = math.ceil(self.world_size / len(shards))
         parts = [_Part(shard, k, stride) for shard in shards for k in range(stride)]
@@ -171,7 +171,7 @@ class SequentialStream:
         dealt = (parts[place] for _ in itertools.count() for place in chance.permutation(len(parts)).tolist())
         return itertools.islice(dealt, self.rank, None, self.world_size)
 
-    def _expanded(self, parts: Iterable[_Part]) -> Iterator[dict[str, Any]]:
+    def _expand(self, parts: Iterable[_Part]) -> Iterator[dict[str, Any]]:
         """Yield the samples of parts, as webdataset groups them."""
         from webdataset.tariterators import group_by_keys
 
@@ -186,25 +186,25 @@ class SequentialStream:
             if dry > max(_DRY, 8 * part.stride * len(self.dataset.shards)):
                 raise DataError(f"{self.dataset.source} has no samples; name shards that hold some")
 
-    def _view(self, sample: HeldSample, epoch: int) -> View:
-        """How a sample is seen: a function of seed, epoch and key, whoever reads it and when."""
+    def _view(self, sample: InMemorySample, epoch: int) -> View:
+        """How a sample is seen: a function of seed, epoch and key, on any worker at any step."""
         drawn = blake2b(f"{self.seed}/{sample.key}".encode("utf-8", "surrogateescape"), digest_size=8)
         seed = int.from_bytes(drawn.digest(), "big")
         return draw_views(np.array([sample.hw]), self.augment, seed=seed, epoch=epoch).of(0)
 
-    def _padded(self, views: list[View]) -> HW:
+    def _pad_to(self, views: list[View]) -> HW:
         multiple = self.augment.pad_multiple
         h, w = (-(-max(view.final_hw[side] for view in views) // multiple) * multiple for side in (0, 1))
         return h, w
 
 
 def _load(
-    held: Held,
+    held: InMemorySamples,
     rows: list[int],
     views: list[View],
     padded_hw: HW,
-    spares: Spares | None,
+    candidates: Candidates | None,
     left_out: tuple[Substitute, ...],
 ) -> Batch:
-    batch = load_batch(held, rows, views, padded_hw, [True] * len(rows), spares)
+    batch = load_batch(held, rows, views, padded_hw, [True] * len(rows), candidates)
     return replace(batch, substitutes=(*left_out, *batch.substitutes)) if left_out else batch

@@ -1,6 +1,6 @@
-"""Samples that cannot be read: what stands in for them, and how many of them a run puts up with.
+"""Samples that cannot be read: what replaces them, and how many of them a run tolerates.
 
-What stands in is another image of the same global batch, seen in its own way, so that it fits the size that
+The substitute is another image of the same global batch, seen in its own way, so that it fits the size that
 the batch is padded to. Which one depends on the step and the place alone: ranks stay equal, and any number of
 them, and of readers, gives the same batches.
 """
@@ -20,8 +20,8 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Spares:
-    """The images of a global batch, and which places of it are read here."""
+class Candidates:
+    """Possible substitutes: the images of a global batch, and which places of it are read here."""
 
     step: int
     """Number of the global step in its epoch."""
@@ -39,24 +39,24 @@ class Spares:
                 yield self.rows[other], self.views[other]
 
 
-def read_or_refill(
-    read: Callable[[int, View], T], row: int, view: View, *, spares: Spares | None, sample: int
+def read_or_substitute(
+    read: Callable[[int, View], T], row: int, view: View, *, candidates: Candidates | None, sample: int
 ) -> tuple[int, View, T, str | None]:
-    """Read a sample, or the first of its spares that can be read.
+    """Read a sample, or else the first candidate that can be read.
 
     Returns:
         Row and view of what was read, what it was read into, and why it is not what was planned.
 
     Raises:
-        DataError: It cannot be read, and there are no spares, or none of them can be read either.
+        DataError: It cannot be read, and there are no candidates, or none of them can be read either.
     """
     try:
         return row, view, read(row, view), None
     except DataError as error:
-        if spares is None:
+        if candidates is None:
             raise
         first = error
-    for other, its_view in spares.after(sample):
+    for other, its_view in candidates.after(sample):
         try:
             return other, its_view, read(other, its_view), str(first)
         except DataError:
@@ -67,7 +67,7 @@ def read_or_refill(
 class BadBudget:
     """Counts the samples that could not be read, and stops the run when there are too many.
 
-    A worker counts its own; `learn` adds what the others found.
+    A worker counts its own; `merge` adds what the others found.
     """
 
     def __init__(self, limit: int) -> None:
@@ -75,10 +75,10 @@ class BadBudget:
         self.reasons: dict[int, str] = {}
         """Why an image could not be read, by its id."""
         self.fresh: dict[int, str] = {}
-        """Those of them that the other workers have not been told of."""
+        """Those of them that have not been sent to the other workers."""
 
-    def charge(self, batch: Batch) -> Batch:
-        """Name each image once that `batch` had to do without, and return the batch.
+    def record(self, batch: Batch) -> Batch:
+        """Print each image once that `batch` had to replace, and return the batch.
 
         Raises:
             DataError: There are more of them than the limit.
@@ -93,7 +93,7 @@ class BadBudget:
             )
         return batch
 
-    def learn(self, found: Sequence[Mapping[int, str]]) -> None:
+    def merge(self, found: Sequence[Mapping[int, str]]) -> None:
         """Add what each of all workers found since the last time.
 
         Raises:

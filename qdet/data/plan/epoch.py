@@ -1,8 +1,8 @@
 """Which samples form which batch: a pure function of dataset, seed, epoch and global batch size.
 
 Nothing here knows of workers, or of how the dataset is cut into shards. Every worker computes the whole plan,
-in a fraction of a second for COCO, and reads its slice of each global batch; so one can resume, or go on with
-another number of workers, at any step.
+in a fraction of a second for COCO, and reads its slice of each global batch; so a run can resume at any
+step, with any number of workers.
 
     n samples   S steps of an epoch   G images of a global batch
 """
@@ -18,16 +18,16 @@ from qdet.data.plan.views import Views, draw_views, evaluation_views
 from qdet.errors import ConfigError
 
 Tail = Literal["drop", "wrap"]
-"""What becomes of the samples that fill no whole batch: left out, or filled up with some seen before."""
+"""What happens to samples that fill no whole batch: left out, or filled up with some seen before."""
 
 PLAN_VERSION = 1
 """Version of everything here and in `qdet.data.plan.views` that decides which images a step holds and how
-each is seen. A run can only be gone on with by the version that it began with."""
+each is seen. A run can only be resumed by the version that it began with."""
 
-RUN = 2048
+BLOCK = 2048
 """Neighbouring samples of the index, hence of few shards, that are shuffled as one."""
-RUNS = 8
-"""Runs whose samples are mixed with each other; so much of a dataset is read from at a time."""
+BLOCKS = 8
+"""Blocks whose samples are mixed with each other; so much of a dataset is read from at a time."""
 WINDOW = 512
 """Global batches, at most, among which samples of like size are brought together."""
 
@@ -42,7 +42,7 @@ class Plan:
     """Height and width that all images of a batch are padded to."""
     views: Views
     dropped: Int64[np.ndarray, " d"]
-    """Samples that filled no batch and sit this epoch out."""
+    """Samples that filled no batch and are left out of this epoch."""
     wrapped: Int64[np.ndarray, " w"]
     """Samples that are read once more to fill the last batch."""
 
@@ -73,7 +73,7 @@ def plan_epoch(
 ) -> Plan:
     """Plan one training epoch: every sample once, but for those at its end that fill no batch.
 
-    Runs of samples are shuffled and taken in blocks whose samples are mixed. Then, where batches are made
+    Blocks of samples are shuffled and taken in groups whose samples are mixed. Then, where batches are made
     `by_size`, samples are sorted by final shape and size in windows of up to 512 batches, cut into batches,
     and the batches shuffled. An image's own augmentation is not touched by this. What padding adds to the
     pixels of COCO's images shrinks from 120% to 5% at 16 images (`python -m benchmarks.padding`).
@@ -85,15 +85,15 @@ def plan_epoch(
     bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64), counter=[0, 0, 0, 1])
     chance = np.random.Generator(bits)
     n, steps = len(sizes_hw), steps_per_epoch(len(sizes_hw), global_batch, tail)
-    order = _mixed(n, chance)
+    order = _shuffle_blocks(n, chance)
     views = draw_views(sizes_hw, augment, seed=seed, epoch=epoch, order=order)
     rows = np.resize(order, (steps, global_batch))  # repeats from its start where that is longer
     if by_size:
         windows = np.array_split(rows, -(-steps // WINDOW))
-        rows = np.concatenate([_by_shape(window, views.final_hw, chance) for window in windows])
+        rows = np.concatenate([_batch_by_shape(window, views.final_hw, chance) for window in windows])
     return Plan(
         rows=rows,
-        padded_hw=_padded(views.final_hw[rows], augment.pad_multiple),
+        padded_hw=_pad_to(views.final_hw[rows], augment.pad_multiple),
         views=views,
         dropped=order[rows.size :],
         wrapped=np.resize(order, max(rows.size, n))[n:],
@@ -113,21 +113,21 @@ def plan_evaluation(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, 
     rows = np.concatenate([order, repeated]).reshape(-1, batch_size)
     return Plan(
         rows=rows,
-        padded_hw=_padded(views.final_hw[rows], augment.pad_multiple),
+        padded_hw=_pad_to(views.final_hw[rows], augment.pad_multiple),
         views=views,
         dropped=order[:0],
         wrapped=repeated,
     )
 
 
-def _mixed(samples: int, chance: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """All rows, shuffled within blocks of shuffled runs."""
-    run = np.arange(samples) // RUN
-    block = chance.permutation(run[-1] + 1)[run] // RUNS
-    return np.lexsort((chance.random(samples), block))
+def _shuffle_blocks(samples: int, chance: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """All rows, shuffled within groups of shuffled blocks."""
+    block = np.arange(samples) // BLOCK
+    group = chance.permutation(block[-1] + 1)[block] // BLOCKS
+    return np.lexsort((chance.random(samples), group))
 
 
-def _by_shape(
+def _batch_by_shape(
     window: Int64[np.ndarray, "s G"], final_hw: Int64[np.ndarray, "n 2"], chance: np.random.Generator
 ) -> Int64[np.ndarray, "s G"]:
     """Cut the samples of a window into batches of like shape, in random order.
@@ -140,11 +140,11 @@ def _by_shape(
     strip = np.empty(len(rows), dtype=np.int64)
     strip[np.argsort(w / h, kind="stable")] = np.arange(len(rows)) * strips // len(rows)
     area = np.where(strip % 2, -(h * w), h * w)
-    alike = _parted(rows[np.lexsort((area, strip))].reshape(window.shape))
+    alike = _separate_duplicates(rows[np.lexsort((area, strip))].reshape(window.shape))
     return alike[chance.permutation(len(alike))]
 
 
-def _parted(batches: Int64[np.ndarray, "s G"]) -> Int64[np.ndarray, "s G"]:
+def _separate_duplicates(batches: Int64[np.ndarray, "s G"]) -> Int64[np.ndarray, "s G"]:
     """Send one of two equal rows in a batch to the next batch, for a row that is not in this one.
 
     The next batch always has such a row as long as no row comes more than twice: if each of its rows had its
@@ -164,6 +164,6 @@ def _parted(batches: Int64[np.ndarray, "s G"]) -> Int64[np.ndarray, "s G"]:
     return batches
 
 
-def _padded(final_hw: Int64[np.ndarray, "S G 2"], multiple: int) -> Int64[np.ndarray, "S 2"]:
+def _pad_to(final_hw: Int64[np.ndarray, "S G 2"], multiple: int) -> Int64[np.ndarray, "S 2"]:
     largest = final_hw.max(axis=1)
     return -(-largest // multiple) * multiple

@@ -1,4 +1,4 @@
-"""What training really received in an epoch, held against the plan: nothing lost, nothing twice.
+"""What training received in an epoch, compared with the plan: nothing lost, nothing twice.
 
 Every rank counts the images of its own batches. Added up over ranks, the counts must be the plan's; an image
 that could not be read, and that another one stood in for, is settled too, and listed.
@@ -30,7 +30,7 @@ class Ledger:
         twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
         if len(twice):
             raise DataError(
-                f"the training set has image id {twice[0]} twice, which nobody could tell apart; "
+                f"the training set has image id {twice[0]} twice, so that the two cannot be told apart; "
                 "give every image an id of its own"
             )
         self.start(first)
@@ -67,7 +67,7 @@ class Ledger:
 
     @classmethod
     def from_tensor(cls, image_ids: Int64[np.ndarray, " n"], *states: Int32[Tensor, " state"]) -> "Ledger":
-        """Go on from the states of one rank or more, whose counts add up.
+        """Resume from the states of one rank or more, whose counts add up.
 
         Raises:
             DataError: The states are of another dataset, or of different steps.
@@ -84,7 +84,7 @@ class Ledger:
         return ledger
 
     def account(self, order: Order, last: int) -> "Account":
-        """Hold the counts against the plan of the steps from the first counted one to `last` - 1.
+        """Compare the counts with the plan of the steps from the first counted one to `last` - 1.
 
         Those steps are of one epoch.
         """
@@ -99,11 +99,11 @@ class Ledger:
             epoch=epoch,
             first=begin,
             last=end - 1,
-            lost=_repeated(ids, -surplus),
-            duplicated=_repeated(ids, surplus),
+            lost=_repeat(ids, -surplus),
+            duplicated=_repeat(ids, surplus),
             dropped=tuple(ids[plan.dropped].tolist()) if at_its_end else (),
             wrapped=tuple(ids[plan.wrapped].tolist()) if at_its_end else (),
-            substituted=_repeated(ids, gone),
+            substituted=_repeat(ids, gone),
         )
 
     def _rows(self, ids: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
@@ -116,7 +116,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the images of an epoch, or of the part of it that was counted, by their ids."""
+    """What happened to the images of an epoch, or of the part of it that was counted, by their ids."""
 
     epoch: int
     first: int
@@ -143,14 +143,16 @@ class Account:
         return {f"data/{name}": len(ids) for name, ids in self._images().items()}
 
     def table(self) -> dict[str, list[int] | list[str]]:
-        """Every image that is counted, with what became of it; empty where there is none."""
+        """Every image that is counted, with what happened to it; empty where there is none."""
         rows = [(image, what) for what, ids in self._images().items() for image in ids]
         return {"image_id": [image for image, _ in rows], "what": [what for _, what in rows]} if rows else {}
 
     def check(self) -> None:
         """Raise DataError if an image was lost, or received twice, without the plan or a reader saying so."""
         if self.lost or self.duplicated:
-            raise DataError(f"{self}; {_listed('lost', self.lost)}; {_listed('duplicated', self.duplicated)}")
+            raise DataError(
+                f"{self}; {_list_ids('lost', self.lost)}; {_list_ids('duplicated', self.duplicated)}"
+            )
 
     def _images(self) -> dict[str, tuple[int, ...]]:
         return {
@@ -162,11 +164,11 @@ class Account:
         }
 
 
-def _repeated(ids: Int64[np.ndarray, " n"], counts: Integer[np.ndarray, " n"]) -> tuple[int, ...]:
+def _repeat(ids: Int64[np.ndarray, " n"], counts: Integer[np.ndarray, " n"]) -> tuple[int, ...]:
     """Every id as often as its count says; not at all where that is negative."""
     return tuple(np.repeat(ids, np.maximum(counts, 0)).tolist())
 
 
-def _listed(what: str, ids: Sequence[int]) -> str:
+def _list_ids(what: str, ids: Sequence[int]) -> str:
     few = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
     return f"{what}: {few or 'none'}"

@@ -1,7 +1,7 @@
 """How each image is seen in an epoch: its size after resizing, the window cut out of it, its final size.
 
 Everything random about an image is drawn here, in one call for the whole dataset, from generators keyed by
-(seed, epoch) whose row is the sample. So an image looks the same whoever reads it, and its final size is
+(seed, epoch) whose row is the sample. So an image looks the same on every worker, and its final size is
 known before it is read: batches of like sizes can be planned.
 
     n images   hw height and width   tlhw top, left, height and width of a window

@@ -1,4 +1,4 @@
-"""What the JSON beside an image says, in the forms in which detection datasets come as WebDataset shards.
+"""Parse the JSON beside an image, in the forms in which detection datasets come as WebDataset shards.
 
 1. qdet's own: `boxes_xywh`, `category_ids` and other columns (see `data_prep`).
 2. COCO's: `annotations`, a list of {bbox: [x, y, w, h], category_id, iscrowd?, area?}; the image's `id`,
@@ -9,6 +9,7 @@
 A class is an id or a name. Boxes are in pixels of the stored image.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ Kind = int | str
 
 
 @dataclass(frozen=True)
-class Note:
+class Annotations:
     """The objects of one image, in columns, and what else its JSON says."""
 
     kinds: tuple[Kind, ...]
@@ -34,25 +35,33 @@ class Note:
     size_hw: tuple[int, int] | None
     """None where the JSON does not say it; the image file does."""
     categories: tuple[tuple[int, str], ...]
-    """Ids and names of classes that the JSON itself explains."""
+    """Ids and names of classes that the JSON itself gives."""
+
+    def check_size(self, hw: tuple[int, int], *, name: str) -> None:
+        """Raise DataError if the JSON gives another height and width than the image has."""
+        if self.size_hw not in (None, hw):
+            raise DataError(
+                f"{name}: the image is {hw[1]}x{hw[0]} pixels, its JSON says "
+                f"{self.size_hw[1]}x{self.size_hw[0]}"
+            )
 
 
-def read_note(data: bytes, *, name: str) -> Note:
+def read_annotations(data: bytes, *, name: str) -> Annotations:
     """Read a sample's JSON; `name` says in errors which sample it is."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: its JSON cannot be read ({error})") from error
     try:
-        return _note(said)
+        return _parse(said)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"{name}: its JSON is in no form that is known ({type(error).__name__}: {error}); "
+            f"{name}: its JSON is in no known form ({type(error).__name__}: {error}); "
             "see qdet/data/shards/annotations.py for those that are"
         ) from error
 
 
-def _note(said: Any) -> Note:
+def _parse(said: Any) -> Annotations:
     if isinstance(said, list):
         said = {"annotations": said}
     about = said.get("image") if isinstance(said.get("image"), Mapping) else said
@@ -65,12 +74,12 @@ def _note(said: Any) -> Note:
         raise ValueError("boxes, classes, areas and crowds are not equally many")
     image_id = about.get("image_id", about.get("id"))
     width, height = about.get("width"), about.get("height")
-    return Note(
+    return Annotations(
         kinds=kinds,
         boxes_xywh=boxes,
         areas=tuple(float(area) for area in areas),
         iscrowd=tuple(int(crowd) for crowd in crowds),
-        image_id=image_id if type(image_id) is int else None,
+        image_id=_id(image_id),
         file_name=about.get("file_name"),
         size_hw=None if width is None or height is None else (int(height), int(width)),
         categories=_categories(said),
@@ -110,6 +119,14 @@ def _box(box: Sequence[Any]) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
+def _id(given: Any) -> int | None:
+    if type(given) is not int:
+        return None
+    if not -(2**63) <= given < 2**63:
+        raise ValueError(f"image id {given} has more than 64 bits")
+    return given
+
+
 def _kind(kind: Any) -> Kind:
     if type(kind) not in (int, str):
         raise TypeError(f"{kind!r} is neither the id nor the name of a class")
@@ -126,29 +143,54 @@ def _categories(said: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def to_columns(
-    note: Note, *, image_id: int, key: str, size_hw: tuple[int, int], first_id: int, ids: Mapping[str, int]
-) -> dict[str, Any]:
-    """A note in the form of qdet's own JSON.
+def image_id_of(key: str, given: int | None) -> int:
+    """Id of a third-party image, a function of its sample alone: every way of reading gives the same.
+
+    A number that depended on the other samples, such as its place, could not be known while shards are read
+    from front to back. Hence the id that the JSON gives; else the key where all of it is a number; else 63
+    bits of the key's SHA-256. The scan for reading by offset refuses a set in which an id comes twice. Keys
+    such as `a/0001` are hashed, for `b/0001` may be another image.
 
     Args:
-        note: What the JSON said.
+        key: Name of the sample in its shard.
+        given: The integer id in its JSON.
+    """
+    if given is not None:
+        return given
+    if key.isascii() and key.isdigit() and len(key) < 19:  # below 2**63
+        return int(key)
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
+
+
+def to_columns(
+    annotations: Annotations,
+    *,
+    image_id: int,
+    key: str,
+    size_hw: tuple[int, int],
+    first_id: int,
+    ids: Mapping[str, int],
+) -> dict[str, Any]:
+    """Convert annotations to the columns of qdet's own JSON.
+
+    Args:
+        annotations: What the JSON said.
         image_id: The image's id in the index.
         key: Its name in its shard, where the JSON gives no file name.
         size_hw: Its size in the index.
-        first_id: Id of its first annotation. They are numbered anew: of foreign ids nobody promises that they
-            are unique and not 0, which COCO AP needs.
+        first_id: Id of its first annotation. They are renumbered: COCO AP needs unique ids other than 0,
+            which third-party annotations may lack.
         ids: Ids of classes by their names.
     """
     height, width = size_hw
     return {
         "image_id": image_id,
-        "file_name": note.file_name or key,
+        "file_name": annotations.file_name or key,
         "width": width,
         "height": height,
-        "annotation_ids": list(range(first_id, first_id + len(note.kinds))),
-        "category_ids": [ids[kind] if isinstance(kind, str) else kind for kind in note.kinds],
-        "boxes_xywh": [list(box) for box in note.boxes_xywh],
-        "areas": list(note.areas),
-        "iscrowd": list(note.iscrowd),
+        "annotation_ids": list(range(first_id, first_id + len(annotations.kinds))),
+        "category_ids": [ids[kind] if isinstance(kind, str) else kind for kind in annotations.kinds],
+        "boxes_xywh": [list(box) for box in annotations.boxes_xywh],
+        "areas": list(annotations.areas),
+        "iscrowd": list(annotations.iscrowd),
     }

@@ -1,8 +1,10 @@
 """Names and original ids of a dataset's classes, and their contiguous indices in the network."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,3 +58,27 @@ class Categories:
     @cached_property
     def _index(self) -> dict[int, int]:
         return {original: k for k, original in enumerate(self.ids)}
+
+
+def named_categories(file: str) -> Categories:
+    """Classes that a COCO annotation file lists."""
+    return Categories.from_coco(_read_list(file), where=file)
+
+
+def _read_list(file: str) -> Sequence[Mapping[str, Any]]:
+    try:
+        said = json.loads(read_categories_file(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"--data.categories {file} is no JSON ({error})") from error
+    listed = said.get("categories") if isinstance(said, dict) else said
+    if not isinstance(listed, list):
+        raise DataError(f"--data.categories {file} has no list `categories` of {{id, name}}")
+    return listed
+
+
+def read_categories_file(file: str) -> bytes:
+    """Bytes of the file that --data.categories names; DataError where it cannot be read."""
+    try:
+        return Path(file).expanduser().read_bytes()
+    except OSError as error:
+        raise DataError(f"--data.categories {file} cannot be read: {error.strerror or error}") from error

@@ -95,7 +95,7 @@ def index_from_file(file: Path) -> Index:
     try:
         with zipfile.ZipFile(file) as archive:
             columns = {
-                Path(entry.filename).stem: _mapped(file, archive, entry) for entry in archive.infolist()
+                Path(entry.filename).stem: _map_column(file, archive, entry) for entry in archive.infolist()
             }
         loaded = {name: columns[name] for name in (*COLUMNS, *({"key"} & columns.keys()))}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -109,7 +109,7 @@ def index_from_file(file: Path) -> Index:
     return Index(**loaded)
 
 
-def _mapped(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _map_column(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{entry.filename} is compressed")
     with archive.open(entry) as column:

@@ -1,17 +1,12 @@
-"""Where a dataset's manifest and index are: in its folder, or in one on this machine that is made for them.
+"""Find a dataset by its address, and learn what can be known of it before any of its shards is opened.
 
-Those of a dataset behind a URL are copied into `<cache>/indexes`. Those of one that others packed, without
-either, are made by a scan and kept in `.qdet-index` beside the shards or, where that cannot be written, in
-`<cache>/indexes`. Such folders appear in one piece, and processes that need the same one wait for the first.
+That is little to read, also from behind a URL: the manifest where there is one, else the names of the shards.
+`qdet.data.shards.index_location` goes on from here to the index that reading by offset needs.
 """
 
-import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +14,12 @@ from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.download import Absent, names_in, read_bytes, size_of
 from qdet.data.files.local_files import ShardFiles
 from qdet.data.files.node_cache import NodeCache, RemoteShard
-from qdet.data.shards.index_foreign import identity, scan_set
-from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
+from qdet.data.files.pipes import allowed_words
+from qdet.data.shards.categories import Categories, named_categories
+from qdet.data.shards.manifest import NAME, Listed, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.process_locks import locked
-from qdet.storage.urls import checked, expand, is_pattern, is_url, join
+from qdet.storage.urls import checked, expand, is_pattern, is_pipe, is_url, join
 
-BESIDE = ".qdet-index"
-"""Folder beside foreign shards that keeps what their scan found."""
 UNFINISHED = ".parts"
 """Folder that a conversion keeps until it is finished."""
 
@@ -67,105 +60,100 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Home:
-    """A folder on this machine with a dataset's manifest and index."""
+class DatasetInfo:
+    """A dataset from the outside; None is what only reading its shards will show."""
 
-    folder: Path
-    base: str
-    """What relative names of shards in the manifest start from."""
-    mend: str
-    """What to do when the folder is damaged."""
+    address: str
+    """Folder, URL or pattern; a file:// URL of a folder as its path."""
+    shards: tuple[Listed, ...]
+    categories: Categories | None = None
+    digest: str | None = None
+    """Identity of the dataset."""
+    images: int | None = None
+    manifest: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The parsed manifest.json, where one lists the shards."""
+    manifest_bytes: bytes = field(default=b"", repr=False)
+    """That file as it was read."""
+
+    def check_reachable(self) -> None:
+        """Raise DataError unless the first shard is where its name says; commands are not run for that."""
+        first = self.shards[0].name
+        if is_url(first):
+            size_of(first)
+        elif not is_pipe(first) and not Path(first).is_file():
+            raise DataError(f"{first} is not there; complete the copy")
 
 
-def find(source: str, access: Access) -> Home:
-    """Find the home of a dataset, and make it where there is none."""
-    if is_pattern(source):
-        return _scanned(source, expand(source), access)
-    address = checked(source)
-    if is_url(address):
-        with suppress(Absent):
-            return _copied(address, read_bytes(join(address, NAME)), access)
-    elif (Path(address) / NAME).is_file():
-        return Home(Path(address), address, "convert the dataset again")
-    found = names_in(address)
-    if UNFINISHED in found:
+def locate(address: str, access: Access, *, commands: bool = False) -> DatasetInfo:
+    """Read the manifest of a dataset, or list its shards where there is none.
+
+    Args:
+        address: A folder, a URL, or a pattern of tars; see `qdet.storage.urls`.
+        access: Names the classes of shards without a manifest, and the commands that may be run.
+        commands: Whether `pipe:` addresses that `access` allows are taken; reading by offset has no use for
+            them.
+
+    Raises:
+        ConfigError: It names a command that is not allowed.
+        DataError: It is not there, or cannot be reached.
+    """
+    if is_pattern(address):
+        if not commands:
+            return _from_names(address, expand(address), access)
+        return _from_names(address, expand(address, lambda name: _check_command(name, access)), access)
+    folder = checked(address)
+    with suppress(Absent):
+        return _from_manifest(folder, _read_manifest(folder))
+    names = names_in(folder)
+    if UNFINISHED in names:
         raise DataError(
-            f"{address} holds a conversion that did not finish (no {NAME}); run the same command again"
+            f"{folder} holds a conversion that did not finish (no {NAME}); run the same command again"
         )
-    tars = [join(address, name) for name in found if name.endswith(".tar")]
-    if tars:
-        return _scanned(address, tars, access)
-    raise DataError(
-        f"{address} holds no shards that are known of (no {NAME}). Make them with: "
-        f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {address}, or name foreign "
-        f"ones by a pattern such as {address}/train-{{000000..000146}}.tar"
+    tars = [join(folder, name) for name in names if name.endswith(".tar")]
+    if not tars:
+        raise DataError(
+            f"{folder} holds no shards (no {NAME}, no tars). Check the address, make shards with "
+            f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}, or name "
+            f"third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
+        )
+    return _from_names(folder, tars, access)
+
+
+def _check_command(name: str, access: Access) -> str:
+    if not is_pipe(name):
+        return checked(name)
+    allowed_words(name, access.allow_pipes)
+    return name
+
+
+def _read_manifest(folder: str) -> bytes:
+    """Read manifest.json in a folder or behind a URL; `Absent` where there is none."""
+    where = join(folder, NAME)
+    if is_url(folder):
+        return read_bytes(where)
+    try:
+        return Path(where).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Absent(f"{where} is not there") from error
+    except OSError as error:
+        raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
+
+
+def _from_manifest(folder: str, data: bytes) -> DatasetInfo:
+    where = join(folder, NAME)
+    manifest = parse_manifest(data, where=where)
+    shards = manifest["shardlist"]
+    return DatasetInfo(
+        address=folder,
+        shards=tuple(Listed(join(folder, s["url"]), s["filesize"], s.get("sha256")) for s in shards),
+        categories=Categories.from_coco(manifest["categories"], where=where),
+        digest=manifest["digest"],
+        images=sum(shard["nsamples"] for shard in shards),
+        manifest=manifest,
+        manifest_bytes=data,
     )
 
 
-def _copied(url: str, manifest: bytes, access: Access) -> Home:
-    """Copy manifest and index of a dataset behind a URL, once per version of it."""
-    version = hashlib.sha256(url.encode() + b"\n" + manifest).hexdigest()[:32]
-
-    def fetch() -> dict[str, bytes]:
-        expected = parse_manifest(manifest, where=join(url, NAME))["index_sha256"]
-        index = read_bytes(join(url, INDEX))
-        if hashlib.sha256(index).hexdigest() != expected:
-            raise DataError(f"{join(url, INDEX)} does not belong to {join(url, NAME)}; upload both again")
-        return {INDEX: index, NAME: manifest}
-
-    folder = _made(access.folder / "indexes", version, fetch)
-    return Home(folder, url, f"delete {folder}; it is fetched again")
-
-
-def _scanned(source: str, names: Sequence[str], access: Access) -> Home:
-    """Scan shards that came without manifest and index, once per version of them."""
-    shards = _sizes(names)
-    files = access.files([{"url": name, "filesize": size} for name, size, _ in shards], "")
-    name = identity(shards, access.categories)
-    beside = Path(names[0]).parent / BESIDE
-
-    def scan() -> dict[str, bytes]:
-        return scan_set(files, categories=access.categories, name=source, max_pixels=access.max_pixels)
-
-    parents = [access.folder / "indexes"] if is_url(names[0]) else [beside, access.folder / "indexes"]
-    for parent in parents[:-1]:
-        try:
-            folder = _made(parent, name, scan)
-        except OSError:  # a folder that can only be read
-            continue
-        return Home(folder, "", f"delete {folder}; the shards are scanned again")
-    folder = _made(parents[-1], name, scan)
-    return Home(folder, "", f"delete {folder}; the shards are scanned again")
-
-
-def _sizes(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every shard; servers are not asked for the time."""
-
-    def ask(name: str) -> tuple[str, int, int]:
-        if is_url(name):
-            return name, size_of(name), 0
-        try:
-            found = Path(name).absolute().stat()
-        except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror or error}; complete the copy") from error
-        return str(Path(name).absolute()), found.st_size, found.st_mtime_ns
-
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(ask, names))
-
-
-def _made(parent: Path, name: str, make: Callable[[], Mapping[str, bytes]]) -> Path:
-    """Folder `name` in `parent` with the files that `make` returns, made by one process alone."""
-    folder = parent / name
-    if folder.is_dir():
-        return folder
-    parent.mkdir(parents=True, exist_ok=True)
-    with locked(parent / f"{name}.lock"):
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=parent) as temporary:
-                whole = Path(temporary) / name
-                whole.mkdir()
-                for file, content in make().items():
-                    (whole / file).write_bytes(content)
-                shutil.move(whole, folder)
-    return folder
+def _from_names(address: str, names: Sequence[str], access: Access) -> DatasetInfo:
+    categories = named_categories(access.categories) if access.categories else None
+    return DatasetInfo(address, tuple(map(Listed, names)), categories)

@@ -1,8 +1,8 @@
-"""One foreign WebDataset shard, read once from its first header to its last: where each of its samples lies.
+"""Scan one third-party WebDataset shard, from its first header to its last, for where each sample is.
 
 Members are grouped as webdataset groups them: neighbours with the same name up to the first dot are a sample.
-Where webdataset would lose or mix samples without a word, the shard is refused: names with further dots,
-images without JSON, keys that come again, a tar that ends before its end. Links, devices, pickles and paths
+Where webdataset would silently lose or mix samples, the shard is refused: names with further dots,
+images without JSON, keys that come again, a truncated tar. Links, devices, pickles and paths
 that leave the folder are refused too; nothing is ever unpacked.
 """
 
@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import IO, Any
 
 from qdet.data.image.decode import check_pixels, size_hw
-from qdet.data.shards.annotations import Kind, read_note
+from qdet.data.shards.annotations import Kind, image_id_of, read_annotations
 from qdet.errors import DataError
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
@@ -30,7 +30,7 @@ class Scan:
     """What one shard holds."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """A row of the index for each sample, its `image_id` None where the JSON has none."""
+    """A row of the index for each sample."""
     kinds: set[Kind] = field(default_factory=set)
     """Classes of its boxes."""
     categories: set[tuple[int, str]] = field(default_factory=set)
@@ -85,9 +85,9 @@ def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
 def check_member(member: tarfile.TarInfo, name: str) -> None:
     """Raise DataError unless a member is a plain file within its shard."""
     if not member.isreg() or member.sparse is not None:
-        raise DataError(f"{name}: member {member.name} is no plain file; shards hold plain files alone")
+        raise DataError(f"{name}: member {member.name} is no plain file; shards hold plain files only")
     if member.name.startswith("/") or ".." in member.name.split("/"):
-        raise DataError(f"{name}: member {member.name} leads out of the shard; pack it anew")
+        raise DataError(f"{name}: member {member.name} leads out of the shard; pack it again")
 
 
 def key_and_kind(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
@@ -111,21 +111,18 @@ def _add_sample(
 ) -> None:
     kinds = [key_and_kind(member, name)[1] for member in members]
     images = [member for member, kind in zip(members, kinds, strict=True) if kind in IMAGES]
-    notes = [member for member, kind in zip(members, kinds, strict=True) if kind == "json"]
-    if len(images) != 1 or len(notes) != 1:
+    json_files = [member for member, kind in zip(members, kinds, strict=True) if kind == "json"]
+    if len(images) != 1 or len(json_files) != 1:
         raise DataError(
-            f"{name}: has {len(images)} images and {len(notes)} JSON files ({', '.join(kinds)}) where one of "
-            "each belongs together; pack it again"
+            f"{name}: has {len(images)} images and {len(json_files)} JSON files ({', '.join(kinds)}) where "
+            "one of each makes a sample; pack it again"
         )
-    (image,), (note,) = images, notes
-    pixels, text = (os.pread(file.fileno(), m.size, m.offset_data) for m in (image, note))
+    (image,), (annotation,) = images, json_files
+    pixels, text = (os.pread(file.fileno(), m.size, m.offset_data) for m in (image, annotation))
     height, width = size_hw(pixels, name=f"{name}: the image")
     check_pixels(height, width, max_pixels, name=f"{name}: the image")
-    read = read_note(text, name=name)
-    if read.size_hw not in (None, (height, width)):
-        raise DataError(
-            f"{name}: the image is {width}x{height} pixels, its JSON says {read.size_hw[1]}x{read.size_hw[0]}"
-        )
+    read = read_annotations(text, name=name)
+    read.check_size((height, width), name=name)
     scan.kinds.update(read.kinds)
     scan.categories.update(read.categories)
     scan.rows.append(
@@ -133,12 +130,12 @@ def _add_sample(
             "image_offset": image.offset_data,
             "image_length": image.size,
             "image_crc32": zlib.crc32(pixels),
-            "annotation_offset": note.offset_data,
-            "annotation_length": note.size,
+            "annotation_offset": annotation.offset_data,
+            "annotation_length": annotation.size,
             "annotation_crc32": zlib.crc32(text),
             "width": width,
             "height": height,
-            "image_id": read.image_id,
+            "image_id": image_id_of(key, read.image_id),
             "boxes": len(read.boxes_xywh),
             "key": key,
         }

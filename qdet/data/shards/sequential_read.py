@@ -1,7 +1,7 @@
 """One shard read once from its front to its back, and not kept: its files, checked as they pass by.
 
 The rules are those of the scan (`qdet.data.shards.scan_shard`). That a shard is cut off shows at its end,
-when its samples may have been trained on already; the error stops the run.
+when its samples may already have been trained on; the error stops the run.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def files_of(shard: Listed, allowed: Sequence[str]) -> Generator[dict[str, Any],
     Raises:
         DataError: Shard and member at which it is damaged, or is not what the manifest lists.
     """
-    with _opened(shard.name, allowed) as source:
+    with _open(shard.name, allowed) as source:
         passing = _Passing(source)
         with explain_failure(shard.name):
             yield from _files(passing, shard.name)
@@ -120,7 +120,7 @@ def _check_end(source: _Passing, end: int, name: str, last: str) -> None:
 
 
 @contextmanager
-def _opened(name: str, allowed: Sequence[str]) -> Iterator[Any]:
+def _open(name: str, allowed: Sequence[str]) -> Iterator[Any]:
     if is_pipe(name):
         with output_of(name, allowed) as source:
             yield source

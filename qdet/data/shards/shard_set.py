@@ -11,7 +11,7 @@ DIR may be a URL, and shards may come without manifest and index (see `qdet.data
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 
 from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.local_files import ShardFiles
-from qdet.data.shards.annotations import read_note, to_columns
+from qdet.data.shards.annotations import read_annotations, to_columns
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.index import Index, index_from_file
-from qdet.data.shards.locate import Access, Home, find
-from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
+from qdet.data.shards.index_location import IndexLocation, locate_index
+from qdet.data.shards.locate import Access, DatasetInfo, locate
+from qdet.data.shards.manifest import INDEX, NAME
 from qdet.errors import DataError
 
 
@@ -42,7 +43,7 @@ class ShardSet:
     index: Index
     digest: str
     """sha256 of everything in the set: the dataset's identity in MLflow and in checkpoints."""
-    manifest: dict[str, Any]
+    manifest: Mapping[str, Any]
     files: ShardFiles | CachedShards
     """The shards themselves."""
 
@@ -50,26 +51,23 @@ class ShardSet:
     def open(cls, source: str | Path, access: Access | None = None) -> "ShardSet":
         """Read manifest and index, and check that every shard of this machine is there in its full size."""
         access = access or Access()
-        home = find(str(source), access)
-        manifest = read_manifest(home.folder)
-        file = home.folder / INDEX
-        try:
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}; {home.mend}") from error
-        if found != manifest["index_sha256"]:
-            raise DataError(f"{file} does not belong to {home.folder / NAME}; {home.mend}")
-        index = index_from_file(file)
-        _check_index(index, manifest, home)
-        files = access.files(manifest["shardlist"], home.base)
+        return cls.from_info(locate(str(source), access), access, source=str(source))
+
+    @classmethod
+    def from_info(cls, info: DatasetInfo, access: Access, *, source: str) -> "ShardSet":
+        """Open what `locate` found at the address `source`."""
+        located = locate_index(info, access)
+        manifest = located.manifest
+        index = _read_index(located)
+        files = access.files(manifest["shardlist"], located.base)
         if isinstance(files, ShardFiles):
             for path, shard in zip(files.paths, manifest["shardlist"], strict=True):
                 _check_size(path, shard["filesize"])
         return cls(
-            source=str(source),
+            source=source,
             access=access,
-            path=home.folder,
-            categories=Categories.from_coco(manifest["categories"], where=str(home.folder / NAME)),
+            path=located.folder,
+            categories=Categories.from_coco(manifest["categories"], where=str(located.folder / NAME)),
             index=index,
             digest=manifest["digest"],
             manifest=manifest,
@@ -80,7 +78,7 @@ class ShardSet:
         return len(self.index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.access, self.digest)
+        return _reopen, (self.source, self.access, self.digest)
 
     @property
     def max_pixels(self) -> int:
@@ -101,7 +99,7 @@ class ShardSet:
         """Say which samples are read next, in about this order.
 
         Shards behind URLs are fetched into the cache in the background, and those that only an earlier call
-        named are let go. Where files are local there is nothing to prepare.
+        named are released. Local files need no preparation.
         """
         self.files.will_read(self.index.shard[np.fromiter(rows, dtype=np.int64)].tolist())
 
@@ -117,7 +115,7 @@ class ShardSet:
         image_id, ids = int(i.image_id[row]), self.manifest.get("image_ids")
         if ids is not None:
             return to_columns(
-                read_note(data, name=self.name_of(row)),
+                read_annotations(data, name=self.name_of(row)),
                 image_id=image_id,
                 key=self.key_of(row),
                 size_hw=(int(i.height[row]), int(i.width[row])),
@@ -180,18 +178,8 @@ def key_of(image_id: int) -> str:
     return f"{image_id:012d}"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read manifest.json of a finished conversion."""
-    file = folder / NAME
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-    return parse_manifest(data, where=str(file))
-
-
 @lru_cache(maxsize=8)
-def _reopened(source: str, access: Access, digest: str) -> ShardSet:
+def _reopen(source: str, access: Access, digest: str) -> ShardSet:
     """Open a set that was pickled, once per process."""
     shards = ShardSet.open(source, access)
     if shards.digest != digest:
@@ -199,12 +187,20 @@ def _reopened(source: str, access: Access, digest: str) -> ShardSet:
     return shards
 
 
-def _check_index(index: Index, manifest: dict[str, Any], home: Home) -> None:
-    listed = [shard["nsamples"] for shard in manifest["shardlist"]]
+def _read_index(located: IndexLocation) -> Index:
+    """Read the index; DataError where it is damaged or not the manifest's."""
+    file, manifest = located.folder / INDEX, located.folder / NAME
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}; {located.remedy}") from error
+    if found != located.manifest["index_sha256"]:
+        raise DataError(f"{file} does not belong to {manifest}; {located.remedy}")
+    index = index_from_file(file)
+    listed = [shard["nsamples"] for shard in located.manifest["shardlist"]]
     if np.bincount(index.shard, minlength=len(listed)).tolist() != listed:
-        raise DataError(
-            f"{home.folder / INDEX} and {home.folder / NAME} do not count the same samples; {home.mend}"
-        )
+        raise DataError(f"{file} and {manifest} do not count the same samples; {located.remedy}")
+    return index
 
 
 def _check_size(shard: Path, size: int) -> None:

@@ -1,25 +1,22 @@
-"""What must be true before a job may start, checked where the user sees the answer at once."""
+"""What must be true before a job may start, checked before any worker does."""
 
 from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.manifest import MANIFEST
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import ConfigError
-from qdet.job import Job
-from qdet.launching.datasets import known
 from qdet.launching.paths import is_url
 from qdet.launching.preflight import store
 from qdet.launching.preflight.dry_run import COCO_CLASSES
+from qdet.launching.runs.prepared import Prepared
 
 
-def check(job: Job) -> None:
+def check(prepared: Prepared) -> None:
     """Raise what would otherwise only come up once workers, sockets and weights are in place.
-
-    `job` is one with absolute paths, as `paths.resolve` returns it.
 
     Raises:
         ConfigError: A flag names something that is not there or cannot be used.
     """
-    train, val = known(job, "train"), known(job, "val")
+    job, train, val = prepared.job, prepared.train, prepared.val
     if train.categories and val.categories and train.categories != val.categories:
         raise ConfigError(
             f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
@@ -31,7 +28,7 @@ def check(job: Job) -> None:
         _check_start(start)
     if start and job.store.resume:
         raise ConfigError(
-            "--store.init-from starts a new run and --store.resume goes on with an old one; give one of them"
+            "--store.init-from starts a new run and --store.resume continues an old one; give one of them"
         )
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, digest=train.digest, classes=classes)

@@ -8,10 +8,10 @@ import torch
 from qdet.complexity import count_macs, count_parameters
 from qdet.config import flatten
 from qdet.data.plan.epoch import steps_per_epoch
+from qdet.data.shards.locate import DatasetInfo
 from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.launching.datasets import known
-from qdet.launching.paths import resolve
+from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
 
 COCO_CLASSES = 80
@@ -57,18 +57,29 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
     )
 
 
-def describe(job: Job) -> None:
-    """Print the resolved job as flags, the size of its detector, its memory per rank and its steps."""
-    job = resolve(job)
+def describe(prepared: Prepared) -> None:
+    """Print the resolved job as flags, the size of its detector, its memory per rank and its steps.
+
+    A dataset that cannot be used is no error here: what follows from it is unknown.
+    """
+    job = prepared.job
     print(_aligned(_flags(job)))
     print()
-    print(_aligned(_detector(job)))
+    train, val = _look(prepared, "train"), _look(prepared, "val")
+    print(_aligned(_detector(job, _classes(train))))
     print()
-    print(_aligned(_steps(job)))
+    print(_aligned(_steps(job, train) | _images("val", job.data.val, val)))
 
 
-def _detector(job: Job) -> dict[str, str]:
-    classes, train = _classes(job), job.train
+def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
+    try:
+        return prepared.train if split == "train" else prepared.val
+    except ConfigError as error:
+        return error
+
+
+def _detector(job: Job, classes: int) -> dict[str, str]:
+    train = job.train
     height, width = image_size(job)
     with torch.device("meta"):  # shapes without numbers
         detector = job.detector.build(classes)
@@ -92,23 +103,23 @@ def _detector(job: Job) -> dict[str, str]:
     }
 
 
-def _steps(job: Job) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for split, path in (("train", job.data.train), ("val", job.data.val)):
-        try:
-            data = known(job, split)
-        except ConfigError as error:
-            found[f"{split} images"] = f"unknown: {error}"
-            continue
-        if data.images is None or data.categories is None:
-            found[f"{split} images"] = f"known once {path} is scanned"
-            continue
-        found[f"{split} images"] = f"{data.images:,} of {len(data.categories)} classes in {path}"
-        if split == "train":
-            each = steps_per_epoch(data.images, job.train.batch_size, job.data.tail)
-            steps = job.train.steps or each * job.train.epochs
-            found["steps"] = f"{each:,} per epoch, {steps:,} in all"
-    return found
+def _steps(job: Job, train: DatasetInfo | ConfigError) -> dict[str, str]:
+    found = _images("train", job.data.train, train)
+    if isinstance(train, ConfigError) or train.images is None:
+        return found
+    each = steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
+    steps = job.train.steps or each * job.train.epochs
+    return found | {"steps": f"{each:,} per epoch, {steps:,} in all"}
+
+
+def _images(split: Split, address: str, info: DatasetInfo | ConfigError) -> dict[str, str]:
+    if isinstance(info, ConfigError):
+        said = f"unknown: {info}"
+    elif info.images is None or info.categories is None:
+        said = f"known once {address} is scanned"
+    else:
+        said = f"{info.images:,} of {len(info.categories)} classes in {address}"
+    return {f"{split} images": said}
 
 
 def image_size(job: Job) -> tuple[int, int]:
@@ -117,12 +128,10 @@ def image_size(job: Job) -> tuple[int, int]:
     return short, min(job.data.augment.max_size, COCO_LONG_SIDE)
 
 
-def _classes(job: Job) -> int:
-    try:
-        categories = known(job, "train").categories
-    except ConfigError:
+def _classes(train: DatasetInfo | ConfigError) -> int:
+    if isinstance(train, ConfigError) or train.categories is None:
         return COCO_CLASSES
-    return COCO_CLASSES if categories is None else len(categories)
+    return len(train.categories)
 
 
 def _flags(job: Job) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whether the store can take a run, and the run that is asked for can go on: said before workers start."""
+"""Check, before workers start, that the store can take a run and that the run to resume can be resumed."""
 
 import secrets
 import shutil
@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def check(job: Job, *, digest: str | None, classes: int) -> None:
-    """Raise unless the store of `job` can be written to, has room, and holds what the job asks to go on with.
+    """Raise unless the store of `job` can be written to, has room, and holds the run that the job resumes.
 
     Args:
         job: A job with absolute paths.
@@ -92,8 +92,8 @@ def _check_run(job: Job, name: str, digest: str | None) -> None:
     said = runs.read(job.store.path, name).name
     if said != name:
         raise ConfigError(
-            f"{run.folder} holds the run {said}, as its {runs.RECORD} says: bring it to "
-            f"{Path(job.store.path) / said} and go on with it by --store.resume {said}"
+            f"{run.folder} holds the run {said}, as its {runs.RECORD} says: move it to "
+            f"{Path(job.store.path) / said} and resume it with --store.resume {said}"
         )
     last = newest(run) if job.store.resume else None
     if last is not None:

@@ -17,6 +17,7 @@ from qdet.launching.ray_backend import capacity, connect, failures
 from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.runs import report
+from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -56,19 +57,20 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
         SystemExit: SIGTERM stopped the run, after a checkpoint.
         QdetError: The job cannot run, or its training failed; the message is the cause.
     """
-    job = paths.resolve(job)
-    check(job)
+    prepared = prepare(job)
+    job = prepared.job
+    check(prepared)
     connection = connect.connect(address)
     try:
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
-        with open_session(job) as session:
+        with open_session(prepared) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
             result = _fit_with_graceful_stop(job, session.run, gpu=gpu)
             connect.disconnect()
             if result["stopped"]:
                 raise SystemExit(graceful_stop.EXIT_CODE)
-            report.tell(session.outcome(result["step"], result["metrics"]))
+            report.print_summary(session.outcome(result["step"], result["metrics"]))
     finally:
         connect.disconnect()
 

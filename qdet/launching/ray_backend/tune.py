@@ -19,8 +19,6 @@ from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
-from qdet.launching import paths
-from qdet.launching.datasets import known
 from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import find_cause
@@ -28,6 +26,7 @@ from qdet.launching.ray_backend.interruptible import call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
 from qdet.launching.runs import record
+from qdet.launching.runs.prepared import Prepared, prepare
 from qdet.launching.runs.session import open_session
 from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
 from qdet.search import Each, LogUniform, Space, Uniform
@@ -44,17 +43,18 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
     """
-    job = require_evaluation(paths.resolve(job))
+    prepared = prepare(require_evaluation(job))
+    job = prepared.job
     sweep.check(job)
-    check(job)
+    check(prepared)
     connection = connect.connect(address)
     name = record.new_name(replace(job, name=f"{job.name}_sweep"))
     try:
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
-            tuner = _build_tuner(job, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
-            rows = [_make_row(result, job, sweep) for result in call_interruptibly(tuner.fit)]
+            tuner = _build_tuner(prepared, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.disconnect()
             parent.finish_trials(rows)
             parent.log(rows, sweep.metric)
@@ -74,18 +74,23 @@ def require_evaluation(job: Job) -> Job:
     return override(job, {"train.eval_every": max(job.train.eval_every, 1)})
 
 
-def count_evaluations(job: Job) -> int:
-    """Return how many evaluations a whole training has."""
-    return math.ceil(_count_steps(job) / (job.train.eval_every * _count_epoch_steps(job)))
+def count_evaluations(prepared: Prepared) -> int:
+    """Return how many evaluations a whole training makes."""
+    job, images = prepared.job, _count_images(prepared)
+    return math.ceil(_count_steps(job, images) / (job.train.eval_every * _count_epoch_steps(job, images)))
 
 
-def _count_epoch_steps(job: Job) -> int:
-    images = known(job, "train").images or len(job.data.open(job.data.train))
+def _count_images(prepared: Prepared) -> int:
+    """Size of the training set; third-party shards behind a URL are scanned for it."""
+    return prepared.train.images or len(prepared.job.data.open(prepared.job.data.train))
+
+
+def _count_epoch_steps(job: Job, images: int) -> int:
     return steps_per_epoch(images, job.train.batch_size, job.data.tail)
 
 
-def _count_steps(job: Job) -> int:
-    return job.train.steps or job.train.epochs * _count_epoch_steps(job)
+def _count_steps(job: Job, images: int) -> int:
+    return job.train.steps or job.train.epochs * _count_epoch_steps(job, images)
 
 
 def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
@@ -104,14 +109,14 @@ def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
     return {path: convert(space) for path, space in spaces.items()}
 
 
-def _build_tuner(job: Job, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has a row for a failed trial
-    last = count_evaluations(job)
+    job, last = prepared.job, count_evaluations(prepared)
     # One more than there are: a trial that reaches the end finishes by itself, with its final model.
     scheduler = ASHAScheduler(
         max_t=last + 1, grace_period=min(sweep.grace_epochs, last), reduction_factor=REDUCTION
@@ -162,17 +167,17 @@ def _run_trial(
     trial = tune.get_context().get_trial_id()
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(job, name=name, parent=parent, tags={"qdet.trial": trial}) as session:
+    with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
         fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
 
 
-def _make_row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
+def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
     metrics, settings = result.metrics or {}, dict(result.config or {})
     step = metrics.get("step")
     if result.error is not None:
         state = "failed"
     else:
-        state = "finished" if step == _count_steps(override(job, settings)) else "stopped early"
+        state = "finished" if step == _planned_steps(prepared, settings) else "stopped early"
     return TrialRow(
         trial=metrics.get("trial_id", Path(result.path).name),
         settings=settings,
@@ -181,6 +186,13 @@ def _make_row(result: Any, job: Job, sweep: Sweep) -> TrialRow:
         state=state,
         error=str(find_cause(result.error)) if result.error else None,
     )
+
+
+def _planned_steps(prepared: Prepared, settings: Mapping[str, Any]) -> int:
+    tried = override(prepared.job, settings)
+    if tried.data == prepared.job.data:
+        return _count_steps(tried, _count_images(prepared))
+    return _count_steps(tried, _count_images(Prepared(tried)))
 
 
 def _progress_callback(sweep: Sweep) -> Any:

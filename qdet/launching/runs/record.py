@@ -1,4 +1,4 @@
-"""What a run leaves in its store besides checkpoints, so that it can be found and gone on with.
+"""What a run leaves in its store besides checkpoints, so that it can be found and resumed.
 
     <store>/<run name>/run.json        written before the first worker starts
     <store>/<run name>/step_000300/    checkpoints, written by the workers
@@ -10,6 +10,7 @@ import json
 import secrets
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from qdet.checkpoint import open_folder
 from qdet.errors import CheckpointError, ConfigError, did_you_mean
@@ -21,7 +22,7 @@ RECORD = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What must be known of a run to continue it."""
+    """What must be known of a run to resume it."""
 
     name: str
     mlflow_run_id: str | None
@@ -36,29 +37,37 @@ def new_name(job: Job) -> str:
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def chosen(job: Job, *, name: str | None = None) -> tuple[str, RunRecord | None]:
-    """Return the name of the run that `job` asks for, and its record where it goes on with an old one.
+class Choice(NamedTuple):
+    """The run that a job is."""
+
+    name: str
+    resumed: RunRecord | None
+    """What its store has of it; None of a new run."""
+
+
+def choose(job: Job, *, name: str | None = None) -> Choice:
+    """Return the run that `job` asks for, with its record where that is resumed.
 
     Args:
         job: Its `store.run` and `store.resume` decide.
-        name: Name for a run that the job gives none, from who started it. Where the store has that run it
-            goes on: the same starter came again.
+        name: Name of the run where the job gives none. If the store has that run, it is resumed: torchrun or
+            a sweep has started it again.
 
     Raises:
-        ConfigError: The run to go on with is not there, or a new one has the name of one that is.
+        ConfigError: The run to resume is not there, or the name of a new one is taken.
     """
     store = job.store
     if store.resume == "auto" or (name and not store.run and not store.resume):
         wanted = store.run or name or ""
-        return wanted, read(store.path, wanted) if exists(store.path, wanted) else None
+        return Choice(wanted, read(store.path, wanted) if exists(store.path, wanted) else None)
     if store.resume:
-        return store.resume, read(store.path, store.resume)
+        return Choice(store.resume, read(store.path, store.resume))
     if store.run and exists(store.path, store.run):
         raise ConfigError(
-            f"--store.run {store.run}: --store.path {store.path} has a run of that name. Go on with it by "
+            f"--store.run {store.run}: --store.path {store.path} has a run of that name. Resume it with "
             f"--store.resume {store.run}, or give another name"
         )
-    return store.run or new_name(job), None
+    return Choice(store.run or new_name(job), None)
 
 
 def exists(store: str, name: str) -> bool:
@@ -92,7 +101,7 @@ def read(store: str, name: str) -> RunRecord:
         return RunRecord(**json.loads(folder.child(name).read(RECORD)))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); bring it back from a copy, or "
+            f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); restore it from a backup, or "
             f"give the run another name and start it from a checkpoint of {name} by --store.init-from"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What a run says at its end: AP, where the picture is, how to open MLflow, and the same as a small file."""
+"""Print the summary of a run: AP, where the picture is, how to open MLflow; also write it as JSON."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from qdet.tracking import mlflow_ui_command
 
 RESULT = "QDET_RESULT"
-"""Environment variable naming a file that gets the outcome as JSON, for whoever started the job."""
+"""Environment variable: a file that gets the outcome as JSON, for the program that started the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Outcome:
     """A file of predictions beside ground truth, where it lies on this machine."""
 
 
-def tell(outcome: Outcome) -> None:
+def print_summary(outcome: Outcome) -> None:
     """Print the outcome, and write it where QDET_RESULT says."""
     print()
     print(ap_table(outcome.metrics))

@@ -18,9 +18,9 @@ from qdet.config import flatten
 from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launching import paths
-from qdet.launching.datasets import known
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import record as runs
+from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.report import Outcome, last_picture
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
@@ -54,20 +54,19 @@ class Session:
 
 @contextmanager
 def open_session(
-    job: Job, *, name: str | None = None, parent: str | None = None, tags: Mapping[str, str] | None = None
+    prepared: Prepared, *, parent: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Iterator[Session]:
     """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
 
     Args:
-        job: A job with absolute paths; its `store` says which run it is.
-        name: Name of the run where the job gives none; see `qdet.launching.runs.record.chosen`.
+        prepared: The job, its datasets and which run it is.
         parent: MLflow run that this one is shown under.
         tags: Further tags of the MLflow run.
 
     Raises:
         ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
     """
-    name, resumed = runs.chosen(job, name=name)
+    job, name, resumed = prepared.job, prepared.run.name, prepared.run.resumed
     tracker = MLflowTracker.open(
         spool_folder(name, "driver"),
         experiment=job.track.experiment,
@@ -77,9 +76,9 @@ def open_session(
         tags=tags,
         tracking_uri=paths.tracking_uri(),
     )
-    with ended_truthfully(tracker):
+    with report_run_status(tracker):
         run_id = tracker.wait_for_run(FIRST_ANSWER)
-        _log_inputs(tracker, job)
+        _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
         if resumed is None:
             record = runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
@@ -112,7 +111,7 @@ def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
 
 
 @contextmanager
-def ended_truthfully(tracker: Tracker) -> Iterator[None]:
+def report_run_status(tracker: Tracker) -> Iterator[None]:
     """Close `tracker` with how the block ended: FINISHED, KILLED by a signal, or FAILED with its cause."""
     status: Status = "FAILED"
     try:
@@ -130,12 +129,15 @@ def ended_truthfully(tracker: Tracker) -> Iterator[None]:
         tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
 
 
-def _log_inputs(tracker: Tracker, job: Job) -> None:
-    tracker.params(flatten(job))
-    for split, context in (("train", "training"), ("val", "validation")):
-        address, digest = getattr(job.data, split), known(job, split).digest
-        if digest is not None:  # of foreign shards behind a URL only workers will know it
-            tracker.dataset(Path(address).name, digest, mask(address), context)
+def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
+    data = prepared.job.data
+    tracker.params(flatten(prepared.job))
+    for address, info, context in (
+        (data.train, prepared.train, "training"),
+        (data.val, prepared.val, "validation"),
+    ):
+        if info.digest is not None:  # of third-party shards behind a URL only workers will know it
+            tracker.dataset(Path(address).name, info.digest, mask(address), context)
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.is_file():
         tracker.text(script.read_text(), f"job/{script.name}")

@@ -12,7 +12,7 @@ from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
-from qdet.launching.runs.session import FIRST_ANSWER, ended_truthfully
+from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
 from qdet.tracking import MLflowTracker, Tracker, send_spool
 
 
@@ -81,7 +81,7 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
         tags={"qdet.sweep": "true"},
         tracking_uri=paths.tracking_uri(),
     )
-    with ended_truthfully(tracker):
+    with report_run_status(tracker):
         run_id = tracker.wait_for_run(FIRST_ANSWER)
         tracker.params(flatten(job) | _space(sweep))
         yield SweepSession(name, job.track.experiment, run_id, tracker)

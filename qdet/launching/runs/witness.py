@@ -1,8 +1,8 @@
 """A small process that outlives the driver, to say in MLflow that the run was killed when the driver cannot.
 
-`kill -9` lets no process speak. The witness holds the read end of a pipe: when the driver ends without having
-said goodbye there, the run is marked KILLED. A machine that loses power takes its witness along; such a run
-stays RUNNING until it is gone on with.
+`kill -9` lets no process speak. The witness holds the read end of a pipe: when the driver ends without
+a goodbye there, the run is marked KILLED. A machine that loses power takes its witness along; such a run
+stays RUNNING until it is resumed.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 GOODBYE = b"ended\n"
-CAUSE = "the driver ended without a word, as after kill -9 or for want of memory"
+CAUSE = "the driver ended without a status, as after kill -9 or out of memory"
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def witnessed(run_name: str, run_id: str | None, experiment: str, tracking_uri: 
             try:
                 pipe.write(GOODBYE)
                 pipe.close()
-            except OSError:  # the witness is gone before us
+            except OSError:  # the witness has already ended
                 pass
         process.wait()
 

@@ -35,7 +35,7 @@ class UnreadableImages(Observer):
             DataError: On every rank, if there are more than the job allows; it names the last of them.
         """
         if totals[0]:
-            self._budget.learn(self._world.broadcast(self._world.gather(dict(self._budget.fresh))))
+            self._budget.merge(self._world.broadcast(self._world.gather(dict(self._budget.fresh))))
 
     def state(self) -> Mapping[str, Any]:
         """Return why images could not be read, by id."""
@@ -43,4 +43,4 @@ class UnreadableImages(Observer):
 
     def restore(self, saved: TrainState) -> None:
         """Count those of before the checkpoint; raises `DataError` as `reduced` does."""
-        self._budget.learn([saved.unreadable])
+        self._budget.merge([saved.unreadable])

@@ -1,4 +1,4 @@
-"""WebDataset shards that others packed: scanned once, then read by offset like our own.
+"""Third-party WebDataset shards: scanned once, then read by offset like our own.
 
 The scan (`qdet.data.shards.scan_shard`) yields what a conversion yields, a manifest and an index, kept in a
 folder beside the shards or, where that cannot be written, in the cache. Shards that change are scanned again:
@@ -7,17 +7,20 @@ the folder is named after their names, sizes and times.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from qdet.data.shards.categories import Categories
+from qdet.data.shards.categories import Categories, named_categories, read_categories_file
 from qdet.data.shards.index import index_from_rows
 from qdet.data.shards.manifest import SCHEMA, digest_of
 from qdet.data.shards.scan_shard import Scan, scan_shard
 from qdet.errors import DataError
 
+SCAN = 2
+"""Version of what a scan finds; older indexes are scanned again. 2: image ids depend on the sample alone."""
+IDS = "json, else key"
+"""Where the manifest says that ids of images are from; one that a conversion wrote does not say it."""
 _SCANNERS = 4
 
 
@@ -47,9 +50,7 @@ def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int
     rows = [row | {"shard": k} for k, scan in enumerate(scans) for row in scan.rows]
     if not rows:
         raise DataError(f"{name} has no samples; name shards that hold some")
-    ids = _number(rows)
-    if ids == "json":
-        _check_unique(scans, files.names, "image_id", "give every image an id of its own")
+    _check_unique(scans, files.names, "image_id", "give every image an id of its own in its JSON")
     index = index_from_rows(rows).to_bytes()
     listed = [
         {"url": url, "nsamples": len(scan.rows), "filesize": scan.filesize, "sha256": scan.sha256}
@@ -64,20 +65,15 @@ def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int
         "counts": {"images": len(rows), "boxes": sum(row["boxes"] for row in rows)},
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "digest": digest_of(classes.to_coco(), listed),
-        "image_ids": ids,
+        "image_ids": IDS,
     }
     return {"index.npz": index, "manifest.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def identity(shards: Sequence[tuple[str, int, int]], categories: str | None) -> str:
     """Name for a scan of shards, given by name, size and time, with a file of categories."""
-    named = _read(categories).decode(errors="replace") if categories else None
-    return hashlib.sha256(json.dumps([SCHEMA, shards, named]).encode()).hexdigest()[:32]
-
-
-def named_categories(file: str) -> Categories:
-    """Classes that a COCO annotation file lists."""
-    return Categories.from_coco(_listed(file), where=file)
+    named = read_categories_file(categories).decode(errors="replace") if categories else None
+    return hashlib.sha256(json.dumps([SCHEMA, SCAN, shards, named]).encode()).hexdigest()[:32]
 
 
 def _check_unique(scans: Sequence[Scan], names: Sequence[str], what: str, advice: str) -> None:
@@ -90,18 +86,6 @@ def _check_unique(scans: Sequence[Scan], names: Sequence[str], what: str, advice
                     f"{seen[row[what]]}; {advice}"
                 )
             seen[row[what]] = name
-
-
-def _number(rows: Sequence[dict[str, Any]]) -> str:
-    """Give every image an id, and say where it is from: its JSON, its key, or its place among all."""
-    if all(row["image_id"] is not None for row in rows):
-        return "json"
-    keys = [row["key"].rpartition("/")[2] for row in rows]
-    digits = all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys)
-    from_keys = digits and len({int(key) for key in keys}) == len(keys)
-    for place, (row, key) in enumerate(zip(rows, keys, strict=True)):
-        row["image_id"] = int(key) if from_keys else place + 1
-    return "key" if from_keys else "place"
 
 
 def _categories(scans: Sequence[Scan], file: str | None, name: str) -> Categories:
@@ -127,21 +111,3 @@ def _categories(scans: Sequence[Scan], file: str | None, name: str) -> Categorie
             "complete the list with --data.categories"
         )
     return classes
-
-
-def _listed(file: str) -> Sequence[Mapping[str, Any]]:
-    try:
-        said = json.loads(_read(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"--data.categories {file} is no JSON ({error})") from error
-    listed = said.get("categories") if isinstance(said, dict) else said
-    if not isinstance(listed, list):
-        raise DataError(f"--data.categories {file} has no list `categories` of {{id, name}}")
-    return listed
-
-
-def _read(file: str) -> bytes:
-    try:
-        return Path(file).expanduser().read_bytes()
-    except OSError as error:
-        raise DataError(f"--data.categories {file} cannot be read: {error.strerror or error}") from error
