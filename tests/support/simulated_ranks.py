@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,17 +16,16 @@ class Meeting:
     """Where all ranks bring a value and take everyone's along."""
 
     ranks: int
-    calls: list[str] = field(default_factory=list)
-    """Names of the collectives, in order."""
 
     def __post_init__(self) -> None:
+        self.calls: list[list[str]] = [[] for _ in range(self.ranks)]
+        """Names of the collectives that each rank made, in order."""
         self._values: list[Any] = [None] * self.ranks
         self._barrier = threading.Barrier(self.ranks, timeout=20)
 
     def meet(self, call: str, rank: int, value: Any) -> list[Any]:
         self._values[rank] = value
-        if rank == 0:
-            self.calls.append(call)
+        self.calls[rank].append(call)
         self._barrier.wait()
         found = list(self._values)
         self._barrier.wait()
@@ -38,6 +37,11 @@ class SimulatedWorld(World):
     """One of the ranks."""
 
     meeting: Meeting
+
+    @property
+    def calls(self) -> list[str]:
+        """Names of the collectives that this rank made, in order."""
+        return self.meeting.calls[self.rank]
 
     def sum(self, *values):
         rows = self.meeting.meet("sum", self.rank, values)

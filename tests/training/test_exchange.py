@@ -55,7 +55,7 @@ def test_any_observers_on_any_ranks_get_their_own_totals_from_one_collective_a_s
         observers = [Scripted(of_steps) for of_steps in script[world.rank]]
         for _ in range(steps):
             sum_over_ranks(observers, world)
-        return [observer.totals for observer in observers], world.meeting.calls
+        return [observer.totals for observer in observers], world.calls
 
     expected = [
         [[sum(script[r][o][step][i] for r in range(ranks)) for i in range(n)] for step in range(steps)]
@@ -67,7 +67,7 @@ def test_any_observers_on_any_ranks_get_their_own_totals_from_one_collective_a_s
 def exchange_of(world, *, zero=1, max_bad=2, stop=False) -> StepExchange:
     job = override(Job(name="x"), {"train.zero": zero})
     made = StepExchange(job, world, unreadable=BadBudget(max_bad), stop_requested=lambda: stop)
-    world.meeting.calls.clear()
+    world.calls.clear()
     return made
 
 
@@ -102,7 +102,7 @@ def test_losses_are_divided_by_the_objects_of_the_global_batch():
         made = exchange_of(world)
         made.divisors.observe(shares[world.rank])
         made.sum_over_ranks()
-        return made.divisors.arguments, world.meeting.calls
+        return made.divisors.arguments, world.calls
 
     # 11 objects; gradients are averaged over 2 ranks and 2 micro-batches.
     assert on_simulated_ranks(2, divide) == [({"normalizer": 11 / 4, "matched": 11 / 4}, ["sum"])] * 2
@@ -136,11 +136,11 @@ def test_unreadable_images_of_all_ranks_count_against_one_budget(max_bad):
     def read(world):
         budget = BadBudget(max_bad)
         made = StepExchange(Job(name="x"), world, unreadable=budget, stop_requested=lambda: False)
-        world.meeting.calls.clear()
+        world.calls.clear()
         if world.rank:
             budget.record(batch(1, missing=[10 + world.rank]))
         make_steps(made, [1, 2])
-        return made.state()["unreadable"], world.meeting.calls
+        return made.state()["unreadable"], world.calls
 
     found = on_simulated_ranks(3, read)
     if max_bad == 1:

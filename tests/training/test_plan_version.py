@@ -30,7 +30,7 @@ def test_another_plan_version_is_refused(tmp_path):
     saved = Peek(open_folder(str(tmp_path)), STATE, flatten(job))
     assert check_unchanged(saved, job, "d") == ()
     other = dataclasses.replace(saved, state=dataclasses.replace(STATE, plan_version=PLAN_VERSION + 1))
-    with pytest.raises(CheckpointError, match=rf"began with version {PLAN_VERSION + 1}.*\(commit abc\)"):
+    with pytest.raises(CheckpointError, match=rf"started with version {PLAN_VERSION + 1}.*\(commit abc\)"):
         check_unchanged(other, job, "d")
 
 
