@@ -1,4 +1,4 @@
-"""A job: everything one training run is made of, as one frozen tree."""
+"""A job: all settings of one training run, as a tree of frozen dataclasses."""
 
 import dataclasses
 import math
@@ -26,27 +26,27 @@ class EvalConfig:
     strict: bool = False
     """Compute AP with pycocotools, the slower reference, instead of faster-coco-eval."""
     pictures: int = 8
-    """Evaluated images that are drawn with their boxes."""
+    """Evaluated images to draw with their boxes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """Where a run keeps what outlives it."""
+    """Where a run keeps its checkpoints and its record."""
 
     path: str = "outputs"
-    """Folder or URL (s3://, gs://) of checkpoints; every run has a folder of its own in it."""
+    """Folder or URL (s3://, gs://) of checkpoints; every run has its own folder in it."""
     run: str | None = None
     """Name of the run, such as a scheduler's job id; by default the job's name, the time, random letters."""
     resume: str | None = None
-    """Run to go on with, from its last checkpoint and in its MLflow run; `auto`: `run`, if it is there."""
+    """Run to resume, from its last checkpoint and in its MLflow run; `auto`: `run`, if it exists."""
     init_from: str | None = None
-    """Checkpoint folder whose weights training starts from, with a fresh schedule."""
+    """Checkpoint folder whose weights training starts from, with a new schedule."""
 
     def __post_init__(self) -> None:
-        """Reject names that contradict each other or cannot be a folder, in the words of the command line."""
+        """Reject names that contradict each other or cannot be a folder."""
         if self.run is not None and (not self.run.strip(". ") or set(self.run) & set('/\\:*?"<>|')):
             raise ConfigError(
-                f"--store.run {self.run!r} is no name of a folder; use letters, digits, - and _"
+                f"--store.run {self.run!r} is not a valid folder name; use letters, digits, - and _"
             )
         if self.resume == "auto" and self.run is None:
             raise ConfigError("--store.resume auto needs the run's name: give --store.run NAME as well")
@@ -71,7 +71,7 @@ class Job:
     """One training run."""
 
     name: str
-    """Name of the job; a run's own name adds when it started."""
+    """Name of the job; a run adds its start time and random letters."""
     detector: DetectorConfig = field(default_factory=AdaMixerConfig)
     loss: SetLossConfig = field(default_factory=SetLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -82,16 +82,17 @@ class Job:
     track: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
-        """Reject a loss that would take a class for "no object", or the other way round."""
+        """Reject a loss whose class logits do not match the detector's: with or without "no object"."""
         scores = getattr(self.detector, "scores", "sigmoid")
         if self.loss.scores != scores:
             name = type(self.detector).__name__
             raise ConfigError(f"--loss.scores {self.loss.scores} does not go with {name}: give {scores}")
 
     def demo(self, changes: Mapping[str, Any] | None = None) -> "Job":
-        """This job at the size of a laptop: a small detector on the rendered shapes of `make demo`.
+        """Return this job at laptop size: a small detector on the rendered shapes of `make demo`.
 
-        `changes` are dotted paths that a job sets on top, such as its own learning rate.
+        Args:
+            changes: Dotted paths to set on top, such as a learning rate of the job's own.
         """
         small = dataclasses.replace(
             self,
@@ -139,14 +140,14 @@ class Sweep:
     metric: str = "val/AP"
     """Metric to maximise."""
     trials: int = 16
-    """Settings to try; where there are `Each`, of every combination of their options."""
+    """Settings to try; with `Each`, for every combination of their options."""
     concurrent: int = 1
-    """Trials that run at the same time."""
+    """Trials that run in parallel."""
     grace_epochs: int = 1
-    """Evaluations that every trial may make before ASHA can stop it."""
+    """Evaluations of every trial before ASHA may stop it."""
 
     def __post_init__(self) -> None:
-        """Reject what could never search, in the words of the command line."""
+        """Reject counts below one."""
         for name in ("trials", "concurrent", "grace_epochs"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -154,11 +155,11 @@ class Sweep:
 
     @property
     def runs(self) -> int:
-        """Trainings that the whole sweep makes."""
+        """Number of trainings in the whole sweep."""
         return self.trials * math.prod(len(s.options) for s in self.space.values() if isinstance(s, Each))
 
     def check(self, job: Job) -> None:
-        """Fail now, not in trial seven, when there is no such setting or `job` cannot have such a value."""
+        """Raise ConfigError, before any trial, if a path names no setting or a value is invalid for `job`."""
         unknown = self.space.keys() - flatten(job).keys()
         if unknown:
             raise ConfigError(f"sweep of {job.name!r} names no setting: {', '.join(sorted(unknown))}")

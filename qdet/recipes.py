@@ -1,7 +1,7 @@
-"""Recipes: what a job file holds beside its plain job, namely variants, tables of ablations, papers' numbers.
+"""Recipes: a job file's plain job, variants, ablation tables and published numbers.
 
-A job file is the only place of all of it. Its command line picks with `--variant NAME` and `--table NAME`;
-the zoo, `qdet order` and `qdet submit` read it here.
+They stand in the job file alone. Its command line chooses with `--variant NAME` and `--table NAME`; the zoo,
+`qdet order` and `qdet submit` read them here.
 """
 
 import runpy
@@ -18,7 +18,7 @@ from qdet.search import Each
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a paper or its authors' code says of one model; None where neither does."""
+    """Numbers of one model from its paper or the authors' code; None if neither gives them."""
 
     ap: float | None = None
     """AP on COCO val2017, or on test-dev where a paper has no other."""
@@ -27,11 +27,11 @@ class Published:
     macs: int | float | None = None
     """Billions of multiply-accumulates, which most papers call FLOPs."""
     source: str = "the paper"
-    """Where the AP is from."""
+    """Source of the AP."""
     classes: int = 80
-    """Class logits of the authors' model, not counting one for no object."""
+    """Class logits of the authors' model, without the one for "no object"."""
     constants: int = 0
-    """Numbers that the authors count as parameters and that are constants here."""
+    """Values that the authors count as parameters and that are constants here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ class Variant:
     """A job that differs from a file's plain one in a few settings."""
 
     name: str
-    """Name of the job, which its runs begin with."""
+    """Name of the job; names of its runs start with it."""
     changes: Mapping[str, Any]
-    """Dotted path of a setting to its value, or of a group of settings to another one."""
+    """Dotted path of a setting, or of a whole config, to its new value."""
     says: str = ""
-    """What sets it apart beside its backbone and epochs, for `--help`."""
+    """What distinguishes it besides backbone and epochs, for `--help`."""
     published: Published | None = None
-    """The paper's numbers; with them, the zoo lists the variant."""
+    """The paper's numbers; if given, the zoo lists the variant."""
 
     def of(self, job: Job) -> Job:
         """Return the variant of `job`.
@@ -58,15 +58,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ablations: trainings that differ in one setting, each to its end.
+    """An ablation table: trainings that differ in one setting, none stopped early.
 
     >>> Table("detector.points_in", {8: 41.2, 16: 41.8, 32: 42.7, 64: 42.7})
     """
 
     setting: str
-    """Dotted path of what differs."""
+    """Dotted path of the setting that differs."""
     rows: Mapping[Any, float | Published | None]
-    """Every value of the setting, and the AP or numbers that the paper has for it, or None."""
+    """Every value of the setting, with the paper's AP or numbers for it, or None."""
 
     def sweep(self, job: Job) -> Sweep:
         """Return the sweep that trains every row of `job`; none is stopped early."""
@@ -80,7 +80,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A job, and what its command line can choose from."""
+    """A job and what its command line can choose from."""
 
     job: Job
     sweep: Sweep | None = None
@@ -91,10 +91,10 @@ class Recipe:
     tables: Mapping[str, Table] = field(default_factory=dict)
 
     def chosen(self, variant: str | None = None, table: str | None = None) -> Job:
-        """Return the plain job or one of its variants, under the name of a table if that is to be trained.
+        """Return the plain job or a variant of it, named after `table` if one is to be trained.
 
         Raises:
-            ConfigError: There is no such variant or table; the message lists those that are.
+            ConfigError: There is no such variant or table; the message lists those there are.
         """
         job = self.job if variant is None else self._variant(variant).of(self.job)
         if table is None:
@@ -113,7 +113,7 @@ class Recipe:
         return self.tables[name]
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """Yield the name of every job that the file's command line can choose, and the flags that do so."""
+        """Yield the name of every job that the command line can choose, and the flags that choose it."""
         yield self.job.name, ""
         for name, variant in self.variants.items():
             yield variant.name, f"--variant {name}"
@@ -139,14 +139,14 @@ def table_name(job: Job, table: str) -> str:
 
 
 def list_choices(recipe: Recipe) -> str:
-    """Return what `--help` says of a recipe: the paper's numbers, its variants and its tables."""
+    """Return the part of `--help` about a recipe: published numbers, variants and tables."""
     parts = [f"Published: {_numbers(recipe.published)}"] if recipe.published else []
     if recipe.variants:
         variants = {name: _describe(recipe.job, v) for name, v in recipe.variants.items()}
         parts.append("Variants, by --variant NAME:\n\n" + _listed(variants))
     if recipe.tables:
         tables = {name: _describe_table(table) for name, table in recipe.tables.items()}
-        parts.append("Tables of ablations with the paper's AP, by --table NAME:\n\n" + _listed(tables))
+        parts.append("Ablation tables with the paper's AP, by --table NAME:\n\n" + _listed(tables))
     return "\n\n".join(parts)
 
 
@@ -179,7 +179,7 @@ def _listed(rows: Mapping[str, str]) -> str:
 
 
 def describe_backbone(config: object) -> str:
-    """Name a backbone by its class and those settings that tell published ones apart."""
+    """Name a backbone by its class and the settings that distinguish published ones."""
     kind = type(config).__name__.removesuffix("Config")
     groups = getattr(config, "groups", 1)
     parts = ["ResNeXt" if kind == "ResNet" and groups > 1 else kind]
@@ -205,9 +205,9 @@ def read(path: Path) -> Recipe:
 
 
 def answer(path: Path) -> str | None:
-    """Say what a job file that is not there is called now, or which name beside it is near; None: unknown.
+    """Return what replaced a missing job file, or the closest name beside it; None if there is neither.
 
-    The files beside it are asked for a variant or table whose job has the name that is looked for.
+    The files beside it are searched for a variant or table whose job has that name.
     """
     if path.is_file():
         return None

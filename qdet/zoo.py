@@ -1,8 +1,8 @@
-"""The zoo: every model that a job file says to be published, with its size here and in its paper.
+"""The zoo: every published model that a job file trains, with its size here and in its paper.
 
 `rows()` counts parameters as the authors do, with their number of class logits, and multiply-accumulates of
-one image of 800 x 1333 without padding. Papers of DETR's family average over the first 100 images of COCO
-val2017 instead, which are smaller: their numbers are about 0.85 of those here.
+one image of 800 x 1333 without padding. The papers of the DETR family average over the first 100 images of
+COCO val2017 instead, which are smaller: their numbers are about 0.85 of those here.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ QUOTED = {
     "adamixer_r50_ablation_groups": 2,
     "adamixer_r50_ablation_position": "iof",
 }
-"""One row of each table of ablations, which the zoo lists beside the models that have jobs of their own."""
+"""One row of each ablation table, listed beside the models that have their own job or variant."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ class _Command:
     job: Annotated[Job, tyro.conf.arg(name="")]
     space: Annotated[Sweep, tyro.conf.arg(name="sweep")]
     variant: str | None = None
-    """Start from this variant of the job, one of those above; other flags change it further."""
+    """Start from this variant of the job, listed above; other flags change it further."""
     table: str | None = None
-    """Train every row of this table of ablations, one of those above, each to its end."""
+    """Train every row of this ablation table, listed above; none is stopped early."""
     demo: bool = False
     """Start from this job's laptop size; other flags change it further."""
     sweep: bool = False
@@ -36,11 +36,11 @@ class _Command:
     dry_run: bool = False
     """Print the resolved job, its parameters, MACs and memory, and stop."""
     local: bool = False
-    """Train in this process, without Ray; so it is under torchrun."""
+    """Train in this process, without Ray; implied by torchrun."""
     ray_address: str | None = None
     """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
     ray_wait: float = 60.0
-    """Seconds to wait for a cluster that is still too small for the job."""
+    """Seconds to wait for a cluster that is too small for the job."""
 
 
 def launch(
@@ -103,7 +103,7 @@ def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
     shown = [mask(argument) for argument in arguments]
     if shown == arguments:
         return read(arguments)
-    try:  # an error repeats what could not be read: it is to repeat no secret
+    try:  # an error repeats what could not be read: it must not repeat a secret
         with redirect_stderr(io.StringIO()):
             return read(arguments)
     except SystemExit:
@@ -112,9 +112,9 @@ def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
 
 
 def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
-    """Read the flags that say what all others change: the variant, the table and the size."""
+    """Read the flags that decide what all others change: variant, table and demo."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--variant", nargs="?")  # without a name, it is for the parser of all flags to refuse
+    first.add_argument("--variant", nargs="?")  # the parser of all flags refuses a missing name
     first.add_argument("--table", nargs="?")
     first.add_argument("--demo", action="store_true")
     chosen, _ = first.parse_known_args(arguments)

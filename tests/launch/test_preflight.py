@@ -123,8 +123,8 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"store.run": "a/b"}, "no name of a folder"),
-            ({"store.run": ".."}, "no name of a folder"),
+            ({"store.run": "a/b"}, "not a valid folder name"),
+            ({"store.run": ".."}, "not a valid folder name"),
             ({"store.resume": "auto"}, "--store.run NAME"),
             ({"store.run": "a", "store.resume": "b"}, "name two runs"),
         ],
