@@ -131,8 +131,8 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capacity, "wait_for", lambda train, *, seconds: False)
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
-    monkeypatch.setattr(train, "fit", lambda *args, **kwargs: {"left": True})
-    monkeypatch.setattr("qdet.training.loop.train", lambda *args, **kwargs: SimpleNamespace(left=True))
+    monkeypatch.setattr(train, "fit", lambda *args, **kwargs: {"stopped": True})
+    monkeypatch.setattr("qdet.training.loop.train", lambda *args, **kwargs: SimpleNamespace(stopped=True))
 
 
 def _start_workers(job: Job) -> None:
