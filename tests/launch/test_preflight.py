@@ -107,7 +107,7 @@ class TestRuns:
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
         assert record.choose(job) == ("night", None)
         record.write(str(tmp_path), written)
-        with pytest.raises(ConfigError, match=r"--store\.run night: .*by --store\.resume night"):
+        with pytest.raises(ConfigError, match=r"--store\.run night: .*with --store\.resume night"):
             record.choose(job)
         assert record.choose(override(job, {"store.resume": "night"})) == ("night", written)
 
