@@ -65,7 +65,7 @@ finally:
 
 
 def test_flags_are_the_recorded_ones():
-    """Whoever adds, renames or drops a flag says so by running `python tests/launch/test_cli.py`."""
+    """After adding, renaming or dropping a flag, run `python tests/launch/test_cli.py` to record it."""
     assert _flags() == FLAGS.read_text().split()
 
 

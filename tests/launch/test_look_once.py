@@ -18,8 +18,8 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
-from qdet.launching.local import run_here
-from qdet.launching.preflight import check as preflight
+from qdet.launching.local import run_locally
+from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import describe
 from qdet.launching.ray_backend import capacity, connect, train, tune
 from qdet.launching.runs import session
@@ -30,12 +30,12 @@ from qdet.tracking import MLflowTracker, NullTracker
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        self.server.asked.append(args[0])  # type: ignore[attr-defined]  # the list that `served` gives it
+        self.server.asked.append(args[0])  # type: ignore[attr-defined]  # the list set by `served`
 
 
 @pytest.fixture
 def served(demo_shards: Path) -> Iterator[tuple[str, list[str]]]:
-    """URL of the demo's shards, and every request that its server was sent."""
+    """URL of the demo's shards, and all requests to their server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(demo_shards)))
     server.asked = []  # type: ignore[attr-defined]  # for `_Quiet`
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -55,7 +55,7 @@ def job(served, tmp_path: Path) -> Job:
 
 def test_the_driver_reads_only_the_manifest_of_a_url(job: Job, served, demo_shards: Path, tmp_path):
     prepared = prepare(job)
-    preflight.check(prepared)
+    check(prepared)
     found, local = prepared.train, ShardSet.open(demo_shards / "train")
     assert (found.images, found.digest, found.categories) == (48, local.digest, local.categories)
     assert not (tmp_path / "cache").exists()
@@ -80,7 +80,7 @@ def test_missing_remote_datasets_are_named_before_workers_start(changes, said, j
     monkeypatch.setattr("qdet.storage.network.PAUSES", ())
     here = {path: v.format(url=served[0]) if isinstance(v, str) else v for path, v in changes.items()}
     with pytest.raises(ConfigError, match=said):
-        preflight.check(prepare(override(job, here)))
+        check(prepare(override(job, here)))
 
 
 def test_other_categories_behind_a_url_are_refused(job: Job, make_coco, tmp_path):
@@ -89,7 +89,7 @@ def test_other_categories_behind_a_url_are_refused(job: Job, make_coco, tmp_path
     root, _ = make_coco(4)
     convert(Conversion(coco=root, split="train", out=tmp_path / "other", processes=1))
     with pytest.raises(ConfigError, match="do not have the same categories"):
-        preflight.check(prepare(override(job, {"data.val": str(tmp_path / "other")})))
+        check(prepare(override(job, {"data.val": str(tmp_path / "other")})))
 
 
 def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path):
@@ -102,7 +102,7 @@ def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path)
         def __getattr__(self, name: str):
             return lambda *args, **kwargs: None
 
-    session._log_inputs(Tracker(), prepare(job))  # type: ignore[arg-type]  # the part of a tracker that it needs
+    session._log_inputs(Tracker(), prepare(job))  # type: ignore[arg-type]  # all that it uses of a tracker
     digests = [
         json.loads((demo_shards / s / "manifest.json").read_text())["digest"] for s in ("train", "val")
     ]
@@ -127,8 +127,8 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(paths.ROOT, str(tmp_path))
     private = connect.Connection(address="", private=True)
     monkeypatch.setattr(connect, "connect", lambda address: private)
-    monkeypatch.setattr(connect, "leave", lambda: None)
-    monkeypatch.setattr(capacity, "wait_for", lambda train, *, seconds: False)
+    monkeypatch.setattr(connect, "disconnect", lambda: None)
+    monkeypatch.setattr(capacity, "wait_for_workers", lambda train, *, seconds: False)
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
     monkeypatch.setattr(train, "fit", lambda *args, **kwargs: {"stopped": True})
@@ -140,20 +140,20 @@ def _start_workers(job: Job) -> None:
         train.run_on_ray(job)
 
 
-def _start_here(job: Job) -> None:
+def _start_locally(job: Job) -> None:
     with pytest.raises(SystemExit):
-        run_here(job)
+        run_locally(job)
 
 
 def _start_sweep(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def tuner(prepared: Prepared, *args: object, **kwargs: object) -> SimpleNamespace:
-        evaluated.append(tune.evaluations(prepared))
+        evaluated.append(tune.count_evaluations(prepared))
         config = {"train.batch_size": 8}
         result = SimpleNamespace(metrics={"step": 12}, config=config, error=None, path="one")
         return SimpleNamespace(fit=lambda: [result, result])
 
     evaluated: list[int] = []
-    monkeypatch.setattr(tune, "_tuner", tuner)
+    monkeypatch.setattr(tune, "_build_tuner", tuner)
     with pytest.raises(TrainingError, match="all 3 trials failed"):  # none was ever evaluated
         tune.search(job, Sweep(space={"train.batch_size": Choice((8, 16))}, trials=3))
     assert len(evaluated) == 1
@@ -162,7 +162,7 @@ def _start_sweep(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 STARTS = {
     "dry run": lambda job, _: describe(prepare(job)),
     "on Ray": lambda job, _: _start_workers(job),
-    "here": lambda job, _: _start_here(job),
+    "here": lambda job, _: _start_locally(job),
     "sweep": _start_sweep,
 }
 _OPENED: list[str] = []

@@ -53,7 +53,7 @@ def refused(capsys):
 def read(
     folder: Path, augment: AugmentConfig, first: int, last: int, *, world: int, by_size: bool = True, **how
 ) -> list[list]:
-    """Image ids of every rank at some steps, from the batches that training would get."""
+    """Return the image ids of every rank at steps `first` to `last - 1`, from training's batches."""
     shards = ShardSet.open(folder)
     steps = [[] for _ in range(first, last)]
     for rank in range(world):

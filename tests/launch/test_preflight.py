@@ -292,7 +292,7 @@ def test_trials_report_after_every_evaluation(changes: dict, every: int, count: 
 
 
 def test_grid_choices_are_tried_in_every_combination():
-    """And what is drawn is drawn anew for each."""
+    """Each combination draws the other settings anew."""
     from ray.tune.search.variant_generator import generate_variants
 
     space = {"a": Each((1, 2, 3)), "b": Each((True, False)), "c": Uniform(0.0, 1.0)}
@@ -304,7 +304,7 @@ def test_grid_choices_are_tried_in_every_combination():
 
 
 def test_memory_per_rank_equals_a_count_by_hand():
-    """100 parameters of which 80 are trained, on 4 ranks: bytes as in the ZeRO paper, but all fp32."""
+    """100 parameters, 80 of them trained, on 4 ranks: bytes as in the ZeRO paper, but all fp32."""
     by_stage = [memory_per_rank(100, 80, zero=zero, ranks=4, average=True) for zero in (0, 1, 2, 3)]
     assert [m.weights for m in by_stage] == [400, 400, 400, 100]
     assert [m.gradients for m in by_stage] == [320, 320, 80, 80]

@@ -66,7 +66,7 @@ def test_other_images_are_refused(job: Job, demo_shards: Path):
 
 
 def test_a_damaged_checkpoint_does_not_stop_preflight(job: Job, store: Path):
-    """Workers take the one before, and say why; its job is the one that counts."""
+    """Workers resume from the checkpoint before and say why; the job is compared with that one's."""
     newest = store / "night" / "step_000002"
     next(newest.glob("job.*.json")).write_text("{}")
     check(prepare(override(job, {"store.resume": "night"})))

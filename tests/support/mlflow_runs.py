@@ -5,7 +5,7 @@ from typing import Any
 
 
 def find_run(project: Path, name: str) -> tuple[Any, Any]:
-    """Return a client, and the one run of a name."""
+    """Return a client and the only run of this name."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
@@ -15,7 +15,7 @@ def find_run(project: Path, name: str) -> tuple[Any, Any]:
 
 
 def loss_curve(project: Path, name: str, steps: int) -> dict[int, float]:
-    """Return the loss of every step of a finished run, which MLflow has once each."""
+    """Return the loss by step of a finished run, after checking that MLflow has each step once."""
     client, run = find_run(project, name)
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "train/loss")

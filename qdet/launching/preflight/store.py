@@ -11,7 +11,7 @@ from qdet.checkpoint.saved import newest
 from qdet.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
-from qdet.launching.runs import record as runs
+from qdet.launching.runs import record
 from qdet.training.checkpointing.compatibility import check_unchanged
 
 GIB = 2**30
@@ -81,18 +81,18 @@ def _check_run(job: Job, name: str, digest: str | None) -> None:
     local = run.folder.local
     if local is not None and local.exists() and not local.is_dir():
         raise ConfigError(f"--store.run {name}: {local} is a file; remove it or give another name")
-    recorded = runs.exists(job.store.path, name)
+    recorded = record.exists(job.store.path, name)
     if not recorded:
         if run.steps():
             raise ConfigError(
-                f"--store.run {name}: {run.folder} holds checkpoints and no {runs.RECORD}, so they are not "
+                f"--store.run {name}: {run.folder} holds checkpoints and no {record.RECORD}, so they are not "
                 "known to be this run's; give another name, or start from one of them by --store.init-from"
             )
         return
-    said = runs.read(job.store.path, name).name
+    said = record.read(job.store.path, name).name
     if said != name:
         raise ConfigError(
-            f"{run.folder} holds the run {said}, as its {runs.RECORD} says: move it to "
+            f"{run.folder} holds the run {said}, as its {record.RECORD} says: move it to "
             f"{Path(job.store.path) / said} and resume it with --store.resume {said}"
         )
     last = newest(run) if job.store.resume else None

@@ -13,7 +13,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 from qdet.job import Job
 from qdet.launching import paths
-from qdet.launching.runs import record as runs
+from qdet.launching.runs import record
 
 Split = Literal["train", "val"]
 
@@ -37,9 +37,9 @@ class Prepared:
         return _look(self.job, "val")
 
     @cached_property
-    def run(self) -> runs.Choice:
+    def run(self) -> record.Choice:
         """Which run this is, new or resumed; ConfigError where the store does not allow it."""
-        return runs.choose(self.job, name=self.name)
+        return record.choose(self.job, name=self.name)
 
 
 def prepare(job: Job, *, name: str | None = None) -> Prepared:

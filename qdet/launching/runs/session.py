@@ -19,7 +19,7 @@ from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
-from qdet.launching.runs import record as runs
+from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.report import Outcome, last_picture
 from qdet.launching.runs.witness import witnessed
@@ -81,8 +81,8 @@ def open_session(
         _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
         if resumed is None:
-            record = runs.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
-            runs.write(job.store.path, record)
+            written = record.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            record.write(job.store.path, written)
         with witnessed(name, run_id, job.track.experiment, uri):
             yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
 
