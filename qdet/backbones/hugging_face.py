@@ -50,7 +50,7 @@ class HuggingFaceConfig:
     """Starting weights: those of `model`, `hf:NAME` of the hub, a folder, or none."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         if self.levels < 1:
             raise ConfigError(f"{_FLAG}.levels must be at least 1, got {self.levels}")
         try:
@@ -114,7 +114,7 @@ class HuggingFaceBackbone(Backbone):
             raise ConfigError(
                 f"{_FLAG}.weights {weights}: {source} has no weights; give hf:NAME, a folder, or none"
             )
-        state = _pretrained(type(self.body), source, self.architecture)
+        state = _read_weights(type(self.body), source, self.architecture)
         load_state(self.body, state, name=source)
 
 
@@ -172,7 +172,7 @@ def _strides(architecture: "PretrainedConfig") -> tuple[int, ...]:
     return strides
 
 
-def _pretrained(body: Any, source: str, architecture: "PretrainedConfig") -> dict[str, Tensor]:
+def _read_weights(body: Any, source: str, architecture: "PretrainedConfig") -> dict[str, Tensor]:
     """Read or download a model's tensors; of those that it lacks, only norms of levels may stay fresh."""
     name = source.removeprefix(_HUB)
     try:

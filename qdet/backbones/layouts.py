@@ -52,7 +52,7 @@ def _without_prefix(state: State) -> State:
     return state
 
 
-def _renamed(*rules: tuple[str, str]) -> Callable[[State], State]:
+def _make_renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
     """Make a converter that applies every rule (pattern, replacement) to every name."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
 
@@ -68,7 +68,7 @@ def _apply(rules: list[tuple[re.Pattern[str], str]], key: str) -> str:
     return key
 
 
-_mmdet_names = _renamed(
+_mmdet_names = _make_renamer(
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"^stages\.", "layers."),
     (r"\.attn\.w_msa\.", ".attn."),
@@ -91,7 +91,7 @@ def _merging_order(value: Tensor) -> Tensor:
     return value.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-2, -1).flatten(-2)
 
 
-_from_detectron2_resnet = _renamed(
+_from_detectron2_resnet = _make_renamer(
     (r"^stem\.", ""),
     (r"(?<=\.)shortcut\.norm\.", "downsample.1."),
     (r"(?<=\.)shortcut\.", "downsample.0."),
@@ -105,7 +105,7 @@ def _stage(match: re.Match[str]) -> str:
 
 
 def _from_transformers_resnet(state: State) -> State:
-    rules = _renamed(
+    rules = _make_renamer(
         (r"^embedder\.embedder\.convolution\.", "conv1."),
         (r"^embedder\.embedder\.normalization\.", "bn1."),
         (r"shortcut\.convolution\.", "downsample.0."),
@@ -120,7 +120,7 @@ def _from_transformers_resnet(state: State) -> State:
     return renamed
 
 
-_transformers_swin_names = _renamed(
+_transformers_swin_names = _make_renamer(
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),

@@ -64,7 +64,7 @@ class ResNetConfig:
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         check_width(self.width, self.groups, self.width_per_group)
         check_weights(self.weights, self.weights_sha256)
 
@@ -74,7 +74,7 @@ class ResNetConfig:
         return _IMAGENET.get((self.depth, self.groups, self.width_per_group)) if self.width == 64 else None
 
     def build(self) -> "ResNet":
-        """Make the backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
         return ResNet(
             BOTTLENECKS[self.depth],
             width=self.width,

@@ -40,7 +40,7 @@ class ResNeXtDCNConfig:
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         check_width(self.width, self.groups, self.width_per_group)
         check_weights(self.weights, self.weights_sha256)
 
@@ -51,7 +51,7 @@ class ResNeXtDCNConfig:
         return _IMAGENET if published else None
 
     def build(self) -> ResNet:
-        """Make the backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
         return ResNet(
             BOTTLENECKS[self.depth],
             width=self.width,

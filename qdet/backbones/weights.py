@@ -88,7 +88,7 @@ def load_pretrained(module: nn.Module, config: PretrainedConfig) -> None:
     if isinstance(module, LoadsItself):
         module.load_pretrained(config.weights)
         return
-    path = find(config)
+    path = find_weights(config)
     load_state(module, to_qdet(read_weights(path)), name=str(path))
 
 
@@ -141,7 +141,7 @@ def read_file(path: Path) -> object:
         raise CheckpointError(f"{path} cannot be read as weights: {why or type(error).__name__}") from error
 
 
-def find(config: PretrainedConfig) -> Path:
+def find_weights(config: PretrainedConfig) -> Path:
     """Return the local file of `config.weights`, downloaded if it must be, with its digest checked."""
     source = _source(config)
     if "://" in source.url:
@@ -172,7 +172,7 @@ def _download(source: Source) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # The same file name may come from two addresses.
     path = folder / f"{hashlib.sha256(source.url.encode()).hexdigest()[:8]}-{Path(source.url).name}"
-    with _locked(path.with_name(path.name + ".lock")):
+    with _lock(path.with_name(path.name + ".lock")):
         if not path.exists():
             _fetch(source, path)
     _check_digest(path, source)
@@ -221,7 +221,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

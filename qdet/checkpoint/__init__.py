@@ -18,17 +18,17 @@ read by any number of ranks at any stage.
 
 from qdet.checkpoint.manifest import Manifest, verify
 from qdet.checkpoint.pieces import Piece
+from qdet.checkpoint.reading import Checkpoint
 from qdet.checkpoint.run_folder import Retention, RunFolder, open_folder
-from qdet.checkpoint.saved import Saved
 from qdet.checkpoint.state import TrainState
 from qdet.checkpoint.writing import write_whole
 
 __all__ = [
+    "Checkpoint",
     "Manifest",
     "Piece",
     "Retention",
     "RunFolder",
-    "Saved",
     "TrainState",
     "open_folder",
     "verify",

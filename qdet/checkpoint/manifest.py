@@ -95,7 +95,7 @@ def verify(folder: Folder) -> Manifest:
     return manifest
 
 
-def copy_checked(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
+def copy_and_check(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
     """Read the file `name` and compare it with `expected`; with `to`, a binary file, also copy it there.
 
     Raises:
@@ -129,7 +129,7 @@ def _check(folder: Folder, name: str, expected: Fingerprint) -> None:
     size = folder.size(name)
     if size is not None and size != expected.bytes:  # no need to read it
         raise CheckpointError(f"{folder}/{name} is damaged: it has {size} bytes instead of {expected.bytes}")
-    copy_checked(folder, name, expected)
+    copy_and_check(folder, name, expected)
 
 
 def _spell(content: Mapping[str, Any]) -> bytes:

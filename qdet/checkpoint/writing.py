@@ -117,7 +117,7 @@ def _await_shares(
 def write_whole(
     folder: Folder, tensors: Mapping[str, Tensor], *, state: TrainState, job: Mapping[str, Any]
 ) -> Manifest:
-    """Write `tensors`, called by kind and name as in `Saved`, as a checkpoint into `folder`.
+    """Write `tensors`, called by kind and name as in `Checkpoint`, as a checkpoint into `folder`.
 
     Raises:
         CheckpointError: It cannot be written; the folder then has no manifest.

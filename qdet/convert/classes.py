@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.layouts import Layout
 from qdet.data.shards.categories import Categories
 from qdet.errors import CheckpointError
@@ -14,7 +14,7 @@ _HEADS = re.compile(r"\bclass_head\.(weight|bias)$")
 
 
 def with_classes(
-    weights: Mapping[str, Tensor], layout: Layout, told: Told, *, everything: bool = False
+    weights: Mapping[str, Tensor], layout: Layout, metadata: Metadata, *, everything: bool = False
 ) -> tuple[dict[str, Tensor], Categories]:
     """Return the weights with a row per class in every class head, and the classes.
 
@@ -26,7 +26,7 @@ def with_classes(
         raise CheckpointError(f"class heads of a {layout.title} should count alike, got {sorted(counts)}")
     rows = counts.pop()
     count = rows if layout.last_row == "class" else rows - 1
-    categories = _categories(count, told, everything)
+    categories = _categories(count, metadata, everything)
     kept = list(categories.ids) if count == IDS else list(range(count))
     if layout.last_row == "no object":
         kept.append(rows - 1)
@@ -43,9 +43,9 @@ def _number(name: str) -> int:
     return int(re.findall(r"\d+", name)[-1])
 
 
-def _categories(count: int, told: Told, everything: bool) -> Categories:
+def _categories(count: int, metadata: Metadata, everything: bool) -> Categories:
     """Name `count` classes: by the file, or as COCO's where that has as many, or by number."""
-    names = told.names if told.names and len(told.names) == count else None
+    names = metadata.names if metadata.names and len(metadata.names) == count else None
     first = {IDS: 1, len(COCO): 0}.get(count)  # where COCO's first class would stand
     if first is not None and not everything and (names is None or names[first] == COCO.names[0]):
         return COCO

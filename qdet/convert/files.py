@@ -16,7 +16,7 @@ _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Metadata:
     """What a checkpoint says of itself beside its tensors; None where it says nothing."""
 
     heads: int | None = None
@@ -33,7 +33,7 @@ class Told:
     """Class names in order of their logits."""
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], Told]:
+def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read a .pth, .bin or .safetensors file, or a folder that transformers saved a model in.
 
     Settings come from the `args` that the DETR family's authors store, or from the `config.json` that lies
@@ -49,19 +49,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], Told]:
         path = found[0]
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    return read_weights(path), _told(path)
+    return read_weights(path), _read_metadata(path)
 
 
-def _told(path: Path) -> Told:
+def _read_metadata(path: Path) -> Metadata:
     beside = path.with_name("config.json")
     if beside.is_file():
         return _of_transformers(_json(beside))
     held = read_file(path) if path.suffix != ".safetensors" else {}
     args = held.get("args") if isinstance(held, dict) else None
     if not isinstance(args, Namespace):
-        return Told()
+        return Metadata()
     said = vars(args)
-    return Told(
+    return Metadata(
         heads=said.get("nheads"),
         queries=said.get("num_queries"),
         points=said.get("num_query_position"),
@@ -70,10 +70,10 @@ def _told(path: Path) -> Told:
     )
 
 
-def _of_transformers(config: Mapping[str, Any]) -> Told:
+def _of_transformers(config: Mapping[str, Any]) -> Metadata:
     labels = config.get("id2label") or {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    return Told(
+    return Metadata(
         heads=config.get("encoder_attention_heads"),
         queries=config.get("two_stage_num_proposals"),
         dilated=config.get("dilation"),

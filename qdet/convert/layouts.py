@@ -1,4 +1,4 @@
-"""The checkpoints that can be converted: how each is told from the others, and how it becomes qdet's."""
+"""The checkpoints that can be converted: how each is recognised, and how it becomes qdet's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig
 from qdet.convert import sizes
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.papers.adamixer import ADAMIXER
 from qdet.convert.papers.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION, attends_plainly
 from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
@@ -33,14 +33,14 @@ class Layout:
     told_by: Callable[[Mapping[str, Tensor]], bool] = lambda state: True
     """What tells it from others with the same names."""
     table: Table
-    config: Callable[[Shapes, Told, BackboneConfig], DetectorConfig]
+    config: Callable[[Shapes, Metadata, BackboneConfig], DetectorConfig]
     norm: Norm = "frozen"
     """How their backbone treats its batch norm."""
     ranks: bool = False
     """Whether the first row of the last class head tells objects of any class from background."""
     last_row: Literal["class", "no object", "dead"] = "class"
     """What the last row is, where heads have one beside those of the classes."""
-    finish: Callable[[dict[str, Tensor], Told], dict[str, Tensor]] = lambda weights, told: weights
+    finish: Callable[[dict[str, Tensor], Metadata], dict[str, Tensor]] = lambda weights, metadata: weights
     """What is left to do to tensors that have their names, by what the file says."""
 
 
@@ -106,7 +106,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=("refpoint_embed.weight", "transformer.decoder.ref_anchor_head.layers.0.weight"),
         table=DAB_DETR,
         config=sizes.dab_detr,
-        finish=lambda weights, told: fix_centers(weights) if told.fixed_centers else weights,
+        finish=lambda weights, metadata: fix_centers(weights) if metadata.fixed_centers else weights,
     ),
     Layout(
         title="Conditional DETR (Atten4Vis/ConditionalDETR)",

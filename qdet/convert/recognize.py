@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig, ResNetConfig, ResNeXtDCNConfig
 from qdet.convert.classes import with_classes
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.layouts import LAYOUTS, Layout
 from qdet.convert.rename import convert
 from qdet.convert.shapes import Shapes
@@ -31,7 +31,7 @@ class Recognized:
     """Under qdet's names, as `detector.build(len(categories))` has them."""
 
 
-def recognize(state: Mapping[str, Tensor], told: Told, *, all_classes: bool = False) -> Recognized:
+def recognize(state: Mapping[str, Tensor], metadata: Metadata, *, all_classes: bool = False) -> Recognized:
     """Find out whose tensors these are, what detector they fill and which classes it knows.
 
     Of heads that count to COCO's 91 ids the rows of its 80 classes are kept, unless `all_classes`.
@@ -44,13 +44,13 @@ def recognize(state: Mapping[str, Tensor], told: Told, *, all_classes: bool = Fa
     state = {key.removeprefix("module."): t for key, t in state.items()}
     layout = _layout(state)
     try:
-        weights = layout.finish(convert(state, layout.table), told)
+        weights = layout.finish(convert(state, layout.table), metadata)
     except CheckpointError as error:
         raise CheckpointError(f"this looks like {layout.title}, but is {error}") from error
-    weights, categories = with_classes(weights, layout, told, everything=all_classes)
+    weights, categories = with_classes(weights, layout, metadata, everything=all_classes)
     shapes = Shapes(weights)
-    backbone = _with_norm(shapes.backbone(dilated=bool(told.dilated)), shapes, layout.norm)
-    detector = layout.config(shapes, told, backbone)
+    backbone = _with_norm(shapes.backbone(dilated=bool(metadata.dilated)), shapes, layout.norm)
+    detector = layout.config(shapes, metadata, backbone)
     _check_fits(weights, detector, len(categories), layout.title)
     return Recognized(title=layout.title, detector=detector, categories=categories, weights=weights)
 

@@ -9,7 +9,7 @@ from math import isqrt, sqrt
 from typing import Any
 
 from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.shapes import Shapes
 from qdet.detectors import (
     AdaMixerConfig,
@@ -27,23 +27,23 @@ from qdet.detectors.smca.gaussian_prior import NUMBERS
 _HEADS = 8
 
 
-def detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DETRConfig:
+def detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DETRConfig:
     """Read a DETR."""
     return DETRConfig(
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
         pre_norm="encoder.norm.weight" in weights,
-        **_transformer(weights, told),
+        **_transformer(weights, metadata),
     )
 
 
-def conditional_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConditionalDETRConfig:
+def conditional_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConditionalDETRConfig:
     """Read a Conditional DETR."""
     queries = weights["decoder.position.weight"][0]
-    return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, told))
+    return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, metadata))
 
 
-def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRConfig:
+def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DABDETRConfig:
     """Read a DAB-DETR."""
     patterns = "decoder.queries.patterns.weight"
     return DABDETRConfig(
@@ -51,13 +51,13 @@ def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRCo
         anchors=weights["decoder.queries.boxes.weight"][0],
         patterns=weights[patterns][0] if patterns in weights else 0,
         fixed_centers="decoder.queries.centers" in weights,
-        **_transformer(weights, told),
+        **_transformer(weights, metadata),
     )
 
 
-def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> AnchorDETRConfig:
+def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AnchorDETRConfig:
     """Read an Anchor DETR. Its points are in no tensor where they are the square grid nearest to a number."""
-    shared, learned = _transformer(weights, told), "decoder.points.weight"
+    shared, learned = _transformer(weights, metadata), "decoder.points.weight"
     cross = "decoder.layers.0.cross_attention.update."
     levels = 3 if cross + "fuse.weight" in weights else 1
     shared["encoder_layers"] += weights.count("encoder.level_layers.")
@@ -65,7 +65,7 @@ def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> Anchor
         backbone = replace(backbone, dilate_c5=True)  # its maps could not be stacked otherwise
     return AnchorDETRConfig(
         backbone=backbone,
-        points=weights[learned][0] if learned in weights else round(sqrt(told.points or 300)) ** 2,
+        points=weights[learned][0] if learned in weights else round(sqrt(metadata.points or 300)) ** 2,
         patterns=weights["decoder.patterns.weight"][0],
         anchors="learned" if learned in weights else "grid",
         attention="row_column" if "embed_axis.layers.0.weight" in weights else "plain",
@@ -74,16 +74,16 @@ def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> Anchor
     )
 
 
-def deformable_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DeformableDETRConfig:
+def deformable_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DeformableDETRConfig:
     """Read a Deformable DETR. Those of two stages store nothing per query, of which all have 300."""
-    shared, learned = _transformer(weights, told), "start.embedding.weight"
+    shared, learned = _transformer(weights, metadata), "start.embedding.weight"
     levels = weights["encoder.level_embedding.weight"][0]
     per_point = 2 * shared["heads"] * levels  # numbers, for an offset along each axis
     encoder = weights["encoder.layers.0.attention.update.attention.sampling_offsets.weight"]
     decoder = weights["decoder.layers.0.cross_attention.update.attention.sampling_offsets.weight"]
     return DeformableDETRConfig(
         backbone=backbone,
-        queries=weights[learned][0] if learned in weights else told.queries or 300,
+        queries=weights[learned][0] if learned in weights else metadata.queries or 300,
         refine=weights.count("heads.") > 1,
         two_stage=learned not in weights,
         levels=levels,
@@ -93,13 +93,13 @@ def deformable_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> De
     )
 
 
-def smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> SMCAConfig:
+def smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SMCAConfig:
     """Read an SMCA-DETR of one scale, whose heads each move their Gaussians by two numbers."""
     prior = "decoder.layers.0.prior."
     heads = weights[prior + "offset.weight"][0] // 2
     decided = prior + "sharpness.weight"
     numbers = weights[decided][0] // heads if decided in weights else 0
-    shared: dict[str, Any] = _transformer(weights, told) | {"heads": heads}
+    shared: dict[str, Any] = _transformer(weights, metadata) | {"heads": heads}
     return SMCAConfig(
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
@@ -108,7 +108,7 @@ def smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> SMCAConfig:
     )
 
 
-def conv_smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConvSMCAConfig:
+def conv_smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConvSMCAConfig:
     """Read a convolutional SMCA-DETR, whose heads each move a Gaussian on each of four scales."""
     own: dict[str, Any] = {
         "heads": weights["decoder.layers.0.prior.offset.weight"][0] // 8,
@@ -118,11 +118,11 @@ def conv_smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConvSMCA
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
         kernel=weights["encoder.0.attention.update.within.0.weight"][-1],
-        **_transformer(weights, told) | own,
+        **_transformer(weights, metadata) | own,
     )
 
 
-def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> SparseRCNNConfig:
+def sparse_rcnn(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SparseRCNNConfig:
     """Read a Sparse R-CNN."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
@@ -132,7 +132,7 @@ def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> Sparse
         queries=queries,
         stages=weights.count("decoder.stages."),
         width=width,
-        heads=told.heads or _HEADS,
+        heads=metadata.heads or _HEADS,
         ffn=weights[stage + "ffn.update.expand.weight"][0],
         roi_size=isqrt(cells),
         filters=weights[stage + "interaction.update.weights.weight"][0] // (2 * width),
@@ -141,7 +141,7 @@ def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> Sparse
     )
 
 
-def adamixer(weights: Shapes, told: Told, backbone: BackboneConfig) -> AdaMixerConfig:
+def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AdaMixerConfig:
     """Read an AdaMixer, whose groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
@@ -165,12 +165,12 @@ def adamixer(weights: Shapes, told: Told, backbone: BackboneConfig) -> AdaMixerC
     )
 
 
-def _transformer(weights: Shapes, told: Told) -> dict[str, Any]:
+def _transformer(weights: Shapes, metadata: Metadata) -> dict[str, Any]:
     """Read what DETR and its descendants share."""
     ffn, width = weights["decoder.layers.0.ffn.update.expand.weight"]
     return {
         "width": width,
-        "heads": told.heads or _HEADS,
+        "heads": metadata.heads or _HEADS,
         "encoder_layers": weights.count("encoder.layers."),
         "decoder_layers": weights.count("decoder.layers."),
         "ffn": ffn,

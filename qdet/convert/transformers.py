@@ -72,10 +72,10 @@ def to_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for pattern, name in rules:
                 new = re.sub(pattern, name, new)
         renamed[new] = value
-    return _untied(_packed(renamed))
+    return _untie_class_heads(_pack_attention(renamed))
 
 
-def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pack_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stack the projections of each attention as `torch.nn.MultiheadAttention` does."""
     packed = {}
     for key, value in state.items():
@@ -88,7 +88,7 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _untie_class_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give each layer of a refining Deformable DETR a class head; files hold only the one that they share."""
     layers = {m[1] for key in state if (m := re.match(r"transformer\.decoder\.bbox_embed\.(\d+)\.", key))}
     shared = {key: t for key, t in state.items() if key.startswith("class_embed.0.")}

@@ -58,7 +58,7 @@ class SetLossConfig:
     """Floor of the focal cost's logarithms: 1e-12 in mmdetection, 1e-8 in the DETR family."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         weights = ("classification", "l1", "giou")
         for name in (
             *weights,
@@ -130,7 +130,7 @@ class SetLoss(nn.Module):
         """
         total, named = torch.zeros((), device=sizes_hw.device), {}
         for group in _groups(stages, targets, sizes_hw):
-            for name, term in self._weighted(group, normalizer, matched).items():
+            for name, term in self._compute_terms(group, normalizer, matched).items():
                 named |= {
                     f"{stage}/{name}": value for stage, value in zip(group.names, term.detach(), strict=True)
                 }
@@ -148,7 +148,7 @@ class SetLoss(nn.Module):
         return [self._match(group) for group in _groups(stages, targets, sizes_hw)]
 
     @fp32_island("loss")
-    def _weighted(
+    def _compute_terms(
         self, group: _Group, normalizer: int | float | Tensor, matched: int | float | Tensor | None
     ) -> dict[str, Float[Tensor, " S"]]:
         """Return the weighted terms of each stage, and `pos_acc`."""

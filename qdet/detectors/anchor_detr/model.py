@@ -61,7 +61,7 @@ class AnchorDETRConfig(TransformerConfig):
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "points", "patterns", "detections")
         check_at_least(self, 0, "encoder_layers")
@@ -71,15 +71,15 @@ class AnchorDETRConfig(TransformerConfig):
 
     @property
     def queries(self) -> int:
-        """Objects that are looked for in every image."""
+        """Queries per image."""
         return self.points * self.patterns
 
     def build(self, classes: int) -> "AnchorDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return AnchorDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "AnchorDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -140,22 +140,22 @@ class AnchorDETR(Detector):
         """Return what attention within the maps reads besides their contents."""
         x, y = axis_positions(mask)
         if self.embed_axis is not None:
-            row, col = (self.embed_axis(_embedded(axis.unsqueeze(-1), like)) for axis in (x, y))
+            row, col = (self.embed_axis(_embed(axis.unsqueeze(-1), like)) for axis in (x, y))
             return row, col, mask
         centres = torch.stack(torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2)), dim=-1)
-        return self.embed_point(_embedded(centres, like)).flatten(1, 2), mask.flatten(1)
+        return self.embed_point(_embed(centres, like)).flatten(1, 2), mask.flatten(1)
 
     def _context(
         self, points: Float[Tensor, "1 P 2"], memory: Float[Tensor, "BL T D"], places: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "1 N D"], tuple[Tensor, ...]]:
         """Return where the queries are, pattern after pattern, and what they read of the maps."""
         patterns = self.config.patterns
-        position = self.embed_point(_embedded(points, memory)).repeat(1, patterns, 1)
+        position = self.embed_point(_embed(points, memory)).repeat(1, patterns, 1)
         if self.embed_axis is None:
             of_cells, mask = places
             return position, (position, memory, memory + of_cells, mask)
         row, col, mask = places
-        x, y = (self.embed_axis(_embedded(axis, memory)) for axis in points.split(1, dim=-1))
+        x, y = (self.embed_axis(_embed(axis, memory)) for axis in points.split(1, dim=-1))
         memory = memory.unflatten(1, mask.shape[1:])
         keys = memory + row.unsqueeze(1), memory + col.unsqueeze(2)
         return position, (x.repeat(1, patterns, 1), y.repeat(1, patterns, 1), memory, *keys, mask)
@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         return outputs
 
 
-def _embedded(points: Float[Tensor, "*n k"], like: Float[Tensor, "... D"]) -> Float[Tensor, "*n D"]:
+def _embed(points: Float[Tensor, "*n k"], like: Float[Tensor, "... D"]) -> Float[Tensor, "*n D"]:
     """Return sine embeddings as wide and as precise as the features that they join."""
     return embed_reference(points, like.shape[-1]).to(like.dtype)
 

@@ -112,7 +112,7 @@ def contract(
 
 @fp32_island("position")
 def axis_positions(mask: Bool[Tensor, "B h w"]) -> tuple[Float[Tensor, "B w"], Float[Tensor, "B h"]]:
-    """Return x of every column's centre and y of every row's, as shares of the image without its padding.
+    """Return x of column centres and y of row centres, in normalized coordinates of the unpadded image.
 
     Under the padding they are those of the last column and row. Always float32, as in the authors' code.
     """

@@ -59,7 +59,7 @@ class DynamicDETRConfig(RegionConfig):
     """Convolutions that a query writes: one as in the paper, or a second back to `width` (Sparse R-CNN)."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "decoder_layers", "filters")
         check_at_least(self, 0, "encoder_layers")
@@ -70,11 +70,11 @@ class DynamicDETRConfig(RegionConfig):
             )
 
     def build(self, classes: int) -> "DynamicDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return DynamicDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "DynamicDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -156,8 +156,8 @@ class DynamicEncoderLayer(nn.Module):
     def forward(self, levels: list[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the levels, finest first, each of the shape it had."""
         around = zip([None, *levels[:-1]], levels, [*levels[1:], None], strict=True)
-        return [self._encoded(level, finer, coarser) for finer, level, coarser in around]
+        return [self._encode_level(level, finer, coarser) for finer, level, coarser in around]
 
-    def _encoded(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
+    def _encode_level(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
         maps = [self.scale(x) for x in self.conv(level, finer, coarser)]
         return self.activation(torch.stack(maps).mean(0))

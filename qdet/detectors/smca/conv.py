@@ -34,14 +34,14 @@ class ConvSMCAConfig(TransformerConfig):
 
     ffn: int = 1024
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder_layers: int = 5
     """Layers of convolutions within and between scales."""
     kernel: int = 5
     """Height and width of their depthwise kernels."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "kernel")
         check_at_least(self, 0, "encoder_layers")
@@ -49,11 +49,11 @@ class ConvSMCAConfig(TransformerConfig):
             raise ConfigError(f"--detector.kernel must be odd, got {self.kernel}")
 
     def build(self, classes: int) -> "ConvSMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return ConvSMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "ConvSMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -99,13 +99,13 @@ class ConvSMCA(Detector):
         x = tokens.x
         for layer in self.encoder:
             x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
-        memory = self._reduced(replace(tokens, x=x))
+        memory = self._reduce_finest(replace(tokens, x=x))
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
         return predict_layers(
             outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
         )
 
-    def _reduced(self, tokens: ScaleTokens) -> ScaleTokens:
+    def _reduce_finest(self, tokens: ScaleTokens) -> ScaleTokens:
         """Replace the finest scale by one with the places of the next."""
         finest, *x = tokens.split(tokens.x)
         finest = self.reduction(finest.mT.unflatten(-1, tokens.shapes_hw[0])).flatten(2).mT

@@ -70,7 +70,7 @@ class GaussianPrior(nn.Module):
     ) -> list[Float[Tensor, "B M N _"]]:
         """Return each level's maps, of the height and width in `shapes_hw`.
 
-        `guide` is what queries decide by; `centers` are x and y as shares of the image without its padding.
+        `guide` predicts offsets and sharpness; `centers` are normalized x and y in the unpadded image.
         """
         pixels = (centers * sizes_hw.flip(-1).unsqueeze(1)).unsqueeze(1)
         offsets = self._by_level(self.offset, guide, default=0.0)

@@ -30,7 +30,7 @@ class SMCAConfig(TransformerConfig):
     """SMCA-DETR on one feature map; the defaults are the paper's ResNet-50."""
 
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     sharpness: Sharpness = "independent"
@@ -40,17 +40,17 @@ class SMCAConfig(TransformerConfig):
     """Let all heads look at one Gaussian instead of moving and widening their own."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
 
     def build(self, classes: int) -> "SMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return SMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "SMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),

@@ -34,7 +34,7 @@ class MultiScaleSMCAConfig(TransformerConfig):
 
     ffn: int = 1024
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder: tuple[Literal["intra", "multi"], ...] = ("intra", "intra", "multi", "intra", "intra")
     """What the cells of each encoder layer attend to: those of their own scale, or of all."""
     scale_selection: bool = True
@@ -42,16 +42,16 @@ class MultiScaleSMCAConfig(TransformerConfig):
     No code says what stands in for the decision; here all scales then count alike."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
 
     def build(self, classes: int) -> "MultiScaleSMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return MultiScaleSMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "MultiScaleSMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.layers.padding import padding_mask, resampled
+from qdet.layers.padding import padding_mask, resample_mask
 from qdet.layers.position import sine_map
 from qdet.layers.queries import LearnedQueries
 from qdet.types import PaddedSizes
@@ -59,7 +59,7 @@ class ScaleNeck(nn.Module):
         maps = [project(x) for project, x in zip(self.projections, features, strict=True)]
         masks = [padding_mask(sizes, *x.shape[-2:]) for x in maps]
         maps.append(self.coarser(features[-1]))
-        masks.append(resampled(masks[-1], *maps[-1].shape[-2:]))
+        masks.append(resample_mask(masks[-1], *maps[-1].shape[-2:]))
         scale = self.scale(len(maps[0])).unbind(1)
         places = [sine_map(mask, maps[0].shape[1]).flatten(1, 2) for mask in masks]
         places = [place + vector.unsqueeze(1) for place, vector in zip(places, scale, strict=True)]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qdet.checkpoint.manifest import copy_checked, read_manifest, verify
+from qdet.checkpoint.manifest import copy_and_check, read_manifest, verify
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
@@ -23,7 +23,7 @@ from qdet.errors import CheckpointError
 from qdet.storage import Folder
 
 
-class Saved:
+class Checkpoint:
     """An open checkpoint. Tensors are named by kind and name, as `weights/decoder.query`.
 
     Kinds are `weights` (parameters and buffers), `average` (of the trained parameters), `exp_avg` and
@@ -43,8 +43,8 @@ class Saved:
         if folder.local is not None and not verified:
             verify(folder)
         self.manifest = read_manifest(folder)
-        self._brought: tempfile.TemporaryDirectory[str] | None = None
-        here = folder.local or self._bring()
+        self._downloaded: tempfile.TemporaryDirectory[str] | None = None
+        here = folder.local or self._download()
         state, job, shapes = (
             json.loads((here / self.manifest.file(role)).read_text()) for role in ("state", "job", "tensors")
         )
@@ -104,17 +104,17 @@ class Saved:
             pieces.sort(key=lambda piece: piece[0].start)
             check_cover(name, math.prod(self.shapes[name]), (p[0] for p in pieces), source=self.folder)
 
-    def _bring(self) -> Path:
+    def _download(self) -> Path:
         """Copy every file to a folder of this machine that lives as long as this object."""
-        self._brought = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
-        here = Path(self._brought.name)
+        self._downloaded = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
+        here = Path(self._downloaded.name)
         for name, expected in self.manifest.files.items():
             with (here / name).open("wb") as to:
-                copy_checked(self.folder, name, expected, to)
+                copy_and_check(self.folder, name, expected, to)
         return here
 
 
-def export(saved: Saved, file: Path, *, averaged: bool = True) -> Path:
+def export(saved: Checkpoint, file: Path, *, averaged: bool = True) -> Path:
     """Write parameters and buffers to `file`, and job, classes and step to the JSON file beside it.
 
     Args:
@@ -161,7 +161,7 @@ def peek(folder: Folder) -> Peek:
         name, held = manifest.file(role), io.BytesIO()
         if name not in manifest.files:
             raise CheckpointError(f"{folder} does not say its {role}")
-        copy_checked(folder, name, manifest.files[name], held)
+        copy_and_check(folder, name, manifest.files[name], held)
         return json.loads(held.getvalue())
 
     return Peek(folder, TrainState.from_json(content("state")), content("job"))
