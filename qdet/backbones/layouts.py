@@ -1,8 +1,8 @@
-"""Checkpoint layouts: the names that others give the tensors of the same backbones.
+"""Checkpoint layouts: other projects' names for the tensors of the same backbones.
 
-qdet keeps torchvision's names for ResNets and the authors' names for Swin. This file turns the others into
-those: detectron2's ResNet, transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's
-mmdetection fork.
+qdet keeps torchvision's names for ResNets and the authors' names for Swin. This file renames the others:
+detectron2's ResNet, transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's mmdetection
+fork.
 """
 
 import re
@@ -16,7 +16,7 @@ from qdet.errors import CheckpointError
 State = dict[str, Tensor]
 
 FRESH = re.compile(r"^norm[0-3]\.|\.conv_offset\.")
-"""Parameters that a classifier's file lacks and that then keep their fresh values."""
+"""Parameters that a classifier's file lacks; they keep their initial values."""
 
 # Classifiers, counters and tables that are computed rather than learned.
 _DROPPED = re.compile(
@@ -31,7 +31,7 @@ _WRAPPERS = ("module.", *_DETECTORS, "swin.", "resnet.")
 def to_qdet(state: State) -> State:
     """Rename a checkpoint's tensors to qdet's names, dropping those that no backbone needs.
 
-    From a whole detector's checkpoint only what lies under `backbone.` is taken.
+    Of a whole detector's checkpoint, only tensors under `backbone.` are kept.
     """
     state = _without_prefix(state)
     for marker, convert in _LAYOUTS:
@@ -53,7 +53,7 @@ def _without_prefix(state: State) -> State:
 
 
 def _make_renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
-    """Make a converter that applies every rule (pattern, replacement) to every name."""
+    """Return a converter that applies every rule (pattern, replacement) to every name."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
 
     def convert(state: State) -> State:
@@ -83,7 +83,7 @@ def _from_mmdet_swin(state: State) -> State:
 
 
 def _merging_order(value: Tensor) -> Tensor:
-    """Put patch merging's inputs in the authors' order.
+    """Reorder the inputs of patch merging to the authors' order.
 
     That fork's unfold gives, per channel, the neighbours (row, column) (0, 0), (0, 1), (1, 0), (1, 1); the
     authors give, per neighbour (0, 0), (1, 0), (0, 1), (1, 1), the channels.
@@ -158,7 +158,7 @@ def _as_it_is(state: State) -> State:
     return state
 
 
-# A name that tells the layout, and what turns it into ours.
+# A name that identifies the layout, and its converter.
 _LAYOUTS: tuple[tuple[str, Callable[[State], State]], ...] = (
     ("conv1.weight", _as_it_is),
     ("stem.conv1.weight", _from_detectron2_resnet),

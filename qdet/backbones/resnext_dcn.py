@@ -20,7 +20,7 @@ _IMAGENET = Source(
 
 @dataclass(frozen=True, kw_only=True)
 class ResNeXtDCNConfig:
-    """ResNeXt-101-32x4d whose last three stages convolve deformably."""
+    """ResNeXt-101-32x4d with deformable convolutions in its last three stages."""
 
     depth: Literal[14, 50, 101] = 101
     """Layers: 101 as AdaMixer has it, 50, or 14 with one bottleneck per stage."""
@@ -46,7 +46,7 @@ class ResNeXtDCNConfig:
 
     @property
     def imagenet(self) -> Source | None:
-        """The file that `weights="imagenet"` stands for."""
+        """The file that `weights="imagenet"` means."""
         published = (self.depth, self.width, self.groups, self.width_per_group) == (101, 64, 32, 4)
         return _IMAGENET if published else None
 
@@ -63,7 +63,7 @@ class ResNeXtDCNConfig:
         )
 
     def demo(self) -> "ResNeXtDCNConfig":
-        """The size for a laptop: trained from scratch or little data, hence group norm and nothing frozen."""
+        """Return the size for a laptop: little data, hence group norm and nothing frozen."""
         return ResNeXtDCNConfig(
             depth=14, width=32, groups=8, width_per_group=16, norm="group", freeze=False, weights=None
         )

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's file: its tensors, and the few settings that their shapes cannot tell."""
+"""Read a checkpoint's file: its tensors, and the few settings that shapes do not determine."""
 
 import json
 from argparse import Namespace
@@ -17,18 +17,18 @@ _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a checkpoint says of itself beside its tensors; None where it says nothing."""
+    """Settings that a checkpoint stores beside its tensors; None where it does not."""
 
     heads: int | None = None
-    """Heads of every attention."""
+    """Attention heads."""
     queries: int | None = None
-    """Queries of a two-stage detector, which learns none."""
+    """Queries of a two-stage detector, which stores no tensor per query."""
     points: int | None = None
-    """Anchor points of Anchor DETR, which are in no tensor where they form a grid."""
+    """Anchor points of Anchor DETR, which stores no tensor of them if they form a grid."""
     dilated: bool | None = None
     """Whether the backbone's last stage is dilated: DC5."""
     fixed_centers: bool | None = None
-    """Whether DAB-DETR's anchors were trained with centres that stay where they were drawn."""
+    """Whether DAB-DETR's anchors were trained with fixed centres."""
     names: tuple[str, ...] | None = None
     """Class names in order of their logits."""
 
@@ -36,8 +36,8 @@ class Metadata:
 def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read a .pth, .bin or .safetensors file, or a folder that transformers saved a model in.
 
-    Settings come from the `args` that the DETR family's authors store, or from the `config.json` that lies
-    beside transformers' weights.
+    Settings come from the `args` that the DETR family's authors store, or from the `config.json` beside
+    transformers' weights.
 
     Raises:
         CheckpointError: There is no such file, or it holds no weights.
@@ -78,7 +78,7 @@ def _of_transformers(config: Mapping[str, Any]) -> Metadata:
         queries=config.get("two_stage_num_proposals"),
         dilated=config.get("dilation"),
         fixed_centers=config.get("random_refpoints_xy"),
-        names=names if names and names[0] != "LABEL_0" else None,  # what it calls those without names
+        names=names if names and names[0] != "LABEL_0" else None,  # its placeholder for unnamed classes
     )
 
 

@@ -29,25 +29,25 @@ class Layout:
 
     title: str
     marks: tuple[str, ...]
-    """Names that together no other detector's checkpoint has."""
+    """Names that together occur in no other detector's checkpoint."""
     told_by: Callable[[Mapping[str, Tensor]], bool] = lambda state: True
-    """What tells it from others with the same names."""
+    """Distinguishes it from others with the same names."""
     table: Table
     config: Callable[[Shapes, Metadata, BackboneConfig], DetectorConfig]
     norm: Norm = "frozen"
-    """How their backbone treats its batch norm."""
+    """Batch norm of the authors' backbone."""
     ranks: bool = False
-    """Whether the first row of the last class head tells objects of any class from background."""
+    """Whether the first row of the last class head separates objects of any class from background."""
     last_row: Literal["class", "no object", "dead"] = "class"
-    """What the last row is, where heads have one beside those of the classes."""
+    """Meaning of a last row in addition to the classes', if there is one."""
     finish: Callable[[dict[str, Tensor], Metadata], dict[str, Tensor]] = lambda weights, metadata: weights
-    """What is left to do to tensors that have their names, by what the file says."""
+    """Final changes to renamed tensors, given the file's metadata."""
 
 
 _DEFORMABLE = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
 _ANCHOR = ("transformer.pattern.weight", "transformer.decoder_layers.0.cross_attn.in_proj_weight")
 
-# Kin of DETR have names of it, hence the more particular first.
+# DETR's descendants share its names, hence the more specific ones first.
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         title="AdaMixer (MCG-NJU/AdaMixer)",

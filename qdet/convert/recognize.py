@@ -1,4 +1,4 @@
-"""Recognising whose checkpoint a file is, what detector it fills and which classes it knows."""
+"""Recognise a checkpoint: its authors, the detector it fits and its classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,16 +28,16 @@ class Recognized:
     detector: DetectorConfig
     categories: Categories
     weights: dict[str, Tensor]
-    """Under qdet's names, as `detector.build(len(categories))` has them."""
+    """Under qdet's names: those of `detector.build(len(categories))`."""
 
 
 def recognize(state: Mapping[str, Tensor], metadata: Metadata, *, all_classes: bool = False) -> Recognized:
-    """Find out whose tensors these are, what detector they fill and which classes it knows.
+    """Recognise the authors of these tensors, the detector they fit and its classes.
 
-    Of heads that count to COCO's 91 ids the rows of its 80 classes are kept, unless `all_classes`.
+    Of heads indexed by COCO's 91 ids, only the rows of its 80 classes are kept, unless `all_classes`.
 
     Raises:
-        CheckpointError: They are of no detector that is known here, or not all of its tensors are there.
+        CheckpointError: They belong to no known detector, or tensors are missing.
     """
     if is_of_transformers(state):
         state = to_authors(state)
@@ -65,13 +65,13 @@ def _layout(state: Mapping[str, Tensor]) -> Layout:
         or "those of a backbone"
     )
     raise CheckpointError(
-        f"this is the checkpoint of no detector that is known here: its names are such as {shown}. What was "
+        f"this is the checkpoint of no known detector: its names are such as {shown}. What was "
         f"looked for:{known}"
     )
 
 
 def _with_norm(backbone: BackboneConfig, shapes: Shapes, norm: Norm) -> BackboneConfig:
-    """Set how batch norm is treated; where nothing has running statistics it is group norm."""
+    """Set the norm: group norm where there are no running statistics."""
     if not isinstance(backbone, ResNetConfig | ResNeXtDCNConfig):
         return backbone
     return replace(backbone, norm=norm if "backbone.bn1.running_mean" in shapes else "group")

@@ -1,7 +1,7 @@
-"""Reading a detector's settings from the shapes of its weights, in qdet's names.
+"""Infer a detector's settings from the shapes of its weights, under qdet's names.
 
-Dropout, learning rates and the like show in no weight: they stay at the paper's values. Heads of an attention
-show in few; where neither they nor the file tell, they are the 8 that all these papers have.
+Shapes say nothing of dropout and the like, which keep the paper's values, and little of attention heads:
+where neither shapes nor the file give them, they are the 8 of all these papers.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ def detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DETRC
 
 
 def conditional_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConditionalDETRConfig:
-    """Read a Conditional DETR."""
+    """Infer a Conditional DETR."""
     queries = weights["decoder.position.weight"][0]
     return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, metadata))
 
@@ -56,13 +56,13 @@ def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> D
 
 
 def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AnchorDETRConfig:
-    """Read an Anchor DETR. Its points are in no tensor where they are the square grid nearest to a number."""
+    """Infer an Anchor DETR. Grid points are in no tensor; their number is rounded to a square."""
     shared, learned = _transformer(weights, metadata), "decoder.points.weight"
     cross = "decoder.layers.0.cross_attention.update."
     levels = 3 if cross + "fuse.weight" in weights else 1
     shared["encoder_layers"] += weights.count("encoder.level_layers.")
     if levels == 3 and isinstance(backbone, ResNetConfig):
-        backbone = replace(backbone, dilate_c5=True)  # its maps could not be stacked otherwise
+        backbone = replace(backbone, dilate_c5=True)  # otherwise its maps could not be stacked
     return AnchorDETRConfig(
         backbone=backbone,
         points=weights[learned][0] if learned in weights else round(sqrt(metadata.points or 300)) ** 2,
@@ -75,7 +75,7 @@ def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -
 
 
 def deformable_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DeformableDETRConfig:
-    """Read a Deformable DETR. Those of two stages store nothing per query, of which all have 300."""
+    """Infer a Deformable DETR. Two-stage ones store no tensor per query and all have 300."""
     shared, learned = _transformer(weights, metadata), "start.embedding.weight"
     levels = weights["encoder.level_embedding.weight"][0]
     per_point = 2 * shared["heads"] * levels  # numbers, for an offset along each axis
@@ -94,7 +94,7 @@ def deformable_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfi
 
 
 def smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SMCAConfig:
-    """Read an SMCA-DETR of one scale, whose heads each move their Gaussians by two numbers."""
+    """Infer a single-scale SMCA-DETR; each head has an offset of two numbers."""
     prior = "decoder.layers.0.prior."
     heads = weights[prior + "offset.weight"][0] // 2
     decided = prior + "sharpness.weight"
@@ -109,7 +109,7 @@ def smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SMCAC
 
 
 def conv_smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConvSMCAConfig:
-    """Read a convolutional SMCA-DETR, whose heads each move a Gaussian on each of four scales."""
+    """Infer a convolutional SMCA-DETR; each head has an offset on each of four scales."""
     own: dict[str, Any] = {
         "heads": weights["decoder.layers.0.prior.offset.weight"][0] // 8,
         "encoder_layers": weights.count("encoder."),
@@ -123,7 +123,7 @@ def conv_smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> 
 
 
 def sparse_rcnn(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SparseRCNNConfig:
-    """Read a Sparse R-CNN."""
+    """Infer a Sparse R-CNN."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
     cells = weights[stage + "interaction.update.out.weight"][1] // width
@@ -142,7 +142,7 @@ def sparse_rcnn(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -
 
 
 def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AdaMixerConfig:
-    """Read an AdaMixer, whose groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
+    """Infer an AdaMixer; its groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
     feature_width = weights["neck.lateral.0.weight"][0]
@@ -166,7 +166,7 @@ def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> A
 
 
 def _transformer(weights: Shapes, metadata: Metadata) -> dict[str, Any]:
-    """Read what DETR and its descendants share."""
+    """Infer what DETR and its descendants share."""
     ffn, width = weights["decoder.layers.0.ffn.update.expand.weight"]
     return {
         "width": width,

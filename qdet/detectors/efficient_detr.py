@@ -124,8 +124,8 @@ class EfficientDETR(Detector):
         - Tokens without a usable anchor are ranked last; in Deformable DETR they compete although their
           features are zero, which wastes queries early in training.
         - A token's score is that of its best class, because dense and sparse part share a class head.
-        - Its features, with gradient, are the query's content: the paper's dense prior. Its box is detached in
-          all four coordinates, like every refined reference.
+        - Its features, with gradient, are the query's content: the paper's dense prior. Its box is detached
+          in all four coordinates, like every refined reference.
         - A learned projection of the box's sine embedding is the query's position, at the width that
           matches the paper's number of parameters.
         """

@@ -45,7 +45,7 @@ class SwinConfig:
 
     @property
     def imagenet(self) -> Source | None:
-        """The file that `weights="imagenet"` stands for; its authors published no digest."""
+        """The file that `weights="imagenet"` means; its authors published no digest."""
         name = _PUBLISHED.get(self.size)
         return Source(f"{_RELEASE}/swin_{name}_patch4_window7_224.pth") if name else None
 
@@ -55,7 +55,7 @@ class SwinConfig:
         return Swin(embed, depths=depths, heads=heads, window=window, drop_path=self.drop_path)
 
     def demo(self) -> "SwinConfig":
-        """The size for a laptop."""
+        """Return the size for a laptop."""
         return SwinConfig(size="demo", drop_path=0.0, weights="package:swin_demo.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Tokens of several scales: plain convolutions bring maps to one width, and every cell is told its place.
+"""Tokens of several scales: maps projected to one width, with positional embeddings.
 
 B images   L scales   T tokens of all scales   D width   C_j, H_j, W_j of one map
 
@@ -23,11 +23,11 @@ class ScaleTokens:
     """The cells of the maps, row by row, finest map first."""
 
     x: Float[Tensor, "B T D"]
-    """What they hold."""
+    """Features."""
     position: Float[Tensor, "B T D"]
-    """Where they are."""
+    """Positional embeddings."""
     mask: Bool[Tensor, "B T"]
-    """True where they are padding."""
+    """True for padding."""
     shapes_hw: tuple[tuple[int, int], ...]
     """Height and width of each map."""
 
@@ -42,7 +42,7 @@ class ScaleTokens:
 
 
 class ScaleNeck(nn.Module):
-    """A 1x1 convolution per map, and one of 3x3 and stride 2 that makes a coarser map of the last.
+    """A 1x1 convolution per map, and a 3x3 one of stride 2 that adds a coarser map.
 
     Positions are sine embeddings plus a learned vector per scale.
     """
