@@ -24,7 +24,7 @@ import tyro
 from torch import Tensor
 
 from qdet.boxes import xyxy_to_cxcywh
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.recognize import recognize
 from qdet.layers.pixels import normalize
 from qdet.losses import counted_objects
@@ -118,7 +118,7 @@ def make_steps(name: str) -> dict[str, Step]:
     theirs = getattr(transformers, f"{model}ForObjectDetection")(config).train()
     for part, parameter in theirs.model.backbone.named_parameters():
         parameter.requires_grad_(any(f"encoder.stages.{stage}." in part for stage in (1, 2, 3)))
-    found = recognize(theirs.state_dict(), Told(heads=8))
+    found = recognize(theirs.state_dict(), Metadata(heads=8))
     ours = replace(found.detector, dropout=0.0).build(CLASSES).train()
     ours.load_state_dict(found.weights)
     images, inside, targets = make_batch()

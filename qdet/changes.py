@@ -73,7 +73,7 @@ def changes(then: Mapping[str, Any], now: Job) -> Changes:
     )
 
 
-def allowed() -> str:
+def describe_allowed_changes() -> str:
     """Say which settings may change, for messages."""
     return (
         "What may change: how it is computed (--train.workers, --train.accumulation, --train.zero, "

@@ -48,7 +48,7 @@ def flatten(config: Any) -> dict[str, Any]:
     return flat
 
 
-def restored(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
+def restore(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
     """Return the tree that `flatten` made `flat` of, also after a journey through JSON.
 
     Settings that `flat` does not have keep their defaults.
@@ -67,7 +67,7 @@ def restored(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
     for name in given:
         value, classes = flat[at + name], {c.__name__: c for c in _dataclasses_in(types[name])}
         if isinstance(value, str) and value in classes:
-            values[name] = restored(classes[value], flat, at=f"{at}{name}.")
+            values[name] = restore(classes[value], flat, at=f"{at}{name}.")
         elif classes and value is not None:
             raise ConfigError(f"{at}{name}: {value!r} is none of {', '.join(classes)}")
         else:

@@ -35,7 +35,7 @@ class OptimConfig:
     """Decay per step of the averaged weights that are evaluated and exported; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         if self.lr <= 0:
             raise ConfigError(f"--optim.lr must be above 0, got {self.lr}")
         if self.clip_norm < 0:
@@ -96,7 +96,7 @@ class TrainConfig:
     """Steps that may be skipped because a loss or gradient was not finite; three in a row end the run."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         for name in (
             "epochs",
             "batch_size",

@@ -1,4 +1,4 @@
-"""What a sweep would try, checked before the first trial: types as declared, and what dataclasses refuse."""
+"""Check the settings of a sweep before its first trial: declared types and the dataclasses' own checks."""
 
 import itertools
 import math
@@ -13,31 +13,31 @@ from qdet.errors import ConfigError
 from qdet.search import Choice, Each, Space
 
 LIMIT = 4096
-"""Most combinations that are all tried out; of larger spaces every value is, by itself."""
+"""Most combinations that are checked one by one; of larger spaces, each value by itself."""
 
 
 def check(config: Any, space: Mapping[str, Space]) -> None:
-    """Raise a ConfigError if `config` could not be changed to something in `space`.
+    """Raise a ConfigError if `config` refuses a combination in `space`.
 
-    Of ranges their ends are tried. All paths of `space` must be there.
+    Of ranges, both ends are checked. All paths of `space` must exist.
     """
-    values = {path: tried(one) for path, one in space.items()}
+    values = {path: values_to_try(one) for path, one in space.items()}
     for path, options in values.items():
-        hint = declared(config, path)
+        hint = declared_type(config, path)
         for value in options:
             _check_type(path, value, hint)
     for changes in _combinations(values):
         error = _refusal(config, changes)
         if error is not None:
-            raise ConfigError(f"a sweep over {_blamed(config, changes)} cannot be: {error}") from error
+            raise ConfigError(f"a sweep over {_name_culprit(config, changes)} cannot be: {error}") from error
 
 
-def tried(one: Space) -> Sequence[Any]:
-    """Return the options, or both ends of a range, which draws floats."""
+def values_to_try(one: Space) -> Sequence[Any]:
+    """Return the options, or both ends of a range as floats."""
     return one.options if isinstance(one, Choice | Each) else (float(one.low), float(one.high))
 
 
-def declared(config: Any, path: str) -> Any:
+def declared_type(config: Any, path: str) -> Any:
     """Return the type that a setting's dataclass declares for it."""
     *parents, name = path.split(".")
     for parent in parents:
@@ -78,7 +78,7 @@ def _refusal(config: Any, changes: Mapping[str, Any]) -> ConfigError | None:
     return None
 
 
-def _blamed(config: Any, changes: Mapping[str, Any]) -> str:
-    """Name the one change that is refused by itself, or else all of them."""
+def _name_culprit(config: Any, changes: Mapping[str, Any]) -> str:
+    """Name the change that is refused by itself, or else all of them."""
     alone = [path for path in changes if _refusal(config, {path: changes[path]})]
     return ", ".join(f"{path}={changes[path]!r}" for path in alone[:1] or changes)

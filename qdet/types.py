@@ -32,7 +32,7 @@ class Targets:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         """Copy the tensors to `device`."""
-        return _moved(self, lambda t: t.to(device, non_blocking=non_blocking))
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Copy every tensor to `device`."""
-        return _moved(self, lambda t: t.to(device, non_blocking=non_blocking))
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """Copy every tensor to page-locked memory, so that the copy to a GPU can overlap compute."""
-        return _moved(self, lambda t: t.pin_memory())
+        return _map_tensors(self, lambda t: t.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Detections:
 Moving = TypeVar("Moving", Targets, Batch)
 
 
-def _moved(of: Moving, move: Callable[[Tensor], Tensor]) -> Moving:
+def _map_tensors(of: Moving, move: Callable[[Tensor], Tensor]) -> Moving:
     changed = {}
     for f in fields(of):
         value = getattr(of, f.name)
         if isinstance(value, Targets):
-            value = _moved(value, move)
+            value = _map_tensors(value, move)
         elif isinstance(value, Tensor):
             value = move(value)
         changed[f.name] = value

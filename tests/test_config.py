@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from qdet.backbones import SwinConfig
-from qdet.config import flatten, override, restored
+from qdet.config import flatten, override, restore
 from qdet.detectors import AdaMixerConfig
 from qdet.errors import ConfigError
 from qdet.job import Job
@@ -31,12 +31,12 @@ def through_json(job):
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_a_job_comes_back_from_its_flat_form(job):
-    assert restored(Job, through_json(job)) == job
+    assert restore(Job, through_json(job)) == job
 
 
 def test_missing_settings_keep_their_default():
     flat = {"name": "a", "optim": "OptimConfig", "optim.lr": 1e-3}
-    assert restored(Job, flat) == override(Job(name="a"), {"optim.lr": 1e-3})
+    assert restore(Job, flat) == override(Job(name="a"), {"optim.lr": 1e-3})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_missing_settings_keep_their_default():
 )
 def test_settings_unknown_to_this_version_are_refused(changed, said):
     with pytest.raises(ConfigError, match=said):
-        restored(Job, through_json(JOBS[0]) | changed)
+        restore(Job, through_json(JOBS[0]) | changed)
 
 
 def test_a_whole_node_and_paths_below_it_are_changed_in_this_order():

@@ -8,7 +8,7 @@ import torch
 
 from qdet.convert import ADAMIXER, convert, rename
 from qdet.convert.classes import COCO
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.recognize import recognize
 from qdet.errors import CheckpointError
 from tests.support.published import COMPUTED, FULL_SIZE, on_meta, recorded
@@ -56,7 +56,7 @@ def test_every_row_of_a_table_is_used(parity_dir, name):
 def test_is_recognised_with_its_settings(parity_dir, name):
     official, keys = FULL_SIZE[name], recorded(parity_dir, name)["keys"]
     dilated = getattr(official.detector.backbone, "dilate_c5", False)
-    found = recognize(on_meta(keys), Told(dilated=dilated))
+    found = recognize(on_meta(keys), Metadata(dilated=dilated))
     assert found.detector == official.detector
     assert found.categories == COCO
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qdet.backbones import ResNetConfig
-from qdet.convert.files import Told, read
+from qdet.convert.files import Metadata, read
 from qdet.convert.recognize import Recognized, recognize
 from tests.support.published import small_checkpoint
 
@@ -47,7 +47,7 @@ def test_three_levels_convert(parity_dir):
     backbone = ResNetConfig(depth=14, width=8, dilate_c5=True)
     config, ours, theirs = small_checkpoint(parity_dir, "anchor_detr_r50", levels=3, backbone=backbone)
     theirs |= {key: ours[name] for key, name in of_three_levels(config).items()}
-    found = recognize(theirs, Told(heads=4))
+    found = recognize(theirs, Metadata(heads=4))
     assert found.detector == config
     assert_same_weights(found, ours)
 

@@ -1,9 +1,9 @@
-"""Backbones of Hugging Face's transformers: ResNet, Swin, ConvNeXt and whatever else its AutoBackbone makes.
+"""Backbones of Hugging Face's transformers: ResNet, Swin, ConvNeXt and all others of its AutoBackbone.
 
-transformers is an optional dependency: `pip install "qdet[hf]"`. Making a backbone never uses the network:
-its architecture is a type with settings (such as `ConvNextConfig(...).to_json_string()` of one's own), a
-folder that a model was saved in, or a model of the hub whose settings this machine holds already. Loading
-weights may download them.
+transformers is an optional dependency: `pip install "qdet[hf]"`. Building a backbone never uses the network:
+its architecture is a type with settings (such as your own `ConvNextConfig(...).to_json_string()`), the folder
+of a saved model, or a model of the hub whose settings are already on this machine. Loading weights may
+download them.
 
     B images   H, W map   C channels
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _FLAG = "--detector.backbone"
 _HUB = "hf:"
-_PROBE = 448  # pixels: whole cells of every usual stride, also of patches of 14
+_PROBE = 448  # pixels: a multiple of all usual strides, and of patches of 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,41 +39,41 @@ class HuggingFaceConfig:
     model: str = "hf:microsoft/resnet-50"
     """`hf:NAME` of the hub whose settings are on this machine, a folder, or a type such as `convnext`."""
     settings: str = "{}"
-    """Settings of its architecture that differ, as JSON, such as {"drop_path_rate": 0.2}."""
+    """Settings that override its architecture's, as JSON, such as {"drop_path_rate": 0.2}."""
     levels: int = 4
-    """Maps that are taken: those of the last stages."""
+    """Number of maps, from the last stages."""
     norm: Literal["frozen", "eval"] = "frozen"
     """Batch norm with `frozen` weights and statistics, or `eval`: statistics frozen, weights trained."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions: parameters whose name one of them finds are not trained."""
+    """Regular expressions: parameters with a matching name are not trained."""
     weights: str | None = "model"
     """Starting weights: those of `model`, `hf:NAME` of the hub, a folder, or none."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         if self.levels < 1:
             raise ConfigError(f"{_FLAG}.levels must be at least 1, got {self.levels}")
         try:
             content = json.loads(self.settings)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{_FLAG}.settings is no JSON ({error}): {self.settings}") from None
+            raise ConfigError(f"{_FLAG}.settings is not valid JSON ({error}): {self.settings}") from None
         if not isinstance(content, dict):
             raise ConfigError(f"{_FLAG}.settings must be a JSON object of names, got {self.settings}")
 
     @property
     def weights_sha256(self) -> None:
-        """Unknown: the hub's client checks what it downloads."""
+        """None: the hub's client verifies its downloads."""
 
     @property
     def imagenet(self) -> Source | None:
-        """Nothing: weights are named by `weights`."""
+        """None: `weights` names a model."""
 
     def build(self) -> "HuggingFaceBackbone":
-        """Make the backbone with fresh weights, without the network."""
+        """Build the backbone with fresh weights, without the network."""
         return HuggingFaceBackbone(self, _architecture(self))
 
     def demo(self) -> "HuggingFaceConfig":
-        """The size for a laptop: a ConvNeXt of 0.9 million parameters that learns from scratch."""
+        """Return the size for a laptop: a ConvNeXt of 0.9 million parameters that learns from scratch."""
         sizes = {"hidden_sizes": [32, 64, 96, 160], "depths": [1, 1, 1, 1], "layer_scale_init_value": 0.1}
         return HuggingFaceConfig(model="convnext", settings=json.dumps(sizes), weights=None)
 
@@ -81,8 +81,8 @@ class HuggingFaceConfig:
 class HuggingFaceBackbone(Backbone):
     """Images to the maps of an AutoBackbone's last stages.
 
-    Images are padded to whole cells of the coarsest map, since not every architecture takes any size, and
-    maps are cut to the cells that the image reaches.
+    Images are padded to whole cells of the coarsest map, since some architectures require it, and maps are
+    cropped to the image.
     """
 
     def __init__(self, config: HuggingFaceConfig, architecture: "PretrainedConfig") -> None:
@@ -114,12 +114,12 @@ class HuggingFaceBackbone(Backbone):
             raise ConfigError(
                 f"{_FLAG}.weights {weights}: {source} has no weights; give hf:NAME, a folder, or none"
             )
-        state = _pretrained(type(self.body), source, self.architecture)
+        state = _read_weights(type(self.body), source, self.architecture)
         load_state(self.body, state, name=source)
 
 
 def freeze_norms(module: nn.Module, *, train_affine: bool) -> None:
-    """Replace every batch norm below `module` by one whose statistics never move; names stay."""
+    """Replace every batch norm below `module` by a frozen one of the same name."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             module.set_submodule(
@@ -130,7 +130,7 @@ def freeze_norms(module: nn.Module, *, train_affine: bool) -> None:
 
 
 def _architecture(config: HuggingFaceConfig) -> "PretrainedConfig":
-    """Read or make the settings that transformers builds from, with the last stages as output."""
+    """Read or create the architecture's settings, with the last stages as output."""
     transformers = _transformers()
     settings, name = json.loads(config.settings), config.model.removeprefix(_HUB)
     known = transformers.models.auto.configuration_auto.CONFIG_MAPPING
@@ -160,7 +160,7 @@ def _make(architecture: "PretrainedConfig") -> nn.Module:
 
 
 def _strides(architecture: "PretrainedConfig") -> tuple[int, ...]:
-    """Measure the maps of an image without numbers."""
+    """Infer the strides from the maps of an image on the meta device."""
     with torch.device("meta"):
         maps = _make(architecture)(torch.empty(1, 3, _PROBE, _PROBE)).feature_maps
     strides = tuple(_PROBE // level.shape[-1] for level in maps)
@@ -172,8 +172,8 @@ def _strides(architecture: "PretrainedConfig") -> tuple[int, ...]:
     return strides
 
 
-def _pretrained(body: Any, source: str, architecture: "PretrainedConfig") -> dict[str, Tensor]:
-    """Read or download a model's tensors; of those that it lacks, only norms of levels may stay fresh."""
+def _read_weights(body: Any, source: str, architecture: "PretrainedConfig") -> dict[str, Tensor]:
+    """Read or download a model's tensors; only the norms of output levels may be missing."""
     name = source.removeprefix(_HUB)
     try:
         loaded, told = body.from_pretrained(name, config=architecture, output_loading_info=True)

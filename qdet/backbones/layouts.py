@@ -1,8 +1,8 @@
-"""Checkpoint layouts: the names that others give the tensors of the same backbones.
+"""Checkpoint layouts: other projects' names for the tensors of the same backbones.
 
-qdet keeps torchvision's names for ResNets and the authors' names for Swin. This file turns the others into
-those: detectron2's ResNet, transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's
-mmdetection fork.
+qdet keeps torchvision's names for ResNets and the authors' names for Swin. This file renames the others:
+detectron2's ResNet, transformers' ResNet and Swin (versions 4 and 5), and the Swin of AdaMixer's mmdetection
+fork.
 """
 
 import re
@@ -16,7 +16,7 @@ from qdet.errors import CheckpointError
 State = dict[str, Tensor]
 
 FRESH = re.compile(r"^norm[0-3]\.|\.conv_offset\.")
-"""Parameters that a classifier's file lacks and that then keep their fresh values."""
+"""Parameters that a classifier's file lacks; they keep their initial values."""
 
 # Classifiers, counters and tables that are computed rather than learned.
 _DROPPED = re.compile(
@@ -31,7 +31,7 @@ _WRAPPERS = ("module.", *_DETECTORS, "swin.", "resnet.")
 def to_qdet(state: State) -> State:
     """Rename a checkpoint's tensors to qdet's names, dropping those that no backbone needs.
 
-    From a whole detector's checkpoint only what lies under `backbone.` is taken.
+    Of a whole detector's checkpoint, only tensors under `backbone.` are kept.
     """
     state = _without_prefix(state)
     for marker, convert in _LAYOUTS:
@@ -52,8 +52,8 @@ def _without_prefix(state: State) -> State:
     return state
 
 
-def _renamed(*rules: tuple[str, str]) -> Callable[[State], State]:
-    """Make a converter that applies every rule (pattern, replacement) to every name."""
+def _make_renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
+    """Return a converter that applies every rule (pattern, replacement) to every name."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
 
     def convert(state: State) -> State:
@@ -68,7 +68,7 @@ def _apply(rules: list[tuple[re.Pattern[str], str]], key: str) -> str:
     return key
 
 
-_mmdet_names = _renamed(
+_mmdet_names = _make_renamer(
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"^stages\.", "layers."),
     (r"\.attn\.w_msa\.", ".attn."),
@@ -83,7 +83,7 @@ def _from_mmdet_swin(state: State) -> State:
 
 
 def _merging_order(value: Tensor) -> Tensor:
-    """Put patch merging's inputs in the authors' order.
+    """Reorder the inputs of patch merging to the authors' order.
 
     That fork's unfold gives, per channel, the neighbours (row, column) (0, 0), (0, 1), (1, 0), (1, 1); the
     authors give, per neighbour (0, 0), (1, 0), (0, 1), (1, 1), the channels.
@@ -91,7 +91,7 @@ def _merging_order(value: Tensor) -> Tensor:
     return value.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-2, -1).flatten(-2)
 
 
-_from_detectron2_resnet = _renamed(
+_from_detectron2_resnet = _make_renamer(
     (r"^stem\.", ""),
     (r"(?<=\.)shortcut\.norm\.", "downsample.1."),
     (r"(?<=\.)shortcut\.", "downsample.0."),
@@ -105,7 +105,7 @@ def _stage(match: re.Match[str]) -> str:
 
 
 def _from_transformers_resnet(state: State) -> State:
-    rules = _renamed(
+    rules = _make_renamer(
         (r"^embedder\.embedder\.convolution\.", "conv1."),
         (r"^embedder\.embedder\.normalization\.", "bn1."),
         (r"shortcut\.convolution\.", "downsample.0."),
@@ -120,7 +120,7 @@ def _from_transformers_resnet(state: State) -> State:
     return renamed
 
 
-_transformers_swin_names = _renamed(
+_transformers_swin_names = _make_renamer(
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),
@@ -158,7 +158,7 @@ def _as_it_is(state: State) -> State:
     return state
 
 
-# A name that tells the layout, and what turns it into ours.
+# A name that identifies the layout, and its converter.
 _LAYOUTS: tuple[tuple[str, Callable[[State], State]], ...] = (
     ("conv1.weight", _as_it_is),
     ("stem.conv1.weight", _from_detectron2_resnet),

@@ -64,17 +64,17 @@ class ResNetConfig:
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         check_width(self.width, self.groups, self.width_per_group)
         check_weights(self.weights, self.weights_sha256)
 
     @property
     def imagenet(self) -> Source | None:
-        """The file that `weights="imagenet"` stands for."""
+        """The file that `weights="imagenet"` means."""
         return _IMAGENET.get((self.depth, self.groups, self.width_per_group)) if self.width == 64 else None
 
     def build(self) -> "ResNet":
-        """Make the backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
         return ResNet(
             BOTTLENECKS[self.depth],
             width=self.width,
@@ -86,14 +86,14 @@ class ResNetConfig:
         )
 
     def demo(self) -> "ResNetConfig":
-        """The size for a laptop: trained from scratch or little data, hence group norm and nothing frozen."""
+        """Return the size for a laptop: little data, hence group norm and nothing frozen."""
         return ResNetConfig(
             depth=14, width=32, norm="group", freeze=False, dilate_c5=self.dilate_c5, weights=None
         )
 
 
 def check_width(width: int, groups: int, width_per_group: int) -> None:
-    """Reject widths that leave a convolution without channels, in the words of the command line."""
+    """Raise ConfigError for widths that leave a convolution without channels."""
     if width < 1 or groups < 1 or _inner(width, groups, width_per_group) < 1:
         raise ConfigError(
             "--detector.backbone: every group of the first stage needs a channel, got --width "
@@ -125,8 +125,8 @@ class ResNet(Backbone):
         planes = tuple(planes or (width * 2**stage for stage in range(4)))
         self.channels = tuple(4 * p for p in planes)
         self.strides = (4, 8, 16, 16 if dilate_c5 else 32)
-        # Where channels lie next to each other, convolutions spare a reordering, on CPUs as on GPUs. Not so
-        # for torch's group norm, whose rounding error is then up to 50 times as large on a CPU.
+        # In channels-last layout convolutions need no reordering, on CPUs and GPUs. Not with torch's group
+        # norm, whose rounding error is then up to 50 times as large on a CPU.
         self.memory_format = torch.contiguous_format if norm == "group" else torch.channels_last
         self.conv1 = NormedConv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, width)

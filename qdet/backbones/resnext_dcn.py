@@ -20,7 +20,7 @@ _IMAGENET = Source(
 
 @dataclass(frozen=True, kw_only=True)
 class ResNeXtDCNConfig:
-    """ResNeXt-101-32x4d whose last three stages convolve deformably."""
+    """ResNeXt-101-32x4d with deformable convolutions in its last three stages."""
 
     depth: Literal[14, 50, 101] = 101
     """Layers: 101 as AdaMixer has it, 50, or 14 with one bottleneck per stage."""
@@ -40,18 +40,18 @@ class ResNeXtDCNConfig:
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         check_width(self.width, self.groups, self.width_per_group)
         check_weights(self.weights, self.weights_sha256)
 
     @property
     def imagenet(self) -> Source | None:
-        """The file that `weights="imagenet"` stands for."""
+        """The file that `weights="imagenet"` means."""
         published = (self.depth, self.width, self.groups, self.width_per_group) == (101, 64, 32, 4)
         return _IMAGENET if published else None
 
     def build(self) -> ResNet:
-        """Make the backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
         return ResNet(
             BOTTLENECKS[self.depth],
             width=self.width,
@@ -63,7 +63,7 @@ class ResNeXtDCNConfig:
         )
 
     def demo(self) -> "ResNeXtDCNConfig":
-        """The size for a laptop: trained from scratch or little data, hence group norm and nothing frozen."""
+        """Return the size for a laptop: little data, hence group norm and nothing frozen."""
         return ResNeXtDCNConfig(
             depth=14, width=32, groups=8, width_per_group=16, norm="group", freeze=False, weights=None
         )

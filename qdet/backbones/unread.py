@@ -1,4 +1,4 @@
-"""Freezing what no one reads: the parameters of a backbone that certain of its levels do not depend on."""
+"""Freeze the parameters of a backbone that the maps in use do not depend on."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from torch import Tensor
 from qdet.backbones.backbone import Backbone
 
 SIDE = 64
-"""Pixels of the image that dependence is traced with."""
+"""Side in pixels of the image that dependence is traced with."""
 
 
 def freeze_unread(backbone: Backbone, levels: slice) -> None:
     """Freeze every parameter that the maps in `levels` do not depend on.
 
-    They would get no gradient, which ZeRO and DDP take for an error. What depends on what is read off the
-    graph of one small forward pass, so that no backbone need say which parameters make which level.
+    They would get no gradient, which ZeRO and DDP treat as an error. Dependence is read off the autograd
+    graph of one small forward pass, so that backbones need not declare it.
     """
     like = next(backbone.parameters())
     maps = backbone(like.new_zeros(1, 3, SIDE, SIDE))

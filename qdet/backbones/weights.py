@@ -1,7 +1,7 @@
 """Pretrained weights: find the file a configuration names, check its digest, load it strictly.
 
 Files are downloaded once to `$QDET_CACHE` (default `~/.cache/qdet`), under a lock, so that the workers of
-one machine share a download, and appear there only when they are whole.
+one machine share a download, and appear there only when complete.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Source:
 
 @runtime_checkable
 class PretrainedConfig(Protocol):
-    """What a backbone's configuration says of its starting weights."""
+    """The part of a backbone's configuration that names its starting weights."""
 
     @property
     def weights(self) -> str | None:
@@ -55,13 +55,13 @@ class PretrainedConfig(Protocol):
 
     @property
     def imagenet(self) -> Source | None:
-        """What `imagenet` stands for at this size, if anything."""
+        """The file that `imagenet` means at this size, if any."""
         ...
 
 
 @runtime_checkable
 class LoadsItself(Protocol):
-    """A backbone that another library finds and reads the weights of."""
+    """A backbone that loads its weights through another library."""
 
     def load_pretrained(self, weights: str) -> None:
         """Load what `weights` names."""
@@ -69,7 +69,7 @@ class LoadsItself(Protocol):
 
 
 def check_weights(weights: str | None, sha256: str | None) -> None:
-    """Reject settings that name no file, in the words of the command line."""
+    """Raise ConfigError for settings that cannot name a file."""
     if weights == "":
         raise ConfigError(f"{_FLAG} is empty; give a file, a URL or none")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
@@ -81,22 +81,22 @@ def load_pretrained(module: nn.Module, config: PretrainedConfig) -> None:
 
     Raises:
         CheckpointError: the file is not there, damaged, or of another model.
-        ConfigError: `imagenet` is asked of a size that nobody published weights of.
+        ConfigError: `imagenet` has no weights of this size.
     """
     if config.weights is None or config.weights.lower() == "none":
         return
     if isinstance(module, LoadsItself):
         module.load_pretrained(config.weights)
         return
-    path = find(config)
+    path = find_weights(config)
     load_state(module, to_qdet(read_weights(path)), name=str(path))
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], *, name: str) -> None:
-    """Copy `state`, in qdet's own layout, into `module`; `name` says in errors where it came from.
+    """Copy `state`, in qdet's own layout, into `module`; errors call it `name`.
 
-    Missing are allowed only the parameters that no classifier has: Swin's norms of the levels, and the
-    offsets of deformable convolutions.
+    Only parameters that no classifier has may be missing: Swin's norms of levels and the offsets of
+    deformable convolutions.
     """
     have = module.state_dict()
     problems = {
@@ -115,7 +115,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, name: str) -> Non
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file or a PyTorch one, without running code from it."""
+    """Read the tensors of a .safetensors or PyTorch file, without running code from it."""
     held = read_file(path)
     for top in ("model", "state_dict"):  # the authors of Swin and DETR; mmdetection
         if isinstance(held, dict) and isinstance(held.get(top), dict):
@@ -126,9 +126,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> object:
-    """Read all that a .safetensors file or a PyTorch one holds, without running code from it.
+    """Read the content of a .safetensors or PyTorch file, without running code from it.
 
-    Beside tensors, only plain values and a parsed command line (DETR's `args`) can be in a PyTorch file.
+    Besides tensors, a PyTorch file may contain only plain values and a parsed command line (DETR's `args`).
     """
     try:
         if path.suffix == ".safetensors":
@@ -141,8 +141,8 @@ def read_file(path: Path) -> object:
         raise CheckpointError(f"{path} cannot be read as weights: {why or type(error).__name__}") from error
 
 
-def find(config: PretrainedConfig) -> Path:
-    """Return the local file of `config.weights`, downloaded if it must be, with its digest checked."""
+def find_weights(config: PretrainedConfig) -> Path:
+    """Return the local file of `config.weights`, downloaded if necessary, after checking its digest."""
     source = _source(config)
     if "://" in source.url:
         return _download(source)
@@ -170,9 +170,9 @@ def _source(config: PretrainedConfig) -> Source:
 def _download(source: Source) -> Path:
     folder = Path(os.environ.get("QDET_CACHE", "~/.cache/qdet")).expanduser() / "weights"
     folder.mkdir(parents=True, exist_ok=True)
-    # The same file name may come from two addresses.
+    # Two URLs may end in the same file name.
     path = folder / f"{hashlib.sha256(source.url.encode()).hexdigest()[:8]}-{Path(source.url).name}"
-    with _locked(path.with_name(path.name + ".lock")):
+    with _lock(path.with_name(path.name + ".lock")):
         if not path.exists():
             _fetch(source, path)
     _check_digest(path, source)
@@ -180,7 +180,7 @@ def _download(source: Source) -> Path:
 
 
 def _fetch(source: Source, path: Path) -> None:
-    """Download beside `path`, check, then rename: nobody ever sees half a file."""
+    """Download beside `path`, check, then rename: no process ever sees half a file."""
     print(f"downloading {source.url} to {path}", file=sys.stderr)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as partial:
         part = Path(partial.name)
@@ -221,7 +221,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,17 +1,17 @@
-"""Whether a checkpoint fits a detector, and putting its weights there."""
+"""Check that a checkpoint fits a detector, and load its weights."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from qdet.checkpoint.saved import Saved
+from qdet.checkpoint.reading import Checkpoint
 from qdet.errors import CheckpointError
 
 
-def check_start(start: Saved, *, detector: str, classes: Sequence[str]) -> None:
+def check_start(start: Checkpoint, *, detector: str, classes: Sequence[str]) -> None:
     """Raise a CheckpointError unless a job of this detector and these classes can start from `start`.
 
-    Sizes are left to `load_weights`, which compares every tensor.
+    `load_weights` compares the shape of every tensor.
     """
     theirs, names = str(start.job.get("detector")), start.state.categories["names"]
     if theirs != detector:
@@ -20,7 +20,8 @@ def check_start(start: Saved, *, detector: str, classes: Sequence[str]) -> None:
         )
     if len(names) != len(classes):
         raise CheckpointError(
-            f"--store.init-from {start.folder} knows {_listed(names)}, but the shards have {_listed(classes)}"
+            f"--store.init-from {start.folder} has {_list_names(names)}, "
+            f"but the shards have {_list_names(classes)}"
         )
 
 
@@ -48,6 +49,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: ob
     module.load_state_dict(weights)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} classes ({few})"

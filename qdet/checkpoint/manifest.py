@@ -1,7 +1,7 @@
-"""A checkpoint's manifest: what every file of it must be. It is written last, and makes the checkpoint one.
+"""A checkpoint's manifest: size and digest of every file. It is written last, and completes the checkpoint.
 
-It carries a digest of itself and must be spelled exactly as it would be written, so that no flipped bit in it
-goes unseen.
+It contains a digest of itself and must equal its own rendering byte for byte, so that every flipped bit in it
+is detected.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ class Manifest:
 
     step: int
     attempt: str
-    """Letters in the names of its files, of the training that wrote them."""
+    """Letters in the names of its files, one set per attempt of training."""
     world_size: int = 1
     zero: int = 0
-    """ZeRO stage of the training; of no consequence for reading."""
+    """ZeRO stage of the training; irrelevant for reading."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Those of an evaluation of these very weights; empty where there was none at this step."""
+    """Metrics of an evaluation of these weights; empty if there was none at this step."""
     files: Mapping[str, Fingerprint]
 
     def file(self, role: str) -> str:
-        """Name of the JSON file `role`: state, job or tensors."""
+        """Return the name of the JSON file `role`: state, job or tensors."""
         return f"{role}.{self.attempt}.json"
 
     @property
@@ -51,7 +51,7 @@ class Manifest:
     def render(self) -> bytes:
         """Return the content of its file."""
         content = {"format": FORMAT} | asdict(self)
-        return _spell(content | {"digest": _digest(content)})
+        return _serialize(content | {"digest": _digest(content)})
 
 
 def read_manifest(folder: Folder) -> Manifest:
@@ -71,7 +71,7 @@ def read_manifest(folder: Folder) -> Manifest:
                 f"{folder}/{MANIFEST} has format {version}, this version of qdet reads {FORMAT}; convert "
                 "published weights again, and start over from a run's model with the version that wrote it"
             )
-        del content["digest"]  # part of what `render` makes anew
+        del content["digest"]  # `render` computes it again
         files = {name: Fingerprint(**print_) for name, print_ in content.pop("files").items()}
         manifest = Manifest(files=files, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -90,12 +90,12 @@ def verify(folder: Folder) -> Manifest:
         CheckpointError: A file is missing or damaged; the message names it.
     """
     manifest = read_manifest(folder)
-    with ThreadPoolExecutor(4) as pool:  # hashing lets go of Python's lock
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the GIL
         list(pool.map(lambda one: _check(folder, *one), manifest.files.items()))
     return manifest
 
 
-def copy_checked(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
+def copy_and_check(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
     """Read the file `name` and compare it with `expected`; with `to`, a binary file, also copy it there.
 
     Raises:
@@ -119,7 +119,7 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(missing) from error
-    except StorageError as error:  # says what was read
+    except StorageError as error:  # it names what was read
         raise CheckpointError(str(error)) from error
     except OSError as error:
         raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
@@ -127,14 +127,14 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
 
 def _check(folder: Folder, name: str, expected: Fingerprint) -> None:
     size = folder.size(name)
-    if size is not None and size != expected.bytes:  # no need to read it
+    if size is not None and size != expected.bytes:  # saves reading it
         raise CheckpointError(f"{folder}/{name} is damaged: it has {size} bytes instead of {expected.bytes}")
-    copy_checked(folder, name, expected)
+    copy_and_check(folder, name, expected)
 
 
-def _spell(content: Mapping[str, Any]) -> bytes:
+def _serialize(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_spell(content)).hexdigest()
+    return hashlib.sha256(_serialize(content)).hexdigest()

@@ -1,4 +1,4 @@
-"""Tensors in flat pieces: who holds which part of what, and whether the parts make a whole.
+"""Tensors in flat pieces: which rank holds which part, and whether the parts are complete.
 
 A piece is a run of a flattened tensor's elements, called `weights/backbone.stem.weight@4096` in a file: the
 tensor's kind, its name, and where in it the piece starts.
@@ -15,32 +15,32 @@ from qdet.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Piece:
-    """`values` stand in the flattened tensor `name` from `start` on."""
+    """The elements of the flattened tensor `name` from `start` on."""
 
     name: str
-    """Kind and name of the whole tensor, as `exp_avg/decoder.query`."""
+    """Kind and name of the whole tensor, such as `exp_avg/decoder.query`."""
     start: int
     values: Shaped[Tensor, " n"]
 
     @property
     def key(self) -> str:
-        """What it is called in a file."""
+        """Its name in a file."""
         return f"{self.name}@{self.start}"
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         return self.values.numel() * self.values.element_size()
 
 
 def name_and_start(key: str) -> tuple[str, int]:
-    """Read a piece's `key` back."""
+    """Parse a piece's `key`."""
     name, _, start = key.rpartition("@")
     return name, int(start)
 
 
 def even_shares(tensors: Mapping[str, Tensor], *, rank: int, world: int) -> dict[str, range]:
-    """Return the part of each tensor that `rank` answers for where all ranks hold all of them.
+    """Return the part of each tensor that `rank` writes if all ranks hold all tensors.
 
     The bytes of all tensors, laid end to end, are cut into `world` runs of equal length. An element belongs
     to the run that its first byte is in.
@@ -58,7 +58,7 @@ def even_shares(tensors: Mapping[str, Tensor], *, rank: int, world: int) -> dict
 
 
 def cut(tensor: Tensor, share: range) -> Shaped[Tensor, " n"]:
-    """Return a part of the flattened tensor, without a copy where its memory is in one row."""
+    """Return a part of the flattened tensor, without a copy if it is contiguous."""
     return tensor.detach().reshape(-1)[share.start : share.stop]
 
 

@@ -1,7 +1,7 @@
-"""Writing one rank's pieces as a safetensors file, hashed on their way out.
+"""Write one rank's pieces as a safetensors file, hashing while writing.
 
-safetensors' own writer copies every tensor, wants a local path and holds Python's lock while it writes, which
-is when training shall go on. The format is a table of contents and the bytes; reading is left to the library.
+safetensors' own writer copies every tensor, needs a local path and holds the GIL while it writes, which would
+block training. The format is a table of contents and the bytes; the library reads it.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a file must be."""
+    """Size and digest of a file."""
 
     bytes: int
     sha256: str
@@ -45,8 +45,8 @@ def fingerprint(content: bytes) -> Fingerprint:
 
 
 def write_pieces(folder: Folder, name: str, pieces: Sequence[Piece]) -> Fingerprint:
-    """Write `pieces`, which are on the CPU, into the file `name`; returns what it must be from then on."""
-    # The widest first, so that every piece is aligned to its own width.
+    """Write `pieces`, which are on the CPU, into the file `name` and return its fingerprint."""
+    # Widest elements first, so that every piece is aligned.
     ordered = sorted(pieces, key=lambda p: (-p.values.element_size(), p.key))
     digest, written = hashlib.sha256(), 0
     with folder.writer(name, atomic=False) as file:

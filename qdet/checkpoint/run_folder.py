@@ -1,4 +1,4 @@
-"""The checkpoints of one run: which is taken to go on from, and which are kept."""
+"""The checkpoints of one run: which to resume from, and which to keep."""
 
 import math
 import re
@@ -11,14 +11,14 @@ from qdet.errors import CheckpointError, StorageError
 from qdet.storage import Folder
 
 METRIC = "val/AP"
-"""What the best checkpoint is best in."""
+"""Metric of the best checkpoint."""
 
 
 def open_folder(where: str | Path) -> Folder:
     """Return the folder of a store, a run or a checkpoint at a path or URL.
 
     Raises:
-        CheckpointError: Nothing installed here opens such a URL.
+        CheckpointError: No installed package opens such a URL.
     """
     try:
         return Folder.open(where)
@@ -28,17 +28,17 @@ def open_folder(where: str | Path) -> Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Which checkpoints stay when a new one is there."""
+    """Which checkpoints to keep after writing a new one."""
 
     last: int = 2
-    """Newest ones beside the last."""
+    """Number of newest ones besides the last."""
     best: int = 1
-    """Those of highest AP."""
+    """Number of those with the highest AP."""
     every_steps: int = 0
-    """Those of every multiple of this many steps; 0 for none."""
+    """Keep multiples of this many steps; 0 keeps none."""
 
     def keeps(self, manifests: dict[int, Manifest]) -> set[int]:
-        """Return the steps to keep of those that there are."""
+        """Return the steps to keep."""
         steps = sorted(manifests)
         ap = {step: float(m.metrics.get(METRIC, math.nan)) for step, m in manifests.items()}
         ranked = sorted((s for s in steps if math.isfinite(ap[s])), key=lambda s: (ap[s], s), reverse=True)
@@ -54,7 +54,7 @@ class RunFolder:
     _damaged: set[int] = field(default_factory=set)
 
     def at(self, step: int) -> Folder:
-        """Return the folder of the checkpoint after `step` steps, whether it is there or not."""
+        """Return the folder of the checkpoint after `step` steps, existing or not."""
         return self.folder.child(f"step_{step:06d}")
 
     def steps(self) -> list[int]:
@@ -64,13 +64,13 @@ class RunFolder:
         )
 
     def newest_good(self, passed_over: Callable[[str], None]) -> Folder | None:
-        """Return the newest checkpoint of which every byte is as written; None where the run has none yet.
+        """Return the newest intact checkpoint; None if the run has none yet.
 
         Args:
-            passed_over: Told why a newer one was not taken.
+            passed_over: Called with the reason for each newer one that is skipped.
 
         Raises:
-            CheckpointError: Checkpoints were completed, and none of them is good any more.
+            CheckpointError: There were complete checkpoints, but none is intact any more.
         """
         for step in reversed(self.steps()):
             try:
@@ -83,13 +83,13 @@ class RunFolder:
             return self.at(step)
         if self._damaged:
             raise CheckpointError(
-                f"none of the {len(self._damaged)} checkpoints of {self.folder} is whole any more: see above."
-                " Bring one back from a copy, or remove their folders to start this run over"
+                f"none of the {len(self._damaged)} checkpoints of {self.folder} is intact: see above."
+                " Restore one from a backup, or remove their folders to start this run over"
             )
         return None
 
     def tidy(self, retention: Retention) -> None:
-        """Remove what `retention` does not keep, and what is older than the newest checkpoint and not one."""
+        """Remove what `retention` does not keep, and incomplete ones older than the newest."""
         manifests: dict[int, Manifest] = {}
         for step in self.steps():
             try:

@@ -1,7 +1,7 @@
-"""Writing a checkpoint: every rank its share, and rank 0 the manifest when all shares are there.
+"""Write a checkpoint: every rank its share, then rank 0 the manifest.
 
-Nothing here is a collective. A rank says that its share is written by a small file beside it; rank 0 looks
-for those of its own attempt.
+There are no collectives here. Each rank reports its share by a small file beside it; rank 0 waits for those
+of its own attempt.
 """
 
 import json
@@ -22,30 +22,30 @@ from qdet.errors import CheckpointError
 from qdet.storage import Folder
 
 PATIENCE = 600.0
-"""Seconds that rank 0 waits for the shares of the others."""
+"""Seconds that rank 0 waits for the other ranks' shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What rank 0 adds to everybody's tensors."""
+    """What rank 0 adds to all ranks' tensors."""
 
     attempt: str
     world_size: int
     state: TrainState
     job: Mapping[str, Any]
     shapes: Mapping[str, Sequence[int]]
-    """Of every whole tensor, by kind and name."""
+    """Shape of every whole tensor, by kind and name."""
     zero: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def share_name(rank: int, attempt: str) -> str:
-    """Name of the file with a rank's tensors, without its ending."""
+    """Return the name of the file with a rank's tensors, without extension."""
     return f"rank_{rank:05d}.{attempt}"
 
 
 def write_share(folder: Folder, *, rank: int, attempt: str, pieces: Sequence[Piece]) -> None:
-    """Write one rank's pieces, then the file that says so."""
+    """Write one rank's pieces, then the file that reports them."""
     name = share_name(rank, attempt)
     written = write_pieces(folder, f"{name}.safetensors", pieces)
     folder.put(f"{name}.json", json.dumps(asdict(written) | {"attempt": attempt}).encode())
@@ -54,16 +54,16 @@ def write_share(folder: Folder, *, rank: int, attempt: str, pieces: Sequence[Pie
 def commit(
     folder: Folder, contents: Contents, *, give_up: threading.Event | None = None, patience: float = PATIENCE
 ) -> Manifest:
-    """Wait for the shares of all ranks and make the folder a checkpoint (rank 0).
+    """Wait for the shares of all ranks, then complete the checkpoint (rank 0).
 
     Args:
         folder: Where the shares are written.
         contents: What else is in the checkpoint.
-        give_up: Set by whoever knows that a share will not come.
+        give_up: Set when a share is known not to come.
         patience: Seconds to wait for shares.
 
     Raises:
-        CheckpointError: Not all shares came.
+        CheckpointError: A share is missing.
     """
     files = _await_shares(folder, contents, give_up or threading.Event(), patience)
     roles = {"state": asdict(contents.state), "job": dict(contents.job), "tensors": dict(contents.shapes)}
@@ -83,7 +83,7 @@ def commit(
         if folder.size(name) != print_.bytes:
             raise CheckpointError(f"cannot complete checkpoint {folder}: {name} was there and is gone")
     folder.put(MANIFEST, manifest.render())
-    # Nothing else goes: an attempt that is given up for dead must not clean up after one that is not.
+    # Nothing else is removed: an attempt presumed dead must not delete files of a live one.
     for rank in range(contents.world_size):
         folder.remove(f"{share_name(rank, contents.attempt)}.json")
     return manifest
@@ -117,7 +117,7 @@ def _await_shares(
 def write_whole(
     folder: Folder, tensors: Mapping[str, Tensor], *, state: TrainState, job: Mapping[str, Any]
 ) -> Manifest:
-    """Write `tensors`, called by kind and name as in `Saved`, as a checkpoint into `folder`.
+    """Write `tensors`, named by kind and name as in `Checkpoint`, as a checkpoint into `folder`.
 
     Raises:
         CheckpointError: It cannot be written; the folder then has no manifest.

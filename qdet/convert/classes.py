@@ -1,11 +1,11 @@
-"""Which classes a checkpoint's heads know, and leaving out the rows that no class has."""
+"""The classes of a checkpoint's heads, without the rows that belong to no class."""
 
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.layouts import Layout
 from qdet.data.shards.categories import Categories
 from qdet.errors import CheckpointError
@@ -14,19 +14,19 @@ _HEADS = re.compile(r"\bclass_head\.(weight|bias)$")
 
 
 def with_classes(
-    weights: Mapping[str, Tensor], layout: Layout, told: Told, *, everything: bool = False
+    weights: Mapping[str, Tensor], layout: Layout, metadata: Metadata, *, everything: bool = False
 ) -> tuple[dict[str, Tensor], Categories]:
-    """Return the weights with a row per class in every class head, and the classes.
+    """Return the weights with one row per class in every class head, and the classes.
 
-    Of heads that count in COCO's ids, 0 to 90, the rows of its 80 classes stay, unless `everything` shall.
+    Of heads indexed by COCO's ids, 0 to 90, only the rows of its 80 classes are kept, unless `everything`.
     """
     heads = [name for name in weights if _HEADS.search(name)]
     counts = {len(weights[name]) for name in heads}
     if len(counts) != 1:
-        raise CheckpointError(f"class heads of a {layout.title} should count alike, got {sorted(counts)}")
+        raise CheckpointError(f"class heads of {layout.title} should have equal sizes, got {sorted(counts)}")
     rows = counts.pop()
     count = rows if layout.last_row == "class" else rows - 1
-    categories = _categories(count, told, everything)
+    categories = _categories(count, metadata, everything)
     kept = list(categories.ids) if count == IDS else list(range(count))
     if layout.last_row == "no object":
         kept.append(rows - 1)
@@ -39,14 +39,14 @@ def with_classes(
 
 
 def _number(name: str) -> int:
-    """Which head of a list this is of."""
+    """Return the index of the head that a tensor belongs to."""
     return int(re.findall(r"\d+", name)[-1])
 
 
-def _categories(count: int, told: Told, everything: bool) -> Categories:
-    """Name `count` classes: by the file, or as COCO's where that has as many, or by number."""
-    names = told.names if told.names and len(told.names) == count else None
-    first = {IDS: 1, len(COCO): 0}.get(count)  # where COCO's first class would stand
+def _categories(count: int, metadata: Metadata, everything: bool) -> Categories:
+    """Name `count` classes: from the file, as COCO's if the count fits, or by number."""
+    names = metadata.names if metadata.names and len(metadata.names) == count else None
+    first = {IDS: 1, len(COCO): 0}.get(count)  # the row before COCO's first class
     if first is not None and not everything and (names is None or names[first] == COCO.names[0]):
         return COCO
     ids = range(count)
@@ -72,4 +72,4 @@ COCO = Categories(names=tuple(name for _, name in _PAIRS), ids=tuple(int(i) for 
 """The classes of COCO detection with their ids in its annotation files."""
 
 IDS = 91
-"""Logits of a head that counts in those ids, from 0 on."""
+"""Logits of a head indexed by those ids, from 0 on."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's file: its tensors, and the few settings that their shapes cannot tell."""
+"""Read a checkpoint's file: its tensors, and the few settings that shapes do not determine."""
 
 import json
 from argparse import Namespace
@@ -16,28 +16,28 @@ _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a checkpoint says of itself beside its tensors; None where it says nothing."""
+class Metadata:
+    """Settings that a checkpoint stores beside its tensors; None where it does not."""
 
     heads: int | None = None
-    """Heads of every attention."""
+    """Attention heads."""
     queries: int | None = None
-    """Queries of a two-stage detector, which learns none."""
+    """Queries of a two-stage detector, which stores no tensor per query."""
     points: int | None = None
-    """Anchor points of Anchor DETR, which are in no tensor where they form a grid."""
+    """Anchor points of Anchor DETR, which stores no tensor of them if they form a grid."""
     dilated: bool | None = None
     """Whether the backbone's last stage is dilated: DC5."""
     fixed_centers: bool | None = None
-    """Whether DAB-DETR's anchors were trained with centres that stay where they were drawn."""
+    """Whether DAB-DETR's anchors were trained with fixed centres."""
     names: tuple[str, ...] | None = None
     """Class names in order of their logits."""
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], Told]:
+def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read a .pth, .bin or .safetensors file, or a folder that transformers saved a model in.
 
-    Settings come from the `args` that the DETR family's authors store, or from the `config.json` that lies
-    beside transformers' weights.
+    Settings come from the `args` that the DETR family's authors store, or from the `config.json` beside
+    transformers' weights.
 
     Raises:
         CheckpointError: There is no such file, or it holds no weights.
@@ -49,19 +49,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], Told]:
         path = found[0]
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    return read_weights(path), _told(path)
+    return read_weights(path), _read_metadata(path)
 
 
-def _told(path: Path) -> Told:
+def _read_metadata(path: Path) -> Metadata:
     beside = path.with_name("config.json")
     if beside.is_file():
         return _of_transformers(_json(beside))
     held = read_file(path) if path.suffix != ".safetensors" else {}
     args = held.get("args") if isinstance(held, dict) else None
     if not isinstance(args, Namespace):
-        return Told()
+        return Metadata()
     said = vars(args)
-    return Told(
+    return Metadata(
         heads=said.get("nheads"),
         queries=said.get("num_queries"),
         points=said.get("num_query_position"),
@@ -70,15 +70,15 @@ def _told(path: Path) -> Told:
     )
 
 
-def _of_transformers(config: Mapping[str, Any]) -> Told:
+def _of_transformers(config: Mapping[str, Any]) -> Metadata:
     labels = config.get("id2label") or {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    return Told(
+    return Metadata(
         heads=config.get("encoder_attention_heads"),
         queries=config.get("two_stage_num_proposals"),
         dilated=config.get("dilation"),
         fixed_centers=config.get("random_refpoints_xy"),
-        names=names if names and names[0] != "LABEL_0" else None,  # what it calls those without names
+        names=names if names and names[0] != "LABEL_0" else None,  # its placeholder for unnamed classes
     )
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints that can be converted: how each is told from the others, and how it becomes qdet's."""
+"""The checkpoints that can be converted: how each is recognised, and how it becomes qdet's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig
 from qdet.convert import sizes
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.papers.adamixer import ADAMIXER
 from qdet.convert.papers.anchor_detr import ANCHOR_DETR, ANCHOR_DETR_ATTENTION, attends_plainly
 from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
@@ -29,25 +29,25 @@ class Layout:
 
     title: str
     marks: tuple[str, ...]
-    """Names that together no other detector's checkpoint has."""
+    """Names that together occur in no other detector's checkpoint."""
     told_by: Callable[[Mapping[str, Tensor]], bool] = lambda state: True
-    """What tells it from others with the same names."""
+    """Distinguishes it from others with the same names."""
     table: Table
-    config: Callable[[Shapes, Told, BackboneConfig], DetectorConfig]
+    config: Callable[[Shapes, Metadata, BackboneConfig], DetectorConfig]
     norm: Norm = "frozen"
-    """How their backbone treats its batch norm."""
+    """Batch norm of the authors' backbone."""
     ranks: bool = False
-    """Whether the first row of the last class head tells objects of any class from background."""
+    """Whether the first row of the last class head separates objects of any class from background."""
     last_row: Literal["class", "no object", "dead"] = "class"
-    """What the last row is, where heads have one beside those of the classes."""
-    finish: Callable[[dict[str, Tensor], Told], dict[str, Tensor]] = lambda weights, told: weights
-    """What is left to do to tensors that have their names, by what the file says."""
+    """Meaning of a last row in addition to the classes', if there is one."""
+    finish: Callable[[dict[str, Tensor], Metadata], dict[str, Tensor]] = lambda weights, metadata: weights
+    """Final changes to renamed tensors, given the file's metadata."""
 
 
 _DEFORMABLE = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
 _ANCHOR = ("transformer.pattern.weight", "transformer.decoder_layers.0.cross_attn.in_proj_weight")
 
-# Kin of DETR have names of it, hence the more particular first.
+# DETR's descendants share its names, hence the more specific ones first.
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         title="AdaMixer (MCG-NJU/AdaMixer)",
@@ -106,7 +106,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=("refpoint_embed.weight", "transformer.decoder.ref_anchor_head.layers.0.weight"),
         table=DAB_DETR,
         config=sizes.dab_detr,
-        finish=lambda weights, told: fix_centers(weights) if told.fixed_centers else weights,
+        finish=lambda weights, metadata: fix_centers(weights) if metadata.fixed_centers else weights,
     ),
     Layout(
         title="Conditional DETR (Atten4Vis/ConditionalDETR)",

@@ -1,4 +1,4 @@
-"""Recognising whose checkpoint a file is, what detector it fills and which classes it knows."""
+"""Recognise a checkpoint: its authors, the detector it fits and its classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qdet.backbones import BackboneConfig, ResNetConfig, ResNeXtDCNConfig
 from qdet.convert.classes import with_classes
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.layouts import LAYOUTS, Layout
 from qdet.convert.rename import convert
 from qdet.convert.shapes import Shapes
@@ -28,29 +28,29 @@ class Recognized:
     detector: DetectorConfig
     categories: Categories
     weights: dict[str, Tensor]
-    """Under qdet's names, as `detector.build(len(categories))` has them."""
+    """Under qdet's names: those of `detector.build(len(categories))`."""
 
 
-def recognize(state: Mapping[str, Tensor], told: Told, *, all_classes: bool = False) -> Recognized:
-    """Find out whose tensors these are, what detector they fill and which classes it knows.
+def recognize(state: Mapping[str, Tensor], metadata: Metadata, *, all_classes: bool = False) -> Recognized:
+    """Recognise the authors of these tensors, the detector they fit and its classes.
 
-    Of heads that count to COCO's 91 ids the rows of its 80 classes are kept, unless `all_classes`.
+    Of heads indexed by COCO's 91 ids, only the rows of its 80 classes are kept, unless `all_classes`.
 
     Raises:
-        CheckpointError: They are of no detector that is known here, or not all of its tensors are there.
+        CheckpointError: They belong to no known detector, or tensors are missing.
     """
     if is_of_transformers(state):
         state = to_authors(state)
     state = {key.removeprefix("module."): t for key, t in state.items()}
     layout = _layout(state)
     try:
-        weights = layout.finish(convert(state, layout.table), told)
+        weights = layout.finish(convert(state, layout.table), metadata)
     except CheckpointError as error:
         raise CheckpointError(f"this looks like {layout.title}, but is {error}") from error
-    weights, categories = with_classes(weights, layout, told, everything=all_classes)
+    weights, categories = with_classes(weights, layout, metadata, everything=all_classes)
     shapes = Shapes(weights)
-    backbone = _with_norm(shapes.backbone(dilated=bool(told.dilated)), shapes, layout.norm)
-    detector = layout.config(shapes, told, backbone)
+    backbone = _with_norm(shapes.backbone(dilated=bool(metadata.dilated)), shapes, layout.norm)
+    detector = layout.config(shapes, metadata, backbone)
     _check_fits(weights, detector, len(categories), layout.title)
     return Recognized(title=layout.title, detector=detector, categories=categories, weights=weights)
 
@@ -65,13 +65,13 @@ def _layout(state: Mapping[str, Tensor]) -> Layout:
         or "those of a backbone"
     )
     raise CheckpointError(
-        f"this is the checkpoint of no detector that is known here: its names are such as {shown}. What was "
+        f"this is the checkpoint of no known detector: its names are such as {shown}. What was "
         f"looked for:{known}"
     )
 
 
 def _with_norm(backbone: BackboneConfig, shapes: Shapes, norm: Norm) -> BackboneConfig:
-    """Set how batch norm is treated; where nothing has running statistics it is group norm."""
+    """Set the norm: group norm where there are no running statistics."""
     if not isinstance(backbone, ResNetConfig | ResNeXtDCNConfig):
         return backbone
     return replace(backbone, norm=norm if "backbone.bn1.running_mean" in shapes else "group")

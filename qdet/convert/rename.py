@@ -1,4 +1,4 @@
-"""Renaming the tensors of a checkpoint by a table of patterns."""
+"""Rename the tensors of a checkpoint by a table of patterns."""
 
 import re
 from collections.abc import Mapping
@@ -9,22 +9,22 @@ from qdet.backbones.layouts import to_qdet
 from qdet.errors import CheckpointError
 
 Table = tuple[tuple[str, str], ...]
-"""(pattern, name): a key that the pattern matches whole gets the name, which may refer to its groups.
+"""(pattern, name): a key that the pattern matches entirely gets the name, which may refer to its groups.
 
-An empty name drops the tensor on purpose.
+An empty name drops the tensor.
 """
 
-_COUNTERS = ("total_ops", "total_params")  # what a tool that counts operations leaves behind
+_COUNTERS = ("total_ops", "total_params")  # left behind by a FLOP counter
 
 
 def convert(official: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """Rename a detector's tensors to qdet's names; those that the table drops are left out.
+    """Rename a detector's tensors to qdet's names, without those that the table drops.
 
-    What lies under `backbone.` and is in no table (a pyramid may be) goes by the backbones' own layouts.
+    Tensors under `backbone.` that the table lacks (it may have a pyramid) follow the backbones' layouts.
     Authors store shared tensors under several names: such aliases become one, and must be equal.
 
     Raises:
-        CheckpointError: keys that the table does not know, or aliases that differ.
+        CheckpointError: Keys that the table lacks, or aliases that differ.
     """
     official = {k.removeprefix("module."): t for k, t in official.items() if not k.endswith(_COUNTERS)}
     names = {key: rename(key, table) for key in official}
@@ -44,9 +44,9 @@ def convert(official: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
 
 
 def rename(key: str, table: Table) -> str | None:
-    """Return qdet's name of one of the authors' keys, empty where the table drops it.
+    """Return qdet's name of one of the authors' keys, empty if the table drops it.
 
-    None where no row or more than one knows it.
+    None if not exactly one row matches.
     """
     names = [match.expand(name) for pattern, name in table if (match := re.fullmatch(pattern, key))]
     return names[0] if len(names) == 1 else None
@@ -54,4 +54,4 @@ def rename(key: str, table: Table) -> str | None:
 
 def _check_alias(known: Tensor | None, again: Tensor, key: str) -> None:
     if known is not None and not (known.shape == again.shape and (again.is_meta or known.equal(again))):
-        raise CheckpointError(f"{key} should be another name of a tensor before it, but differs from it")
+        raise CheckpointError(f"{key} should be an alias of an earlier tensor, but differs from it")

@@ -1,4 +1,4 @@
-"""Names and shapes of a detector's tensors, and the backbone that they are of."""
+"""Names and shapes of a detector's tensors, and the backbone that they fit."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from qdet.errors import CheckpointError
 
 
 class Shapes:
-    """The shapes of a state in qdet's names."""
+    """The shapes of a state dict with qdet's names."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._shapes = {name: tuple(t.shape) for name, t in state.items()}
@@ -32,14 +32,14 @@ class Shapes:
         return self._shapes[name]
 
     def count(self, prefix: str) -> int:
-        """How many modules a list has: numbers that follow `prefix` in names."""
+        """Count the modules of a list: the numbers that follow `prefix` in names."""
         numbers = {m[1] for name in self._shapes if (m := re.match(re.escape(prefix) + r"(\d+)\.", name))}
         return len(numbers)
 
     def backbone(self, *, dilated: bool) -> BackboneConfig:
-        """Return the settings of the backbone that the tensors under `backbone.` are of.
+        """Return the settings of the backbone that fits the tensors under `backbone.`.
 
-        Dilation shows in no shape.
+        Dilation does not change shapes.
         """
         if "backbone.patch_embed.proj.weight" in self:
             return self._swin()

@@ -1,7 +1,7 @@
-"""Reading a detector's settings from the shapes of its weights, in qdet's names.
+"""Infer a detector's settings from the shapes of its weights, under qdet's names.
 
-Dropout, learning rates and the like show in no weight: they stay at the paper's values. Heads of an attention
-show in few; where neither they nor the file tell, they are the 8 that all these papers have.
+Shapes say nothing of dropout and the like, which keep the paper's values, and little of attention heads:
+where neither shapes nor the file give them, they are the 8 of all these papers.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from math import isqrt, sqrt
 from typing import Any
 
 from qdet.backbones import BackboneConfig, ResNetConfig
-from qdet.convert.files import Told
+from qdet.convert.files import Metadata
 from qdet.convert.shapes import Shapes
 from qdet.detectors import (
     AdaMixerConfig,
@@ -27,23 +27,23 @@ from qdet.detectors.smca.gaussian_prior import NUMBERS
 _HEADS = 8
 
 
-def detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DETRConfig:
+def detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DETRConfig:
     """Read a DETR."""
     return DETRConfig(
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
         pre_norm="encoder.norm.weight" in weights,
-        **_transformer(weights, told),
+        **_transformer(weights, metadata),
     )
 
 
-def conditional_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConditionalDETRConfig:
-    """Read a Conditional DETR."""
+def conditional_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConditionalDETRConfig:
+    """Infer a Conditional DETR."""
     queries = weights["decoder.position.weight"][0]
-    return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, told))
+    return ConditionalDETRConfig(backbone=backbone, queries=queries, **_transformer(weights, metadata))
 
 
-def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRConfig:
+def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DABDETRConfig:
     """Read a DAB-DETR."""
     patterns = "decoder.queries.patterns.weight"
     return DABDETRConfig(
@@ -51,21 +51,21 @@ def dab_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DABDETRCo
         anchors=weights["decoder.queries.boxes.weight"][0],
         patterns=weights[patterns][0] if patterns in weights else 0,
         fixed_centers="decoder.queries.centers" in weights,
-        **_transformer(weights, told),
+        **_transformer(weights, metadata),
     )
 
 
-def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> AnchorDETRConfig:
-    """Read an Anchor DETR. Its points are in no tensor where they are the square grid nearest to a number."""
-    shared, learned = _transformer(weights, told), "decoder.points.weight"
+def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AnchorDETRConfig:
+    """Infer an Anchor DETR. Grid points are in no tensor; their number is rounded to a square."""
+    shared, learned = _transformer(weights, metadata), "decoder.points.weight"
     cross = "decoder.layers.0.cross_attention.update."
     levels = 3 if cross + "fuse.weight" in weights else 1
     shared["encoder_layers"] += weights.count("encoder.level_layers.")
     if levels == 3 and isinstance(backbone, ResNetConfig):
-        backbone = replace(backbone, dilate_c5=True)  # its maps could not be stacked otherwise
+        backbone = replace(backbone, dilate_c5=True)  # otherwise its maps could not be stacked
     return AnchorDETRConfig(
         backbone=backbone,
-        points=weights[learned][0] if learned in weights else round(sqrt(told.points or 300)) ** 2,
+        points=weights[learned][0] if learned in weights else round(sqrt(metadata.points or 300)) ** 2,
         patterns=weights["decoder.patterns.weight"][0],
         anchors="learned" if learned in weights else "grid",
         attention="row_column" if "embed_axis.layers.0.weight" in weights else "plain",
@@ -74,16 +74,16 @@ def anchor_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> Anchor
     )
 
 
-def deformable_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> DeformableDETRConfig:
-    """Read a Deformable DETR. Those of two stages store nothing per query, of which all have 300."""
-    shared, learned = _transformer(weights, told), "start.embedding.weight"
+def deformable_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DeformableDETRConfig:
+    """Infer a Deformable DETR. Two-stage ones store no tensor per query and all have 300."""
+    shared, learned = _transformer(weights, metadata), "start.embedding.weight"
     levels = weights["encoder.level_embedding.weight"][0]
     per_point = 2 * shared["heads"] * levels  # numbers, for an offset along each axis
     encoder = weights["encoder.layers.0.attention.update.attention.sampling_offsets.weight"]
     decoder = weights["decoder.layers.0.cross_attention.update.attention.sampling_offsets.weight"]
     return DeformableDETRConfig(
         backbone=backbone,
-        queries=weights[learned][0] if learned in weights else told.queries or 300,
+        queries=weights[learned][0] if learned in weights else metadata.queries or 300,
         refine=weights.count("heads.") > 1,
         two_stage=learned not in weights,
         levels=levels,
@@ -93,13 +93,13 @@ def deformable_detr(weights: Shapes, told: Told, backbone: BackboneConfig) -> De
     )
 
 
-def smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> SMCAConfig:
-    """Read an SMCA-DETR of one scale, whose heads each move their Gaussians by two numbers."""
+def smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SMCAConfig:
+    """Infer a single-scale SMCA-DETR; each head has an offset of two numbers."""
     prior = "decoder.layers.0.prior."
     heads = weights[prior + "offset.weight"][0] // 2
     decided = prior + "sharpness.weight"
     numbers = weights[decided][0] // heads if decided in weights else 0
-    shared: dict[str, Any] = _transformer(weights, told) | {"heads": heads}
+    shared: dict[str, Any] = _transformer(weights, metadata) | {"heads": heads}
     return SMCAConfig(
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
@@ -108,8 +108,8 @@ def smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> SMCAConfig:
     )
 
 
-def conv_smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConvSMCAConfig:
-    """Read a convolutional SMCA-DETR, whose heads each move a Gaussian on each of four scales."""
+def conv_smca(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> ConvSMCAConfig:
+    """Infer a convolutional SMCA-DETR; each head has an offset on each of four scales."""
     own: dict[str, Any] = {
         "heads": weights["decoder.layers.0.prior.offset.weight"][0] // 8,
         "encoder_layers": weights.count("encoder."),
@@ -118,12 +118,12 @@ def conv_smca(weights: Shapes, told: Told, backbone: BackboneConfig) -> ConvSMCA
         backbone=backbone,
         queries=weights["decoder.position.weight"][0],
         kernel=weights["encoder.0.attention.update.within.0.weight"][-1],
-        **_transformer(weights, told) | own,
+        **_transformer(weights, metadata) | own,
     )
 
 
-def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> SparseRCNNConfig:
-    """Read a Sparse R-CNN."""
+def sparse_rcnn(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> SparseRCNNConfig:
+    """Infer a Sparse R-CNN."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
     cells = weights[stage + "interaction.update.out.weight"][1] // width
@@ -132,7 +132,7 @@ def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> Sparse
         queries=queries,
         stages=weights.count("decoder.stages."),
         width=width,
-        heads=told.heads or _HEADS,
+        heads=metadata.heads or _HEADS,
         ffn=weights[stage + "ffn.update.expand.weight"][0],
         roi_size=isqrt(cells),
         filters=weights[stage + "interaction.update.weights.weight"][0] // (2 * width),
@@ -141,8 +141,8 @@ def sparse_rcnn(weights: Shapes, told: Told, backbone: BackboneConfig) -> Sparse
     )
 
 
-def adamixer(weights: Shapes, told: Told, backbone: BackboneConfig) -> AdaMixerConfig:
-    """Read an AdaMixer, whose groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
+def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> AdaMixerConfig:
+    """Infer an AdaMixer; its groups G follow from the G (F / G)^2 + G P_in P_out rows of mixing weights."""
     stage = "decoder.stages.0."
     queries, width = weights["decoder.content.weight"]
     feature_width = weights["neck.lateral.0.weight"][0]
@@ -165,12 +165,12 @@ def adamixer(weights: Shapes, told: Told, backbone: BackboneConfig) -> AdaMixerC
     )
 
 
-def _transformer(weights: Shapes, told: Told) -> dict[str, Any]:
-    """Read what DETR and its descendants share."""
+def _transformer(weights: Shapes, metadata: Metadata) -> dict[str, Any]:
+    """Infer what DETR and its descendants share."""
     ffn, width = weights["decoder.layers.0.ffn.update.expand.weight"]
     return {
         "width": width,
-        "heads": told.heads or _HEADS,
+        "heads": metadata.heads or _HEADS,
         "encoder_layers": weights.count("encoder.layers."),
         "decoder_layers": weights.count("decoder.layers."),
         "ffn": ffn,

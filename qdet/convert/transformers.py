@@ -1,7 +1,7 @@
-"""The names that transformers gives DETR's family, turned back into those of the papers' authors.
+"""Convert transformers' names for DETR's family back to those of the papers' authors.
 
-Those of versions 4 and 5 of DETR, Conditional DETR, Deformable DETR and DAB-DETR, as their `state_dict()` or
-`save_pretrained` has them. Queries, keys and values that are apart there are packed as the authors have them.
+For DETR, Conditional DETR, Deformable DETR and DAB-DETR of versions 4 and 5, from `state_dict()` or
+`save_pretrained`. Separate queries, keys and values are packed as the authors do.
 """
 
 import re
@@ -53,7 +53,7 @@ _DEFORMABLE: tuple[tuple[str, str], ...] = (
 
 
 def is_of_transformers(state: Mapping[str, Tensor]) -> bool:
-    """True for the names of a whole detector of transformers."""
+    """Return whether these are the names of a whole detector of transformers."""
     return any(MARK.fullmatch(key) for key in state)
 
 
@@ -72,10 +72,10 @@ def to_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for pattern, name in rules:
                 new = re.sub(pattern, name, new)
         renamed[new] = value
-    return _untied(_packed(renamed))
+    return _untie_class_heads(_pack_attention(renamed))
 
 
-def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pack_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stack the projections of each attention as `torch.nn.MultiheadAttention` does."""
     packed = {}
     for key, value in state.items():
@@ -88,8 +88,8 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give each layer of a refining Deformable DETR a class head; files hold only the one that they share."""
+def _untie_class_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the shared class head of a refining Deformable DETR to each layer; files store it only once."""
     layers = {m[1] for key in state if (m := re.match(r"transformer\.decoder\.bbox_embed\.(\d+)\.", key))}
     shared = {key: t for key, t in state.items() if key.startswith("class_embed.0.")}
     copies = {key.replace(".0.", f".{layer}."): t for layer in layers for key, t in shared.items()}

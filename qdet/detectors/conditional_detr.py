@@ -1,4 +1,4 @@
-"""Conditional DETR: queries that look for their object at a place they know.
+"""Conditional DETR: queries that attend around a reference point of their own.
 
 Meng et al.: Conditional DETR for Fast Training Convergence, ICCV 2021, https://arxiv.org/abs/2108.06152.
 Where the paper and the authors' code (Atten4Vis/ConditionalDETR) differ, this is the code.
@@ -31,24 +31,24 @@ class ConditionalDETRConfig(TransformerConfig):
     """Conditional DETR; the defaults are the paper's ResNet-50, `backbone.dilate_c5` makes it the DC5 one."""
 
     queries: int = 300
-    """Objects that are looked for in every image."""
+    """Queries per image."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "detections")
         check_at_least(self, 0, "encoder_layers")
 
     def build(self, classes: int) -> "ConditionalDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return ConditionalDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "ConditionalDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -59,7 +59,7 @@ class ConditionalDETRConfig(TransformerConfig):
 
 
 class ConditionalDETR(Detector):
-    """DETR's encoder, and a decoder whose queries each predict around a reference point of their own."""
+    """DETR's encoder, and a decoder whose queries each predict around their reference point."""
 
     def __init__(self, config: ConditionalDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class ConditionalDETR(Detector):
 
 
 class Decoder(nn.Module):
-    """Queries that start from nothing but a learned position, which their reference points are made of.
+    """Queries with zero content and a learned position, from which reference points are predicted.
 
-    A query attends to the place T * PE(s) (section 3.3). The reference point s is the same in every layer and
-    not detached; T is made of what the query holds, and 1 in the first layer, where that is nothing.
+    A query's spatial part is T * PE(s) (section 3.3). The reference point s is the same in every layer and
+    not detached; T is predicted from the query's content, and 1 in the first layer, where that is zero.
     """
 
     def __init__(self, config: ConditionalDETRConfig) -> None:

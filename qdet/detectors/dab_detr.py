@@ -1,4 +1,4 @@
-"""DAB-DETR: queries that are boxes, which every decoder layer moves.
+"""DAB-DETR: queries that are anchor boxes, refined by every decoder layer.
 
 Liu et al.: DAB-DETR, Dynamic Anchor Boxes are Better Queries for DETR, ICLR 2022,
 https://arxiv.org/abs/2201.12329. Where the paper and the authors' code (IDEA-Research/DAB-DETR) differ, this
@@ -30,7 +30,7 @@ from qdet.layers.transformer.layers import run, xavier_matrices
 from qdet.types import PaddedSizes, Predictions
 
 EPS = 1e-3
-"""Floor of this paper's inverse sigmoids, which keeps anchors from becoming too thin to divide by."""
+"""Floor of this paper's inverse sigmoids, which keeps divisions by an anchor's size finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +41,20 @@ class DABDETRConfig(TransformerConfig):
     anchors: int = 300
     """Learned boxes that queries start from."""
     patterns: int = 0
-    """Learned contents, each a query of its own at every anchor; 0 lets one query start from nothing."""
+    """Learned contents per anchor, each a query of its own; with 0, one query of zero content."""
     fixed_centers: bool = False
-    """Draw the centres of the first layer's boxes once, all over the image, instead of learning them."""
+    """Draw the first layer's box centres uniformly once, instead of learning them."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     map_temperatures_yx: tuple[float, float] = (20.0, 20.0)
-    """Longest waves that embed the row and column of a cell, in heights and widths of the image."""
+    """Temperatures of the sine embedding of a cell's row and column."""
     query_temperature: float = 10_000.0
-    """Longest wave that embeds a query's box; 20 in the paper, but this in the authors' code and weights."""
+    """Temperature of the sine embedding of a query's box; 20 in the paper, this in the authors' code."""
     detections: int = 300
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "anchors", "detections")
         check_at_least(self, 0, "patterns", "encoder_layers")
@@ -66,15 +66,15 @@ class DABDETRConfig(TransformerConfig):
 
     @property
     def queries(self) -> int:
-        """Objects that are looked for in every image."""
+        """Queries per image."""
         return self.anchors * max(self.patterns, 1)
 
     def build(self, classes: int) -> "DABDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return DABDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "DABDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -85,7 +85,7 @@ class DABDETRConfig(TransformerConfig):
 
 
 class DABDETR(Detector):
-    """DETR's encoder with positions that the cells scale, and a decoder that moves anchor boxes."""
+    """DETR's encoder with positions scaled by content, and a decoder that refines anchor boxes."""
 
     def __init__(self, config: DABDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
@@ -116,11 +116,11 @@ class DABDETR(Detector):
 
 
 class Decoder(nn.Module):
-    """Queries whose positions are made of their boxes alone (section 4.2), updated layer by layer.
+    """Queries whose positions depend on their boxes alone (section 4.2), updated layer by layer.
 
-    A layer reads its boxes detached, but what it predicts moves them as they came from the layer before:
-    gradients of a prediction reach one layer back. The next boxes are made of a layer's output as it is,
-    predictions of that output after the norm that all layers share; both as in the authors' code.
+    A layer reads its boxes detached, but its prediction refines them undetached: gradients reach one layer
+    back. The next boxes are computed from a layer's output itself, predictions from the output after the
+    norm that all layers share; both as in the authors' code.
     """
 
     def __init__(self, config: DABDETRConfig) -> None:
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
     def forward(
         self, memory: Memory, *, recompute: bool = False
     ) -> list[tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]]:
-        """Return every layer's normalised queries and the boxes (cxcywh as shares) that it predicts."""
+        """Return every layer's normalised queries and predicted boxes, cxcywh in normalized coordinates."""
         x, boxes = self.queries(len(memory.x))
         outputs = []
         for i, layer in enumerate(self.layers):
@@ -162,19 +162,19 @@ class Decoder(nn.Module):
     def _positions(
         self, x: Float[Tensor, "B N D"], anchors: Float[Tensor, "B N 4"], *, first: bool
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Return where queries are, and the places they attend to, which the `first` layer does not scale."""
+        """Return the queries' positions and spatial queries; the `first` layer does not scale the latter."""
         embedded = embed_reference(anchors, 2 * x.shape[-1], temperature=self.temperature)
         place = embedded[..., : x.shape[-1]]
         if not first:
             place = place * self.place_scale(x)
-        return self.position_head(embedded), modulated(place, self.size_head(x), anchors)
+        return self.position_head(embedded), modulate(place, self.size_head(x), anchors)
 
 
 class Queries(nn.Module):
-    """Anchor boxes and what the queries at them hold at first: nothing, or one of the patterns.
+    """Anchor boxes and the initial content of their queries: zero, or one of the patterns.
 
-    Appendix G fixes centres that are drawn at random. The authors' code only means to: it switches gradients
-    off for a slice of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
+    Appendix G fixes randomly drawn centres. The authors' code tries to, but disables gradients for a slice
+    of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
     gradients nor weight decay move them, on any ZeRO stage; `qdet.convert.fix_centers` takes them from the
     authors' weights.
     """
@@ -191,8 +191,8 @@ class Queries(nn.Module):
         )
 
     def forward(self, images: int) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]:
-        """Return contents and boxes (cxcywh as shares), pattern by pattern."""
-        boxes = as_shares(self.boxes(images), self.centers)
+        """Return contents and boxes (cxcywh, normalized coordinates), pattern by pattern."""
+        boxes = normalize_anchors(self.boxes(images), self.centers)
         if self.patterns is None:
             return boxes.new_zeros(*boxes.shape[:2], self.config.width), boxes
         contents = self.patterns(images).repeat_interleave(self.config.anchors, dim=1)
@@ -200,23 +200,23 @@ class Queries(nn.Module):
 
 
 @fp32_island("geometry")
-def as_shares(
+def normalize_anchors(
     learned: Float[Tensor, "B A _"], centers: Float[Tensor, "A 2"] | None
 ) -> Float[Tensor, "B A 4"]:
-    """Return anchors as shares of the image; `learned` holds those numbers that `centers` does not."""
+    """Return anchors in normalized coordinates; `learned` holds the values that `centers` does not."""
     if centers is not None:
         learned = torch.cat((centers.expand(len(learned), -1, -1), learned), dim=-1)
     return learned.sigmoid()
 
 
 @fp32_island("geometry")
-def modulated(
+def modulate(
     place: Float[Tensor, "B N D"], sizes: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B N 4"]
 ) -> Float[Tensor, "B N D"]:
-    """Let attention reach as far as a query's box is wide and high (section 4.4).
+    """Scale attention by the width and height of a query's box (section 4.4).
 
     The y half of the embedded place is multiplied by h_ref / h, the x half by w_ref / w, where (w_ref, h_ref)
-    are sigmoids of `sizes`, made of what the query holds.
+    are sigmoids of `sizes`, predicted from the query's content.
     """
     factor_w, factor_h = (sizes.sigmoid() / boxes[..., 2:]).split(1, dim=-1)
     y, x = place.chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""Deformable DETR: queries and tokens of several levels that each look at a few points of their own choosing.
+"""Deformable DETR: queries and multi-level tokens that each sample a few points of their own choice.
 
 Zhu et al.: Deformable DETR, Deformable Transformers for End-to-End Object Detection, ICLR 2021,
 https://arxiv.org/abs/2010.04159. Where the paper and the authors' code (fundamentalvision/Deformable-DETR)
@@ -34,25 +34,25 @@ class DeformableDETRConfig(DeformableConfig):
     """Deformable DETR; the defaults are the paper's ResNet-50 on four levels, without its two additions."""
 
     queries: int = 300
-    """Queries of an image."""
+    """Queries per image."""
     refine: bool = False
-    """Let every decoder layer, with heads of its own, start from the boxes of the one before."""
+    """Refine boxes layer by layer; every decoder layer then has its own heads."""
     two_stage: bool = False
     """Start queries from the encoder's best proposals rather than learned ones; needs `refine`."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
         if self.two_stage and not self.refine:
             raise ConfigError("--detector.two-stage needs --detector.refine: proposals are boxes to refine")
 
     def build(self, classes: int) -> "DeformableDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return DeformableDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "DeformableDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -62,7 +62,7 @@ class DeformableDETRConfig(DeformableConfig):
 
 
 class DeformableDETR(Detector):
-    """A neck of several levels, an encoder over all of their cells, and a decoder that samples these."""
+    """A multi-level neck, an encoder over all cells, and a decoder that samples them."""
 
     def __init__(self, config: DeformableDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
@@ -73,17 +73,17 @@ class DeformableDETR(Detector):
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
         self.start = (ProposedQueries if c.two_stage else PointQueries)(c.queries, c.width)
         self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **c.layer_sizes)
-        # One head for all layers; or one for each and, last, that of the tokens.
+        # One head for all layers; or one per layer and, last, that of the tokens.
         count = c.decoder_layers + c.two_stage if c.refine else 1
         heads = [DetectionHead(c.width, classes) for _ in range(count)]
-        if not c.two_stage:  # points have no size: the first boxes made of them are 0.12 of the image
+        if not c.two_stage:  # points have no size: initial boxes span 0.12 of the image
             heads[0].box_head.start_at_zero(size_bias=-2.0)
         self.heads = nn.ModuleList(heads)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
-        """Predict from the backbone's last maps; of two stages, the first's proposals come first."""
+        """Predict from the backbone's last maps; with two stages, `Proposals` come first."""
         maps = self.neck(features[-self.config.backbone_levels :])
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
@@ -111,7 +111,7 @@ class DeformableDETR(Detector):
 
 
 class PointQueries(nn.Module):
-    """Learned queries: content and position, from which follows the point that a query looks around."""
+    """Learned queries: content and position, from which the reference point is predicted."""
 
     def __init__(self, queries: int, width: int) -> None:
         super().__init__()
@@ -123,20 +123,20 @@ class PointQueries(nn.Module):
     def forward(
         self, images: int
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"], Float[Tensor, "B N 2"]]:
-        """Return content, position and reference points (x, y) as shares of the image."""
+        """Return content, position and reference points (x, y) in normalized coordinates."""
         position, content = self.embedding(images).chunk(2, dim=-1)
         return content, position, self.reference_points(position).sigmoid()
 
 
 class ProposedQueries(nn.Module):
-    """Queries made of the boxes of the tokens that look most like an object (section 4.2).
+    """Queries from the boxes of the highest-scoring tokens (section 4.2).
 
-    A head of the tokens' own predicts a box from every token's anchor. Its first logit, which is trained to
-    tell objects of any class from background, ranks them. Queries know where their boxes are, nothing else:
-    no gradient passes from them to the tokens, and their content is another half of the same embedding.
+    A head of the tokens' own predicts a box from every token's anchor. Its first logit, trained to separate
+    objects of any class from background, ranks them. Queries depend on their boxes alone: no gradient passes
+    from them to the tokens, and their content is the other half of the same embedding.
 
     Tokens without a usable anchor compete as well, as in the authors' code: their features are zero, so
-    until training has told them from the others they are among the best.
+    early in training they are among the best.
     """
 
     def __init__(self, queries: int, width: int) -> None:

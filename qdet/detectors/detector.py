@@ -20,25 +20,25 @@ from qdet.types import Detections, PaddedSizes, Predictions
 
 
 class Detector(nn.Module, ABC):
-    """A single-device module. Training needs nothing else of it, and tests hold every detector to this.
+    """A single-device module; training relies on this interface alone, and contract tests check it.
 
-    Images of a batch are padded at the right and bottom to one size. Boxes are pixels of the resized image,
-    and no detector looks at anything of a batch but its images and their sizes.
+    Images of a batch are padded at the right and bottom to one size. Boxes are in pixels of the resized
+    image. A detector reads nothing of a batch but its images and their sizes.
     """
 
     backbone: Backbone
-    """The part that starts from pre-trained weights."""
+    """The part that is initialised with pre-trained weights."""
     detections: int
-    """Detections per image, at most."""
+    """Maximum number of detections per image."""
     recompute: bool = False
     """Recompute stages in the backward pass instead of keeping their activations."""
     progress: float = 1.0
-    """Share of the training that is done; some detectors change with it."""
+    """Fraction of training completed; some detectors depend on it."""
 
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
     ) -> tuple[Predictions, ...]:
-        """Predict from bytes (or normalised floats) and each image's size without padding, stage by stage."""
+        """Predict from bytes (or normalised floats) and unpadded image sizes, stage by stage."""
         features = self.backbone(normalize(images, sizes_hw))
         return self.decode(features, PaddedSizes(sizes_hw, (images.shape[-2], images.shape[-1])))
 
@@ -53,14 +53,14 @@ class Detector(nn.Module, ABC):
     ) -> Detections:
         """Score the boxes of one stage, usually the last, in pixels of the original images.
 
-        Here the best pairs of query and class; boxes may reach over the border, as most authors' do.
+        By default the best pairs of query and class, without clipping, as most authors do.
         """
         scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
         return top_by_sigmoid(prediction.logits, prediction.boxes_xyxy, scale, self.detections)
 
     @property
     def recomputes(self) -> bool:
-        """Whether this pass should trade activations for a second forward pass."""
+        """Whether this pass trades activations for a second forward pass."""
         return self.recompute and self.training
 
 
@@ -71,7 +71,7 @@ def top_by_sigmoid(
     scale_wh: Float[Tensor, "B 2"],
     count: int,
 ) -> Detections:
-    """Take the `count` best of all N x K pairs of box and class: no suppression, threshold or clipping."""
+    """Take the `count` best of all N x K pairs of box and class: no NMS, threshold or clipping."""
     classes = logits.shape[-1]
     scores, pairs = logits.sigmoid().flatten(1).topk(min(count, logits[0].numel()))
     boxes = boxes_xyxy.gather(1, (pairs // classes).unsqueeze(-1).expand(-1, -1, 4))
@@ -82,7 +82,7 @@ def top_by_sigmoid(
 def best_of_each_query(
     prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
 ) -> Detections:
-    """Take every query's best class by softmax; the last logit is that of no object, which none can be."""
+    """Take every query's best class by softmax, ignoring the last logit, that of no object."""
     scores, labels = prediction.logits.softmax(-1)[..., :-1].max(-1)
     scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
     return Detections(prediction.boxes_xyxy * scale.repeat(1, 2).unsqueeze(1), scores, labels)
@@ -90,9 +90,9 @@ def best_of_each_query(
 
 @fp32_island("geometry")
 def clip_to_images(found: Detections, original_hw: Real[Tensor, "B 2"]) -> Detections:
-    """Cut boxes at the border of their images.
+    """Clip boxes to their images.
 
-    One of which nothing is left scores 0: COCO's AP is then that of detectron2, which leaves it out.
+    Empty ones score 0, which gives the COCO AP of detectron2, where they are dropped.
     """
     boxes = clip(found.boxes_xyxy, original_hw.to(found.boxes_xyxy.dtype).unsqueeze(1))
     return replace(found, boxes_xyxy=boxes, scores=found.scores * (area(boxes) > 0))
@@ -101,12 +101,12 @@ def clip_to_images(found: Detections, original_hw: Real[Tensor, "B 2"]) -> Detec
 def resize_factors(
     sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"], dtype: torch.dtype
 ) -> Float[Tensor, "B 2"]:
-    """Width and height of the original image per pixel of the resized one; rounding makes the two differ."""
+    """Return original pixels per resized pixel in x and y; rounding makes the two differ."""
     return (original_hw.to(dtype) / sizes_hw.to(dtype)).flip(-1)
 
 
 def check_at_least(config: object, least: int, *names: str) -> None:
-    """Raise `ConfigError`, naming the flag, where one of a detector's settings is below `least`."""
+    """Raise `ConfigError`, naming the flag, if a detector's setting is below `least`."""
     for name in names:
         if getattr(config, name) < least:
             wanted = "0 or more" if least == 0 else f"at least {least}"

@@ -30,24 +30,24 @@ class DETRConfig(TransformerConfig):
 
     scores: ClassVar[Scores] = "softmax"
     queries: int = 100
-    """Objects that an image can have at most."""
+    """Queries per image: at most as many objects are found."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     pre_norm: bool = False
-    """Normalise before each update instead of after it."""
+    """Normalise before each residual update instead of after it."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
 
     def build(self, classes: int) -> "DETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return DETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "DETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -88,7 +88,7 @@ class DETR(Detector):
 
 
 class Decoder(nn.Module):
-    """Queries that start from nothing but a learned position, updated layer by layer."""
+    """Queries with zero content and a learned position, updated layer by layer."""
 
     def __init__(self, config: DETRConfig) -> None:
         super().__init__()

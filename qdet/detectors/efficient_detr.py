@@ -1,8 +1,8 @@
-"""Efficient DETR: queries start from what a dense head found, so that one decoder layer is enough.
+"""Efficient DETR: queries start from dense proposals, so that one decoder layer is enough.
 
 Yao, Ai, Li, Zhang: Efficient DETR, Improving End-to-End Object Detector with Dense Prior, 2021,
-https://arxiv.org/abs/2104.01318. Its code was never released; where the paper leaves something open, what
-was chosen here stands beside it with the reason.
+https://arxiv.org/abs/2104.01318. Its code was never released; choices where the paper is silent are
+explained where they are made.
 
     B images   N queries   K classes   T tokens of all levels   D width
 """
@@ -31,29 +31,29 @@ from qdet.types import PaddedSizes, Predictions, Proposals
 class EfficientDETRConfig(DeformableConfig):
     """Efficient DETR; the defaults are the paper's ResNet-50 with three encoder layers (its "*" has six).
 
-    Neck, deformable layers and their sizes are Deformable DETR's: they give the paper's number of
-    parameters, 32 million with three layers and 35 with six.
+    Neck, deformable layers and their sizes are those of Deformable DETR, which gives the paper's number
+    of parameters: 32 million with three layers and 35 with six.
     """
 
     decoder_layers: int = 1
     dropout: float = 0.0
     queries: int = 100
-    """Best tokens that become queries once training is over."""
+    """Queries per image at the end of training and in evaluation."""
     proposals_start: int = 300
-    """Best tokens that become queries when training starts; from there their number falls linearly."""
+    """Queries per image at the start of training; their number then falls linearly."""
     encoder_layers: int = 3
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "proposals_start")
 
     def build(self, classes: int) -> "EfficientDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return EfficientDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "EfficientDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -66,8 +66,8 @@ class EfficientDETRConfig(DeformableConfig):
 class EfficientDETR(Detector):
     """A dense part, which predicts from every token, and a sparse part, which refines the best of these.
 
-    Both predict with one head (section 4.2 of the paper), and both are compared with the objects in the
-    same way: the dense predictions are `Proposals` of real classes.
+    Both predict with one head (section 4.2 of the paper) and have the same loss: the dense predictions are
+    `Proposals` of real classes.
     """
 
     def __init__(self, config: EfficientDETRConfig, backbone: Backbone, classes: int) -> None:
@@ -83,10 +83,10 @@ class EfficientDETR(Detector):
 
     @property
     def proposals(self) -> int:
-        """Number of tokens that become queries now.
+        """Current number of tokens that become queries.
 
-        The paper lets it fall linearly from 300 to 100 over the training; evaluation has the last number from
-        the start, since it measures the detector that training leads to.
+        In the paper it falls linearly from 300 to 100 over training. Evaluation always uses the last number,
+        since it measures the final detector.
         """
         first, last = self.config.proposals_start, self.config.queries
         return round(first + (last - first) * (self.progress if self.training else 1.0))
@@ -121,13 +121,13 @@ class EfficientDETR(Detector):
 
         Anchors are Deformable DETR's, since the paper builds on its encoder. Chosen here:
 
-        - Tokens without a usable anchor are ranked last; Deformable DETR lets them compete, although they
-          have seen nothing, and wastes queries on them until training has sorted them out.
-        - A token's score is that of its best class, because dense and sparse part share a head of classes.
-        - Its features are the query's content, gradient and all, which is the paper's dense prior; its box
-          is detached like every reference that is refined, in all four coordinates.
-        - A learned projection of the box's sine embedding is the query's position, at the width that makes
-          the number of parameters the paper's.
+        - Tokens without a usable anchor are ranked last; in Deformable DETR they compete although their
+          features are zero, which wastes queries early in training.
+        - A token's score is that of its best class, because dense and sparse part share a class head.
+        - Its features, with gradient, are the query's content: the paper's dense prior. Its box is detached
+          in all four coordinates, like every refined reference.
+        - A learned projection of the box's sine embedding is the query's position, at the width that
+          matches the paper's number of parameters.
         """
         anchors, usable = grid_anchors(levels)
         tokens = memory.masked_fill(~usable.unsqueeze(-1), 0)

@@ -1,4 +1,4 @@
-"""Settings that detectors whose queries read regions have in common."""
+"""Settings shared by the detectors whose queries read regions."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ class RegionConfig:
 
     backbone: BackboneConfig = field(default_factory=ResNetConfig)
     queries: int = 100
-    """Objects that an image can have at most: Sparse R-CNN's proposals, whose larger models use 300."""
+    """Queries per image (Sparse R-CNN's proposals); its larger models use 300."""
     width: int = 256
     """Features of a query and channels of the feature pyramid."""
     heads: int = 8
@@ -23,21 +23,21 @@ class RegionConfig:
     ffn: int = 2048
     """Hidden features of the feed-forward blocks."""
     dropout: float = 0.0
-    """Share of attention weights, hidden features and updates that training drops."""
+    """Dropout rate of attention weights, hidden features and updates."""
     start: Start = "image"
-    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
+    """Initial boxes: the whole image, as in the paper, or a grid over it for short training."""
     roi_size: int = 7
     """Cells along each side of the region that a query reads."""
     canonical_size: int = CANONICAL_SIZE
-    """Width and height in pixels of a box that is read from the map of stride 16; smaller ones from finer."""
+    """Size in pixels of a box that is read from the map of stride 16; smaller ones read finer maps."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         check_at_least(self, 1, "queries", "heads", "ffn", "roi_size", "canonical_size")
         check_split(self, "width", "heads")
 
     def demo_sizes(self) -> dict[str, Any]:
-        """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return the settings of a detector small enough to learn 128-pixel images on two CPU cores."""
         return {
             "backbone": self.backbone.demo(),
             "queries": 30,
@@ -50,5 +50,5 @@ class RegionConfig:
         }
 
     def stage_sizes(self) -> dict[str, Any]:
-        """Arguments that `RegionStage` has of these settings."""
+        """Return those of these settings that `RegionStage` takes."""
         return {name: getattr(self, name) for name in ("heads", "ffn", "dropout", "roi_size")}

@@ -1,4 +1,4 @@
-"""Sparse R-CNN: a small set of learned boxes, each read by RoIAlign and refined by filters of its own.
+"""Sparse R-CNN: a small set of learned boxes, each read by RoIAlign and refined by its own filters.
 
 Sun, Zhang, Jiang et al.: Sparse R-CNN, End-to-End Object Detection with Learnable Proposals, CVPR 2021,
 https://arxiv.org/abs/2011.12450. Where the paper and the authors' code (PeizeSun/SparseR-CNN) differ, this
@@ -28,28 +28,28 @@ class SparseRCNNConfig(RegionConfig):
     """Sparse R-CNN; the defaults are the paper's ResNet-50 with 100 proposals."""
 
     stages: int = 6
-    """Stages of refinement, each with weights of its own."""
+    """Refinement stages, each with its own weights."""
     filters: int = 64
-    """Features between the two convolutions that a query writes."""
+    """Features between the two convolutions that a query generates."""
     class_layers: int = 1
     """Linear layers before the class head's last."""
     box_layers: int = 3
     """Linear layers before the box head's last."""
     scores: Scores = "sigmoid"
-    """Classes on their own, or one of them or no object; `loss.scores` has to be the same."""
+    """Independent classes, or exactly one class or no object; must equal `loss.scores`."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "stages", "filters")
         check_at_least(self, 0, "class_layers", "box_layers")
 
     def build(self, classes: int) -> "SparseRCNN":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return SparseRCNN(self, self.backbone.build(), classes)
 
     def demo(self) -> "SparseRCNNConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -94,9 +94,9 @@ class SparseRCNN(Detector):
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
     ) -> Detections:
-        """Take the best pairs of query and class and cut their boxes at the border, as detectron2 does.
+        """Take the best pairs of query and class and clip their boxes, as detectron2 does.
 
-        Of softmax scores each query's best class is taken.
+        With softmax scores, take each query's best class.
         """
         take = best_of_each_query if self.config.scores == "softmax" else super().detect
         return clip_to_images(take(prediction, sizes_hw, original_hw), original_hw)

@@ -1,4 +1,4 @@
-"""Settings that the detectors of DETR's family have in common."""
+"""Settings shared by the detectors of the DETR family."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import check_at_least, check_split
 
 BACKBONE_LEVELS = 3
-"""Maps that multi-level detectors take from a backbone, C3 to C5; further levels are made from the last."""
+"""Backbone maps that multi-level detectors read, C3 to C5; further levels are convolved from the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +18,16 @@ class TransformerConfig:
     width: int = 256
     """Features of tokens and queries."""
     heads: int = 8
-    """Heads of every attention."""
+    """Attention heads."""
     decoder_layers: int = 6
-    """Layers of attention between the queries and to the image; each predicts."""
+    """Decoder layers; each predicts."""
     ffn: int = 2048
     """Hidden features of the feed-forward blocks."""
     dropout: float = 0.1
-    """Share of attention weights, hidden features and updates that training drops."""
+    """Dropout rate of attention weights, hidden features and updates."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         check_at_least(self, 1, "heads", "decoder_layers", "ffn")
         check_split(self, "width", "heads")
         check_split(self, "width", 4, "sine and cosine of two coordinates")
@@ -38,7 +38,7 @@ class TransformerConfig:
         return {"heads": self.heads, "ffn": self.ffn, "dropout": self.dropout}
 
     def demo_sizes(self) -> dict[str, Any]:
-        """Settings of a detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return the settings of a detector small enough to learn 128-pixel images on two CPU cores."""
         return {
             "backbone": self.backbone.demo(),
             "width": 64,
@@ -59,14 +59,14 @@ class DeformableConfig(TransformerConfig):
     encoder_layers: int = 6
     """Layers of deformable attention between tokens."""
     encoder_points: int = 4
-    """Points that a token looks at per head and level."""
+    """Sampling points of a token per head and level."""
     decoder_points: int = 4
-    """Points that a query looks at per head and level."""
+    """Sampling points of a query per head and level."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "levels", "encoder_points", "decoder_points", "detections")
         check_at_least(self, 0, "encoder_layers")

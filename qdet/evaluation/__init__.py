@@ -1,4 +1,4 @@
-"""COCO average precision of detections that several ranks made."""
+"""COCO average precision of the detections of several ranks."""
 
 from qdet.evaluation.coco import CocoMetrics, evaluate
 from qdet.evaluation.rows import DetectionRows, merge

@@ -1,7 +1,7 @@
 """COCO average precision with named metrics.
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#detection-eval.
-faster-coco-eval computes the numbers; `strict` asks pycocotools, the reference, which is slower.
+faster-coco-eval computes the numbers; `strict` uses pycocotools, the slower reference.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ class CocoMetrics:
     per_class_AP50: dict[str, float | None] = field(default_factory=dict)
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:
-        """Those of the twelve that could be measured, by name."""
+        """The metrics that could be measured, by name."""
         values = {name: getattr(self, name) for name in METRICS}
         return {f"{prefix}{name}": value for name, value in values.items() if not math.isnan(value)}
 
     def class_rows(self) -> dict[str, list[Any]]:
-        """The per-class table by columns."""
+        """The per-class table, by column."""
         return {
             "class": list(self.per_class),
             "AP": list(self.per_class.values()),
@@ -61,7 +61,7 @@ class CocoMetrics:
         }
 
     def table(self, *, classes: int = 100) -> Group:
-        """Build what a terminal shows: the twelve numbers, then AP of up to `classes` classes, best first."""
+        """Build a terminal table: the twelve numbers, then AP of up to `classes` classes, best first."""
         total = Table(box=box.SIMPLE_HEAD, title="COCO", title_justify="left", title_style="bold")
         for name in METRICS:
             total.add_column(name, justify="right", style="bold green" if name == "AP" else "")
@@ -80,10 +80,10 @@ class CocoMetrics:
 
 
 def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bool = False) -> CocoMetrics:
-    """Measure `rows` against a COCO dict that holds exactly the images that were to be evaluated.
+    """Evaluate `rows` against a COCO dict with exactly the images to evaluate.
 
-    Images missing or counted twice and numbers that are not finite raise `EvaluationError`. The result does
-    not depend on the order of the rows. COCO's limit of 100 detections is per image and class, so models may
+    Missing or repeated images and non-finite numbers raise `EvaluationError`. The result does not depend on
+    the order of the rows. COCO's limit of 100 detections is per image and class, so models may
     give more per image.
     """
     truth = _truth(ground_truth)
@@ -103,7 +103,7 @@ def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bo
 
 
 def _truth(coco: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what evaluation reads. Annotations get new ids, as COCO's matching takes id 0 for "no match"."""
+    """Copy what evaluation reads, with new annotation ids, as COCO's matching takes id 0 for "no match"."""
     annotations = []
     for number, given in enumerate(coco["annotations"], start=1):
         width, height = given["bbox"][2:]
@@ -176,7 +176,7 @@ def _mean(precision: np.ndarray) -> float | None:
 
 
 def _class_names(categories: list[dict[str, Any]]) -> dict[int, str]:
-    """Name by category id; names that several categories share get their id behind them."""
+    """Return names by category id, with the id appended where a name is not unique."""
     times = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
 

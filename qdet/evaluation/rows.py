@@ -1,4 +1,4 @@
-"""Detections as flat rows: what ranks exchange, and what COCO AP is computed from.
+"""Detections as flat rows, which ranks exchange and COCO AP is computed from.
 
 n detections   m images   B images of a batch   q detections per image
 """
@@ -23,14 +23,14 @@ class DetectionRows:
     boxes_xywh: Float64[np.ndarray, "n 4"]
     scores: Float64[np.ndarray, " n"]
     seen: Int64[np.ndarray, " m"]
-    """Ids of the images these rows are of, also of those without a detection."""
+    """Ids of the evaluated images, including those without a detection."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     @staticmethod
     def empty() -> "DetectionRows":
-        """No detections, of no images."""
+        """Return no detections of no images."""
         no_ids = np.zeros(0, np.int64)
         return DetectionRows(no_ids, no_ids, np.zeros((0, 4)), np.zeros(0), no_ids)
 
@@ -41,7 +41,7 @@ class DetectionRows:
         valid: Bool[Tensor, " B"],
         category_ids: Mapping[int, int] | Sequence[int],
     ) -> "DetectionRows":
-        """Flatten a batch, without the images that only fill it up.
+        """Flatten a batch, without its padding images.
 
         `category_ids` gives the dataset's id of every contiguous label.
         """
@@ -61,7 +61,7 @@ class DetectionRows:
     def in_order(self) -> "DetectionRows":
         """Sort by image, best score first; ties by category and box.
 
-        COCO AP breaks ties of scores by position, so only a full order makes it independent of the ranks.
+        COCO AP breaks ties of scores by position, so only a total order makes it independent of the ranks.
         """
         order = np.lexsort((*self.boxes_xywh.T[::-1], self.category_ids, -self.scores, self.image_ids))
         return DetectionRows(
@@ -73,7 +73,7 @@ class DetectionRows:
         )
 
     def check(self, planned: Sequence[int]) -> None:
-        """Refuse what silently changes AP: images missing, counted twice or unknown, numbers not finite."""
+        """Raise `EvaluationError` for missing, repeated or unknown images and non-finite numbers."""
         seen, times = np.unique(self.seen, return_counts=True)
         wanted = np.asarray(planned, np.int64)
         problems = {
@@ -90,7 +90,7 @@ class DetectionRows:
 
 
 def merge(rows: Sequence[DetectionRows]) -> DetectionRows:
-    """Join the rows of several batches or ranks."""
+    """Concatenate the rows of several batches or ranks."""
     parts = (DetectionRows.empty(), *rows)
     return DetectionRows(
         image_ids=np.concatenate([part.image_ids for part in parts]),

@@ -1,7 +1,7 @@
-"""Bilinear interpolation of maps at points, in one of two ways that agree but for rounding.
+"""Bilinear interpolation of maps at points, in one of two ways that agree up to rounding.
 
-PyTorch's `grid_sample` adds gradients up in any order on a GPU, and refuses to where algorithms must be
-deterministic. There the four cells around each point are gathered instead, which takes several times as long.
+On a GPU PyTorch's `grid_sample` accumulates gradients in arbitrary order, and raises where deterministic
+algorithms are required. There the four cells around each point are gathered instead, several times slower.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ def interpolate_at(
 ) -> Float[Tensor, "B C h w"]:
     """Read `maps` at (x, y), where -1 and 1 are the outer edges of the first and last cell.
 
-    What lies outside counts as zero, or as the nearest cell of the `border`.
+    Outside the map values are zero, or those of the nearest cell with padding `border`.
     """
     if _must_repeat(maps):
         return gather_at(maps, grid, outside=outside)
@@ -33,7 +33,7 @@ def gather_at(
     *,
     outside: Literal["zeros", "border"] = "zeros",
 ) -> Float[Tensor, "B C h w"]:
-    """Do the same with operations that have deterministic gradients on every device."""
+    """Interpolate with operations whose gradients are deterministic on every device."""
     height, width = maps.shape[-2:]
     size = grid.new_tensor((width, height))
     places = ((grid + 1) * size - 1) / 2  # cell centres at whole numbers
@@ -48,7 +48,7 @@ def gather_at(
         there = first + step
         share = torch.where(step > 0, beyond, 1 - beyond).prod(-1)
         share = share * ((there >= 0) & (there < size)).all(-1)
-        # A place that is not a number must not become an index: its share tells of it.
+        # A NaN must not become an index; the interpolation weight still propagates it.
         x, y = torch.minimum(there.nan_to_num(0.0).clamp(min=0), size - 1).long().unbind(-1)
         index = (y * width + x).flatten(1).unsqueeze(1).expand(-1, maps.shape[1], -1)
         total = total + cells.gather(2, index).unflatten(2, grid.shape[1:3]) * share.unsqueeze(1)

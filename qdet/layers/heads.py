@@ -1,4 +1,4 @@
-"""Last products of a detector: what they return is compared with objects, so they stay in fp32."""
+"""Prediction heads: their outputs are compared with ground truth, so their last products stay in fp32."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from qdet.layers.reference_points import boxes_from, to_pixels
 from qdet.types import Predictions
 
 Scores = Literal["sigmoid", "softmax"]
-"""What class logits are: each of a class by itself, or of one class or no object, whose logit is the last."""
+"""Class logits: independent per class, or a softmax over classes and a last logit for no object."""
 PRIOR = 0.01
 """Probability that a fresh class head gives every class of every query (Lin et al., ICCV 2017, 3.3)."""
 
@@ -28,7 +28,7 @@ class Head(nn.Linear):
 
 
 class PerceptronHead(MLP):
-    """A perceptron as wide as its input whose last product stays in fp32."""
+    """A perceptron of its input's width whose last product stays in fp32."""
 
     def __init__(self, dim: int, out: int, layers: int) -> None:
         super().__init__(dim, dim, out, layers)
@@ -42,7 +42,7 @@ class BoxHead(PerceptronHead):
         super().__init__(dim, 4, layers)
 
     def start_at_zero(self, size_bias: float = 0.0) -> None:
-        """Let the last layer return 0, and `size_bias` for width and height: boxes start at their anchors."""
+        """Zero the last layer, except `size_bias` for width and height: boxes start at their anchors."""
         last = cast(Head, self.layers[-1])
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -50,19 +50,19 @@ class BoxHead(PerceptronHead):
 
 
 def sigmoid_class_head(dim: int, classes: int) -> Head:
-    """Make a class head whose fresh scores are all `PRIOR`, whatever the query."""
+    """Make a class head whose initial scores are all `PRIOR`."""
     head = Head(dim, classes)
     start_at_prior(head)
     return head
 
 
 def start_at_prior(head: nn.Linear) -> None:
-    """Set the bias of a class head so that a logit of it alone means `PRIOR`."""
+    """Set the bias of a class head to the logit of `PRIOR`."""
     nn.init.constant_(head.bias, math.log(PRIOR / (1 - PRIOR)))
 
 
 class DetectionHead(nn.Module):
-    """A linear layer for classes, a perceptron for boxes; fresh, it scores `PRIOR` and moves no reference."""
+    """A linear layer for classes, a perceptron for boxes; it starts at score `PRIOR` and zero offsets."""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class DetectionHead(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N D"], reference: Float[Tensor, "B N _"]
     ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
-        """Return logits, and boxes (x, y, w, h) as shares of the image, where the reference is too."""
+        """Return logits, and boxes (x, y, w, h) in normalized coordinates like the reference."""
         return self.class_head(x), boxes_from(self.box_head(x), reference)
 
 

@@ -1,4 +1,4 @@
-"""Small stacks of linear layers: feed-forward blocks and what heads do before their last product."""
+"""Small stacks of linear layers: feed-forward blocks and the hidden layers of heads."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -39,14 +39,14 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n _"]:
-        """Return what the layers make of every vector."""
+        """Apply the layers to every vector."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
 def tower(dim: int, layers: int, *, bias: bool = True) -> nn.Sequential:
-    """Linear, LayerNorm, ReLU, `layers` times: what a head does before its last product."""
+    """Linear, LayerNorm, ReLU, `layers` times: the hidden layers of a head."""
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Linear(dim, dim, bias=bias), nn.LayerNorm(dim), nn.ReLU()]

@@ -14,7 +14,7 @@ from qdet.types import PaddedSizes
 def padding_mask(sizes: PaddedSizes, height: int, width: int) -> Bool[Tensor, "B h w"]:
     """Return True where a cell of the map is padding.
 
-    A cell is what the pixel nearest to it (rounded towards the first row and column) is, as in DETR's code.
+    A cell takes the value of its nearest pixel, rounded towards the first row and column, as in DETR's code.
     """
     (padded_height, padded_width), device = sizes.padded_hw, sizes.sizes_hw.device
     rows = torch.arange(padded_height, device=device) < sizes.sizes_hw[:, :1]
@@ -23,12 +23,12 @@ def padding_mask(sizes: PaddedSizes, height: int, width: int) -> Bool[Tensor, "B
 
 
 def valid_sizes(mask: Bool[Tensor, "B h w"]) -> Int[Tensor, "B 2"]:
-    """Height and width of the part of each map that is not padding, in cells."""
+    """Return height and width of the unpadded part of each map, in cells."""
     return torch.stack(((~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)), dim=-1)
 
 
-def resampled(mask: Bool[Tensor, "B _ _"], height: int, width: int) -> Bool[Tensor, "B h w"]:
-    """Return the mask of a map of another size: a cell is what the cell nearest to it is, as for pixels."""
+def resample_mask(mask: Bool[Tensor, "B _ _"], height: int, width: int) -> Bool[Tensor, "B h w"]:
+    """Resample a mask to another map size; each cell takes the value of the nearest one."""
     return F.interpolate(mask.float().unsqueeze(1), size=(height, width)).squeeze(1).bool()
 
 

@@ -1,4 +1,4 @@
-"""From bytes to what a backbone expects: ImageNet statistics, and padding that is exactly zero.
+"""Normalise images with ImageNet statistics, and set padding to exactly zero.
 
 B images   H, W padded height and width
 """
@@ -18,8 +18,8 @@ def normalize(
 ) -> Float[Tensor, "B 3 H W"]:
     """Normalise RGB bytes, then set everything outside each image's own height and width to zero.
 
-    The order matters: a byte of 0 is far from the mean, and the published weights have only seen padding
-    of 0 after normalisation. Floats are taken as normalised already; only their padding is set.
+    The order matters: a byte of 0 is far from the mean, and the published weights were trained
+    with padding of 0 after normalisation. Floats count as normalised already; only their padding is set.
     """
     if not images.is_floating_point():
         planes = zip(images.float().unbind(1), MEAN_RGB, STD_RGB, strict=True)

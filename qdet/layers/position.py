@@ -20,7 +20,7 @@ def sine_embedding(
 
     Feature i is sin(c / t_i) where i is even and cos(c / t_i) where it is odd, with
     t_i = temperature^(2 floor(i / 2) / n) and n = dim / k. Wavelengths are computed in float32 as in the
-    authors' code. DETR's factor of 2 pi is the caller's.
+    authors' code. The caller applies DETR's factor of 2 pi.
     """
     n = dim // coordinates.shape[-1]
     index = torch.arange(n // 2, dtype=torch.float32, device=coordinates.device)
@@ -32,9 +32,9 @@ def sine_embedding(
 def embed_reference(
     reference: Float[Tensor, "*n k"], dim: int, *, temperature: float = 10_000.0
 ) -> Float[Tensor, "*n D"]:
-    """Embed points (x, y) or boxes (cx, cy, w, h), given as shares of the image, in the order of `sine_map`.
+    """Embed points (x, y) or boxes (cx, cy, w, h) in normalized coordinates, in the order of `sine_map`.
 
-    That is y before x; width and height follow as they are.
+    That is y, x, then width and height.
     """
     yx = reference[..., :2].flip(-1)
     return sine_embedding(
@@ -44,7 +44,7 @@ def embed_reference(
 
 @fp32_island("position")
 def embed_xyzr(xyzr: Float[Tensor, "B N 4"], dim: int, *, scale: float) -> Float[Tensor, "B N D"]:
-    """Embed AdaMixer's boxes: pixels times `scale` (the authors': 1/1000), z and r as they are."""
+    """Embed AdaMixer's boxes: pixels times `scale` (the authors use 1/1000), z and r unscaled."""
     return sine_embedding(torch.cat((xyzr[..., :2] * scale, xyzr[..., 2:]), dim=-1), dim)
 
 
@@ -57,7 +57,7 @@ def sine_map(
     offset: float = 0.0,
     eps: float = 1e-6,
 ) -> Float[Tensor, "B h w D"]:
-    """Embed the place of every cell among those of its image: y in the first half of the features, then x.
+    """Embed the position of every cell in its image: y in the first half of the features, then x.
 
     Rows and columns are counted from 1 where `mask` is not True, moved by `offset` (0 in DETR, Conditional
     DETR, DAB-DETR and SMCA, -0.5 in Deformable DETR), and divided by their number, times 2 pi. Always
@@ -66,7 +66,7 @@ def sine_map(
     inside = ~mask
     places = []
     for axis, temperature in zip((1, 2), temperatures_yx, strict=True):
-        count = inside.cumsum(axis).float()  # of whole numbers: a GPU adds up others in any order
+        count = inside.cumsum(axis).float()  # of integers: a GPU sums floats in arbitrary order
         last = count.select(axis, -1).unsqueeze(axis)
         share = (count + offset) / (last + eps)
         places.append(sine_embedding(share.unsqueeze(-1) * math.tau, dim // 2, temperature=temperature))

@@ -1,4 +1,4 @@
-"""Islands of full precision inside a network that runs in bfloat16 under autocast.
+"""Islands of fp32 inside a network that runs in bfloat16 under autocast.
 
 `torch.autocast` picks a dtype per operation, and not always a safe one: products of pixel coordinates follow
 their bfloat16 inputs (spacing 4 at 1000 pixels), and on a CPU so do softmax, norms and powers. A function
@@ -8,7 +8,7 @@ that holds such arithmetic is marked:
     def decode(xyzr): ...
 
 It then runs with autocast off and its half-precision inputs widened to float32. float32 and float64 inputs
-stay what they are, so a float64 model is float64 throughout.
+keep their type, so a float64 model is float64 throughout.
 """
 
 import functools
@@ -41,7 +41,7 @@ def fp32_island(name: Island) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _run(name: Island, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    """Run `function` on widened inputs outside autocast; `name` tells islands apart where tests sink one."""
+    """Run `function` on widened inputs outside autocast; tests disable islands by `name`."""
     args, kwargs = widen(args), widen(kwargs)
     device = next((t.device.type for t in _tensors((args, kwargs))), None)
     if device is None or not _autocasts(device):
@@ -55,18 +55,18 @@ def widen(value: Any) -> Any:
 
     Tensors are found in tuples, lists, dicts and dataclasses.
     """
-    return _mapped(value, lambda t: t.float() if t.dtype in _NARROW else t)
+    return _map_tensors(value, lambda t: t.float() if t.dtype in _NARROW else t)
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if type(value) in (tuple, list):
-        return type(value)(_mapped(v, change) for v in value)
+        return type(value)(_map_tensors(v, change) for v in value)
     if type(value) is dict:
-        return {k: _mapped(v, change) for k, v in value.items()}
+        return {k: _map_tensors(v, change) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _mapped(getattr(value, f.name), change) for f in fields(value)})
+        return replace(value, **{f.name: _map_tensors(getattr(value, f.name), change) for f in fields(value)})
     return value
 
 

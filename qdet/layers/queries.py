@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class LearnedQueries(nn.Module):
     """N learned vectors, the same for every image; with `normalize` through LayerNorm without affine weights.
 
-    A module of its own because ZeRO-3 brings a parameter back for the backward pass of the module that owns
-    it, and knows that pass by the tensors which the module returned.
+    A module of its own, because ZeRO-3 gathers a parameter again for the backward pass of the module that
+    owns it, and hooks that pass to the tensors which the module returned.
     """
 
     def __init__(self, queries: int, width: int, *, normalize: bool) -> None:
@@ -26,7 +26,7 @@ class LearnedQueries(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw from N(0, 1): queries must differ from the start, or they would stay alike."""
+        """Draw from N(0, 1): identical queries would stay identical."""
         nn.init.normal_(self.weight)
 
     def forward(self, images: int) -> Float[Tensor, "B N D"]:
@@ -36,11 +36,11 @@ class LearnedQueries(nn.Module):
 
 
 Start = Literal["image", "grid"]
-"""All of them the whole image, as the papers choose, or spread over it for short training."""
+"""Initial boxes: the whole image, as in the papers, or a grid over it for short training."""
 
 
 def first_boxes(queries: int, start: Start) -> Float[Tensor, "N 4"]:
-    """Return centres, widths and heights as shares of the image."""
+    """Return boxes (cx, cy, w, h) in normalized coordinates."""
     return grid_boxes(queries) if start == "grid" else whole_boxes(queries)
 
 

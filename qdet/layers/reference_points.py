@@ -1,6 +1,6 @@
-"""Boxes as the DETR family predicts them: sigmoids, often as a step away from a reference point.
+"""Boxes as the DETR family predicts them: sigmoids, often offset from a reference point.
 
-B images   N queries   cxcywh as shares of the image without its padding
+B images   N queries   cxcywh normalized coordinates of the unpadded image
 """
 
 import torch
@@ -25,7 +25,7 @@ def boxes_from(
 ) -> Float[Tensor, "*n 4"]:
     """Return sigmoid(delta + inverse sigmoid of the reference), a point (k = 2) or a box (k = 4).
 
-    A point moves the centre alone; width and height are then `delta`'s own.
+    A point offsets the centre only; width and height are then those of `delta`.
     """
     return boxes_at(delta, inverse_sigmoid(reference, eps))
 
@@ -40,6 +40,6 @@ def boxes_at(delta: Float[Tensor, "*n 4"], anchor: Float[Tensor, "*#n _"]) -> Fl
 def to_pixels(
     boxes_cxcywh: Float[Tensor, "*S B N 4"], sizes_hw: Int[Tensor, "B 2"]
 ) -> Float[Tensor, "*S B N 4"]:
-    """Return corners in pixels of boxes given as shares of their image."""
+    """Convert boxes from normalized coordinates to corners in pixels."""
     extent = sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: w, h, w, h
     return cxcywh_to_xyxy(boxes_cxcywh) * extent.to(boxes_cxcywh.dtype)

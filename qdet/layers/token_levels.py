@@ -27,7 +27,7 @@ class TokenLevels:
     extent_wh: Float[Tensor, "L 2"]
     """Width and height of each map, in cells."""
     inside_wh: Float[Tensor, "B L 2"]
-    """Width and height of the part of each map that is not padding, in cells."""
+    """Width and height of the unpadded part of each map, in cells."""
 
     def split(self, tokens: Tensor) -> list[Tensor]:
         """Return the tokens of each level: [B, T, ...] to [B, h, w, ...]."""
@@ -37,7 +37,7 @@ class TokenLevels:
 
     @property
     def inside_share(self) -> Float[Tensor, "B L 2"]:
-        """Width and height of the part of each map that is not padding, as shares of the map."""
+        """Width and height of the unpadded part of each map, relative to the map."""
         return self.inside_wh / self.extent_wh
 
 
@@ -61,16 +61,16 @@ def flatten_maps(maps: Sequence[Float[Tensor, "B D _ _"]]) -> Float[Tensor, "B T
 
 @fp32_island("position")
 def sine_tokens(levels: TokenLevels, dim: int) -> list[Float[Tensor, "B _ D"]]:
-    """Embed the place of every cell within its own level: one tensor per level, always float32.
+    """Embed the position of every cell within its level: one tensor per level, always float32.
 
-    Places are those of cell centres (an offset of -0.5), as in Deformable DETR's code.
+    Positions are those of cell centres (an offset of -0.5), as in Deformable DETR's code.
     """
     return [sine_map(mask, dim, offset=-0.5).flatten(1, 2) for mask in levels.split(levels.mask)]
 
 
 @fp32_island("geometry")
 def cell_centers(levels: TokenLevels) -> Float[Tensor, "B T 2"]:
-    """Return x and y of every token's centre as shares of its image without the padding.
+    """Return x and y of every token's centre in normalized coordinates of its unpadded image.
 
     Always float32, as in the authors' code; under the padding they are above 1.
     """

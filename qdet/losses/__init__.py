@@ -1,4 +1,4 @@
-"""Losses: what a detector's stages are trained to minimise."""
+"""Losses of a detector's decoder stages."""
 
 from qdet.losses.matching import matched_objects
 from qdet.losses.presets import (

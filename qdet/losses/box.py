@@ -1,4 +1,4 @@
-"""How far boxes lie from their objects: L1 on shares of the image, and GIoU.
+"""Box losses and costs: L1 in normalized coordinates, and GIoU.
 
 B images   N queries   T objects   n pairs
 """
@@ -16,24 +16,24 @@ LOSS_EPS = 1e-7
 
 
 def l1_loss(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
-    """Sum of the absolute differences of the four numbers of each pair."""
+    """Return each pair's sum of absolute differences."""
     return (a - b).abs().sum(-1)
 
 
 def giou_loss(
     a_xyxy: Float[Tensor, "*n 4"], b_xyxy: Float[Tensor, "*n 4"], *, margin: float | Tensor = 0.0
 ) -> Float[Tensor, "*n"]:
-    """1 - GIoU of each pair."""
+    """Return 1 - GIoU of each pair."""
     return 1 - generalized_iou(a_xyxy, b_xyxy, eps=LOSS_EPS, margin=margin)
 
 
 def l1_cost(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B T 4"]) -> Float[Tensor, "*B N T"]:
-    """`l1_loss` of every query with every object."""
+    """Return `l1_loss` of every query with every object."""
     return torch.cdist(a, b, p=1.0)
 
 
 def giou_cost(
     a_xyxy: Float[Tensor, "*B N 4"], b_xyxy: Float[Tensor, "*B T 4"], *, margin: float | Tensor = 0.0
 ) -> Float[Tensor, "*B N T"]:
-    """Negative GIoU of every query with every object."""
+    """Return the negative GIoU of every query with every object."""
     return -generalized_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3), eps=MATCH_EPS, margin=margin)

@@ -1,4 +1,4 @@
-"""Sigmoid focal loss, and the cost that matching makes of it.
+"""Sigmoid focal loss, and the matching cost derived from it.
 
 Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
 
@@ -23,10 +23,10 @@ def focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Float[Tensor, " S"]:
-    """Sum the focal loss of each stage's queries, in which the classes of matched pairs are there.
+    """Sum the focal loss over each stage's queries; the classes of matched pairs are positive.
 
-    A logit's loss is its cross-entropy times (1 - p_t)^gamma, times alpha for a class that is there and
-    1 - alpha for one that is not. All are taken as not there at first, then the few that are put right.
+    A logit's loss is its cross-entropy times (1 - p_t)^gamma, times alpha for positives and 1 - alpha for
+    negatives. First all are summed as negatives, then the few positives are corrected.
     """
     there = logits[stage, queries, labels]
     right = alpha * _absent(-there, gamma) - (1 - alpha) * _absent(there, gamma)
@@ -36,7 +36,7 @@ def focal_loss(
 def focal_cost(
     logits: Float[Tensor, "*shape"], *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
 ) -> Float[Tensor, "*shape"]:
-    """What calling a query positive adds to its focal loss, with logarithms floored by `eps`.
+    """Return what a positive adds to the focal loss of a query, with logarithms floored by `eps`.
 
     mmdet (AdaMixer) has an eps of 1e-12, the DETR family and detectron2 1e-8.
     """
@@ -51,9 +51,9 @@ def _absent(logits: Float[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*sh
 
 
 class _Absent(torch.autograd.Function):
-    """-p^gamma log(1 - p), the focal loss of classes that are not there, before alpha.
+    """-p^gamma log(1 - p), the focal loss of negatives, before alpha.
 
-    Autograd would keep a map as large as the logits for each of its factors. This keeps the logits.
+    Autograd would save a tensor as large as the logits for each factor. This saves the logits alone.
     """
 
     @staticmethod
@@ -83,7 +83,7 @@ def softmax_loss(
 ) -> Float[Tensor, " S"]:
     """Sum the cross-entropy of each stage's queries; those without an object weigh `no_object`.
 
-    DETR (ECCV 2020, section 3.1) divides it by the sum of the weights, which is the caller's to do.
+    DETR (ECCV 2020, section 3.1) divides it by the sum of the weights; the caller does so.
     """
     likelihood = F.log_softmax(logits, dim=-1)
     nothing = likelihood[..., -1]

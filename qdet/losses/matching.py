@@ -19,7 +19,7 @@ from qdet.types import Targets
 
 @dataclass(frozen=True)
 class Assignment:
-    """Pairs of query and object, as many at every stage, in the order of the images."""
+    """Pairs of query and object, equally many per stage, in the order of the images."""
 
     queries: Int[Tensor, "S m"]
     """Queries of the batch: image * N + query."""
@@ -28,10 +28,10 @@ class Assignment:
 
 
 def assign(cost: Float[Tensor, "S B N T"], counts: Sequence[int]) -> Assignment:
-    """Give every object (or, with fewer queries, every query) its cheapest partner, each used once.
+    """Match every object (or, with fewer queries, every query) at minimal total cost.
 
     Columns from an image's count on are padding. This is the step's only copy from device to host: one
-    tensor for all stages and images. Indices go back in one copy as well.
+    tensor for all stages and images. The indices go back in one copy as well.
 
     Raises:
         DivergedError: a cost is NaN or infinite, so predictions are.
@@ -50,14 +50,14 @@ def assign(cost: Float[Tensor, "S B N T"], counts: Sequence[int]) -> Assignment:
 
 
 def matched_objects(targets: Targets, queries: int) -> int:
-    """Count the pairs that matching makes per stage: an image's objects, or its queries if fewer."""
+    """Count the matched pairs per stage: an image's objects, or its queries if fewer."""
     return sum(min(queries, n) for n in targets.counts)
 
 
 def padded_rows(
     counts: Sequence[int], device: torch.device
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Return an image's rows of the packed objects, then other rows, and which are its own."""
+    """Return each image's rows of the packed objects, padded with other rows, and which are its own."""
     first = list(accumulate(counts, initial=0))
     steps = range(max(counts, default=0))
     rows = [[min(start + t, first[-1] - 1) for t in steps] for start in first[:-1]]
@@ -79,7 +79,7 @@ def _assign_image(cost: np.ndarray, stage: int, image: int) -> np.ndarray:
 
 
 def _first_rows(counts: Sequence[int], queries: int) -> np.ndarray:
-    """For every pair, where its image's queries and objects begin: [2, m]."""
+    """Return, for every pair, where its image's queries and objects begin: [2, m]."""
     pairs = [min(queries, n) for n in counts]
     begin = np.array([np.arange(len(counts)) * queries, list(accumulate(counts, initial=0))[:-1]])
     return np.repeat(begin, pairs, axis=1)

@@ -17,13 +17,13 @@ FOCAL_DETR_LOSS = SetLossConfig(l1_format="cxcywh", per="objects", log_eps=1e-8)
 """Deformable DETR's (ICLR 2021), which Conditional, Efficient and Anchor DETR and SMCA share."""
 
 DAB_DETR_LOSS = replace(FOCAL_DETR_LOSS, classification=1.0, giou_margin=1e-6)
-"""DAB-DETR (ICLR 2022) matches as the others do but weighs classification half as much.
+"""DAB-DETR (ICLR 2022) matches like the others but halves the weight of classification.
 
-Its code also keeps GIoU from dividing by 0 in a way of its own.
+Its code also guards GIoU's divisions in its own way.
 """
 
 SPARSE_RCNN_LOSS = SetLossConfig(per="objects", log_eps=1e-8)
 """Sparse R-CNN (CVPR 2021)."""
 
 SPARSE_RCNN_SOFTMAX_LOSS = replace(SPARSE_RCNN_LOSS, scores="softmax")
-"""The same with the other classification that its code offers, for `scores="softmax"` of the detector."""
+"""The same with softmax classification, which its code offers too; for the detector's `scores="softmax"`."""

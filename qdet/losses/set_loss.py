@@ -1,4 +1,4 @@
-"""Set loss: match queries to objects at every decoder stage, then pull the matched ones to their objects.
+"""Set loss: match queries to objects at every decoder stage, then compare matched pairs.
 
 DETR (Carion et al., ECCV 2020, section 3.1), with its softmax classification or with the focal one of later
 papers.
@@ -33,32 +33,32 @@ class SetLossConfig:
     classification: float = 2.0
     """Weight of the classification loss."""
     l1: float = 5.0
-    """Weight of the L1 distance of boxes, in shares of the image."""
+    """Weight of the L1 distance of boxes, in normalized coordinates."""
     giou: float = 2.0
     """Weight of the generalised IoU loss."""
     match_classification: float = 2.0
-    """Weight of classification when queries are matched to objects."""
+    """Weight of classification in matching."""
     match_l1: float = 5.0
     """Weight of the L1 distance in matching."""
     match_giou: float = 2.0
     """Weight of the generalised IoU in matching."""
     l1_format: Literal["xyxy", "cxcywh"] = "xyxy"
-    """Numbers whose L1 distance is taken: corners, or centre and size."""
+    """Box format of the L1 distance: corners, or centre and size."""
     per: Literal["matched", "objects"] = "matched"
     """Divide losses by the matched pairs of the global batch, or by its objects, which can be more."""
     alpha: float = 0.25
-    """Focal weight of the class that is there; those that are not get 1 - alpha."""
+    """Focal weight of positives; negatives get 1 - alpha."""
     gamma: float = 2.0
-    """How strongly the focal loss ignores what is classified well already."""
+    """Focusing exponent of the focal loss."""
     no_object: float = 0.1
-    """Weight that softmax classification gives to queries without an object."""
+    """Weight of queries without an object in softmax classification."""
     giou_margin: float = 0.0
-    """Added to union and hull where GIoU divides by them, as shares of the image: 1e-6 in DAB-DETR's code."""
+    """Added to GIoU's divisors, union and hull, in normalized area: 1e-6 in DAB-DETR's code."""
     log_eps: float = 1e-12
     """Floor of the focal cost's logarithms: 1e-12 in mmdetection, 1e-8 in the DETR family."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         weights = ("classification", "l1", "giou")
         for name in (
             *weights,
@@ -76,27 +76,27 @@ class SetLossConfig:
             raise ConfigError(f"--loss.alpha must be between 0 and 1, got {self.alpha}")
 
     def build(self, classes: int) -> "SetLoss":
-        """Make the loss of a detector of that many classes."""
+        """Build the loss of a detector with that many classes."""
         return SetLoss(self, classes)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What to minimise, and what it is made of."""
+    """The total loss and its terms."""
 
     total: Float[Tensor, ""]
     """Sum over stages of the three weighted terms."""
     terms: dict[str, Tensor]
     """Detached scalars: weighted terms summed over stages by name (`l1`), and of each stage (`stage0/l1`).
 
-    An encoder's proposals come as `proposals/l1`. `pos_acc` is not part of the total: the share of matched
-    queries whose best class is right, of the last stage, and of each (`stage0/pos_acc`).
+    Those of an encoder's proposals are called `proposals/l1`. `pos_acc` is not part of the total: the
+    fraction of matched queries whose best class is right, of the last stage and of each (`stage0/pos_acc`).
     """
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Predictions of equal shape, which are matched and compared at once."""
+    """Predictions of equal shape, matched and compared in one batch."""
 
     names: list[str]
     logits: Float[Tensor, "S B N K"]
@@ -125,12 +125,12 @@ class SetLoss(nn.Module):
 
         That is the number of objects of the whole global batch (at least 1) per rank and pass, see
         `counted_objects`: it makes the gradient of a global batch independent of how it is split. Softmax
-        classification is divided by the weights of all queries instead, which follow from how many are
-        `matched`, counted in the same way; by default those of this batch.
+        classification is divided by the summed weights of all queries instead, which follow from the number
+        `matched`, counted in the same way; by default that of this batch.
         """
         total, named = torch.zeros((), device=sizes_hw.device), {}
         for group in _groups(stages, targets, sizes_hw):
-            for name, term in self._weighted(group, normalizer, matched).items():
+            for name, term in self._compute_terms(group, normalizer, matched).items():
                 named |= {
                     f"{stage}/{name}": value for stage, value in zip(group.names, term.detach(), strict=True)
                 }
@@ -144,11 +144,11 @@ class SetLoss(nn.Module):
     def match(
         self, stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]
     ) -> list[Assignment]:
-        """Return the assignments that the loss uses: of all stages, after those of each set of proposals."""
+        """Return the assignments of the loss: of each set of proposals, then of all stages."""
         return [self._match(group) for group in _groups(stages, targets, sizes_hw)]
 
     @fp32_island("loss")
-    def _weighted(
+    def _compute_terms(
         self, group: _Group, normalizer: int | float | Tensor, matched: int | float | Tensor | None
     ) -> dict[str, Float[Tensor, " S"]]:
         """Return the weighted terms of each stage, and `pos_acc`."""
@@ -179,7 +179,7 @@ class SetLoss(nn.Module):
     @torch.no_grad()
     @fp32_island("loss")
     def _match(self, group: _Group) -> Assignment:
-        """Compute every cost that a stage and image needs, padded to the fullest image, and assign."""
+        """Compute the costs of all stages and images, padded to the fullest image, and assign."""
         c, targets, logits, boxes = self.config, group.targets, group.logits, group.boxes
         rows, present = padded_rows(targets.counts, logits.device)
         if not rows.numel():
@@ -198,23 +198,23 @@ class SetLoss(nn.Module):
         return assign(cost, targets.counts)
 
     def _l1_numbers(self, boxes_xyxy: Float[Tensor, "*n 4"], extent: Float[Tensor, "*#n 4"]) -> Tensor:
-        """Return the four numbers of a box that distances are taken of, as shares of its image."""
+        """Return boxes in `l1_format`, in normalized coordinates."""
         boxes = boxes_xyxy if self.config.l1_format == "xyxy" else xyxy_to_cxcywh(boxes_xyxy)
         return boxes * (1 / extent)
 
     def _margin(self, extent: Float[Tensor, "*n 4"]) -> float | Float[Tensor, "*n"]:
-        """Return `giou_margin` in the area that boxes are measured in."""
+        """Return `giou_margin` in square pixels."""
         margin = self.config.giou_margin
         return margin * extent[..., 0] * extent[..., 1] if margin else 0.0
 
 
 def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:
-    """Count what a batch adds to the divisor of its losses."""
+    """Return a batch's contribution to the divisor of the losses."""
     return matched_objects(targets, queries) if per == "matched" else sum(targets.counts)
 
 
 def _groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]) -> list[_Group]:
-    """Put proposals each in a group of their own, before that of the decoder's stages."""
+    """Put each set of proposals in its own group, before that of the decoder's stages."""
     extent = sizes_hw.flip(-1).repeat(1, 2)
     groups = []
     for p in stages:

@@ -64,7 +64,7 @@ class Sender:
             if len(group) > 1 and (self._is_final(error, record) or delivery.answers()):
                 for one in group:  # one bad point must not take the others with it
                     self._send([one], delivery)
-            elif len(group) == 1 and self._is_hopeless(error, record, delivery):
+            elif len(group) == 1 and self._should_put_aside(error, record, delivery):
                 self._put_aside(record, end, error)
             else:
                 raise
@@ -72,7 +72,7 @@ class Sender:
             self.spool.advance(record, end)
             self._failures = 0
 
-    def _is_hopeless(self, error: Exception, record: Record, delivery: Delivery) -> bool:
+    def _should_put_aside(self, error: Exception, record: Record, delivery: Delivery) -> bool:
         """Whether to go on without this record: refused for good, or failing while all else works."""
         if self._is_final(error, record):
             return True

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qdet.checkpoint import Piece, Saved
+from qdet.checkpoint import Checkpoint, Piece
 from qdet.training.sharded_state import ShardedState
 
 
@@ -56,7 +56,7 @@ class Ema:
         found = (state.piece_of("average", name, held) for (name, _), held in named)
         return [piece for piece in found if piece is not None]
 
-    def load(self, saved: Saved, state: ShardedState) -> None:
+    def load(self, saved: Checkpoint, state: ShardedState) -> None:
         """Restore from a checkpoint; if it has no averages, they start from the current weights."""
         if not saved.names("average"):
             return

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdet.checkpoint import Piece, Saved
+from qdet.checkpoint import Checkpoint, Piece
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.training.distributed import World
 
@@ -74,7 +74,7 @@ class ShardedState:
         values = held.reshape(-1)[: len(share)] if self.stage == 3 else cut(held, share)
         return Piece(f"{kind}/{name}", share.start, values.detach())
 
-    def held_part(self, saved: Saved, name: str, like: Tensor) -> Tensor:
+    def held_part(self, saved: Checkpoint, name: str, like: Tensor) -> Tensor:
         """Return the part of a saved tensor that this rank holds: all, or its padded slice under ZeRO-3."""
         if self.stage != 3:
             return saved.whole(name)
@@ -82,7 +82,7 @@ class ShardedState:
         values = saved.part(name, range(start, start + like.numel()))
         return F.pad(values, (0, like.numel() - values.numel())).view_as(like)
 
-    def load_moments(self, saved: Saved) -> None:
+    def load_moments(self, saved: Checkpoint) -> None:
         """Restore AdamW's state from `saved`."""
         if not saved.state.updates:  # AdamW makes its state in its first step
             return

@@ -124,7 +124,7 @@ def test_plain_transformers_serve_detectors_of_one_map():
         ({"model": "bert"}, "no AutoBackbone of bert"),
         ({"model": "resnet", "levels": 9}, r"--detector\.backbone\.levels 9: there are stage1"),
         ({"levels": 0}, r"levels must be at least 1"),
-        ({"settings": "depths=3"}, r"--detector\.backbone\.settings is no JSON"),
+        ({"settings": "depths=3"}, r"--detector\.backbone\.settings is not valid JSON"),
         ({"settings": "[1]"}, "must be a JSON object"),
     ],
 )

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig, load_pretrained
 from qdet.backbones.layouts import to_qdet
-from qdet.backbones.weights import find, load_state
+from qdet.backbones.weights import find_weights, load_state
 from qdet.errors import CheckpointError, ConfigError
 
 SMALL = ResNetConfig(depth=14, width=16, weights=None)
@@ -194,7 +194,7 @@ def test_concurrent_requests_share_one_download(served, cache):
     classifier_file(folder / "w.pth")
     config = replace(SMALL, weights=f"{address}/w.pth")
     with ThreadPoolExecutor(4) as workers:
-        paths = list(workers.map(find, [config] * 4))
+        paths = list(workers.map(find_weights, [config] * 4))
     assert len(set(paths)) == len(asked) == 1
 
 

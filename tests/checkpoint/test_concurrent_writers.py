@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from qdet.checkpoint import Piece, Saved, open_folder, verify
+from qdet.checkpoint import Checkpoint, Piece, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.checkpoint.writing import commit, write_share
 from qdet.errors import CheckpointError
@@ -18,7 +18,7 @@ def share(whole, *, rank, world):
 
 
 def whole(folder):
-    saved = Saved(folder)
+    saved = Checkpoint(folder)
     return {name: saved.whole(name) for name in saved.shapes}
 
 
@@ -41,7 +41,7 @@ def test_a_worker_declared_dead_that_completes_leaves_a_valid_checkpoint(folder)
     write(folder, world=3, attempt="new0", seed=2)
     write(folder, world=2, attempt="old0", seed=1)
     assert_same(whole(folder), tensors(1))
-    assert Saved(folder).manifest.world_size == 2
+    assert Checkpoint(folder).manifest.world_size == 2
 
 
 def test_concurrent_attempts_leave_one_whole_checkpoint(folder):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from qdet.checkpoint import RunFolder, Saved, open_folder, verify
+from qdet.checkpoint import Checkpoint, RunFolder, open_folder, verify
 from qdet.errors import CheckpointError
 from tests.support.small_checkpoints import write
 
@@ -83,7 +83,7 @@ def test_a_folder_without_manifest_is_no_checkpoint(run):
     assert newest(run, said) == "step_000100"
     assert "no manifest.json" in said[0]
     with pytest.raises(CheckpointError, match=r"no manifest\.json"):
-        Saved(run.at(200))
+        Checkpoint(run.at(200))
 
 
 def test_a_run_with_only_incomplete_folders_starts_over_but_one_with_damaged_checkpoints_does_not(run):
@@ -112,4 +112,4 @@ def test_bytes_changed_in_transit_are_detected():
     content[-1] ^= 1
     folder.put(name, bytes(content))
     with pytest.raises(CheckpointError, match=f"{name} is damaged"):
-        Saved(folder)
+        Checkpoint(folder)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from qdet.checkpoint import Saved, open_folder, verify, write_whole
+from qdet.checkpoint import Checkpoint, open_folder, verify, write_whole
 from qdet.errors import CheckpointError
 from tests.support.small_checkpoints import assert_same, state, tensors, write
 
 
-def whole(saved: Saved) -> dict[str, torch.Tensor]:
+def whole(saved: Checkpoint) -> dict[str, torch.Tensor]:
     return {name: saved.whole(name) for name in saved.shapes}
 
 
@@ -23,7 +23,7 @@ def whole(saved: Saved) -> dict[str, torch.Tensor]:
 def test_tensors_state_and_job_round_trip(tmp_path, place, world):
     folder = open_folder(tmp_path / "c" if place == "local" else f"memory://{uuid.uuid4()}/c")
     written = write(folder, world=world, metrics={"val/AP": 0.25})
-    saved = Saved(folder)
+    saved = Checkpoint(folder)
     assert_same(whole(saved), written)
     assert saved.state == state()
     assert saved.job == {"name": "x", "detector": "DETRConfig"}
@@ -39,7 +39,7 @@ def test_reading_a_part_equals_slicing_the_whole(world, ends):
     folder = open_folder(f"memory://{uuid.uuid4()}")
     written = write(folder, world=world)
     share = range(min(ends), max(ends))
-    part = Saved(folder).part("weights/stem.weight", share)
+    part = Checkpoint(folder).part("weights/stem.weight", share)
     assert torch.equal(part, written["weights/stem.weight"].flatten()[share.start : share.stop])
 
 
@@ -65,7 +65,7 @@ def test_one_process_writes_what_it_holds_whole(tmp_path):
     folder = open_folder(tmp_path / "c")
     write_whole(folder, tensors(), state=state(), job={"name": "x"})
     verify(folder)
-    assert_same(whole(Saved(folder)), tensors())
+    assert_same(whole(Checkpoint(folder)), tensors())
 
 
 def test_pieces_that_do_not_make_a_whole_are_refused_by_name(tmp_path, monkeypatch):
@@ -77,13 +77,13 @@ def test_pieces_that_do_not_make_a_whole_are_refused_by_name(tmp_path, monkeypat
     )
     write(open_folder(tmp_path), world=2)  # both ranks write the first half
     with pytest.raises(CheckpointError, match=r"twice|lacks"):
-        Saved(open_folder(tmp_path))
+        Checkpoint(open_folder(tmp_path))
 
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path):
     write(open_folder(tmp_path))
     with pytest.raises(CheckpointError, match=r"has no tensor weights/head"):
-        Saved(open_folder(tmp_path)).whole("weights/head")
+        Checkpoint(open_folder(tmp_path)).whole("weights/head")
 
 
 def test_a_url_that_nothing_opens_is_refused():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qdet.checkpoint import Retention, RunFolder, Saved, open_folder
+from qdet.checkpoint import Checkpoint, Retention, RunFolder, open_folder
 from qdet.errors import CheckpointError
 from tests.support.small_checkpoints import assert_same, write
 
@@ -15,7 +15,7 @@ def test_a_bucket_holds_runs_as_a_folder_does(bucket):
         written = write(run.at(step), world=3, step=step, seed=step)
         run.tidy(Retention(last=1))
     assert run.steps() == [3, 4]
-    saved = Saved(run.newest_good(print))
+    saved = Checkpoint(run.newest_good(print))
     assert saved.state.step == 4
     assert_same({name: saved.whole(name) for name in saved.shapes}, written)
     name = next(n for n in run.at(4).names() if n.startswith("rank_00002"))

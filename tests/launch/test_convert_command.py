@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
-from qdet.checkpoint import Saved, open_folder
+from qdet.checkpoint import Checkpoint, open_folder
 from qdet.checkpoint.fit import check_start, load_weights
 from qdet.convert.classes import COCO, IDS
-from qdet.convert.files import Told, read
+from qdet.convert.files import Metadata, read
 from qdet.convert.recognize import recognize
 from qdet.data.shards.categories import Categories
 from qdet.detectors import DETRConfig
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_every_detector_and_of_any_size(parity_dir, tmp_path, na
 
 
 def test_the_80_classes_keep_their_rows(parity_dir):
-    told = Told(heads=4, queries=9)
+    metadata = Metadata(heads=4, queries=9)
     for name, head, rows in (
         ("conditional_detr_r50", "class_head", COCO.ids),
         ("detr_r50", "class_head", (*COCO.ids, 91)),  # no-object is kept, as the last row
@@ -73,7 +73,7 @@ def test_the_80_classes_keep_their_rows(parity_dir):
         ("sparse_rcnn_r50_100pro", "decoder.stages.0.class_head", range(80)),
     ):
         _, ours, theirs = small_checkpoint(parity_dir, name)
-        weights = recognize(theirs, told).weights
+        weights = recognize(theirs, metadata).weights
         for part in (f"{head}.weight", f"{head}.bias"):
             assert weights[part].equal(ours[part][list(rows)]), (name, part)
 
@@ -92,7 +92,7 @@ def test_centres_stay_fixed_where_the_file_says_so(parity_dir, tmp_path):
 def test_all_91_rows_can_stay(parity_dir):
     for name, rows in (("detr_r50", 92), ("smca_detr_r50_single_scale", 91), ("dab_detr_r50", 91)):
         _, ours, theirs = small_checkpoint(parity_dir, name)
-        found = recognize(theirs, Told(heads=4), all_classes=True)
+        found = recognize(theirs, Metadata(heads=4), all_classes=True)
         assert len(found.categories) == IDS
         assert found.weights["class_head.bias"].equal(ours["class_head.bias"][:rows])
 
@@ -123,8 +123,8 @@ def test_other_classes_are_numbered_or_named_by_the_file(detr, tmp_path, capsys)
     assert "ResNetConfig(depth=14, width=8, dilate_c5=True)" in capsys.readouterr().out
 
 
-def saved(folder) -> Saved:
-    return Saved(open_folder(folder))
+def saved(folder) -> Checkpoint:
+    return Checkpoint(open_folder(folder))
 
 
 def refused(capsys, *args, code: int = 1) -> str:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from qdet.backbones import Backbone
 from qdet.convert import fix_centers
 from qdet.detectors import DABDETR, DABDETRConfig
-from qdet.detectors.dab_detr import Queries, modulated
+from qdet.detectors.dab_detr import Queries, modulate
 from qdet.errors import ConfigError
 from qdet.layers.reference_points import to_pixels
 from qdet.types import PaddedSizes, Predictions
@@ -53,7 +53,7 @@ def total(stages: tuple[Predictions, ...]) -> torch.Tensor:
 def test_attention_reaches_as_far_as_the_box():
     place = torch.ones(1, 1, 4)
     sizes = torch.tensor([[[0.0, math.log(3)]]])  # sigmoids 1/2 and 3/4
-    got = modulated(place, sizes, torch.tensor([[[0.3, 0.4, 0.25, 0.5]]]))
+    got = modulate(place, sizes, torch.tensor([[[0.3, 0.4, 0.25, 0.5]]]))
     assert_close(got, torch.tensor([[[1.5, 1.5, 2.0, 2.0]]]))  # y by height, then x by width
 
 

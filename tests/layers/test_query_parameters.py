@@ -5,7 +5,7 @@ import math
 import torch
 from torch.testing import assert_close
 
-from qdet.detectors.adamixer.generator import SharedNumbers, make_generator, start_alike
+from qdet.detectors.adamixer.generator import StaticParameters, make_generator, start_alike
 
 D, NUMBERS = 16, 4000
 
@@ -27,12 +27,12 @@ def test_a_fresh_model_is_the_same_with_and_without_adaptability():
 
 
 def test_starts_as_a_linear_layers_bias():
-    bias = SharedNumbers(D, NUMBERS).bias.detach()
+    bias = StaticParameters(D, NUMBERS).bias.detach()
     assert bias.abs().max() <= 1 / math.sqrt(D)
     assert math.isclose(bias.std(), 1 / math.sqrt(3 * D), rel_tol=0.05)
 
 
 def test_gradients_of_all_queries_add_up():
-    shared = SharedNumbers(D, NUMBERS)
+    shared = StaticParameters(D, NUMBERS)
     shared(torch.randn(2, 3, D)).sum().backward()
     assert shared.bias.grad.equal(torch.full((NUMBERS,), 6.0))

@@ -11,7 +11,7 @@ from qdet.detectors import ConvSMCAConfig, MultiScaleSMCAConfig, SMCAConfig
 from qdet.detectors.smca.multi_scale import IntraMultiEncoder
 from qdet.detectors.smca.scale_tokens import ScaleNeck
 from qdet.errors import ConfigError
-from qdet.layers.padding import padding_mask, resampled
+from qdet.layers.padding import padding_mask, resample_mask
 from qdet.layers.position import sine_map
 from qdet.types import PaddedSizes
 
@@ -42,7 +42,7 @@ def test_tokens_are_the_cells_of_all_maps(features):
 def test_a_coarser_mask_takes_the_nearest_cell():
     mask = torch.rand(3, 5, 7) < 0.5
     for height, width in ((3, 4), (2, 2), (5, 7)):
-        found = resampled(mask, height, width)
+        found = resample_mask(mask, height, width)
         for y in range(height):
             for x in range(width):
                 assert found[:, y, x].equal(mask[:, y * 5 // height, x * 7 // width])

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from qdet import losses
 from qdet.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from qdet.convert.files import Told, read
+from qdet.convert.files import Metadata, read
 from qdet.convert.recognize import recognize
 from qdet.detectors import Detector
 from qdet.layers.pixels import normalize
@@ -124,8 +124,8 @@ def images(scale: Scale = SHALLOW) -> tuple[torch.Tensor, torch.Tensor]:
     return normalize(pixels, sizes), inside.long()
 
 
-def our_model(theirs, **told) -> Detector:
-    found = recognize(theirs.state_dict(), Told(heads=8, **told))
+def our_model(theirs, **metadata) -> Detector:
+    found = recognize(theirs.state_dict(), Metadata(heads=8, **metadata))
     assert len(found.categories) == CLASSES
     ours = found.detector.build(CLASSES).eval()
     ours.load_state_dict(found.weights)
@@ -236,8 +236,8 @@ def test_a_saved_folder_becomes_what_its_model_does(form, tmp_path):
     width = {"hidden_size" if name == "DabDetr" else "d_model": 64}
     theirs = their_model(name, channels=8, encoder_ffn_dim=32, decoder_ffn_dim=32, **width, **settings)
     theirs.save_pretrained(tmp_path)
-    state, told = read(tmp_path)
-    found, wanted = recognize(state, told), recognize(theirs.state_dict(), told)
+    state, metadata = read(tmp_path)
+    found, wanted = recognize(state, metadata), recognize(theirs.state_dict(), metadata)
     assert found.detector == wanted.detector
     assert found.weights.keys() == wanted.weights.keys()
     assert all(t.equal(wanted.weights[key]) for key, t in found.weights.items())

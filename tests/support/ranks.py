@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 
 from qdet.backbones import SwinConfig
-from qdet.checkpoint import RunFolder, Saved, open_folder
+from qdet.checkpoint import Checkpoint, RunFolder, open_folder
 from qdet.config import override
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
@@ -103,12 +103,12 @@ def save_again(jobs: dict[str, Job], store: Path, into: Path) -> None:
         training.checkpoints.writer.wait(at_end=True)
 
 
-def checkpoint(store: Path, run: str, step: int) -> Saved:
+def checkpoint(store: Path, run: str, step: int) -> Checkpoint:
     """Open a checkpoint that `train_all` wrote."""
-    return Saved(RunFolder(open_folder(store / run)).at(step))
+    return Checkpoint(RunFolder(open_folder(store / run)).at(step))
 
 
-def assert_same(one: Saved, other: Saved) -> None:
+def assert_same(one: Checkpoint, other: Checkpoint) -> None:
     """Two checkpoints hold the same tensors, bit for bit."""
     assert one.shapes == other.shapes
     for name in one.shapes:

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from qdet.checkpoint import Piece, Retention, RunFolder, Saved, open_folder, verify
+from qdet.checkpoint import Checkpoint, Piece, Retention, RunFolder, open_folder, verify
 from qdet.checkpoint.pieces import cut, even_shares
 from qdet.errors import CheckpointError
 from qdet.training.checkpointing import save as module
@@ -84,7 +84,7 @@ def test_a_checkpoint_holds_the_state_at_the_time_of_saving(tmp_path, monkeypatc
         tensor.zero_()
     gate.set()
     writer.wait()
-    saved = Saved(writer.run.at(1))
+    saved = Checkpoint(writer.run.at(1))
     for name, tensor in tensors(1).items():
         assert saved.whole(name).equal(tensor) or not tensor.numel()
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from qdet.checkpoint import Saved, open_folder, write_whole
+from qdet.checkpoint import Checkpoint, open_folder, write_whole
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.sharded_state import ShardedState
@@ -59,7 +59,7 @@ def test_a_loaded_average_continues(tmp_path):
         for piece in first.pieces(held)
     }
     write_whole(open_folder(tmp_path), whole, state=replace(state(), ema_updates=first.updates), job={})
-    second.load(Saved(open_folder(tmp_path)), held)
+    second.load(Checkpoint(open_folder(tmp_path)), held)
     assert second.updates == 2
     with torch.no_grad():
         module.bias.sub_(2)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from qdet.checkpoint import TrainState, open_folder
-from qdet.checkpoint.saved import Peek
+from qdet.checkpoint.reading import Peek
 from qdet.config import flatten
 from qdet.data.plan.epoch import PLAN_VERSION
 from qdet.errors import CheckpointError

@@ -36,7 +36,7 @@ class SwinConfig:
     """SHA-256 that the weights file must have, or at least its first 8 hex digits."""
 
     def __post_init__(self) -> None:
-        """Reject what could never train, in the words of the command line."""
+        """Raise ConfigError for settings that cannot train."""
         if not 0 <= self.drop_path < 1:
             raise ConfigError(
                 f"--detector.backbone.drop-path must be at least 0 and below 1, got {self.drop_path}"
@@ -45,17 +45,17 @@ class SwinConfig:
 
     @property
     def imagenet(self) -> Source | None:
-        """The file that `weights="imagenet"` stands for; its authors published no digest."""
+        """The file that `weights="imagenet"` means; its authors published no digest."""
         name = _PUBLISHED.get(self.size)
         return Source(f"{_RELEASE}/swin_{name}_patch4_window7_224.pth") if name else None
 
     def build(self) -> "Swin":
-        """Make the backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
         embed, depths, heads, window = SIZES[self.size]
         return Swin(embed, depths=depths, heads=heads, window=window, drop_path=self.drop_path)
 
     def demo(self) -> "SwinConfig":
-        """The size for a laptop."""
+        """Return the size for a laptop."""
         return SwinConfig(size="demo", drop_path=0.0, weights="package:swin_demo.safetensors")
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-_APART = -100.0  # added to the logit of two tokens that the shift made neighbours; the authors' value
+_APART = -100.0  # added to the logits of tokens that only the shift made neighbours; the authors' value
 
 
 class WindowAttention(nn.Module):
@@ -39,7 +39,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Return what every pixel gathers from its window."""
+        """Return every pixel's update from its window."""
         height, width = x.shape[1:3]
         bottom, right = -height % self.window, -width % self.window
         if bottom or right:
@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def position_bias(self) -> Float[Tensor, "1 h L L"]:
-        """Look every pair of tokens' relative position up in the learned table."""
+        """Look up the bias of every pair of tokens in the learned table."""
         index = relative_positions(self.window, self.relative_position_bias_table.device)
         tokens = self.window**2
         bias = self.relative_position_bias_table[index]  # [L * L, h]
@@ -113,7 +113,7 @@ def relative_positions(window: int, device: torch.device) -> Int[Tensor, " LL"]:
 def window_mask(
     map_hw: tuple[int, int], window: int, shift: int, device: torch.device
 ) -> Bool[Tensor, "n L L"]:
-    """Tell which tokens of a shifted window come from opposite edges of the map (figure 4 of the paper)."""
+    """Mask tokens of a shifted window that come from opposite edges of the map (figure 4 of the paper)."""
     with torch.inference_mode(False):
         height, width = (_bands(length, window, shift, device) for length in map_hw)
         region = (3 * height[:, None] + width)[None, :, :, None].float()  # nine of them
@@ -122,6 +122,6 @@ def window_mask(
 
 
 def _bands(length: int, window: int, shift: int, device: torch.device) -> Int[Tensor, " length"]:
-    """Number a rolled axis: 0 whole windows, 1 the rest of the last window, 2 what came round the edge."""
+    """Label a rolled axis: 0 whole windows, 1 the rest of the last window, 2 what wrapped around."""
     position = torch.arange(length, device=device)
     return (position >= length - window).long() + (position >= length - shift).long()

@@ -32,4 +32,4 @@ ADAMIXER: Table = (
         )
     ),
 )
-"""MCG-NJU/AdaMixer. First boxes are a parameter there, though one without a gradient, and a buffer here."""
+"""MCG-NJU/AdaMixer. Initial boxes are a parameter without gradient there and a buffer here."""

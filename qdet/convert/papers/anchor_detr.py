@@ -50,13 +50,13 @@ ANCHOR_DETR: Table = (
     *module(r"transformer\.adapt_pos1d\.0", "embed_axis.layers.0"),
     *module(r"transformer\.adapt_pos1d\.2", "embed_axis.layers.1"),
 )
-"""megvii-research/AnchorDETR. Its decoder layers count their norms as Deformable DETR's do."""
+"""megvii-research/AnchorDETR. Its decoder layers number their norms as Deformable DETR's do."""
 
 ANCHOR_DETR_ATTENTION: Table = (*_SHARED, (r"transformer\.adapt_pos1d\..*", ""))
 """The same with plain attention, where the embedding of single coordinates is never used."""
 
 
 def attends_plainly(state: Mapping[str, Tensor]) -> bool:
-    """Tell by the projections of the attention to the image: plain attention has three, row-column five."""
+    """Return whether cross-attention is plain: it then has three projections, row-column attention five."""
     rows, width = state["transformer.decoder_layers.0.cross_attn.in_proj_weight"].shape
     return rows == 3 * width

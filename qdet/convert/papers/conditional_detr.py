@@ -21,7 +21,7 @@ DECODER_ATTENTION: Table = (
     *module(DECODER_LAYER + r"\.cross_attn\.out_proj", _CROSS + ".out"),
     *module(r"transformer\.decoder\.query_scale\.layers\.(?P<i>\d+)", r"decoder.place_scale.layers.\g<i>"),
 )
-"""Attention of content and places; also DAB-DETR's."""
+"""Conditional attention; also DAB-DETR's."""
 
 CONDITIONAL_DETR: Table = (
     *ENCODER,

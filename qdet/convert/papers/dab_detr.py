@@ -32,6 +32,6 @@ DAB_DETR: Table = (
 
 
 def fix_centers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the anchors of a converted checkpoint apart for a detector whose centres are fixed."""
+    """Split the anchors of a converted checkpoint for a detector with fixed centres."""
     anchors = state[_ANCHORS]
     return {**state, "decoder.queries.centers": anchors[:, :2].clone(), _ANCHORS: anchors[:, 2:].clone()}

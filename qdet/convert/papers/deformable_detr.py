@@ -39,7 +39,7 @@ DEFORMABLE_DETR: Table = (
     *module(r"class_embed\.\d+", "heads.0.class_head"),
     *module(r"bbox_embed\.\d+\.layers\.(?P<k>\d+)", r"heads.0.box_head.layers.\g<k>"),
 )
-"""On one level or more, without refinement: the heads of all layers are one."""
+"""Single- or multi-scale, without refinement: all layers share one head."""
 
 _STORED_TWICE = r"(?:transformer\.decoder\.)?"
 
@@ -56,4 +56,4 @@ DEFORMABLE_DETR_REFINE: Table = (
         _STORED_TWICE + r"bbox_embed\.(?P<i>\d+)\.layers\.(?P<k>\d+)", r"heads.\g<i>.box_head.layers.\g<k>"
     ),
 )
-"""With iterative refinement, also in two stages: every layer has heads of its own."""
+"""With iterative refinement, also in two stages: every layer has its own heads."""

@@ -12,7 +12,7 @@ def attention(theirs: str, ours: str) -> Table:
 
 
 def module(theirs: str, ours: str) -> Table:
-    """Rename a module that has a weight, a bias or both."""
+    """Rename a module with a weight, a bias or both."""
     return ((theirs + r"\.(?P<part>weight|bias)", ours + r".\g<part>"),)
 
 

@@ -1,4 +1,4 @@
-"""AdaMixer's neck: every feature level gets the same width, and nothing passes between levels.
+"""AdaMixer's neck: project every feature level to one width, without exchange between levels.
 
 B images   C_j, H_j, W_j of level j   C common width
 """
@@ -14,7 +14,7 @@ from qdet.layers.precision import fp32_island
 class ChannelMapping(nn.Module):
     """A 1x1 convolution per level, then one GroupNorm that all levels share, as in the authors' code.
 
-    The decoder's 3D sampling does what a feature pyramid would (AdaMixer, CVPR 2022, section 3.2).
+    The decoder's 3D sampling replaces a feature pyramid (AdaMixer, CVPR 2022, section 3.2).
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int, *, norm_groups: int = 32) -> None:
@@ -24,7 +24,7 @@ class ChannelMapping(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Keep the variance of every level."""
+        """Draw weights that keep the variance of every level."""
         for name, parameter in self.lateral.named_parameters():
             if name.endswith("weight"):
                 nn.init.xavier_uniform_(parameter)
@@ -32,10 +32,10 @@ class ChannelMapping(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
-        """Return one map per level, in float32 (sampling needs it) or wider."""
-        return [self._normed(conv(f)) for conv, f in zip(self.lateral, features, strict=True)]
+        """Return one map per level, in float32 (for sampling) or wider."""
+        return [self._normalize(conv(f)) for conv, f in zip(self.lateral, features, strict=True)]
 
-    def _normed(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         return _group_norm(x, self.norm)
 
 

@@ -1,4 +1,4 @@
-"""Numbers for every query: written by the query itself, or learned once for all of them.
+"""Parameters per query: generated from the query, or static and shared by all.
 
 B images   N queries   D query width
 """
@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class SharedNumbers(nn.Module):
-    """What is left of a linear generator that does not see its query: the bias.
+class StaticParameters(nn.Module):
+    """A linear generator that ignores its query: only the bias remains.
 
-    The ablations of AdaMixer (CVPR 2022) call sampling and mixing "not adaptive" without saying what then
-    takes the generator's place. Its bias alone is the literal reading: learned as before, alike for all
-    queries and images, different in every stage. A fresh model is then the same function with and without
-    adaptability, whose generators start from zero weights.
+    The ablations of AdaMixer (CVPR 2022) call sampling and mixing "not adaptive" without saying what
+    replaces the generator. Its bias alone is the literal reading: still learned, shared by all queries and
+    images, different in every stage. At initialisation the model is then the same function with and without
+    adaptivity, since generators start from zero weights.
     """
 
     def __init__(self, query_dim: int, numbers: int) -> None:
@@ -26,21 +26,21 @@ class SharedNumbers(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw as the bias of the linear layer whose place it takes."""
+        """Draw like the bias of the linear layer that it replaces."""
         limit = 1 / math.sqrt(self.query_dim)
         nn.init.uniform_(self.bias, -limit, limit)
 
     def forward(self, query: Float[Tensor, "*n D"]) -> Float[Tensor, "*n _"]:
-        """Return the numbers once per query, whatever it says."""
+        """Return the parameters, repeated for every query."""
         return self.bias.expand(*query.shape[:-1], -1)
 
 
-def make_generator(query_dim: int, numbers: int, *, adaptive: bool) -> nn.Linear | SharedNumbers:
-    """Make a linear layer from queries to their numbers, or the numbers that all share."""
-    return nn.Linear(query_dim, numbers) if adaptive else SharedNumbers(query_dim, numbers)
+def make_generator(query_dim: int, numbers: int, *, adaptive: bool) -> nn.Linear | StaticParameters:
+    """Make the per-query parameter generator: a linear layer, or static parameters."""
+    return nn.Linear(query_dim, numbers) if adaptive else StaticParameters(query_dim, numbers)
 
 
-def start_alike(generator: nn.Linear | SharedNumbers) -> None:
-    """Let every query write the same numbers at first: those of the bias."""
+def start_alike(generator: nn.Linear | StaticParameters) -> None:
+    """Zero the weights, so that every query initially generates the bias."""
     if isinstance(generator, nn.Linear):
         nn.init.zeros_(generator.weight)

@@ -1,4 +1,4 @@
-"""AdaMixer: queries that sample features in space and scale, and decode them with weights of their own.
+"""AdaMixer: queries that sample features in space and scale and decode them with generated weights.
 
 Gao, Wang, Han, Zhang: AdaMixer, A Fast-Converging Query-Based Object Detector, CVPR 2022,
 https://arxiv.org/abs/2203.16507. Where the paper and the authors' code (MCG-NJU/AdaMixer) differ, this is
@@ -41,9 +41,9 @@ class AdaMixerConfig:
 
     backbone: BackboneConfig = field(default_factory=lambda: ResNetConfig(norm="eval"))
     queries: int = 100
-    """Objects that an image can have at most; the paper's larger models use 300."""
+    """Queries per image; the paper's larger models use 300."""
     stages: int = 6
-    """Decoder stages, each with weights of its own."""
+    """Decoder stages, each with its own weights."""
     width: int = 256
     """Features of a query's content vector."""
     feature_width: int = 256
@@ -61,11 +61,11 @@ class AdaMixerConfig:
     mixing: MixingOrder = "acm-asm"
     """Order of adaptive channel mixing (ACM) and adaptive spatial mixing (ASM)."""
     adaptive: Literal["both", "location", "content", "none"] = "both"
-    """What queries write themselves: where they sample, how that is mixed; what they do not, all share."""
+    """What is generated per query: sampling points, mixing weights, both or neither; the rest is shared."""
     position: Literal["both", "sine", "iof", "none"] = "both"
-    """What attention between queries knows of their boxes: sine embedding, overlap (IoF), both or none."""
+    """Box information in attention between queries: sine embedding, overlap (IoF), both or none."""
     pyramid: Literal["none", "fpn", "pafpn"] = "none"
-    """Extra pyramid after the channel mapping; the paper does without."""
+    """Extra pyramid after the channel mapping; none in the paper."""
     ffn: int = 2048
     """Hidden features of the feed-forward blocks."""
     class_layers: int = 1
@@ -73,14 +73,14 @@ class AdaMixerConfig:
     box_layers: int = 1
     """Linear layers before the box head's last."""
     start: Start = "image"
-    """First boxes: all the whole image, as in the paper, or spread over it for short training."""
+    """Initial boxes: the whole image, as in the paper, or a grid over it for short training."""
     position_scale: float = 1e-3
     """Positions in pixels are multiplied by this before they are embedded."""
     detections: int | None = None
     """Detections per image; by default as many as queries."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         check_at_least(self, 1, "queries", "stages", "heads", "groups", "points_in", "points_out", "ffn")
         check_at_least(self, 0, "class_layers", "box_layers")
         if self.position_scale <= 0:
@@ -97,14 +97,14 @@ class AdaMixerConfig:
         check_split(self, "feature_width", 32, "the groups of its normalisation")
 
     def build(self, classes: int) -> "AdaMixer":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         backbone = self.backbone.build()
         if self.sampling in ONE_LEVEL:
             freeze_unread(backbone, ONE_LEVEL[self.sampling])
         return AdaMixer(self, backbone, classes)
 
     def demo(self) -> "AdaMixerConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores in minutes."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores in minutes."""
         return replace(
             self,
             backbone=self.backbone.demo(),
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
         *,
         recompute: bool = False,
     ) -> tuple[Predictions, ...]:
-        """Return what each stage predicts; `recompute` trades its activations for a second forward pass."""
+        """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
         content = self.content(len(sizes_hw))
         xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
         predictions = []
@@ -213,9 +213,9 @@ class Stage(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as the authors' code does: the first forward pass leaves every box where it is.
+        """Initialise as the authors' code does: the first forward pass leaves every box unchanged.
 
-        Their weights are Xavier's and their biases torch's defaults, not zero. Then come the exceptions.
+        Weights are Xavier's and biases torch's defaults, not zero, with the exceptions below.
         """
         for linear in (m for m in self.modules() if isinstance(m, nn.Linear)):
             linear.reset_parameters()

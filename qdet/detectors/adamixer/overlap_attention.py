@@ -11,13 +11,13 @@ from qdet.layers.attention.multi_head import attend, check_heads, split_heads
 
 
 class OverlapAttention(nn.Module):
-    """Multi-head self-attention whose logits are lowered where boxes do not overlap, residual included.
+    """Multi-head self-attention with lower logits where boxes do not overlap; includes the residual.
 
         out = x + W_o softmax(Q K^T / sqrt(D / M) + tau_m B) V
 
     B is the log of the intersection over foreground of two queries' boxes and tau_m a learned scale per head
     (AdaMixer, CVPR 2022, section 3.4). As in the authors' code, `x` carries the positional embedding into
-    queries, keys, values and the residual alike. An ablation leaves B out: `biased=False`.
+    queries, keys, values and the residual alike. `biased=False` is the ablation without B.
     """
 
     def __init__(self, dim: int, *, heads: int = 8, biased: bool = True) -> None:
@@ -30,7 +30,7 @@ class OverlapAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start heads between ignoring overlap (0) and seeing little else (4)."""
+        """Spread the heads' scales from 0 (overlap ignored) to 4."""
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         if self.overlap_scale is not None:
@@ -39,7 +39,7 @@ class OverlapAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N D"], overlap: Float[Tensor, "B N N"] | None = None
     ) -> Float[Tensor, "B N D"]:
-        """Return `x` plus what the other queries say; `overlap` is B, rows attending to columns."""
+        """Return `x` plus its update; `overlap` is B, rows attending to columns."""
         heads = [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
         bias = None
         if self.overlap_scale is not None and overlap is not None:

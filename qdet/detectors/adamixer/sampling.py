@@ -1,4 +1,4 @@
-"""The ways of sampling that AdaMixer's ablation compares: what each of them reads, and with which part."""
+"""The sampling methods of AdaMixer's ablation: the maps each reads, and its module."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -24,15 +24,15 @@ Maps = Sequence[Float[Tensor, "B _ _ _"]] | Pyramid
 
 
 SIDE = 7
-"""Cells along each side of a region, as in the detectors whose RoIAlign this is."""
+"""Cells along each side of a region, as in Sparse R-CNN."""
 
 
 class RegionSampling(nn.Module):
-    """RoIAlign of the boxes, each from the one level that fits its size: nothing for the query to choose.
+    """RoIAlign of the boxes, each from the level that fits its size; queries choose nothing.
 
-    AdaMixer's ablation (CVPR 2022) names RoIAlign and no more. Read literally that is 7 x 7 cells of 2 x 2
+    AdaMixer's ablation (CVPR 2022) gives no details of RoIAlign. Read literally that is 7 x 7 cells of 2 x 2
     samples and the levels of Lin et al. (2017), as in Sparse R-CNN. Every group gets all cells of its slice
-    of the channels, so that there are 49 points to mix, whatever the model else samples.
+    of the channels, so that there are always 49 points to mix.
     """
 
     points = SIDE**2
@@ -42,12 +42,12 @@ class RegionSampling(nn.Module):
         self.groups = groups
 
     def reset_parameters(self) -> None:
-        """Do nothing: a grid has no weights."""
+        """Do nothing: there are no weights."""
 
     def forward(
         self, query: Float[Tensor, "B N D"], xyzr: Float[Tensor, "B N 4"], features: Pyramid
     ) -> Float[Tensor, "B N G P C"]:
-        """Return each box's cells of maps with G x C channels; the query itself is not asked."""
+        """Return each box's cells of maps with G x C channels; the query's content is unused."""
         regions = roi_align(features, decode_xyzr(xyzr), size=SIDE)  # [B, N, P, G C]
         return regions.unflatten(-1, (self.groups, -1)).transpose(2, 3)
 
@@ -55,7 +55,7 @@ class RegionSampling(nn.Module):
 def make_sampling(
     kind: Sampling, query_dim: int, strides: Sequence[int], *, groups: int, points: int, adaptive: bool
 ) -> AdaptiveSampling | RegionSampling:
-    """Make the part that reads maps of these strides, for queries that write where unless not `adaptive`."""
+    """Make the sampling module for maps of these strides; without `adaptive`, queries share offsets."""
     if kind == "roi-align":
         return RegionSampling(groups=groups)
     axes = 3 if kind == "3d" else 2
@@ -63,5 +63,5 @@ def make_sampling(
 
 
 def lay_out(kind: Sampling, maps: Sequence[Float[Tensor, "B _ _ _"]], strides: Sequence[int]) -> Maps:
-    """Return the maps of a batch as the parts of this kind read them."""
+    """Lay out the maps of a batch as this sampling method reads them."""
     return Pyramid.of(maps, strides) if kind == "roi-align" else maps

@@ -23,14 +23,14 @@ def decode_xyzr(xyzr: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
 
 @fp32_island("geometry")
 def refine_xyzr(xyzr: Float[Tensor, "B N 4"], delta: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
-    """Move the centre by shares of the box's scale 2^z, add to scale and aspect. Nothing is clamped."""
+    """Move the centre relative to the box's scale 2^z, and add to z and r. Nothing is clamped."""
     centre = xyzr[..., :2] + delta[..., :2] * torch.exp2(xyzr[..., 2:3])
     return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
 
 
 @fp32_island("overlap")
 def log_iof(boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N N"]:
-    """Log of the share of box i (rows) that box j (columns) covers, floored at log(1e-7) = -16.1.
+    """Return the log of the fraction of box i (rows) covered by box j (columns), at least log(1e-7) = -16.1.
 
     IoF_ij = |i and j| / |i|: a small box inside a large one is wholly covered, and not the other way round.
     """
@@ -42,5 +42,5 @@ def log_iof(boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N N"]:
 def scale_to_images(
     boxes_cxcywh: Float[Tensor, "N 4"], sizes_hw: Int[Tensor, "B 2"]
 ) -> Float[Tensor, "B N 4"]:
-    """Turn shares into each image's own pixels (padding does not count) and the boxes into xyzr."""
+    """Convert normalized boxes to xyzr in pixels of each unpadded image."""
     return cxcywh_to_xyzr(boxes_cxcywh * sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1))

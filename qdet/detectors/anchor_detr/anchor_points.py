@@ -1,4 +1,4 @@
-"""Anchor points: places of the image that queries start from, as shares of its width and height.
+"""Anchor points: image locations that queries start from, in normalized coordinates.
 
 Anchor DETR (Wang et al., AAAI 2022, https://arxiv.org/abs/2109.07107), section 3.2.
 
@@ -15,7 +15,7 @@ from qdet.layers.queries import LearnedQueries
 
 
 class LearnedPoints(LearnedQueries):
-    """Points that are trained; nothing keeps them inside the image, as in the authors' code."""
+    """Learned points; not constrained to the image, as in the authors' code."""
 
     def __init__(self, points: int) -> None:
         super().__init__(points, 2, normalize=False)
@@ -26,7 +26,7 @@ class LearnedPoints(LearnedQueries):
 
 
 class GridPoints(nn.Module):
-    """The centres of a square grid's cells, column by column; they stay where they are."""
+    """Fixed points: the cell centres of a square grid, column by column."""
 
     def __init__(self, points: int) -> None:
         super().__init__()

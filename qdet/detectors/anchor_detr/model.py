@@ -1,4 +1,4 @@
-"""Anchor DETR: queries that are anchor points, each with several patterns to find objects by.
+"""Anchor DETR: queries are anchor points, each with several patterns.
 
 Wang et al.: Anchor DETR, Query Design for Transformer-Based Object Detection, AAAI 2022,
 https://arxiv.org/abs/2109.07107. Where the paper and the authors' code (megvii-research/AnchorDETR) differ,
@@ -46,22 +46,22 @@ class AnchorDETRConfig(TransformerConfig):
     ffn: int = 1024
     dropout: float = 0.0
     points: int = 300
-    """Anchor points: places of the image where objects are looked for."""
+    """Anchor points of an image."""
     patterns: int = 3
-    """Queries at every anchor point: how many objects around one place can be found."""
+    """Queries per anchor point: the most objects found around one point."""
     anchors: Literal["learned", "grid"] = "learned"
-    """Anchor points that are trained, or fixed ones at the cells of a square grid."""
+    """Learned anchor points, or fixed ones on a square grid."""
     attention: Literal["row_column", "plain"] = "row_column"
     """Attention to columns and rows of the map, or to each of its cells."""
     levels: Literal[1, 3] = 1
-    """Maps that are read: the backbone's last, or its last three, of which two must have the same stride."""
+    """Backbone maps read: the last, or the last three, of which two must have the same stride."""
     encoder_layers: int = 6
-    """Layers of attention within the map; with 3 levels every second one is attention between them."""
+    """Encoder layers; with 3 levels every second one is attention between levels."""
     detections: int = 100
     """Detections per image: the best pairs of query and class."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "points", "patterns", "detections")
         check_at_least(self, 0, "encoder_layers")
@@ -71,15 +71,15 @@ class AnchorDETRConfig(TransformerConfig):
 
     @property
     def queries(self) -> int:
-        """Objects that are looked for in every image."""
+        """Queries per image."""
         return self.points * self.patterns
 
     def build(self, classes: int) -> "AnchorDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return AnchorDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "AnchorDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -93,8 +93,8 @@ class AnchorDETRConfig(TransformerConfig):
 class AnchorDETR(Detector):
     """A backbone, an encoder, and a decoder whose queries all predict around their anchor points.
 
-    The anchor points never move from layer to layer, so what layers are told of their places is computed
-    once; the authors' code does it in every layer, with the same numbers.
+    Anchor points are the same in all layers, so their embeddings are computed once; the authors' code
+    recomputes them in every layer, with the same result.
     """
 
     def __init__(self, config: AnchorDETRConfig, backbone: Backbone, classes: int) -> None:
@@ -137,34 +137,34 @@ class AnchorDETR(Detector):
         )
 
     def _places(self, mask: Bool[Tensor, "BL h w"], like: Tensor) -> tuple[Tensor, ...]:
-        """Return what attention within the maps reads besides their contents."""
+        """Return the positions and mask that attention within the maps reads."""
         x, y = axis_positions(mask)
         if self.embed_axis is not None:
-            row, col = (self.embed_axis(_embedded(axis.unsqueeze(-1), like)) for axis in (x, y))
+            row, col = (self.embed_axis(_embed(axis.unsqueeze(-1), like)) for axis in (x, y))
             return row, col, mask
         centres = torch.stack(torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2)), dim=-1)
-        return self.embed_point(_embedded(centres, like)).flatten(1, 2), mask.flatten(1)
+        return self.embed_point(_embed(centres, like)).flatten(1, 2), mask.flatten(1)
 
     def _context(
         self, points: Float[Tensor, "1 P 2"], memory: Float[Tensor, "BL T D"], places: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "1 N D"], tuple[Tensor, ...]]:
-        """Return where the queries are, pattern after pattern, and what they read of the maps."""
+        """Return the queries' positions, pattern by pattern, and the cross-attention's inputs."""
         patterns = self.config.patterns
-        position = self.embed_point(_embedded(points, memory)).repeat(1, patterns, 1)
+        position = self.embed_point(_embed(points, memory)).repeat(1, patterns, 1)
         if self.embed_axis is None:
             of_cells, mask = places
             return position, (position, memory, memory + of_cells, mask)
         row, col, mask = places
-        x, y = (self.embed_axis(_embedded(axis, memory)) for axis in points.split(1, dim=-1))
+        x, y = (self.embed_axis(_embed(axis, memory)) for axis in points.split(1, dim=-1))
         memory = memory.unflatten(1, mask.shape[1:])
         keys = memory + row.unsqueeze(1), memory + col.unsqueeze(2)
         return position, (x.repeat(1, patterns, 1), y.repeat(1, patterns, 1), memory, *keys, mask)
 
 
 class Encoder(nn.Module):
-    """Layers of attention within every map; with several maps, every second one is attention between them.
+    """Layers of attention within each map; with several maps, every second one is attention between them.
 
-    Other than DETR's, its layers keep torch's own initialisation.
+    Unlike DETR's, its layers keep torch's own initialisation.
     """
 
     def __init__(self, config: AnchorDETRConfig) -> None:
@@ -194,7 +194,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Queries that start as one of a few patterns at one of the anchor points; no norm follows the layers."""
+    """Queries, one per pattern and anchor point; no norm follows the layers."""
 
     def __init__(self, config: AnchorDETRConfig) -> None:
         super().__init__()
@@ -225,8 +225,8 @@ class Decoder(nn.Module):
         return outputs
 
 
-def _embedded(points: Float[Tensor, "*n k"], like: Float[Tensor, "... D"]) -> Float[Tensor, "*n D"]:
-    """Return sine embeddings as wide and as precise as the features that they join."""
+def _embed(points: Float[Tensor, "*n k"], like: Float[Tensor, "... D"]) -> Float[Tensor, "*n D"]:
+    """Return sine embeddings in the width and dtype of `like`."""
     return embed_reference(points, like.shape[-1]).to(like.dtype)
 
 

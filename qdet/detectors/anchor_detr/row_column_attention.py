@@ -1,4 +1,4 @@
-"""Row-column decoupled attention: where in an image a query looks is a column times a row.
+"""Row-column decoupled attention: the attention map is an outer product of a row and a column.
 
 Anchor DETR (Wang et al., AAAI 2022, https://arxiv.org/abs/2109.07107), section 3.4. Where the paper and the
 authors' code (megvii-research/AnchorDETR) differ, this is the code.
@@ -21,8 +21,8 @@ class RowColumnAttention(PackedAttention):
         A_row = softmax(Q_row K_row^T / sqrt(d)),   K_row = mean over y of W key_row    (w keys)
         A_col = softmax(Q_col K_col^T / sqrt(d)),   K_col = mean over x of W key_col    (h keys)
 
-    The means are over padded cells too, as in the authors' code, so how far an image is padded does change
-    what it sees. The rows of the stacked weights are those of Q_row, Q_col, K_row, K_col and V.
+    The means include padded cells, as in the authors' code, so results depend on the padding. The rows of
+    the stacked weights are those of Q_row, Q_col, K_row, K_col and V.
     """
 
     def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
@@ -77,7 +77,7 @@ class RowColumnSelfAttention(nn.Module):
 
 
 class RowColumnCrossAttention(nn.Module):
-    """Row-column attention of queries, each at a place of its own, to the cells of a map."""
+    """Row-column attention of queries at anchor points to the cells of a map."""
 
     def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def contract(
 ) -> Float[Tensor, "B M N d"]:
     """Sum `value` over both axes with separate weights, the longer axis first.
 
-    What stands between the two sums then holds as few numbers as it can: N min(h, w) d per head.
+    The intermediate is then as small as possible: N min(h, w) d numbers per head.
     """
     if row.shape[-1] < col.shape[-1]:
         row, col, value = col, row, value.transpose(2, 3)
@@ -112,9 +112,9 @@ def contract(
 
 @fp32_island("position")
 def axis_positions(mask: Bool[Tensor, "B h w"]) -> tuple[Float[Tensor, "B w"], Float[Tensor, "B h"]]:
-    """Return x of every column's centre and y of every row's, as shares of the image without its padding.
+    """Return x of column centres and y of row centres, in normalized coordinates of the unpadded image.
 
-    Under the padding they are those of the last column and row. Always float32, as in the authors' code.
+    Under the padding they repeat those of the last column and row. Always float32, as in the authors' code.
     """
     counts = ((~mask[:, 0]).cumsum(1).float(), (~mask[:, :, 0]).cumsum(1).float())
     x, y = ((count - 0.5) / count[:, -1:] for count in counts)

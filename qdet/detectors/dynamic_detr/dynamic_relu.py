@@ -1,4 +1,4 @@
-"""Dynamic ReLU: an activation whose slopes and intercepts every image chooses anew for every channel.
+"""Dynamic ReLU: an activation whose slopes and intercepts are predicted per image and channel.
 
 B images   C channels   h, w map
 
@@ -13,11 +13,11 @@ from qdet.layers.mlp import MLP
 from qdet.layers.precision import fp32_island
 
 SLOPE_RANGE, INTERCEPT_RANGE = 1.0, 0.5
-"""How far a predicted slope and intercept can lie from those of a ReLU."""
+"""Largest deviation of a predicted slope and intercept from those of a ReLU."""
 
 
 class DynamicReLU(nn.Module):
-    """y_c = max_k(a_ck x_c + b_ck), k = 1, 2, which is ReLU's max(x, 0) moved by what the whole map shows.
+    """y_c = max_k(a_ck x_c + b_ck), k = 1, 2, ReLU's max(x, 0) modified by global context.
 
     (a, b) = ((1, 0), (0, 0)) + (1, 0.5) * (2 sigmoid(MLP(mean of x)) - 1)
     """
@@ -37,7 +37,7 @@ class DynamicReLU(nn.Module):
 def _lines(
     raw: Float[Tensor, "B raw"],
 ) -> tuple[Float[Tensor, "B 2 C 1 1"], Float[Tensor, "B 2 C 1 1"]]:
-    """Return slopes and intercepts of both lines of every channel."""
+    """Predict slopes and intercepts of both lines of every channel."""
     slope, intercept = (2 * raw.sigmoid() - 1).unflatten(-1, (2, 2, -1, 1, 1)).unbind(1)
     start = torch.tensor((1.0, 0.0), device=raw.device, dtype=raw.dtype)[:, None, None, None]
     return start + SLOPE_RANGE * slope, INTERCEPT_RANGE * intercept

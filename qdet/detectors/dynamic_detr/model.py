@@ -1,21 +1,21 @@
-"""Dynamic DETR: convolutions that adapt to scale, place and content encode, filters over regions decode.
+"""Dynamic DETR: an encoder of dynamic convolutions, and a decoder of dynamic filters over regions.
 
 Dai et al.: Dynamic DETR, End-to-End Object Detection with Dynamic Attention, ICCV 2021,
 https://openaccess.thecvf.com/content/ICCV2021/html/Dai_Dynamic_DETR_End-to-End_Object_Detection_With_Dynamic_Attention_ICCV_2021_paper.html
 
-The authors released no code, and the paper leaves much open. What is chosen here, and why:
+The authors released no code, and the paper leaves much open. The choices made here:
 
 * The encoder's layers are built as the blocks of Dynamic Head (Dai et al., CVPR 2021,
   https://arxiv.org/abs/2106.08322), whose first author is the same and whose code is public: one offset map
-  per level for all three convolutions, GroupNorm, the mean of the maps that there are, no shortcut.
-* Weights of scales are those of squeeze and excitation, per channel, as the paper's name for them says.
-* The decoder is Sparse R-CNN's, with its initialisation and its deltas of boxes, for that is how the paper
-  refines boxes too. As the paper says, attention between queries is told their boxes, one 1 x 1 convolution
-  is written per query, the class is one product and the box one more layer with LayerNorm and ReLU.
-* A query writes 32 filters. The 256 of a full 1 x 1 convolution would need 16.8 million parameters per layer
-  to write them, and a product of 3.2 million to join 49 cells of 256 features; the paper's whole detector,
-  as later papers list it, has 58 million.
-* First boxes are the whole image and are learned, as in Sparse R-CNN; there are 300, as in the papers that
+  per level for all three convolutions, GroupNorm, the mean of the available maps, no shortcut.
+* Scales are weighed per channel by squeeze and excitation, as the paper's name for it says.
+* The decoder is Sparse R-CNN's, with its initialisation and box deltas, which the paper uses too. As in
+  the paper, attention between queries reads their boxes, one 1 x 1 convolution is generated per query,
+  the class head is linear and the box head has one more layer with LayerNorm and ReLU.
+* A query generates 32 filters. The 256 of a full 1 x 1 convolution would need 16.8 million parameters per
+  layer to generate them, and a projection of 3.2 million to merge 49 cells of 256 features; the paper's
+  whole detector, as later papers list it, has 58 million.
+* Initial boxes are the whole image and learned, as in Sparse R-CNN; there are 300, as in the papers that
   Dynamic DETR is compared with.
 
     B images   K classes
@@ -45,21 +45,21 @@ from qdet.types import Detections, PaddedSizes, Predictions
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicDETRConfig(RegionConfig):
-    """Dynamic DETR; the defaults are the paper's ResNet-50 as read here."""
+    """Dynamic DETR; the defaults are the paper's ResNet-50 with the choices above."""
 
     queries: int = 300
     ffn: int = 1024
     encoder_layers: int = 6
     """Layers of convolutions over the feature pyramid."""
     decoder_layers: int = 6
-    """Layers of attention and filtered regions, each with weights of its own; each predicts."""
+    """Decoder layers, each with its own weights; each predicts."""
     filters: int = 32
-    """Filters that a query writes: features of each cell of its region after the first convolution."""
+    """Filters generated per query: features of each cell after the first convolution."""
     dynamic_layers: Literal[1, 2] = 1
-    """Convolutions that a query writes: one as in the paper, or a second back to `width` (Sparse R-CNN)."""
+    """Convolutions generated per query: one as in the paper, or a second back to `width` (Sparse R-CNN)."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "decoder_layers", "filters")
         check_at_least(self, 0, "encoder_layers")
@@ -70,11 +70,11 @@ class DynamicDETRConfig(RegionConfig):
             )
 
     def build(self, classes: int) -> "DynamicDETR":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return DynamicDETR(self, self.backbone.build(), classes)
 
     def demo(self) -> "DynamicDETRConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -85,7 +85,7 @@ class DynamicDETRConfig(RegionConfig):
 
 
 class DynamicDETR(Detector):
-    """A backbone, a pyramid of five levels that the encoder works on, and stages that move learned boxes."""
+    """A backbone, an encoder over a pyramid of five levels, and stages that refine learned boxes."""
 
     def __init__(self, config: DynamicDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
@@ -122,12 +122,12 @@ class DynamicDETR(Detector):
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
     ) -> Detections:
-        """Take the best pairs of query and class and cut their boxes at the border, as in Sparse R-CNN."""
+        """Take the best pairs of query and class and clip their boxes, as in Sparse R-CNN."""
         return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
 
 
 class DynamicEncoder(nn.ModuleList):
-    """Layers of convolutions that each read what the one before made of the pyramid."""
+    """A stack of dynamic encoder layers over the pyramid."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__(DynamicEncoderLayer(width) for _ in range(layers))
@@ -135,14 +135,14 @@ class DynamicEncoder(nn.ModuleList):
     def forward(
         self, levels: list[Float[Tensor, "B C _ _"]], *, recompute: bool = False
     ) -> list[Float[Tensor, "B C _ _"]]:
-        """Return the levels, finest first, each of the shape it had."""
+        """Return the levels, finest first, with shapes unchanged."""
         for layer in self:
             levels = run(layer, levels, recompute=recompute)
         return levels
 
 
 class DynamicEncoderLayer(nn.Module):
-    """Attention to scale, place and content without a query or key, in time linear in the cells.
+    """Dynamic attention over scale, space and representation, in time linear in the cells.
 
     P_i <- DyReLU(mean_j SE(PyramidConv(P_j; offsets of P_i))),   j = i - 1, i, i + 1
     """
@@ -154,10 +154,10 @@ class DynamicEncoderLayer(nn.Module):
         self.activation = DynamicReLU(width)
 
     def forward(self, levels: list[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
-        """Return the levels, finest first, each of the shape it had."""
+        """Return the levels, finest first, with shapes unchanged."""
         around = zip([None, *levels[:-1]], levels, [*levels[1:], None], strict=True)
-        return [self._encoded(level, finer, coarser) for finer, level, coarser in around]
+        return [self._encode_level(level, finer, coarser) for finer, level, coarser in around]
 
-    def _encoded(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
+    def _encode_level(self, level: Tensor, finer: Tensor | None, coarser: Tensor | None) -> Tensor:
         maps = [self.scale(x) for x in self.conv(level, finer, coarser)]
         return self.activation(torch.stack(maps).mean(0))

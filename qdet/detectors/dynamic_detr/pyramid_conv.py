@@ -1,4 +1,4 @@
-"""Pyramid convolution: a level of a pyramid as itself and its two neighbours show it.
+"""Pyramid convolution: a pyramid level convolved together with its two neighbours.
 
 Wang et al., CVPR 2020, https://arxiv.org/abs/2005.03101, section 3, with
 deformable convolutions as in Dynamic Head (Dai et al., CVPR 2021, https://arxiv.org/abs/2106.08322).
@@ -19,10 +19,10 @@ NORM_GROUPS = 16
 
 
 class PyramidConv(nn.Module):
-    """3 x 3 deformable convolutions of a level, of the finer one with stride 2, and of the coarser, enlarged.
+    """3 x 3 deformable convolutions of a level, the finer one (stride 2) and the coarser one (upsampled).
 
-    Where their taps look, and how much each counts, is predicted from the level itself: the neighbours are
-    asked for what it misses. A neighbour's taps move in its own cells.
+    Offsets and weights of all taps are predicted from the level itself. A neighbour's offsets are in its
+    own cells.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,7 +34,7 @@ class PyramidConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with taps on the grid, each half counted."""
+        """Start with taps on the grid, each of weight 0.5."""
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ class PyramidConv(nn.Module):
         finer: Float[Tensor, "B C _ _"] | None,
         coarser: Float[Tensor, "B C _ _"] | None,
     ) -> list[Float[Tensor, "B C h w"]]:
-        """Return one map per level that is there; the coarser has every second row and column of this one."""
+        """Return one map per available level; the coarser has half the rows and columns."""
         offset, mask = self.taps(level)
         maps = [self.own(level, offset, mask)]
         if finer is not None:
@@ -64,7 +64,7 @@ class PyramidConv(nn.Module):
 
 
 class TapConv(nn.Module):
-    """A 3 x 3 convolution at taps that it is told, then GroupNorm."""
+    """A 3 x 3 convolution at given taps, then GroupNorm."""
 
     def __init__(self, channels: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TapConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw from N(0, 0.01) as Dynamic Head's code does; the norm makes up for the size."""
+        """Draw from N(0, 0.01) as Dynamic Head's code does; the norm corrects the scale."""
         nn.init.normal_(self.weight, std=0.01)
 
     def forward(

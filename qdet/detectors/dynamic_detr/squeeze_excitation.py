@@ -1,4 +1,4 @@
-"""Squeeze and excitation: every channel of a map weighs as much as the whole map says.
+"""Squeeze and excitation: channels weighed by global context.
 
 B images   C channels   h, w map
 
@@ -20,5 +20,5 @@ class SqueezeExcitation(nn.Module):
         self.gate = MLP(channels, max(channels // reduction, 1), channels, 2)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Return the map with its channels weighed."""
+        """Return the map with weighted channels."""
         return x * F.hardsigmoid(self.gate(x.mean((2, 3))))[..., None, None].to(x.dtype)

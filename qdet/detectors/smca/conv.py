@@ -2,8 +2,7 @@
 
 The authors of SMCA-DETR (Gao et al., ICCV 2021, https://arxiv.org/abs/2101.07448) released it after the paper
 as their new multi-scale model (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`). There the first image of a
-batch chooses the blend of scales for all images; here each image chooses its own, as it does there when it is
-alone in its batch.
+batch selects the scales for all images; here each image selects its own, as there in a batch of one.
 
     B images   N queries   K classes   T tokens of all scales   D width
 """
@@ -34,14 +33,14 @@ class ConvSMCAConfig(TransformerConfig):
 
     ffn: int = 1024
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder_layers: int = 5
     """Layers of convolutions within and between scales."""
     kernel: int = 5
-    """Height and width of their depthwise kernels."""
+    """Height and width of the depthwise kernels."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "kernel")
         check_at_least(self, 0, "encoder_layers")
@@ -49,11 +48,11 @@ class ConvSMCAConfig(TransformerConfig):
             raise ConfigError(f"--detector.kernel must be odd, got {self.kernel}")
 
     def build(self, classes: int) -> "ConvSMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return ConvSMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "ConvSMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -65,7 +64,7 @@ class ConvSMCAConfig(TransformerConfig):
 class ConvSMCA(Detector):
     """Four scales of tokens, a convolutional encoder, and a decoder that blends the scales.
 
-    The decoder reads the finest scale through a convolution of stride 2, at the places of the next.
+    The decoder reads the finest scale through a convolution of stride 2, at the next scale's positions.
     """
 
     def __init__(self, config: ConvSMCAConfig, backbone: Backbone, classes: int) -> None:
@@ -94,19 +93,19 @@ class ConvSMCA(Detector):
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
-        """Predict from the three coarsest maps and one coarser yet, as SMCA does from one."""
+        """Predict from the three coarsest maps and a still coarser one, as SMCA does from one."""
         tokens = self.neck(features[-3:], sizes)
         x = tokens.x
         for layer in self.encoder:
             x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
-        memory = self._reduced(replace(tokens, x=x))
+        memory = self._reduce_finest(replace(tokens, x=x))
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
         return predict_layers(
             outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
         )
 
-    def _reduced(self, tokens: ScaleTokens) -> ScaleTokens:
-        """Replace the finest scale by one with the places of the next."""
+    def _reduce_finest(self, tokens: ScaleTokens) -> ScaleTokens:
+        """Downsample the finest scale to the cells of the next."""
         finest, *x = tokens.split(tokens.x)
         finest = self.reduction(finest.mT.unflatten(-1, tokens.shapes_hw[0])).flatten(2).mT
         _, *position = tokens.split(tokens.position)

@@ -1,8 +1,8 @@
-"""A Gaussian prior of where a query looks: log-Gaussian maps that are added to the logits of its attention.
+"""A Gaussian prior on attention: log-Gaussian maps added to a query's attention logits.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
 https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' code
-(gaopengcuhk/SMCA-DETR) differ, this is the code: distances are multiplied by what the paper divides by.
+(gaopengcuhk/SMCA-DETR) differ, this is the code: it multiplies distances where the paper divides.
 
     B images   N queries   M maps of a query: one per head, or 1   h, w feature map   K = h w cells
 """
@@ -18,21 +18,21 @@ from qdet.layers.heads import Head
 from qdet.layers.precision import fp32_island
 
 Sharpness = Literal["fixed", "one", "independent", "product"]
-"""What a query decides of how sharp a map is: nothing, one number, one for x and one for y, or a third number
-for the product of both distances."""
+"""Predicted sharpness of a map: none, one number, one each for x and y, or a third for the product of both
+distances."""
 
 NUMBERS: dict[Sharpness, int] = {"fixed": 0, "one": 1, "independent": 2, "product": 3}
 SMOOTHNESS = 8.0
-"""What squared distances are divided by: beta in the paper."""
+"""Divides squared distances: beta in the paper."""
 FLOOR = -1e4
-"""Least that a map's terms amount to: a logit that stays finite in half precision, and is e^-10000 anyway."""
+"""Floor of a map's terms: a logit that is finite in half precision, and e^-10000 anyway."""
 
 
 class GaussianPrior(nn.Module):
-    """Every query's maps on every level: all heads start at one centre, move it, and decide how sharp it is.
+    """Every query's maps on every level: all heads start at one centre and predict offsets and sharpness.
 
     Distances are in cells. Those of coarser levels weigh more, in proportion to the stride (0.5, 1 and 2 at
-    strides 16, 32 and 64 in the authors' code). With `head_shared` all heads share the centre as it is.
+    strides 16, 32 and 64 in the authors' code). With `head_shared` all heads share the unmoved centre.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class GaussianPrior(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as the authors' code does: every map of every query is equally sharp."""
+        """Initialise as the authors' code does: equal sharpness for all maps and queries."""
         if self.offset is not None:
             nn.init.xavier_uniform_(self.offset.weight)
         if self.sharpness is not None:
@@ -70,7 +70,7 @@ class GaussianPrior(nn.Module):
     ) -> list[Float[Tensor, "B M N _"]]:
         """Return each level's maps, of the height and width in `shapes_hw`.
 
-        `guide` is what queries decide by; `centers` are x and y as shares of the image without its padding.
+        `guide` predicts offsets and sharpness; `centers` are normalized x and y in the unpadded image.
         """
         pixels = (centers * sizes_hw.flip(-1).unsqueeze(1)).unsqueeze(1)
         offsets = self._by_level(self.offset, guide, default=0.0)
@@ -82,7 +82,7 @@ class GaussianPrior(nn.Module):
         return maps
 
     def _by_level(self, head: Head | None, guide: Tensor, *, default: float) -> Sequence[Tensor]:
-        """Return one [B, M, N, numbers] per level, or the `default` where nothing is to be decided."""
+        """Return one [B, M, N, numbers] per level, or the `default` where nothing is predicted."""
         if head is None:
             return [guide.new_full((1, 1, 1, 2), default)] * len(self.strides)
         return head(guide).unflatten(-1, (len(self.strides), self.maps, -1)).transpose(1, 3).unbind(2)
@@ -94,8 +94,8 @@ def log_gaussian(
 ) -> Float[Tensor, "B M N K"]:
     """Return -(a (x - c_x)^2 + b (y - c_y)^2) for the whole numbers x and y of every cell.
 
-    `weights` are a and b, or one number that is both, or a, b and that of the product of both squares. Rows
-    and columns are computed apart; what is as large as the map is one sum, or two.
+    `weights` are a and b, one number for both, or a, b and that of the product of both squares. Rows and
+    columns are computed separately; only one or two sums have the size of the map.
     """
     height, width = shape_hw
     if weights.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""SMCA-DETR: queries that attend around a centre of their own, as wide and as high as they decide.
+"""SMCA-DETR: queries that attend around predicted centres, with predicted width and height.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
 https://arxiv.org/abs/2101.07448, section 3. Where the paper and the authors' code
@@ -30,27 +30,27 @@ class SMCAConfig(TransformerConfig):
     """SMCA-DETR on one feature map; the defaults are the paper's ResNet-50."""
 
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     sharpness: Sharpness = "independent"
-    """What a query decides of its Gaussians: nothing, one number, one for each of x and y, or also one for
-    the product of both distances. The paper calls them scales: fixed, single, independent."""
+    """Predicted sharpness of a query's Gaussians: none, one number, one each for x and y, or also one for the
+    product of both distances. The paper calls them scales: fixed, single, independent."""
     head_shared: bool = False
-    """Let all heads look at one Gaussian instead of moving and widening their own."""
+    """Share one Gaussian between all heads instead of one per head."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
 
     def build(self, classes: int) -> "SMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return SMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "SMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -84,7 +84,7 @@ class SMCA(Detector):
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
-        """Predict from the coarsest map; all layers' boxes move away from the first layer's centres."""
+        """Predict from the coarsest map; boxes of all layers are offsets from the first layer's centres."""
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
         scale = ScaleTokens(memory.x, memory.position, memory.mask, (memory.shape_hw,))
         outputs, centers = self.decoder(scale, sizes.sizes_hw, recompute=self.recomputes)

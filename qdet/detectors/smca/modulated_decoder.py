@@ -1,4 +1,4 @@
-"""SMCA's decoder: attention to the image that every query's Gaussian prior modulates.
+"""SMCA's decoder: cross-attention modulated by each query's Gaussian prior.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
 https://arxiv.org/abs/2101.07448, section 3.
@@ -23,10 +23,10 @@ from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
 
 
 class ModulatedDecoder(nn.Module):
-    """Queries that start from nothing but a learned position, and look around a centre made of it.
+    """Queries with zero content and a learned position, from which their attention centres are predicted.
 
-    The first layer's centre serves all layers, and is not detached. Each layer decides anew how its heads
-    move away from it and how far they look.
+    All layers use the first layer's centres, not detached. Each layer predicts its heads' offsets from the
+    centre and their sharpness.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class ModulatedDecoder(nn.Module):
 
 
 class ModulatedLayer(DecoderLayer):
-    """A decoder layer that decides where to look before it updates anything.
+    """A decoder layer that first predicts where to attend.
 
-    What it decides by is the norm of what a query holds plus its position. On several scales each query also
-    decides how much of each it takes, or takes as much of each without `select_scales`.
+    It does so from the normalised sum of a query's content and position. With several scales, each query
+    also predicts a weight per scale, or weighs them equally without `select_scales`.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class ModulatedLayer(DecoderLayer):
     ) -> Float[Tensor, "B N D"]:
         """Return the queries updated.
 
-        `among_queries` is their positions; `to_image` the memory, its keys, the queries' centres as shares of
-        the image and the images' heights and widths.
+        `among_queries` is their positions; `to_image` the memory, its keys, the queries' centres in
+        normalized coordinates and the images' heights and widths.
         """
         (position,), (memory, key, centers, sizes_hw) = among_queries, to_image
         guide = self.guide(x + position)

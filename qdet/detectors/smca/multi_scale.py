@@ -1,9 +1,9 @@
-"""Multi-scale SMCA-DETR: an encoder that attends within and across scales, of which queries take a blend.
+"""Multi-scale SMCA-DETR: an encoder that attends within and across scales, which queries blend.
 
 Gao et al.: Fast Convergence of DETR with Spatially Modulated Co-Attention, ICCV 2021,
 https://arxiv.org/abs/2101.07448, section 3. The authors released no code of this encoder. What the paper
-leaves open is as in their later release (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`): which convolutions
-make the maps, what tells scales apart, how far coarser cells count.
+leaves open is as in their later release (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`): the
+convolutions of the maps, the embedding of scales, the weight of coarser cells.
 
     B images   N queries   K classes   T tokens of all scales   D width
 """
@@ -34,24 +34,24 @@ class MultiScaleSMCAConfig(TransformerConfig):
 
     ffn: int = 1024
     queries: int = 300
-    """Objects that are looked for in every image; as many pairs of query and class are detections."""
+    """Queries per image, and detections: the best pairs of query and class."""
     encoder: tuple[Literal["intra", "multi"], ...] = ("intra", "intra", "multi", "intra", "intra")
-    """What the cells of each encoder layer attend to: those of their own scale, or of all."""
+    """Each encoder layer's attention: within a scale, or across all scales."""
     scale_selection: bool = True
-    """Let every query decide how much of each scale it takes (without, the paper: 42.6 AP instead of 43.7).
-    No code says what stands in for the decision; here all scales then count alike."""
+    """Predict a weight per query and scale (without, the paper has 42.6 AP instead of 43.7). The replacement
+    is unspecified; here all scales are then weighed equally."""
 
     def __post_init__(self) -> None:
-        """Reject what could never be built, in the words of the command line."""
+        """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries")
 
     def build(self, classes: int) -> "MultiScaleSMCA":
-        """Make the detector with fresh weights; pre-trained ones are the caller's to load."""
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
         return MultiScaleSMCA(self, self.backbone.build(), classes)
 
     def demo(self) -> "MultiScaleSMCAConfig":
-        """A detector small enough to learn 128-pixel images on two CPU cores."""
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
         return replace(
             self,
             **self.demo_sizes(),
@@ -84,7 +84,7 @@ class MultiScaleSMCA(Detector):
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
-        """Predict from the two coarsest maps and one coarser yet, as SMCA does from one."""
+        """Predict from the two coarsest maps and a still coarser one, as SMCA does from one."""
         tokens = self.neck(features[-2:], sizes)
         memory = self.encoder(tokens, recompute=self.recomputes)
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
@@ -94,7 +94,7 @@ class MultiScaleSMCA(Detector):
 
 
 class IntraMultiEncoder(nn.Module):
-    """Layers of self-attention, within each scale by the same weights or between the cells of all scales."""
+    """Layers of self-attention, within each scale with shared weights or across all scales."""
 
     def __init__(self, config: MultiScaleSMCAConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class IntraMultiEncoder(nn.Module):
         xavier_matrices(self)
 
     def forward(self, tokens: ScaleTokens, *, recompute: bool = False) -> ScaleTokens:
-        """Return the tokens after all layers; none sees those that are padding."""
+        """Return the encoded tokens; none attends to padding."""
         x, position, mask = tokens.x, tokens.position, tokens.mask
         for kind, layer in zip(self.kinds, self.layers, strict=True):
             if kind == "multi":

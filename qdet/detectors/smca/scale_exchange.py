@@ -2,7 +2,7 @@
 
 B images   T tokens of all scales   D width   h, w one scale's map
 
-An encoder's update without attention, from the authors' later release of SMCA
+An encoder update without attention, from the authors' later release of SMCA
 (gaopengcuhk/SMCA-DETR, `Multi_scale_SMCA.zip`).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class ScaleExchange(nn.Module):
     """W_2 (f_j + up(f_j+1) + down(f_j-1)) of every scale j, where f_j convolves W_1 (x_j + position).
 
-    `up` and `down` convolve too, and W_1 and W_2 serve all scales. Padding is not masked.
+    `up` and `down` are convolutions too; W_1 and W_2 are shared by all scales. Padding is not masked.
     """
 
     def __init__(self, dim: int, scales: int, *, kernel: int = 5) -> None:
@@ -36,7 +36,7 @@ class ScaleExchange(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Return the update of `x`, the tokens of maps of these heights and widths, finest first."""
         lengths = [height * width for height, width in shapes_hw]
-        rows = self.enter((x + position).mT.unsqueeze(2)).split(lengths, dim=-1)  # one row of all cells
+        rows = self.enter((x + position).mT.unsqueeze(2)).split(lengths, dim=-1)  # all cells as one row
         maps = [row.squeeze(2).unflatten(-1, shape) for row, shape in zip(rows, shapes_hw, strict=True)]
         maps = [conv(m) for conv, m in zip(self.within, maps, strict=True)]
         mixed = list(maps)

@@ -1,4 +1,4 @@
-"""Attention to an image of several scales, of which every query chooses a blend.
+"""Attention to several scales, blended per query.
 
 B images   N queries   K tokens of all scales   L scales   M heads   D width
 
@@ -17,7 +17,7 @@ from qdet.layers.attention.multi_head import MultiheadAttention, attend, split_h
 class ScaleSelectingAttention(MultiheadAttention):
     """W_o sum_j share_j softmax(Q K_j^T / sqrt(d) + mask_j) V_j: a softmax within each scale j.
 
-    Q is made of x + query position, K of memory + position, V of memory, as in DETR.
+    Q is a projection of x + query position, K of memory + position, V of memory, as in DETR.
     """
 
     def forward(  # type: ignore[override]
@@ -31,7 +31,7 @@ class ScaleSelectingAttention(MultiheadAttention):
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`.
 
-        `masks` are what to add to each scale's logits, `shares` what a query takes of each scale.
+        `masks` are added to each scale's logits; `shares` are the queries' weights of the scales.
         """
         q, k, v = (split_heads(t, self.heads) for t in self._project(x + query_position, key, memory))
         lengths, dropout = [mask.shape[-1] for mask in masks], self.dropout if self.training else 0.0

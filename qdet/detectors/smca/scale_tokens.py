@@ -1,4 +1,4 @@
-"""Tokens of several scales: plain convolutions bring maps to one width, and every cell is told its place.
+"""Tokens of several scales: maps projected to one width, with positional embeddings.
 
 B images   L scales   T tokens of all scales   D width   C_j, H_j, W_j of one map
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.layers.padding import padding_mask, resampled
+from qdet.layers.padding import padding_mask, resample_mask
 from qdet.layers.position import sine_map
 from qdet.layers.queries import LearnedQueries
 from qdet.types import PaddedSizes
@@ -23,11 +23,11 @@ class ScaleTokens:
     """The cells of the maps, row by row, finest map first."""
 
     x: Float[Tensor, "B T D"]
-    """What they hold."""
+    """Features."""
     position: Float[Tensor, "B T D"]
-    """Where they are."""
+    """Positional embeddings."""
     mask: Bool[Tensor, "B T"]
-    """True where they are padding."""
+    """True for padding."""
     shapes_hw: tuple[tuple[int, int], ...]
     """Height and width of each map."""
 
@@ -42,7 +42,7 @@ class ScaleTokens:
 
 
 class ScaleNeck(nn.Module):
-    """A 1x1 convolution per map, and one of 3x3 and stride 2 that makes a coarser map of the last.
+    """A 1x1 convolution per map, and a 3x3 one of stride 2 that adds a coarser map.
 
     Positions are sine embeddings plus a learned vector per scale.
     """
@@ -59,7 +59,7 @@ class ScaleNeck(nn.Module):
         maps = [project(x) for project, x in zip(self.projections, features, strict=True)]
         masks = [padding_mask(sizes, *x.shape[-2:]) for x in maps]
         maps.append(self.coarser(features[-1]))
-        masks.append(resampled(masks[-1], *maps[-1].shape[-2:]))
+        masks.append(resample_mask(masks[-1], *maps[-1].shape[-2:]))
         scale = self.scale(len(maps[0])).unbind(1)
         places = [sine_map(mask, maps[0].shape[1]).flatten(1, 2) for mask in masks]
         places = [place + vector.unsqueeze(1) for place, vector in zip(places, scale, strict=True)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from qdet.checkpoint import Saved, open_folder
+from qdet.checkpoint import Checkpoint, open_folder
 from qdet.launching.chaos.trial import Trial
 
 
@@ -25,7 +25,7 @@ def find_problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri:
 
 def compare_checkpoints(one: Path, other: Path) -> list[str]:
     """Return a problem if any tensor of two checkpoints is not bitwise equal, else nothing."""
-    a, b = Saved(open_folder(one)), Saved(open_folder(other))
+    a, b = Checkpoint(open_folder(one)), Checkpoint(open_folder(other))
     if a.shapes != b.shapes:
         return ["the checkpoints hold other tensors"]
     different = [name for name in a.shapes if not torch.equal(_bits(a.whole(name)), _bits(b.whole(name)))]

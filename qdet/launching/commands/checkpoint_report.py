@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import Manifest, RunFolder, Saved, open_folder, verify
+from qdet.checkpoint import Checkpoint, Manifest, RunFolder, open_folder, verify
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
+from qdet.checkpoint.reading import export
 from qdet.checkpoint.run_folder import METRIC
-from qdet.checkpoint.saved import export
 from qdet.errors import CheckpointError
 from qdet.storage import Folder
 
@@ -104,7 +104,7 @@ def export_model(one: Look, file: Path, *, ema: bool = False, weights: bool = Fa
     Raises:
         CheckpointError: There is no average, or the file cannot be written.
     """
-    saved = Saved(one.folder, verified=True)
+    saved = Checkpoint(one.folder, verified=True)
     average = bool(saved.names("average"))
     if ema and not average:
         raise CheckpointError(

@@ -29,9 +29,9 @@ def convert(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--to {folder} exists already; give a new folder")
-    state, told = read(source)
-    told = dataclasses.replace(told, dilated=told.dilated or dc5, heads=heads or told.heads)
-    found = recognize(state, told, all_classes=all_classes)
+    state, metadata = read(source)
+    metadata = dataclasses.replace(metadata, dilated=metadata.dilated or dc5, heads=heads or metadata.heads)
+    found = recognize(state, metadata, all_classes=all_classes)
     _write(found, folder)
     return found
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from qdet.config import restored
+from qdet.config import restore
 from qdet.job import Job
 from qdet.training.nonfinite import record as bad_step
 from qdet.training.nonfinite.diagnose import retrace
@@ -20,7 +20,7 @@ def replay(file: str | Path) -> str:
         QdetError: The file is not a bad step, or of a version whose settings this one does not have.
     """
     bad = bad_step.read(file)
-    job = restored(Job, bad.facts.job)
+    job = restore(Job, bad.facts.job)
     criterion = job.loss.build(bad.facts.classes)
     return _report(bad, retrace(job, bad, criterion, torch.device("cpu")))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from qdet.checkpoint import RunFolder, open_folder
-from qdet.checkpoint.saved import newest
+from qdet.checkpoint.reading import newest
 from qdet.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job

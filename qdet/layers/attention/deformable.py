@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: every query looks at a few points, which it chooses, on every level.
+"""Multi-scale deformable attention: every query samples a few points of its own choice on every level.
 
 Deformable DETR (Zhu et al., ICLR 2021, https://arxiv.org/abs/2010.04159), section 4.1, on torch's
 `grid_sample`.
@@ -39,7 +39,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Let each head look in a direction of its own, a cell further with every point, all weighed alike.
+        """Point each head in its own direction, one cell further per point, with equal weights.
 
         Directions lie on a square rather than a circle, as in the authors' code.
         """
@@ -66,7 +66,7 @@ class DeformableAttention(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Return what every query gathers around its reference point (x, y) or box (x, y, w, h).
 
-        References are shares of the image without its padding.
+        References are normalized coordinates of the unpadded image.
         """
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
@@ -90,7 +90,7 @@ class DeformableSelfAttention(nn.Module):
         reference: Float[Tensor, "B T 2"],
         levels: TokenLevels,
     ) -> Float[Tensor, "B T D"]:
-        """Return the update of `x`; positions guide where tokens look, not what they see."""
+        """Return the update of `x`; positions enter queries, not values."""
         return self.attention(x + position, reference, x, levels)
 
 
@@ -117,7 +117,7 @@ class DeformableCrossAttention(nn.Module):
 def sampling_locations(
     reference: Float[Tensor, "B N _"], offsets: Float[Tensor, "B N M L K 2"], levels: TokenLevels
 ) -> Float[Tensor, "B N M L K 2"]:
-    """Place points as shares of each padded map, at offsets from a reference point or box."""
+    """Place points, in normalized coordinates of each padded map, at offsets from a reference."""
     share = levels.inside_share[:, None]  # [B, 1, L, 2]
     center = (reference[:, :, None, :2] * share)[:, :, None, :, None]  # [B, N, 1, L, 1, 2]
     if reference.shape[-1] == 2:
@@ -128,7 +128,7 @@ def sampling_locations(
 
 @fp32_island("sampling")
 def joint_softmax(logits: Float[Tensor, "B N M L K"]) -> Float[Tensor, "B N M L K"]:
-    """Weigh the points of all levels against each other."""
+    """Apply one softmax over the points of all levels."""
     return logits.flatten(-2).softmax(-1).view_as(logits)
 
 
@@ -139,9 +139,9 @@ def gather_points(
     weights: Float[Tensor, "B N M L K"],
     levels: TokenLevels,
 ) -> Float[Tensor, "B N D"]:
-    """Interpolate every head's share of the values at its points and add them up by weight.
+    """Interpolate each head's values at its points and sum them by weight.
 
-    The backward pass needs all samples: L K D numbers per query, which recomputing a layer need not keep.
+    The backward pass needs all samples: L K D numbers per query, which recomputing a layer saves.
     """
     images, _, heads = points.shape[:3]
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # [B M, N, L, K, 2]: a head is an image of its own

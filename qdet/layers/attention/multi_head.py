@@ -1,9 +1,9 @@
-"""Multi-head attention: projections, heads, and keys that must not be seen.
+"""Multi-head attention: projections, heads and masked keys.
 
 B images   N queries   K keys   M heads   D width   d = D / M
 
 Vaswani et al., NeurIPS 2017, https://arxiv.org/abs/1706.03762, on torch's `scaled_dot_product_attention`,
-which never holds all weights at once where the device can do without.
+which never materialises all weights where the device has a fused kernel.
 """
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 
 class PackedAttention(nn.Module):
-    """The weights of an attention: those of its inputs in one tensor, and those of its output.
+    """The weights of an attention: one stacked tensor for its inputs, and an output projection.
 
-    One tensor as in `torch.nn.MultiheadAttention`, from whose initialisation the authors start. The module
+    One tensor as in `torch.nn.MultiheadAttention`, whose initialisation the authors use. The module
     owns it, rather than linear layers inside it, because ZeRO-3 gathers a module's parameters when that
     module runs.
     """
@@ -57,9 +57,9 @@ class MultiheadAttention(PackedAttention):
         return self.out(attend(*heads, mask=mask, dropout=self.dropout if self.training else 0.0))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Make Q, K and V; those with the same input in one product.
+        """Compute Q, K and V; those with the same input in one product.
 
-        Weights are split at once, for the gradient of a slice is as large as what it was cut from.
+        Weights are split in one call, since the gradient of a slice is as large as the whole tensor.
         """
         dim, weight, bias = query.shape[-1], self.qkv_weight, self.qkv_bias
         if key is query and value is query:
@@ -73,9 +73,9 @@ class MultiheadAttention(PackedAttention):
 
 
 class SelfAttention(nn.Module):
-    """Attention of vectors to each other; positions guide where they look, not what they see.
+    """Self-attention; positions enter queries and keys, not values.
 
-    Q and K are made of x + position, V of x, as in DETR (ECCV 2020, appendix A.3).
+    Q and K are projections of x + position, V of x, as in DETR (ECCV 2020, appendix A.3).
     """
 
     def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of queries to an image's features.
 
-    Q is made of x + query position, K of memory + position, V of memory, as in DETR.
+    Q is a projection of x + query position, K of memory + position, V of memory, as in DETR.
     """
 
     def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.0) -> None:
@@ -132,7 +132,7 @@ def attend(
 
 
 def split_heads(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B M N d"]:
-    """Give each head its share of the width."""
+    """Split the width into heads."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 

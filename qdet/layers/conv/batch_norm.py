@@ -1,4 +1,4 @@
-"""Norms of a backbone: batch norm whose statistics never move, and group norm for training from scratch.
+"""Norms of a backbone: frozen batch norm, and group norm for training from scratch.
 
 B images   C channels   H, W map
 """
@@ -15,7 +15,7 @@ Norm = Literal["frozen", "eval", "group"]
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with the statistics of the loaded weights, so that a batch of two images does no harm.
+    """Batch norm with the statistics of the loaded weights, so that small batches do no harm.
 
         y = (x - mean) / sqrt(var + 1e-5) * weight + bias
 
@@ -41,11 +41,11 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Return `x` normalised, in its own precision."""
+        """Normalise `x` in its own precision."""
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-        """Return what the norm multiplies a map by and what it then adds, for folding (`NormedConv2d`)."""
+        """Return the norm's scale and shift, for folding into a convolution (`NormedConv2d`)."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)  # in the buffers' float32
         return scale, self.bias - self.running_mean * scale
 
@@ -57,8 +57,8 @@ class FrozenBatchNorm(nn.Module):
 def make_norm(kind: Norm, channels: int) -> nn.Module:
     """Make the norm of a convolution with that many output channels.
 
-    `group` depends on no other image and needs no loaded statistics: at most 32 groups (Wu and He, ECCV
-    2018, https://arxiv.org/abs/1803.08494) of at least 4 channels.
+    `group` is independent of other images and needs no loaded statistics: at most 32 groups (Wu and He,
+    ECCV 2018, https://arxiv.org/abs/1803.08494) of at least 4 channels.
     """
     if kind == "group":
         return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels)

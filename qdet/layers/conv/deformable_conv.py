@@ -1,6 +1,6 @@
-"""Deformable convolution: a convolution that learns, at every position, where its taps look.
+"""Deformable convolution: a convolution that learns where to sample at every position.
 
-v1: Dai et al., ICCV 2017, https://arxiv.org/abs/1703.06211. v2 also learns how much each tap counts:
+v1: Dai et al., ICCV 2017, https://arxiv.org/abs/1703.06211. v2 also learns a weight per tap:
 Zhu et al., CVPR 2019, https://arxiv.org/abs/1811.11168. Pure PyTorch: `grid_sample` gathers the taps.
 
     B images   C, D channels in, out   H, W map   h, w output map   K taps   G groups of offsets
@@ -21,7 +21,7 @@ class DeformableConv2d(nn.Module):
         y(p) = sum_k w_k * m_k(p) * x(p * stride + p_k * dilation + offset_k(p))
 
     x is bilinear and zero outside the map; m is 1 in v1 and a sigmoid in v2 (`modulated`). Both start as
-    the plain convolution's grid, for `conv_offset` starts at zero. Its channels are, per group of input
+    a plain convolution, since `conv_offset` starts at zero. Its channels are, per group of input
     channels and per tap in row-major order, (dy, dx); in v2 a logit per group and tap follows.
     """
 
@@ -64,7 +64,7 @@ class DeformableConv2d(nn.Module):
             nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Return the convolution of `x` at the places that `x` itself chooses."""
+        """Convolve `x` at taps offset by `conv_offset(x)`."""
         offset, mask = self.offsets(x)
         return deform_conv2d(
             x,

@@ -1,4 +1,4 @@
-"""Feature pyramids: levels of a backbone that also see what coarser, or finer, levels saw.
+"""Feature pyramids: backbone levels with context from coarser, or finer, levels.
 
 B images   C_j, H_j, W_j of level j   C common width
 """
@@ -31,7 +31,7 @@ class FPN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights as detectron2 does, from Caffe2's reading of Xavier's, and start biases at zero."""
+        """Draw weights as detectron2 does, with Caffe2's variant of Xavier, and zero the biases."""
         _xavier_by_inputs(self)
 
     def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
@@ -49,9 +49,9 @@ class PAFPN(nn.Module):
 
         N_1 = P_1,   N_j = P_j + down_j(N_{j-1}),   out_1 = N_1,   out_j = output_j(N_j)
 
-    Liu et al., CVPR 2018, https://arxiv.org/abs/1803.01534, section 3.1, as mmdetection builds it: the way up
-    reads the sums themselves rather than the outputs, the convolutions are 3 x 3 (`down` with stride 2) and
-    have biases, no norm and no activation, where the paper puts a ReLU after each.
+    Liu et al., CVPR 2018, https://arxiv.org/abs/1803.01534, section 3.1, as mmdetection builds it: the
+    bottom-up path reads the sums rather than the outputs, the convolutions are 3 x 3 (`down` with stride 2)
+    and have biases, no norm and no activation, where the paper puts a ReLU after each.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:

@@ -1,4 +1,4 @@
-"""A neck that gives every level of a backbone the same width, with coarser levels where it has none.
+"""A neck that projects backbone levels to one width and adds coarser levels.
 
 B images   C_j, H_j, W_j of level j   C common width
 """
@@ -12,10 +12,10 @@ from qdet.layers.precision import fp32_island
 
 
 class MultiLevelNeck(nn.Module):
-    """A 1x1 convolution with a GroupNorm of its own per level; nothing passes from coarse levels to fine.
+    """A 1x1 convolution and a GroupNorm per level; levels do not exchange features.
 
     Deformable DETR (Zhu et al., ICLR 2021, appendix A.2): levels beyond the backbone's are 3x3 convolutions
-    of stride 2. The first reads the backbone's last map as it is, each further one the level before it.
+    of stride 2. The first reads the backbone's last map, each further one the level before it.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Level(nn.Module):
 
     def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B C _ _"]:
         """Return the level's map, in float32 or wider."""
-        return self._normed(self.conv(x))
+        return self._normalize(self.conv(x))
 
     @fp32_island("norm")
-    def _normed(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         return self.norm(x)

@@ -1,4 +1,4 @@
-"""A convolution whose norm comes right after it.
+"""A convolution with its norm folded in.
 
 B images   C channels in   D channels out   H, W map
 """
@@ -19,9 +19,9 @@ class NormedConv2d(nn.Conv2d):
 
         ((w * x) - mean) s + bias = (s w) * x + (bias - mean s)
 
-    That spares one pass over the map forward, one backward, and a copy of it in between. Where the map is
-    smaller than the weights, as at the end of a backbone, it is the map that s multiplies. A norm that is
-    trained runs by itself.
+    This saves one pass over the map forward, one backward, and a copy of it in between. Where the map is
+    smaller than the weights, as at the end of a backbone, s multiplies the map instead. A trained norm runs
+    separately.
     """
 
     def forward(self, x: Float[Tensor, "B C H W"], norm: nn.Module) -> Float[Tensor, "B D h w"]:  # type: ignore[override]
@@ -48,7 +48,7 @@ _convolution_backward = torch.ops.aten.convolution_backward
 
 
 class _Grid(NamedTuple):
-    """Where a convolution's taps lie."""
+    """Stride, padding, dilation and groups of a convolution."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -59,8 +59,8 @@ class _Grid(NamedTuple):
 class _ScaledConvolution(torch.autograd.Function):
     """(s w) * x + shift, in the precision of x.
 
-    Between forward and backward pass it keeps w and s, which exist anyway, where autograd would keep their
-    product: as large as all weights of the backbone, and made again in a hundredth of a step.
+    For the backward pass it saves w and s, which exist anyway, where autograd would save their product: as
+    large as all weights of the backbone, and recomputed in a hundredth of a step.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class _ScaledConvolution(torch.autograd.Function):
         if _few_cells(x, weight, grid):
             y = F.conv2d(x, weight.to(x.dtype), None, *grid)
             return torch.addcmul(_by_channel(shift, y), y, _by_channel(scale, y), out=y)
-        return F.conv2d(x, _scaled(weight, scale, x.dtype), shift.to(x.dtype), *grid)
+        return F.conv2d(x, _scale_weight(weight, scale, x.dtype), shift.to(x.dtype), *grid)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -83,8 +83,8 @@ class _ScaledConvolution(torch.autograd.Function):
         few = _few_cells(x, weight, ctx.grid)
         grad = grad * _by_channel(scale, grad) if few else grad
         if ctx.needs_input_grad[0]:
-            seen_weight = weight.to(x.dtype) if few else _scaled(weight, scale, x.dtype)
-            of_x = _gradient_of_x(grad, x, seen_weight, ctx.grid)
+            scaled_weight = weight.to(x.dtype) if few else _scale_weight(weight, scale, x.dtype)
+            of_x = _gradient_of_x(grad, x, scaled_weight, ctx.grid)
         if ctx.needs_input_grad[1]:
             of_weight = _gradient_of_weight(grad, x, weight, ctx.grid).to(weight.dtype).contiguous()
             of_weight = of_weight if few else of_weight.mul_(scale[:, None, None, None])
@@ -92,7 +92,7 @@ class _ScaledConvolution(torch.autograd.Function):
 
 
 def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:
-    """Whether there are fewer numbers in the convolution's map than in its weight: the map then takes s."""
+    """Whether the convolution's map is smaller than its weight, so that s should scale the map."""
     rows, columns = grid.stride
     return len(x) * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
 
@@ -101,8 +101,8 @@ def _by_channel(factor: Float[Tensor, " D"], like: Tensor) -> Float[Tensor, "D 1
     return factor.to(like.dtype)[:, None, None]
 
 
-def _scaled(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply in the weights' own precision; channels lie together as in the maps."""
+def _scale_weight(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scale in the weights' own precision, in channels-last layout like the maps."""
     product = weight.clone(memory_format=torch.channels_last).mul_(scale[:, None, None, None])
     return product.to(dtype)
 
@@ -112,18 +112,18 @@ def _gradient_of_x(grad: Tensor, x: Tensor, weight: Tensor, grid: _Grid) -> Tens
         *steps, groups = grid
         wanted = (True, False, False)
         return _convolution_backward(grad, x, weight, None, *steps, False, (0, 0), groups, wanted)[0]
-    of_seen = (grad.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
+    of_subsampled = (grad.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
     if grid.stride == (1, 1):
-        return of_seen
+        return of_subsampled
     of_x = torch.zeros_like(x)
-    _seen(of_x, grid).copy_(of_seen)
+    _subsample(of_x, grid).copy_(of_subsampled)
     return of_x
 
 
 def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, grid: _Grid) -> Tensor:
     if _pointwise(weight, grid):
-        return (_cells(grad).mT @ _cells(_seen(x, grid))).view(weight.shape)
-    # Of the weight only shape and strides matter here: those of the product, without making it again.
+        return (_cells(grad).mT @ _cells(_subsample(x, grid))).view(weight.shape)
+    # Only shape and strides of the weight matter here: those of the product, without recomputing it.
     out, channels, height, width = weight.shape
     shaped = weight.to(x.dtype).view(out, height, width, channels).permute(0, 3, 1, 2)
     *steps, groups = grid
@@ -132,12 +132,12 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, grid: _Grid) ->
 
 
 def _pointwise(weight: Tensor, grid: _Grid) -> bool:
-    """Whether taps are single cells: gradients are then products, for which a CPU needs fewer copies."""
+    """Whether the convolution is pointwise: gradients are then products, with fewer copies on a CPU."""
     return weight.shape[2:] == (1, 1) and grid.padding == (0, 0) and grid.groups == 1
 
 
-def _seen(x: Tensor, grid: _Grid) -> Float[Tensor, "B C h w"]:
-    """Return the cells that a pointwise convolution looks at."""
+def _subsample(x: Tensor, grid: _Grid) -> Float[Tensor, "B C h w"]:
+    """Return the cells that a pointwise convolution reads."""
     rows, columns = grid.stride
     return x[..., ::rows, ::columns]
 

@@ -1,4 +1,4 @@
-"""Boxes moved by shares of their own size and scaled by exponentials, as the R-CNN family does.
+"""Box deltas of the R-CNN family: shifts relative to the box's size, and log scales.
 
 B images   N boxes
 
@@ -16,9 +16,9 @@ from qdet.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from qdet.layers.precision import fp32_island
 
 CENTRE_WEIGHT = 2.0
-"""Divides predicted shifts; predicted logarithms of scales are taken as they are."""
+"""Divides predicted shifts; predicted log scales are used unchanged."""
 MAX_LOG_SCALE = math.log(100_000 / 16)
-"""A box grows by at most this per step, so that the exponential stays finite."""
+"""Largest log scale per step, so that the exponential stays finite."""
 
 
 @fp32_island("geometry")

@@ -32,7 +32,7 @@ class RegionDecoder(nn.Module):
     """Learned boxes and features, the same for every image, refined stage by stage.
 
     A stage's boxes are detached before the next reads them: gradients pass between stages by features alone.
-    With `encode_boxes` the attention between queries is told where their boxes are.
+    With `encode_boxes`, attention between queries also reads an embedding of their boxes.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RegionDecoder(nn.Module):
     def forward(
         self, pyramid: Pyramid, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
     ) -> tuple[Predictions, ...]:
-        """Return what each stage predicts; `recompute` trades its activations for a second forward pass."""
+        """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
         content = self.content(len(sizes_hw))
         boxes = to_pixels(self.first_boxes_cxcywh(len(sizes_hw)), sizes_hw)
         predictions = []
@@ -68,7 +68,7 @@ class RegionDecoder(nn.Module):
 
 
 class RegionStage(nn.Module):
-    """Attend to the other queries, read a region through filters of one's own, and predict."""
+    """Attend to the other queries, filter each query's region with its own filters, and predict."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class RegionStage(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise as Sparse R-CNN's code does, which does not start deltas at zero.
 
-        It finds the class head's bias by its length; here it is that of the class head, whatever the sizes.
+        Their code finds the class head's bias by its length; here it is always the class head's.
         """
         xavier_matrices(self)
         if self.scores == "sigmoid":
@@ -128,6 +128,6 @@ class RegionStage(nn.Module):
 def embed_boxes(
     boxes_xyxy: Float[Tensor, "B N 4"], sizes_hw: Int[Tensor, "B 2"], dim: int
 ) -> Float[Tensor, "B N D"]:
-    """Embed boxes given in pixels as shares of their image, by sines."""
+    """Embed boxes given in pixels by sines of their normalized coordinates."""
     extent = sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: w, h, w, h
     return embed_reference(xyxy_to_cxcywh(boxes_xyxy) / extent.to(boxes_xyxy.dtype), dim)

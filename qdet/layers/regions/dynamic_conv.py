@@ -1,4 +1,4 @@
-"""Dynamic convolution: 1 x 1 convolutions over a query's own region, with filters that the query writes.
+"""Dynamic convolution: 1 x 1 convolutions over a query's region, with filters generated from the query.
 
 Sparse R-CNN (Sun et al., CVPR 2021, https://arxiv.org/abs/2011.12450), section 3.2, "dynamic instance
 interactive head".
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 
 class DynamicConv(nn.Module):
-    """Filter each query's region with the query's filters, then join its cells to one vector.
+    """Filter each query's region with the query's filters, then project all cells to one vector.
 
         x = ReLU(LN(F W_1)),   x = ReLU(LN(x W_2)),   update = ReLU(LN(Linear(flatten x)))
         [W_1 in R^(D x h), W_2 in R^(h x D)] = Linear(q)
 
-    With one of `layers` instead of the paper's two there is no W_2, and h features are left of every cell.
+    With `layers` 1 instead of the paper's 2 there is no W_2, and every cell keeps h features.
     """
 
     def __init__(self, dim: int, *, cells: int, filters: int = 64, layers: int = 2) -> None:
@@ -42,7 +42,7 @@ class DynamicConv(nn.Module):
         return F.relu(self.out_norm(self.out(x.flatten(2))))
 
     def filters(self, query: Float[Tensor, "B N D"]) -> list[Float[Tensor, "B N _ _"]]:
-        """Write each query's matrices, one per layer."""
+        """Generate each query's matrices, one per layer."""
         shapes = list(pairwise(self.widths))
         matrices = self.weights(query).split([a * b for a, b in shapes], dim=-1)
         return [m.unflatten(-1, shape) for m, shape in zip(matrices, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""RoIAlign over a feature pyramid: every box becomes a small map, read from the level that fits its size.
+"""RoIAlign over a feature pyramid: every box is sampled to a small map from the level that fits its size.
 
 He et al.: Mask R-CNN, ICCV 2017, https://arxiv.org/abs/1703.06870, in the aligned version of detectron2;
 levels as in Feature Pyramid Networks (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144, section 4.2).
@@ -22,16 +22,16 @@ from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
 
 CANONICAL_SIZE = 224
-"""Size in pixels of ImageNet's crops, which networks saw before they became detectors (FPN, section 4.2)."""
+"""Size in pixels of the ImageNet crops used in pre-training (FPN, section 4.2)."""
 CANONICAL_STRIDE = 16
 """Stride of the map that a box of that size is read from."""
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature maps below each other on one canvas, so that boxes of all levels are sampled at once.
+    """Feature maps stacked on one canvas, so that boxes of all levels are sampled at once.
 
-    Made once per batch and read by every stage, which then keeps no copy of the maps for its backward pass.
+    Built once per batch and read by every stage, which then saves no copy of the maps for backward.
     """
 
     canvas: Float[Tensor, "B C _ _"]
@@ -72,8 +72,8 @@ def roi_align(
     """Average samples x samples interpolated values in each of a box's size x size cells, row by row.
 
     Boxes are in pixels. The defaults are those of the compiled kernels that all published weights were
-    trained with: boxes get no gradient, and samples more than a cell outside a map read zero, nearer ones its
-    border. torchvision's version in Python always reads the border and gives boxes their gradient.
+    trained with: boxes get no gradient; samples more than a cell outside a map are zero, nearer ones read its
+    border. torchvision's Python version always reads the border and gives boxes a gradient.
     """
     boxes_xyxy = boxes_xyxy if box_gradient else boxes_xyxy.detach()
     grid, inside = _sample_grid(pyramid, boxes_xyxy, size * samples)
@@ -91,16 +91,16 @@ def region_levels(
     """Index of the map that a box is read from: one coarser whenever its width and height double."""
     size = area(boxes_xyxy).sqrt() / canonical_size
     level = (torch.log2(size + 1e-8) + math.log2(CANONICAL_STRIDE / strides[0])).floor()
-    # A box that is not a number must not become an index: the loss will tell of it.
+    # A NaN must not become an index; the loss reports it.
     return level.nan_to_num(0.0).clamp(0, len(strides) - 1).long()
 
 
 def _sample_grid(
     pyramid: Pyramid, boxes_xyxy: Float[Tensor, "B N 4"], count: int
 ) -> tuple[Float[Tensor, "B rows count 2"], Bool[Tensor, "B rows count"]]:
-    """Place count x count samples evenly in each box, the rows of one box below those of another.
+    """Place count x count samples evenly in each box, row by row.
 
-    Returns where they are on the canvas, in the numbers of `grid_sample`, and which of them count.
+    Returns their positions on the canvas in `grid_sample` coordinates, and which of them are valid.
     """
     like = {"device": boxes_xyxy.device, "dtype": boxes_xyxy.dtype}
     levels = region_levels(boxes_xyxy.detach(), pyramid.strides, pyramid.canonical_size)
@@ -122,7 +122,7 @@ def _sample_axis(
 ) -> tuple[Float[Tensor, "B N count"], Bool[Tensor, "B N count"]]:
     """Place samples along one side of each box, at most at the map's first and last cell.
 
-    Cell 0 has its centre at 0. Also returns which samples were less than a cell away from the map.
+    Cell 0 has its centre at 0. Also returns which samples lie less than a cell outside the map.
     """
     shares = (torch.arange(count, device=low.device, dtype=low.dtype) + 0.5) / count
     at = low - 0.5 + (high - low) * shares

@@ -1,4 +1,4 @@
-"""A position learned from a box: where a query that started as a proposal looks.
+"""A query position computed from a box, for queries that start as proposals.
 
 B images   N queries   D width
 """
@@ -25,5 +25,5 @@ class BoxPosition(nn.Module):
         xavier_matrices(self)
 
     def forward(self, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N D"]:
-        """Embed boxes (x, y, w, h) in shares of the image."""
+        """Embed boxes (x, y, w, h) in normalized coordinates."""
         return self.norm(self.projection(sine_embedding(boxes * math.tau, self.projection.in_features)))

@@ -1,4 +1,4 @@
-"""Conditional attention: content and position have projections of their own.
+"""Conditional attention: content and position have separate projections.
 
 Meng et al.: Conditional DETR for Fast Training Convergence, ICCV 2021, https://arxiv.org/abs/2108.06152,
 section 3.3. DAB-DETR (ICLR 2022) attends in the same way.
@@ -40,13 +40,13 @@ class ConditionalSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Attention of queries to an image whose logits are a sum: content by content, place by place.
+    """Attention to an image whose logits are a sum of content and position products.
 
-    A head's query is its share of W_qc x beside its share of W_qs s, where s embeds the place the query is
-    conditioned on; its key is its share of W_kc memory beside its share of W_kp position. Queries and keys
-    are thus twice as wide as values, and what scales their products is the root of that width.
+    A head's query concatenates its part of W_qc x and of W_qs s, where s embeds the position the query is
+    conditioned on; its key concatenates its part of W_kc memory and of W_kp position. Queries and keys are
+    thus twice as wide as values, and their products are scaled by the root of that width.
 
-    A decoder's `first` layer, whose queries hold nothing yet, also adds W_qp p of their own positions p and
+    A decoder's `first` layer, whose queries are still zero, also adds W_qp p of their positions p and
     W_kp position to the content halves, as in the authors' code.
     """
 
@@ -76,13 +76,13 @@ class ConditionalCrossAttention(nn.Module):
         q, k, k_place = self.query_content(x), self.key_content(memory), self.key_position(position)
         if self.query_position is not None:
             q, k = q + self.query_position(query_position), k + k_place
-        q = self._beside(q, self.query_place(place))
-        k = self._beside(k, k_place)
+        q = self._concatenate(q, self.query_place(place))
+        k = self._concatenate(k, k_place)
         v = split_heads(self.value(memory), self.heads)
         return self.out(attend(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0))
 
-    def _beside(self, content: Tensor, place: Tensor) -> Float[Tensor, "B M _ _"]:
-        """Put each head's share of the place beside its share of the content."""
+    def _concatenate(self, content: Tensor, place: Tensor) -> Float[Tensor, "B M _ _"]:
+        """Concatenate content and place within each head."""
         return torch.cat([split_heads(t, self.heads) for t in (content, place)], dim=-1)
 
 

@@ -1,7 +1,7 @@
 """A transformer whose attention to the image is deformable.
 
 Deformable DETR (Zhu et al., ICLR 2021, https://arxiv.org/abs/2010.04159), section 4.1; Efficient DETR has
-the same layers in other numbers.
+the same layers in different sizes.
 
     B images   N queries   K classes   T tokens of all levels   D width
 """
@@ -26,7 +26,7 @@ from qdet.layers.transformer.layers import DecoderLayer, EncoderLayer, run, xavi
 class DeformableEncoder(nn.Module):
     """Layers of deformable attention among the cells of all levels.
 
-    Every layer is told anew where tokens lie: a sine embedding of the place plus a learned one of the level.
+    Every layer adds the tokens' positions: a sine embedding plus a learned one of the level.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DeformableDecoder(nn.Module):
         """Return the logits and boxes that each layer's head predicts from its queries.
 
         With `refine` a layer's boxes, detached, are the references of the next; otherwise all layers share
-        the first ones, which may be points. Boxes are (x, y, w, h) as shares of the image.
+        the first ones, which may be points. Boxes are (x, y, w, h) in normalized coordinates.
         """
         predictions = []
         for layer, head in zip(self.layers, heads, strict=True):
@@ -103,7 +103,7 @@ class DeformableDecoder(nn.Module):
 
 
 def _initialize(part: nn.Module) -> None:
-    """Draw matrices from Xavier's distribution, but let deformable attention start as it does."""
+    """Draw matrices from Xavier's distribution, except in deformable attention, which has its own start."""
     xavier_matrices(part)
     for module in part.modules():
         if isinstance(module, DeformableAttention):

@@ -22,14 +22,14 @@ from qdet.types import PaddedSizes
 
 @dataclass(frozen=True)
 class Memory:
-    """What a decoder reads of the images: the cells of their map, row by row."""
+    """What a decoder attends to: the cells of the encoded map, row by row."""
 
     x: Float[Tensor, "B T D"]
-    """What they hold after all layers."""
+    """Features after all layers."""
     position: Float[Tensor, "B T D"]
-    """Sine embeddings of where they are."""
+    """Sine embeddings of the cells' positions."""
     mask: Bool[Tensor, "B T"]
-    """True where they are padding."""
+    """True for padding."""
     shape_hw: tuple[int, int]
     """Height and width of the map."""
 
@@ -72,7 +72,7 @@ class SingleScaleEncoder(nn.Module):
         xavier_matrices(self)
 
     def forward(self, x: Float[Tensor, "B D h w"], sizes: PaddedSizes, *, recompute: bool = False) -> Memory:
-        """Return what queries read of a projected map; no cell attends to padding."""
+        """Encode a projected map; no cell attends to padding."""
         shape_hw = (x.shape[-2], x.shape[-1])
         x, position, mask = as_tokens(x, sizes, temperatures_yx=self.temperatures_yx)
         for layer in self.layers:
@@ -87,7 +87,7 @@ def as_tokens(
     *,
     temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
-    """Return what the cells of a map hold, sine embeddings of where they are, and which are padding."""
+    """Return a map's cells as tokens, sine embeddings of their positions, and the padding mask."""
     mask = padding_mask(sizes, *x.shape[-2:])
     position = sine_map(mask, x.shape[1], temperatures_yx=temperatures_yx).to(x.dtype)
     return x.flatten(2).mT, position.flatten(1, 2), mask.flatten(1)

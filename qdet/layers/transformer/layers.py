@@ -1,4 +1,4 @@
-"""Transformer layers of any attention: residual updates, each with its LayerNorm and dropout.
+"""Transformer layers around any attention: residual updates with LayerNorm and dropout.
 
 B images   N tokens or queries   D width
 """
@@ -24,7 +24,7 @@ class Residual(nn.Module):
         self.pre_norm = pre_norm
 
     def forward(self, x: Float[Tensor, "B N D"], *context: Any) -> Float[Tensor, "B N D"]:
-        """Update `x`; `context` is whatever else the update reads."""
+        """Update `x`; `context` is passed on to the update."""
         if self.pre_norm:
             return x + self.dropout(self.update(self.norm(x), *context))
         return self.norm(x + self.dropout(self.update(x, *context)))

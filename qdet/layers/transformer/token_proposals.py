@@ -1,4 +1,4 @@
-"""Proposals: tokens that predict a box from where they lie, the best of which become queries.
+"""Proposals: every token predicts a box from its position; the best become queries.
 
 Deformable DETR (Zhu et al., ICLR 2021, section 4.2, "two-stage"); also Efficient DETR's dense part.
 
@@ -13,18 +13,19 @@ from qdet.layers.precision import fp32_island
 from qdet.layers.token_levels import TokenLevels, cell_centers
 
 ANCHOR_SIZE = 0.05
-"""Width and height of anchors on the finest level, as a share of the image; doubled with every level."""
+"""Normalized width and height of anchors on the finest level; doubled with every level."""
 MARGIN = 0.01
 """Anchors with a coordinate this near to 0 or 1 are not usable."""
 
 
 @fp32_island("geometry")
 def grid_anchors(levels: TokenLevels) -> tuple[Float[Tensor, "B T 4"], Bool[Tensor, "B T"]]:
-    """Return an anchor box for every token, and which tokens may use theirs.
+    """Return an anchor box for every token, and which tokens have a usable one.
 
-    Anchors are squares in shares of the image, (x, y, w, h), centred on their cells. Tokens under the padding
-    have none, nor do those whose anchor is too close to the border for an inverse sigmoid. The authors give
-    them infinite anchors, from which every prediction is a box of ones; `settle` says so without infinities.
+    Anchors are squares (x, y, w, h) in normalized coordinates, centred on their cells. Tokens under the
+    padding have none, nor do those whose anchor is too close to the border for an inverse sigmoid. The
+    authors give them infinite anchors, which make every prediction a box of ones; `settle` does so without
+    infinities.
     """
     centers = cell_centers(levels)
     sizes = [
@@ -37,7 +38,7 @@ def grid_anchors(levels: TokenLevels) -> tuple[Float[Tensor, "B T 4"], Bool[Tens
 
 
 def settle(boxes: Float[Tensor, "B T 4"], usable: Bool[Tensor, "B T"]) -> Float[Tensor, "B T 4"]:
-    """Give tokens without a usable anchor the box (1, 1, 1, 1), whatever they predict."""
+    """Set the boxes of tokens without a usable anchor to (1, 1, 1, 1)."""
     return boxes.masked_fill(~usable.unsqueeze(-1), 1)
 
 
@@ -47,5 +48,5 @@ def best_tokens(scores: Float[Tensor, "B T"], count: int) -> Int[Tensor, "B k"]:
 
 
 def take(x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
-    """Pick each image's own tokens."""
+    """Gather the chosen tokens of each image."""
     return x.gather(1, tokens.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

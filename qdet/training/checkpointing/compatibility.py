@@ -1,8 +1,8 @@
 """Whether a job, its shards, its ranks and its last checkpoint fit together."""
 
-from qdet.changes import Change, allowed, changes
-from qdet.checkpoint import Saved
-from qdet.checkpoint.saved import Peek
+from qdet.changes import Change, changes, describe_allowed_changes
+from qdet.checkpoint import Checkpoint
+from qdet.checkpoint.reading import Peek
 from qdet.data.plan.epoch import PLAN_VERSION
 from qdet.data.shards.protocol import Dataset
 from qdet.errors import CheckpointError, ConfigError
@@ -26,7 +26,7 @@ def check_categories(train: Dataset, val: Dataset) -> None:
         )
 
 
-def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[Change, ...]:
+def check_unchanged(saved: Checkpoint | Peek, job: Job, digest: str | None) -> tuple[Change, ...]:
     """Compare a job with the one that wrote the checkpoint it resumes from.
 
     Args:
@@ -53,6 +53,6 @@ def check_unchanged(saved: Saved | Peek, job: Job, digest: str | None) -> tuple[
     if refused:
         raise CheckpointError(
             f"cannot resume from {saved.folder}: {'; '.join(refused)}. Change it back, or start a new run "
-            f"from those weights with --store.init-from. {allowed()}"
+            f"from those weights with --store.init-from. {describe_allowed_changes()}"
         )
     return found.learning

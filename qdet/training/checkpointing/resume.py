@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from qdet.checkpoint import RunFolder, Saved, TrainState, open_folder, verify
+from qdet.checkpoint import Checkpoint, RunFolder, TrainState, open_folder, verify
 from qdet.checkpoint.fit import check_start, load_weights
 from qdet.data.shards.protocol import Dataset
 from qdet.job import Job
@@ -22,7 +22,7 @@ class Start:
 
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
         self.job, self.world, self.shards = job, world, shards
-        self.last: Saved | None = self._find(run)
+        self.last: Checkpoint | None = self._find(run)
         """The checkpoint that training resumes from; None in a new run."""
 
     @property
@@ -57,7 +57,7 @@ class Start:
         """Return the ledgers that the ranks saved in the last checkpoint."""
         return [] if self.last is None else list(self.last.all("ledger").values())
 
-    def _find(self, run: RunFolder) -> Saved | None:
+    def _find(self, run: RunFolder) -> Checkpoint | None:
         def newest() -> str | None:
             found = run.newest_good(lambda why: print(f"skipping a checkpoint: {why}", flush=True))
             return None if found is None else found.name
@@ -65,14 +65,14 @@ class Start:
         name = self.world.on_main(newest)
         if name is None:
             return None
-        saved = Saved(run.folder.child(name), verified=True)
+        saved = Checkpoint(run.folder.child(name), verified=True)
         changed = check_unchanged(saved, self.job, self.shards.digest)
         if changed and self.world.main:
             print(f"resuming with changed settings: {'; '.join(map(str, changed))}", flush=True)
         return saved
 
-    def _open(self, folder: Folder) -> Saved:
+    def _open(self, folder: Folder) -> Checkpoint:
         """Open a checkpoint after rank 0 has verified every byte of it."""
         if folder.local is not None:
             self.world.on_main(lambda: verify(folder))
-        return Saved(folder, verified=True)
+        return Checkpoint(folder, verified=True)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qdet.checkpoint import Piece, RunFolder, Saved
+from qdet.checkpoint import Checkpoint, Piece, RunFolder
+from qdet.checkpoint.reading import export
 from qdet.checkpoint.run_folder import Retention
-from qdet.checkpoint.saved import export
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
 from qdet.errors import CheckpointError
 from qdet.storage import Folder
@@ -79,7 +79,7 @@ class CheckpointWriter:
         if self._folder is None:
             return
         with tempfile.TemporaryDirectory() as folder:
-            export(Saved(self._folder, verified=True), Path(folder) / "model.safetensors")
+            export(Checkpoint(self._folder, verified=True), Path(folder) / "model.safetensors")
             tracker.model(Path(folder))
 
     def close(self) -> None:

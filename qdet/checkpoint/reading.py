@@ -1,4 +1,4 @@
-"""Reading a checkpoint: whole tensors or any part of one, whoever wrote which piece of it."""
+"""Read a checkpoint: whole tensors or any part of one, whichever ranks wrote the pieces."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qdet.checkpoint.manifest import copy_checked, read_manifest, verify
+from qdet.checkpoint.manifest import copy_and_check, read_manifest, verify
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
@@ -23,16 +23,16 @@ from qdet.errors import CheckpointError
 from qdet.storage import Folder
 
 
-class Saved:
-    """An open checkpoint. Tensors are named by kind and name, as `weights/decoder.query`.
+class Checkpoint:
+    """An open checkpoint. Tensors are named by kind and name, such as `weights/decoder.query`.
 
     Kinds are `weights` (parameters and buffers), `average` (of the trained parameters), `exp_avg` and
     `exp_avg_sq` (AdamW's moments), and `ledger`.
 
     Args:
-        folder: Where it is. Files behind a URL are first brought to this machine.
-        verified: The caller has seen that the files are as the manifest says. Files that must be brought here
-            are compared with it in any case.
+        folder: Its folder. Files behind a URL are downloaded first.
+        verified: The caller has compared the files with the manifest. Downloaded files are compared in any
+            case.
 
     Raises:
         CheckpointError: A file or a part of a tensor is missing, damaged, or there twice.
@@ -43,14 +43,14 @@ class Saved:
         if folder.local is not None and not verified:
             verify(folder)
         self.manifest = read_manifest(folder)
-        self._brought: tempfile.TemporaryDirectory[str] | None = None
-        here = folder.local or self._bring()
+        self._downloaded: tempfile.TemporaryDirectory[str] | None = None
+        here = folder.local or self._download()
         state, job, shapes = (
             json.loads((here / self.manifest.file(role)).read_text()) for role in ("state", "job", "tensors")
         )
         self.state = TrainState.from_json(state)
         self.job: dict[str, Any] = job
-        """The settings, flat."""
+        """The flat settings."""
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._pieces: dict[str, list[tuple[range, Any, str]]] = {name: [] for name in self.shapes}
         self._open_files([here / name for name in self.manifest.rank_files])
@@ -84,7 +84,7 @@ class Saved:
         return {name: self.whole(f"{kind}/{name}") for name in self.names(kind)}
 
     def model(self, *, averaged: bool = True) -> dict[str, Tensor]:
-        """Return parameters and buffers; of the averaged ones, if there are and `averaged` asks for them."""
+        """Return parameters and buffers; averaged parameters if there are any and `averaged`."""
         weights = self.all("weights")
         return weights | self.all("average") if averaged else weights
 
@@ -94,33 +94,33 @@ class Saved:
                 file: Any = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{path} cannot be read: {error}") from error
-            for key in file.keys():  # noqa: SIM118  (a file of safetensors is no dictionary)
+            for key in file.keys():  # noqa: SIM118  (a safetensors file is not a dictionary)
                 name, start = name_and_start(key)
                 length = file.get_slice(key).get_shape()[0]
                 if name not in self._pieces:
-                    raise CheckpointError(f"{path} holds a piece of {name}, which no tensor is called")
+                    raise CheckpointError(f"{path} holds a piece of {name}, but there is no such tensor")
                 self._pieces[name].append((range(start, start + length), file, key))
         for name, pieces in self._pieces.items():
             pieces.sort(key=lambda piece: piece[0].start)
             check_cover(name, math.prod(self.shapes[name]), (p[0] for p in pieces), source=self.folder)
 
-    def _bring(self) -> Path:
-        """Copy every file to a folder of this machine that lives as long as this object."""
-        self._brought = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
-        here = Path(self._brought.name)
+    def _download(self) -> Path:
+        """Copy every file to a temporary folder that lives as long as this object."""
+        self._downloaded = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
+        here = Path(self._downloaded.name)
         for name, expected in self.manifest.files.items():
             with (here / name).open("wb") as to:
-                copy_checked(self.folder, name, expected, to)
+                copy_and_check(self.folder, name, expected, to)
         return here
 
 
-def export(saved: Saved, file: Path, *, averaged: bool = True) -> Path:
+def export(saved: Checkpoint, file: Path, *, averaged: bool = True) -> Path:
     """Write parameters and buffers to `file`, and job, classes and step to the JSON file beside it.
 
     Args:
         saved: The checkpoint.
         file: Name of the new file, ending in .safetensors.
-        averaged: Take the averaged parameters where the checkpoint has any.
+        averaged: Use the averaged parameters if the checkpoint has any.
 
     Returns:
         The JSON file.
@@ -146,7 +146,7 @@ class Peek:
     folder: Folder
     state: TrainState
     job: dict[str, Any]
-    """The settings, flat."""
+    """The flat settings."""
 
 
 def peek(folder: Folder) -> Peek:
@@ -158,17 +158,17 @@ def peek(folder: Folder) -> Peek:
     manifest = read_manifest(folder)
 
     def content(role: str) -> Any:
-        name, held = manifest.file(role), io.BytesIO()
+        name, buffer = manifest.file(role), io.BytesIO()
         if name not in manifest.files:
-            raise CheckpointError(f"{folder} does not say its {role}")
-        copy_checked(folder, name, manifest.files[name], held)
-        return json.loads(held.getvalue())
+            raise CheckpointError(f"{folder} has no {role} file")
+        copy_and_check(folder, name, manifest.files[name], buffer)
+        return json.loads(buffer.getvalue())
 
     return Peek(folder, TrainState.from_json(content("state")), content("job"))
 
 
 def newest(run: RunFolder) -> Peek | None:
-    """Return the description of a run's newest checkpoint that has a whole one; None where none has."""
+    """Return the description of a run's newest checkpoint with an intact one; None if there is none."""
     for step in reversed(run.steps()):
         try:
             return peek(run.at(step))
