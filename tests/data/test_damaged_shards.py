@@ -19,7 +19,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 TIMES = 300
-"""Flips, and cuts, of shards; with those of indexes, manifests and foreign shards they make a thousand."""
+"""Flips, and cuts, of shards; with those of indexes, manifests and third-party shards they make a thousand."""
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +174,14 @@ def test_damage_of_index_and_manifest_is_found_or_changes_nothing(whole, tmp_pat
 
 
 def test_third_party_shards_are_refused_when_a_cut_or_damaged_header_loses_samples(whole, tmp_path):
-    """Nobody recorded what foreign bytes were, but a tar tells of both, though many readers do not look."""
+    """No checksum of third-party bytes was recorded, but a tar shows both, though many readers do not check."""
     chance = random.Random(4)
     shards = ShardSet.open(whole)
     names = tmp_path / "categories.json"
     names.write_text(json.dumps(shards.manifest["categories"]))
     access = Access(cache=str(tmp_path / "cache"), categories=str(names))
     number = int(shards.index.shard[0])
-    tar, copy = whole / shards.manifest["shardlist"][number]["url"], tmp_path / "foreign.tar"
+    tar, copy = whole / shards.manifest["shardlist"][number]["url"], tmp_path / "third_party.tar"
     images = [shards.read_image(int(row)) for row in (shards.index.shard == number).nonzero()[0]]
     last = _boundaries(shards, number)[-1]
     for _ in range(TIMES // 4):
@@ -190,7 +190,7 @@ def test_third_party_shards_are_refused_when_a_cut_or_damaged_header_loses_sampl
         try:
             left = ShardSet.open(copy, access)
         except DataError as error:
-            if "foreign.tar" not in str(error):
+            if "third_party.tar" not in str(error):
                 raise
         else:  # only zeros at the end are gone
             assert copy.stat().st_size > last
@@ -201,7 +201,7 @@ def test_third_party_shards_are_refused_when_a_cut_or_damaged_header_loses_sampl
         data = bytearray(copy.read_bytes())
         data[chance.choice(headers) + chance.randrange(100)] ^= 1 << chance.randrange(8)
         copy.write_bytes(data)
-        with pytest.raises(DataError, match=r"foreign\.tar"):
+        with pytest.raises(DataError, match=r"third_party\.tar"):
             ShardSet.open(copy, access)
 
 

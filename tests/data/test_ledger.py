@@ -121,7 +121,7 @@ def test_saved_counts_are_restored_on_any_number_of_ranks():
             ledger.record(images)
     saved = [ledger.to_tensor() for ledger in before]
     gathered = Ledger.from_tensor(ids, *saved)
-    after = [gathered, Ledger(ids, first=gathered.first)]  # two ranks go on, one of them with the counts
+    after = [gathered, Ledger(ids, first=gathered.first)]  # two ranks continue, one of them with the counts
     for rank, ledger in enumerate(after):
         for images in received(order, 9, 12, rank=rank, world=2):
             ledger.record(images)

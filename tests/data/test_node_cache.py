@@ -69,7 +69,7 @@ def test_planned_shards_stay_and_prefetching_waits_for_capacity(shards, tmp_path
     for k in (0, 1, 2):
         assert cache.fetch_ahead(listed[k])
         time.sleep(0.02)
-    assert cache.fetch_ahead(listed[3])  # drives out 2, the newest but wanted by nobody
+    assert cache.fetch_ahead(listed[3])  # evicts 2, the newest, which no process needs
     assert _held(tmp_path / "cache", listed) == {0, 1, 3}
     marks.append(cache.want(listed[3]))
     assert not cache.fetch_ahead(listed[4])

@@ -151,7 +151,7 @@ def test_evaluation_has_every_sample_once_and_fills_the_last_batch(sizes, batch_
 
 
 def test_the_order_equals_the_recorded_one():
-    """Runs go on in the order they began: whoever changes it, here or by another numpy, sees it."""
+    """A resumed run keeps its order: a change, here or by another numpy, fails this test."""
     plan = plan_epoch(np.arange(600, 1400).reshape(-1, 2), AUGMENT, seed=7, epoch=3, global_batch=8)
     assert plan.rows[0].tolist() == [217, 294, 319, 246, 394, 311, 251, 85]
     assert plan.padded_hw[:3].tolist() == [[800, 768], [672, 672], [672, 672]]
@@ -162,7 +162,7 @@ DIGESTS = {1: "64a76e6ba79ba569b5b9ddefee728e4d72da80276e38138dd42a9bccd23e623d"
 
 
 def test_a_changed_order_needs_a_new_plan_version():
-    """Runs in progress rest on the plan: whoever changes it raises PLAN_VERSION and adds a digest here."""
+    """Runs in progress depend on the plan: to change it, raise PLAN_VERSION and add a digest here."""
     sizes = np.stack([np.arange(3000) * 7 % 400 + 200, np.arange(3000) * 11 % 300 + 250], axis=1)
     augment = AugmentConfig(crop=True, photometric=True, mosaic=0.3, mixup=0.3)
     plan = plan_epoch(sizes, augment, seed=5, epoch=2, global_batch=16, tail="wrap")

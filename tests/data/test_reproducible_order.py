@@ -50,7 +50,7 @@ def global_batches(order, first, last, world):
         [share(step.rows, rank=rank, world_size=world).tolist() for step in order.steps(first, last)]
         for rank in range(world)
     ]
-    assert len({len(steps) for steps in ranks}) == 1  # nobody waits for a step that another does not make
+    assert len({len(steps) for steps in ranks}) == 1  # no rank waits for a step that another does not make
     assert len({len(rows) for steps in ranks for rows in steps}) <= 1
     return [[row for rows in step for row in rows] for step in zip(*ranks, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Conditional attention against loops over images, heads and queries, in the words of the paper."""
+"""Conditional attention against loops over images, heads and queries, as the paper states it."""
 
 import pytest
 import torch

@@ -75,7 +75,7 @@ class Recorder:
 def train_all(ranks: int, jobs: dict[str, Job], store: Path) -> dict[str, Points]:
     """Train `jobs` one after the other on `ranks` processes; return the metrics of each by step.
 
-    The name of a job is the name of its run, so a run that the store already has goes on.
+    The name of a job is the name of its run, so a run that the store already has is resumed.
     """
     store.mkdir(parents=True, exist_ok=True)
     on_ranks(ranks, _train, jobs, store)

@@ -1,4 +1,4 @@
-"""Writing behind training's back: steps go on, copies stay what they were, failures are told and counted."""
+"""Writing in the background: training continues, copies do not change, failures are reported and counted."""
 
 import threading
 

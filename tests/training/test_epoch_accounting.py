@@ -1,4 +1,4 @@
-"""A real training accounts for its images, epoch by epoch, on two ranks and when one goes on alone."""
+"""A real training accounts for its images, epoch by epoch, on two ranks and when one rank resumes alone."""
 
 import shutil
 

@@ -74,7 +74,7 @@ def _deadly(owner, name: str, calls: int) -> None:
     def once(*args, **kwargs):
         done.append(name)
         if len(done) == calls:
-            if name == "write_share":  # it is there, but its rank tells nobody
+            if name == "write_share":  # written, but not yet reported
                 function(*args, **kwargs)
             elif name == "evaluate_shards":  # at its first image
                 function(args[0], _dying, *args[2:], **kwargs)

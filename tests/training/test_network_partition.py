@@ -1,4 +1,4 @@
-"""Two hosts whose link is cut: both end in time with an error and go on later, or ride out a short cut.
+"""Two hosts whose link is cut: both exit in time with an error and resume later, or survive a short cut.
 
 The hosts are network namespaces of this machine, joined by a virtual cable.
 """

@@ -1,4 +1,4 @@
-"""A run is not gone on with by a qdet that would order its images otherwise."""
+"""A qdet version that would order a run's images differently refuses to resume it."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The watchdog: silent while a worker goes on, quick to name and end one that does not."""
+"""The watchdog: silent while a worker makes progress, quick to name and end one that hangs."""
 
 import os
 import re
