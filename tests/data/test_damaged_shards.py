@@ -19,7 +19,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
 
 TIMES = 300
-"""Flips, and cuts, of shards; with those of indexes, manifests and third-party shards they make a thousand."""
+"""Flips and cuts of shards; with those of indexes, manifests and third-party shards they are a thousand."""
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_damage_of_index_and_manifest_is_found_or_changes_nothing(whole, tmp_pat
 
 
 def test_third_party_shards_are_refused_when_a_cut_or_damaged_header_loses_samples(whole, tmp_path):
-    """No checksum of third-party bytes was recorded, but a tar shows both, though many readers do not check."""
+    """No checksum of third-party bytes was recorded; a tar shows both, though many readers do not check."""
     chance = random.Random(4)
     shards = ShardSet.open(whole)
     names = tmp_path / "categories.json"
