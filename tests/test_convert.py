@@ -76,5 +76,5 @@ def test_aliases_of_one_tensor_become_one():
     table = ((r"a\.\d+", "a"), (r"b", ""))
     one = {"a.1": torch.ones(1), "a.2": torch.ones(1), "b": torch.zeros(1)}
     assert convert(one, table) == {"a": torch.ones(1)}
-    with pytest.raises(CheckpointError, match=r"a\.2 should be another name"):
+    with pytest.raises(CheckpointError, match=r"a\.2 should be an alias"):
         convert(one | {"a.2": torch.zeros(1)}, table)

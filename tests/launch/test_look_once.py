@@ -12,12 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from qdet.config import override
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job, Sweep
-from qdet.launching import paths
+from qdet.launching import graceful_stop, paths
 from qdet.launching.local import run_locally
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import describe
@@ -131,6 +132,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capacity, "wait_for_workers", lambda train, *, seconds: False)
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
+    monkeypatch.setattr(graceful_stop, "WorkerStop", lambda run: SimpleNamespace(request=lambda: None))
     monkeypatch.setattr(train, "fit", lambda *args, **kwargs: {"stopped": True})
     monkeypatch.setattr("qdet.training.loop.train", lambda *args, **kwargs: SimpleNamespace(stopped=True))
 
@@ -189,3 +191,4 @@ def test_each_split_is_opened_once(
     else:
         asked = Counter(request.split()[1] for request in served[1] if request.startswith("GET"))
         assert asked == {"/train/manifest.json": 1, "/val/manifest.json": 1}
+    assert not ray.is_initialized()  # a Ray left running would be another test's cluster

@@ -15,6 +15,7 @@ from qdet.detectors import DETRConfig
 from qdet.job import Job
 from qdet.launching import cli
 from qdet.losses import DETR_LOSS
+from qdet.recipes import Recipe
 from tests.support.published import as_detrs_authors
 from tests.support.ranks import checkpoint, losses, train_all
 
@@ -54,7 +55,7 @@ def test_two_steps_from_a_converted_checkpoint(job, tmp_path):
     torch.save({"model": theirs, "epoch": 499}, tmp_path / "detr.pth")
     main(["convert", str(tmp_path / "detr.pth"), "--to", str(tmp_path / "start"), "--heads", "4"])
 
-    started = cli.parse(job, ["--store.init-from", str(tmp_path / "start")])
+    started = cli.parse(Recipe(job=job), ["--store.init-from", str(tmp_path / "start")])
     logged = losses(train_all(1, {"fine": started}, tmp_path / "store")["fine"])
     weights = checkpoint(tmp_path / "store", "fine", 2).all("weights")
 

@@ -29,7 +29,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def narrow(value):
-    return precision._mapped(value, lambda t: t.bfloat16() if t.is_floating_point() else t)
+    return precision._map_tensors(value, lambda t: t.bfloat16() if t.is_floating_point() else t)
 
 
 def sink(monkeypatch: pytest.MonkeyPatch, island: Island) -> None:
