@@ -1,8 +1,8 @@
-"""What a job may change when it goes on with a run, and what it may not.
+"""Which settings a resumed run may change.
 
-A run that goes on is the same run: its batches, its detector and its seed stay. How it is computed (workers,
-ZeRO stage, readers, where it logs) may change at any time and changes no number that matters; what it learns
-from (rates, losses, length) may change too, but is then said, because no undisturbed run is like that.
+A resumed run is the same run: its batches, detector and seed stay. How it is computed (workers, ZeRO stage,
+readers, tracking) may change at any time without changing results; what it learns from (rates, losses,
+length) may change too, but is reported, because no uninterrupted run would be like that.
 """
 
 import json
@@ -23,7 +23,7 @@ FIXED = (
     "train.seed",
     "train.batch_size",
 )
-"""Settings, or groups of them, that the checkpoint or the order of its data rests on."""
+"""Settings, or groups of them, that the checkpoint or its data order depends on."""
 LEARNING = (
     "loss",
     "optim",
@@ -43,23 +43,23 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        """Say it in the words of the command line."""
+        """Return the change as flags."""
         return f"--{self.path.replace('_', '-')} is {self.now}, it was {self.then}"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between the job of a checkpoint and the one that goes on with it."""
+    """Differences between the job of a checkpoint and the job that resumes it."""
 
     refused: tuple[Change, ...]
     learning: tuple[Change, ...]
-    """Allowed, and worth telling."""
+    """Allowed, but reported."""
 
 
 def changes(then: Mapping[str, Any], now: Job) -> Changes:
-    """Compare a job, flat as `qdet.config.flatten` makes it (or read back from JSON), with the one of now.
+    """Compare a checkpoint's job, flat as from `qdet.config.flatten` or from JSON, with the current one.
 
-    Settings that only one of them knows are of another version of qdet and do not count.
+    Settings that only one of them has belong to another version of qdet and are ignored.
     """
     before, after = _plain(then), _plain(flatten(now))
     differing = [
@@ -74,7 +74,7 @@ def changes(then: Mapping[str, Any], now: Job) -> Changes:
 
 
 def describe_allowed_changes() -> str:
-    """Say which settings may change, for messages."""
+    """Return which settings may change, for messages."""
     return (
         "What may change: how it is computed (--train.workers, --train.accumulation, --train.zero, "
         "--data.readers, --eval, --track, ...) and what it learns from (--optim, --loss, --train.epochs, "
@@ -88,9 +88,9 @@ def _in(path: str, groups: tuple[str, ...]) -> bool:
 
 
 def _plain(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON brings them back: lists for tuples, text for what JSON does not have.
+    """Return values as they come back from JSON: lists for tuples, text for what JSON does not have.
 
-    Where pre-trained weights lie is not part of what a run is: they were only its start.
+    The location of pre-trained weights is left out: they only mattered at the start.
     """
     kept = {path: value for path, value in flat.items() if not path.endswith("backbone.weights")}
     return json.loads(json.dumps(kept, default=str))

@@ -4,7 +4,7 @@
     ├── ConfigError        a flag or setting that cannot work             (also a ValueError)
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
     ├── StorageError       a folder or URL that cannot be read or written (also an OSError)
-    ├── CheckpointError    a checkpoint that is torn, foreign or missing  (also a ValueError)
+    ├── CheckpointError    a checkpoint that is torn, of another model, or missing  (also a ValueError)
     ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
     ├── TrackingError      an MLflow server that does not answer or refuses
     ├── DivergedError      predictions that are no numbers any more        (also an ArithmeticError)
@@ -32,7 +32,7 @@ class QdetError(Exception):
 
 
 class ConfigError(QdetError, ValueError):
-    """A setting cannot work, said in the words of its flag."""
+    """A setting cannot work; the message names its flag."""
 
 
 class DataError(QdetError, ValueError):

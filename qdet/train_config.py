@@ -67,7 +67,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     """Recompute decoder stages in the backward pass instead of keeping their activations."""
     workers: int | str = 8
-    """Ray workers, one process each; a range such as 2:8 goes on with fewer when nodes are lost."""
+    """Ray workers, one process each; a range such as 2:8 continues with fewer when nodes are lost."""
     accelerator: Literal["auto", "gpu", "cpu"] = "auto"
     """What a worker trains on; `auto` takes a GPU where the cluster has enough of them."""
     cpus_per_worker: int = 1

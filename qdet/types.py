@@ -16,7 +16,7 @@ from torch import Tensor
 class Targets:
     """The objects of a batch, packed: image i owns the next `counts[i]` rows. No padding, no dicts.
 
-    `counts` lives on the host, so that nobody asks the device how many objects there are.
+    `counts` lives on the host, so that counting objects needs no device synchronization.
     """
 
     boxes_xyxy: Float[Tensor, "T 4"]

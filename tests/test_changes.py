@@ -1,4 +1,4 @@
-"""What a run that goes on may change: every setting of every kind, through JSON and back."""
+"""What a resumed run may change: every setting of every kind, through JSON and back."""
 
 import json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(file: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock that nobody else holds; without `wait`, yield False where somebody does."""
+    """Hold an exclusive lock; without `wait`, yield False if another process holds it."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield _taken(descriptor, wait)

@@ -6,8 +6,8 @@
     s3://bucket/coco/train2017                        a folder behind a URL
     https://host/mine/train-{000000..000146}.tar
 
-`pipe:COMMAND` is refused here: it would run what stands in a setting or in somebody's manifest. What may be
-run, and where, is in `qdet.data.files.pipes`.
+`pipe:COMMAND` is refused here: it would run what a setting or a manifest says. What may be run, and where,
+is in `qdet.data.files.pipes`.
 """
 
 import urllib.parse

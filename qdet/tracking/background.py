@@ -101,7 +101,7 @@ class Background:
             except Exception as error:
                 self.tried.set()
                 if not down:
-                    said = "MLflow takes no points now; training goes on and they are kept in %s (%s)"
+                    said = "MLflow takes no points now; training continues and they are kept in %s (%s)"
                     _log.warning(said, self._spool.folder, reason(error))
                 down = True
                 tries += self._closing.is_set()

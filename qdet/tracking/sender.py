@@ -73,7 +73,7 @@ class Sender:
             self._failures = 0
 
     def _should_put_aside(self, error: Exception, record: Record, delivery: Delivery) -> bool:
-        """Whether to go on without this record: refused for good, or failing while all else works."""
+        """Whether to skip this record: refused for good, or failing while all else works."""
         if self._is_final(error, record):
             return True
         self._failures += delivery.answers()

@@ -6,7 +6,7 @@
     files/         pictures and artifacts that are not sent yet
     refused.jsonl  records that the server does not take, with its reason
 
-A process that is killed loses at most what it had not yet written; the next one in the same folder goes on.
+A process that is killed loses at most what it had not yet written; the next one in the same folder continues.
 """
 
 import contextlib

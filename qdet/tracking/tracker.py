@@ -57,7 +57,7 @@ class Tracker(Protocol):
         ...
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
-        """Send what is left within `wait` seconds and say whether all is. No status: the run goes on."""
+        """Send the rest within `wait` seconds; return whether all was sent. Without a status the run stays open."""
         ...
 
 

@@ -33,7 +33,7 @@ def test_every_checkpoint_is_listed_and_the_newest_whole_one_is_taken(run, capsy
     assert rows[1].split()[3:] == ["2", "0", "0.3125", "good"]
     assert "rank_00001.aaaa.safetensors is damaged: it has 0 bytes" in rows[2]
     assert "no manifest.json" in rows[3]
-    assert end == f"training goes on from {run.at(200)}"
+    assert end == f"training resumes from {run.at(200)}"
 
 
 def test_json_output_says_the_same(run, capsys):
@@ -52,7 +52,7 @@ def test_one_checkpoint_can_be_looked_at_alone(run, capsys):
         main(["checkpoint", str(run.at(300))])
     assert left.value.code == 1
     said = capsys.readouterr()
-    assert "goes on from none" in said.out
+    assert "resumes from none" in said.out
     assert "CheckpointError: none of 1 checkpoints is whole" in said.err
 
 

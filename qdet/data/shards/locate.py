@@ -1,7 +1,7 @@
 """Find a dataset by its address, and learn what can be known of it before any of its shards is opened.
 
 That is little to read, also from behind a URL: the manifest where there is one, else the names of the shards.
-`qdet.data.shards.index_location` goes on from here to the index that reading by offset needs.
+`qdet.data.shards.index_location` finds or makes the index that reading by offset needs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,17 +12,16 @@ from qdet.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointCommand:
-    """List the checkpoints of a run, compare every byte with what was written, and say which one is taken."""
+    """List the checkpoints of a run, compare every byte with what was written, and name the one to resume."""
 
     folder: Positional[str]
     """Folder or URL of a run, or of one checkpoint."""
     json: bool = False
     """Print an object for programs instead of a table."""
     export: Path | None = None
-    """Write the model of the checkpoint that is taken to this .safetensors file, and its job to the
-    .json file beside it."""
+    """Write the model of that checkpoint to this .safetensors file, and its job to a .json file beside it."""
     ema: bool = False
-    """Export averaged weights, or fail where there are none; by default they are taken where there are."""
+    """Export averaged weights, or fail if there are none; by default they are exported if there are any."""
     weights: bool = False
     """Export the weights that were trained, not their average."""
 

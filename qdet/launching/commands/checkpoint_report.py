@@ -66,7 +66,7 @@ def look(url: str | Path) -> list[Look]:
 
 
 def chosen(looks: list[Look]) -> Look:
-    """Return the one that training goes on from: the newest without a problem.
+    """Return the one that training would resume: the newest without a problem.
 
     Raises:
         CheckpointError: All have one.
@@ -78,22 +78,22 @@ def chosen(looks: list[Look]) -> Look:
 
 
 def show(looks: list[Look]) -> str:
-    """Say what was found as a table, and which one is taken."""
+    """Return what was found as a table, and which one would be resumed."""
     head = f"{'checkpoint':<14}{'size':>14}{'ranks':>7}{'ZeRO':>6}{METRIC:>11}"
     good = [one for one in looks if one.problem is None]
-    end = f"training goes on from {good[-1].folder}" if good else "training goes on from none of them"
+    end = f"training resumes from {good[-1].folder}" if good else "training resumes from none of them"
     return "\n".join([head, *(one.row() for one in looks), end])
 
 
 def show_json(looks: list[Look]) -> str:
-    """Say the same to programs."""
+    """Return the same for programs."""
     good = [str(one.folder) for one in looks if one.problem is None]
     content = {"checkpoints": [one.as_json() for one in looks], "chosen": good[-1] if good else None}
     return json.dumps(content, indent=1)
 
 
 def export_model(one: Look, file: Path, *, ema: bool = False, weights: bool = False) -> str:
-    """Write the model of a checkpoint to one file, and say where.
+    """Write the model of a checkpoint to one file; return a line that says where.
 
     Args:
         one: The checkpoint, without a problem.

@@ -37,7 +37,7 @@ def convert(
 
 
 def report(found: Recognized, folder: Path) -> str:
-    """Say what was converted and how to go on with it."""
+    """Return what was converted and how to start a job from it."""
     parameters = sum(t.numel() for t in found.weights.values()) / 1e6
     return (
         f"{found.title}: {len(found.categories)} classes, {parameters:.1f} million numbers\n"

@@ -1,7 +1,6 @@
-"""Printing in which order training reads its images, for whoever wants to check it.
+"""Print the order in which training reads its images.
 
-This is training's own plan (`qdet.data.plan.order`), not a retelling of it. Without a job it needs no
-PyTorch.
+The order comes from training's own plan (`qdet.data.plan.order`). Without a job this needs no PyTorch.
 """
 
 import json
@@ -30,7 +29,7 @@ class Stretch:
     """Workers."""
 
     def __post_init__(self) -> None:
-        """Reject what no training has, in the words of the command line."""
+        """Reject values that no training has."""
         for name, least in (("epoch", 0), ("start", 0), ("steps", 0), ("world", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -70,7 +69,7 @@ def lines(
 
 
 def show(output: Iterable[str]) -> None:
-    """Print lines until they end, or until whoever reads them has had enough, as `head` does."""
+    """Print lines until they end or the reader closes the pipe, as `head` does."""
     try:
         for line in output:
             print(line)

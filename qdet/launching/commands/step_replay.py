@@ -14,7 +14,7 @@ from qdet.training.nonfinite.trace import Trace
 
 
 def replay(file: str | Path) -> str:
-    """Run the step in `file`, a path or URL, again and tell of its first bad layer and of every layer.
+    """Run the step in `file`, a path or URL, again; return its first bad layer and the range of every layer.
 
     Raises:
         QdetError: The file is not a bad step, or of a version whose settings this one does not have.
