@@ -161,7 +161,7 @@ class MLflowTracker:
         self.artifact(folder, "model")
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
-        """Send the rest within `wait` seconds; return whether all was sent. Without a status the run stays open."""
+        """Send the rest within `wait` seconds; return whether all was sent. No status: the run stays open."""
         if self._closed:
             return self._background.done
         self._closed = True

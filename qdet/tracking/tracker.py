@@ -57,7 +57,7 @@ class Tracker(Protocol):
         ...
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
-        """Send the rest within `wait` seconds; return whether all was sent. Without a status the run stays open."""
+        """Send the rest within `wait` seconds; return whether all was sent. No status: the run stays open."""
         ...
 
 
