@@ -4,8 +4,8 @@
     cxcywh centre, width, height
     xyzr   AdaMixer's (Gao et al., CVPR 2022, section 3.1): centre, z = log2 sqrt(w h), r = log2(h / w)
 
-Names carry the format; units (pixels or shares of the image) are the caller's. A box of zero or negative
-size has area 0. Functions keep the dtype they are given, so coordinates belong in fp32 or wider.
+Names carry the format; units (pixels or normalized coordinates) are up to the caller. A box of zero or
+negative size has area 0. Functions keep the dtype they are given, so coordinates belong in fp32 or wider.
 """
 
 import torch
@@ -81,7 +81,7 @@ def generalized_iou(
 
 
 def clip(boxes_xyxy: Float[Tensor, "... 4"], size_hw: Float[Tensor, "... 2"]) -> Float[Tensor, "... 4"]:
-    """Cut boxes at the border of an image of that height and width."""
+    """Clip boxes to an image of that height and width."""
     wh = size_hw.flip(-1)
     limit = torch.cat((wh, wh), dim=-1)
     return torch.minimum(boxes_xyxy.clamp(min=0), limit)

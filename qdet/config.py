@@ -1,4 +1,4 @@
-"""Changing a tree of frozen dataclasses by dotted path: what sweeps, resumes and MLflow need."""
+"""Change and flatten a tree of frozen dataclasses by dotted path, for sweeps, resuming and MLflow."""
 
 import dataclasses
 import typing
@@ -49,7 +49,7 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def restore(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
-    """Return the tree that `flatten` made `flat` of, also after a journey through JSON.
+    """Rebuild the tree that `flatten` turned into `flat`, also after a round trip through JSON.
 
     Settings that `flat` does not have keep their defaults.
 

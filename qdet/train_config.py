@@ -1,4 +1,4 @@
-"""How a job learns and on what: the optimizer, its schedule, the batch, the workers."""
+"""Training settings: the optimizer, its schedule, the batch, the workers."""
 
 import re
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class OptimConfig:
     clip_norm: float = 1.0
     """Largest L2 norm of the whole gradient; 0 turns clipping off."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
-    """(regular expression, factor): parameters whose name it finds learn at `lr` times the factor."""
+    """(regular expression, factor): parameters with a matching name learn at `lr` times the factor."""
     no_decay: tuple[str, ...] = ()
-    """Regular expressions: parameters whose name one of them finds get no weight decay."""
+    """Regular expressions: parameters with a matching name get no weight decay."""
     schedule: Literal["step", "cosine"] = "step"
     """Divide by ten after each of `drop_epochs`, or follow a half cosine down to zero."""
     drop_epochs: tuple[int, ...] = (8, 11)
@@ -30,7 +30,7 @@ class OptimConfig:
     warmup_steps: int = 500
     """Steps over which the learning rate rises linearly."""
     warmup_ratio: float = 0.001
-    """Share of the learning rate that the warm-up starts from."""
+    """Fraction of the learning rate that the warm-up starts from."""
     ema_decay: float = 0.0
     """Decay per step of the averaged weights that are evaluated and exported; 0 keeps none."""
 
@@ -53,17 +53,17 @@ class TrainConfig:
     epochs: int = 12
     """Passes over the training shards."""
     steps: int | None = None
-    """Stop after this many optimizer steps, whatever `epochs` says; schedules stretch to it."""
+    """Stop after this many optimizer steps instead of `epochs`; schedules are scaled to it."""
     batch_size: int = 16
     """Images per optimizer step over all workers; the number of workers does not change it."""
     accumulation: int = 1
-    """Forward and backward passes that a worker makes its share of a step in."""
+    """Forward and backward passes per worker and step."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
     zero: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights)."""
     deterministic: bool = False
-    """Have a GPU give the same bits whenever it computes the same thing, as a CPU does anyway; slower."""
+    """Make GPU results reproducible bit for bit, as on a CPU; slower."""
     activation_checkpointing: bool = False
     """Recompute decoder stages in the backward pass instead of keeping their activations."""
     workers: int | str = 8
@@ -89,11 +89,11 @@ class TrainConfig:
     max_failures: int = 3
     """Times that the workers are restarted from the last checkpoint before the run fails."""
     timeout: int = 60
-    """Seconds after which a collective that does not answer fails the step."""
+    """Seconds after which an unanswered collective fails the step."""
     hang_after: int = 60
-    """Seconds beyond the slowest recent step after which a worker that stands still is restarted; 0 never."""
+    """Seconds beyond the slowest recent step after which a hanging worker is restarted; 0 disables it."""
     max_skips: int = 10
-    """Steps that may be skipped because a loss or gradient was not finite; three in a row end the run."""
+    """Steps that may be skipped for a non-finite loss or gradient; three in a row end the run."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot train."""
@@ -120,12 +120,12 @@ class TrainConfig:
 
     @property
     def least_workers(self) -> int:
-        """Workers that the run can do with."""
+        """Fewest workers that the run continues with."""
         return worker_range(self.workers)[0]
 
     @property
     def most_workers(self) -> int:
-        """Workers that the run starts with where there is room."""
+        """Workers that the run starts with if the cluster has room."""
         return worker_range(self.workers)[1]
 
     def passes(self, workers: int) -> int:
@@ -157,10 +157,10 @@ def worker_range(workers: int | str) -> tuple[int, int]:
 
 
 def passes_per_step(batch_size: int, workers: int, *, most: int, accumulation: int) -> int:
-    """Return the forward passes in which each of `workers` makes its share of a global batch.
+    """Return the forward passes per step of each of `workers`.
 
-    At `most` workers these are `accumulation`; fewer workers make more passes, so that none of them holds
-    more images at a time.
+    With `most` workers these are `accumulation`; fewer workers make more passes, so that none holds more
+    images at a time.
     """
     at_once = -(-batch_size // (most * accumulation))
     share = -(-batch_size // workers)

@@ -1,4 +1,4 @@
-"""What flows between the parts: a batch of padded images, its objects, a stage's predictions, detections.
+"""The data passed between modules: batches of padded images, objects, predictions, detections.
 
 B images   T objects of all images together   N queries   K classes   H, W padded height and width
 """
@@ -47,18 +47,18 @@ class Substitute:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images padded at the right and bottom to one size, with what is known of each."""
+    """Images padded at the right and bottom to one size, with their metadata."""
 
     images: UInt8[Tensor, "B 3 H W"]
     """RGB bytes; padding is zero. Detectors normalise on their own device and re-zero the padding."""
     sizes_hw: Int[Tensor, "B 2"]
-    """Height and width of each resized image without padding: what the network sees of it."""
+    """Height and width of each resized image without padding."""
     original_hw: Int[Tensor, "B 2"]
     """Height and width of each image file; detections are given in its pixels."""
     image_ids: Int[Tensor, " B"]
     """The dataset's own image ids (int64)."""
     valid: Bool[Tensor, " B"]
-    """False where an image only fills up the last evaluation batch and must not be counted."""
+    """False for padding images of the last evaluation batch, which must not be counted."""
     targets: Targets
     substitutes: tuple[Substitute, ...] = ()
     """Images here that were not planned."""
@@ -77,7 +77,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PaddedSizes:
-    """How large the images of a padded batch are."""
+    """Sizes of the images of a padded batch."""
 
     sizes_hw: Int[Tensor, "B 2"]
     """Height and width of each image without padding."""
@@ -87,7 +87,7 @@ class PaddedSizes:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one decoder stage says of every query."""
+    """One decoder stage's predictions for all queries."""
 
     logits: Float[Tensor, "B N K"]
     """Class logits before sigmoid or softmax."""
@@ -97,15 +97,15 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Proposals(Predictions):
-    """What an encoder says of every token, before any decoder stage: a first set to match with objects."""
+    """An encoder's predictions for all tokens, before any decoder stage; matched with objects first."""
 
     class_agnostic: bool = False
-    """Only the first class logit counts, and stands for an object of any class."""
+    """Whether only the first class logit counts, as that of an object of any class."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Scored boxes in pixels of the original image files, `n` per image, best first is not promised."""
+    """Scored boxes in pixels of the original image files, `n` per image, in any order."""
 
     boxes_xyxy: Float[Tensor, "B n 4"]
     scores: Float[Tensor, "B n"]

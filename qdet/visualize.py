@@ -1,7 +1,7 @@
 """Pictures of detections: boxes with names and scores, beside the ground truth, many on one sheet.
 
-Images are RGB bytes. Every image is first brought to the size it is shown at, then drawn on, so that lines
-and letters stay sharp on a 128-pixel image and on a photograph alike.
+Images are RGB bytes. Every image is first scaled to its displayed size, then drawn on, so that lines and
+letters stay sharp on a 128-pixel image and on a photograph alike.
 """
 
 import colorsys
@@ -56,7 +56,7 @@ class DrawnBoxes:
         return DrawnBoxes(_corners(boxes_xywh), np.array([a["category_id"] for a in own], np.int64))
 
     def above(self, threshold: float) -> "DrawnBoxes":
-        """Those with at least that score, worst first, so that the best are drawn on top."""
+        """Return the boxes of at least that score, worst first, so that the best are drawn on top."""
         if self.scores is None:
             return self
         keep = np.flatnonzero(self.scores >= threshold)
@@ -74,7 +74,7 @@ def draw(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw `boxes` on a copy of `image` whose longer side is `size` pixels, by default its own.
 
-    `names` says what every label is called; its order decides the colours.
+    `names` maps labels to names; its order decides the colours.
     """
     height, width = image.shape[:2]
     scale = (size or max(height, width)) / max(height, width)
@@ -91,7 +91,7 @@ def draw(
         _outline(pen, box, colours.get(label, INK), line)
     tags: list[tuple[Corners, str, Colour]] = []
     font = _font(max(11, min(16, round(max(shown.size) / 30))))
-    for i in reversed(range(len(kept))):  # the best score chooses its place first
+    for i in reversed(range(len(kept))):  # the best score is placed first
         label = int(kept.labels[i])
         name = names.get(label, str(label))
         text = name if kept.scores is None else f"{name} {kept.scores[i]:.2f}"
@@ -142,7 +142,7 @@ def comparison_sheet(
     size: int = 384,
     title: str = "",
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Lay out what was detected in every image (by id) beside what a COCO dict says is there."""
+    """Lay out the detections of every image (by id) beside the ground truth of a COCO dict."""
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     pairs = []
     for image_id, image in images.items():
@@ -184,7 +184,7 @@ def png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def colour(index: int) -> Colour:
-    """A bright colour for the class at that place: steps of the golden ratio keep neighbours apart."""
+    """Return a bright colour for a class index; golden-ratio steps keep neighbours apart."""
     hue = (0.58 + index * 0.61803398875) % 1.0
     light, saturation = ((0.56, 0.85), (0.68, 0.75), (0.44, 0.9))[index // 8 % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, light, saturation)
@@ -196,7 +196,7 @@ def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Corners, ink: Colour, line: int) -> None:
-    """A coloured frame with a dark edge, which stands out from any background."""
+    """Draw a coloured frame with a dark edge, which stands out from any background."""
     x0, y0, x1, y1 = box
     x1, y1 = max(x0 + 1, x1), max(y0 + 1, y1)
     pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=line + 2)
@@ -206,7 +206,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Corners, ink: Colour, line: int) -> 
 def _place(
     box: Corners, extent: tuple[float, float], page: tuple[int, int], taken: Sequence[Corners]
 ) -> Corners | None:
-    """Where a name of that width and height covers other names least; None where it would hide too much."""
+    """Return where a label of that size covers others least; None if it would hide too much."""
     width, height = extent
     left, top, right, bottom = box
     places: list[Corners] = []
@@ -221,7 +221,7 @@ def _place(
 
 
 def _tag(pen: ImageDraw.ImageDraw, place: Corners, text: str, ink: Colour, font: Any) -> None:
-    """Write a name on a chip of its class's colour."""
+    """Draw a name on a box of its class's colour."""
     pen.rounded_rectangle(place, radius=3, fill=ink)
     dark = 0.299 * ink[0] + 0.587 * ink[1] + 0.114 * ink[2] < 140
     middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
@@ -234,7 +234,7 @@ def _overlap(a: Corners, b: Corners) -> float:
 
 @functools.cache
 def _font(size: int, *, bold: bool = False) -> Any:
-    """DejaVu, which comes with matplotlib and knows most alphabets; else Pillow's own."""
+    """Return DejaVu, which ships with matplotlib and covers most alphabets; else Pillow's font."""
     found = importlib.util.find_spec("matplotlib")
     if found is not None and found.origin is not None:
         file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

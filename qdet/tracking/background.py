@@ -1,6 +1,6 @@
 """Two threads that take logging off the training path: one writes the spool, one sends it.
 
-They are two so that points reach the disk while the network hangs.
+There are two so that points reach the disk while the network hangs.
 """
 
 import logging
@@ -21,14 +21,14 @@ LAST_TRIES = 4  # once training has ended
 
 
 class Background:
-    """Takes records at once, and gets them to disk and to the server when it can."""
+    """Queues records without blocking, and writes and sends them in the background."""
 
     def __init__(self, spool: Spool, sender: Sender) -> None:
         self._spool, self._sender = spool, sender
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._closing, self._written, self._given_up = threading.Event(), threading.Event(), threading.Event()
         self.tried = threading.Event()
-        """Set once the server has answered, or failed to, for the first time."""
+        """Set after the server's first answer or failure."""
         self.done = False
         self._threads = [
             threading.Thread(target=self._write, daemon=True, name="qdet-tracking-write"),
@@ -38,11 +38,11 @@ class Background:
             thread.start()
 
     def put(self, task: Task) -> None:
-        """Have `task` make a record in the background and log it."""
+        """Queue `task`, which builds a record in the background, for logging."""
         self._queue.put(task)
 
     def close(self, wait: float | int) -> bool:
-        """Write and send what is left, for at most `wait` seconds; whether the server has all of it."""
+        """Write and send the rest, for at most `wait` seconds; return whether the server has all of it."""
         until = time.monotonic() + wait
         self._queue.put(None)
         self._closing.set()
@@ -70,7 +70,7 @@ class Background:
         self._written.set()
 
     def _take(self, waiting: list[Record], *, block: bool) -> bool:
-        """Move all queued records to `waiting`; False once there will be no more."""
+        """Move all queued records to `waiting`; return False once no more will come."""
         while True:
             try:
                 task = self._queue.get(block=block)
@@ -87,7 +87,7 @@ class Background:
     def _send(self) -> None:
         delay, down, tries = FIRST_RETRY, False, 0
         while not self._given_up.is_set():
-            last = self._written.is_set()  # asked before sending: then nothing can come after it
+            last = self._written.is_set()  # checked before sending, so that nothing can follow
             try:
                 self._sender.send()
                 self.tried.set()

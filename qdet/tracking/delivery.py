@@ -1,7 +1,7 @@
-"""Give records to an MLflow run. Giving one twice changes nothing.
+"""Deliver records to an MLflow run. Delivery is idempotent.
 
 MLflow drops a metric point that it has, files are overwritten, tags set again. So a process may die between
-sending a record and noting that it did.
+sending a record and marking it as sent.
 """
 
 import json
@@ -18,10 +18,10 @@ THUMBNAIL = 256  # MLflow's page shows small copies of pictures beside the full 
 
 
 class Delivery:
-    """An open MLflow run. Every method raises whatever the network does."""
+    """An open MLflow run. Methods raise network errors unchanged."""
 
     def __init__(self, client: Any, run: Any, folder: Path) -> None:
-        """Speak to `run`; `folder` is the spool's, in which records name their files."""
+        """Deliver to `run`; records name files relative to `folder`, the spool's."""
         self._client, self._run, self._folder = client, run, folder
         self._id: str = run.info.run_id
         self._known = KnownPoints(client, run)
@@ -37,7 +37,7 @@ class Delivery:
         }
 
     def metrics(self, records: Sequence[Record]) -> None:
-        """Log the points of several records at once, but none of a step that MLflow has from before."""
+        """Log the points of several records at once, except those of steps that MLflow already has."""
         from mlflow.entities import Metric
 
         new: dict[tuple[str, int], Metric] = {}
@@ -62,7 +62,7 @@ class Delivery:
         """Whether the server still knows the run."""
         try:
             self._client.get_run(self._id)
-        except Exception:  # any failure of the network or of the server means no
+        except Exception:  # any failure of network or server means no
             return False
         return True
 
@@ -79,7 +79,7 @@ class Delivery:
         self._client.set_terminated(self._id, status=record["status"], end_time=record["at"])
 
     def _params(self, record: Record) -> None:
-        """Log what is new. MLflow cannot change a parameter, so what a resumed run changed becomes a tag."""
+        """Log new parameters. MLflow cannot change one, so changes of a resumed run become tags."""
         from mlflow.entities import Param, RunTag
 
         known = self._client.get_run(self._id).data.params
@@ -136,20 +136,20 @@ class Delivery:
 
 
 class KnownPoints:
-    """The points of one MLflow run, asked for by name when the first point of that name is sent."""
+    """The points of one MLflow run, fetched per metric name before its first point is sent."""
 
     def __init__(self, client: Any, run: Any) -> None:
-        """`run` is the run as it was before this process sent anything to it."""
+        """`run` is the run before this process sent anything."""
         self._client, self._id = client, run.info.run_id
         self._names = frozenset(run.data.metrics)
         self._stamps: dict[str, dict[int, int]] = {}
 
     def takes(self, name: str, step: int, stamp: int) -> bool:
-        """Whether a point is not there yet. One that is, with this very time stamp, may be sent again."""
+        """Whether a point may be sent: it is new, or already there with the same time stamp."""
         return self._of(name).get(step, stamp) == stamp
 
     def add(self, name: str, step: int, stamp: int) -> None:
-        """Note that a point has arrived."""
+        """Record that a point has arrived."""
         self._of(name).setdefault(step, stamp)
 
     def _of(self, name: str) -> dict[int, int]:

@@ -13,7 +13,7 @@ NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
 
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's pages show an experiment as training of models and not of prompts."""
+"""Makes MLflow's UI show an experiment as model training, not prompt engineering."""
 
 CLAIM_TAG = "qdet.claim"
 """Tag that says when a run was created, to the nanosecond."""
@@ -37,7 +37,7 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
         return found
     tags = about["tags"] | {NAME_TAG: name, CLAIM_TAG: f"{time.time_ns():020d}-{uuid.uuid4().hex}"}
     mine = client.create_run(experiment, start_time=about["created"], run_name=about["run_name"], tags=tags)
-    # A driver and its worker may both have found none, when a server comes back: the first one counts.
+    # A driver and its worker may both create one when a server recovers: the first one counts.
     first = _first_of_name(client, experiment, name) or mine
     if first.info.run_id != mine.info.run_id:
         client.delete_run(mine.info.run_id)
@@ -45,7 +45,7 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
 
 
 def has_ended(run_id: str, uri: str) -> bool:
-    """Whether MLflow says that a run is over; False where it does not answer."""
+    """Whether MLflow reports a run as over; False if it does not answer."""
     quiet_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

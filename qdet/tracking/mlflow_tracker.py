@@ -1,7 +1,7 @@
 """An MLflow run that is logged to without ever waiting for MLflow.
 
-Calls only queue what they are given. One thread writes it to a spool on local disk, another sends the spool,
-so a server that is down or dies neither stops nor slows training, and its points arrive when it is back.
+Calls only queue. One thread writes the queue to a spool on local disk, another sends the spool, so a server
+that is down neither stops nor slows training, and receives its points when it is back.
 """
 
 import getpass
@@ -58,22 +58,22 @@ class MLflowTracker:
         system_metrics: float | int | None = None,
         node: str | None = None,
     ) -> "MLflowTracker":
-        """Go on with the run `run_id`; without one, with the experiment's run of that name, or a new one.
+        """Open the run `run_id`; without one, the experiment's run of that name, or a new one.
 
         Args:
-            folder: Local folder for this process's spool. What an earlier process left there is sent too.
-            experiment: MLflow experiment, created when it is not there.
+            folder: Local folder for this process's spool. Records left by an earlier process are sent too.
+            experiment: MLflow experiment, created if it does not exist.
             run_name: Name of the run, unique within the experiment.
-            run_id: The run when it is known already.
-            parent_run_id: The run this one is shown under, as a sweep's trials are.
+            run_id: The run, if already known.
+            parent_run_id: The run this one is nested under, such as a trial under its sweep.
             tags: Tags of the run, if it is a new one.
             tracking_uri: The server; by default that of `qdet.tracking.tracking_uri()`.
-            system_metrics: Seconds between samples of CPU, memory and GPU use; None takes none.
-            node: Name of this machine within the run's system metrics, when there are several.
+            system_metrics: Seconds between samples of CPU, memory and GPU use; None disables them.
+            node: Name of this machine in the run's system metrics, if there are several.
         """
         uri = tracking_uri or default_uri()
         quiet_environment()
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every migration of a new database
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs every migration of a new database
         spool = _spool(folder)
         known = spool.about()
         spool.describe(
@@ -96,9 +96,9 @@ class MLflowTracker:
     def wait_for_run(self, seconds: float | int) -> str | None:
         """Wait for the server's first answer and return the run's id; None if there is none within `seconds`.
 
-        A server that is known to be down is not waited for: later processes find the run by its name.
+        Does not wait for a server known to be down: later processes find the run by its name.
 
-        The first use of a database creates its tables, which takes seconds: do this before workers start.
+        The first use of a database creates its tables, which takes seconds: call this before workers start.
         """
         self._background.tried.wait(seconds)
         return self.run_id
@@ -202,7 +202,7 @@ def _spool(folder: Path) -> Spool:
 
 
 def _run_tags(parent_run_id: str | None) -> dict[str, str]:
-    """Tags by which MLflow's pages show who ran what, and under which run."""
+    """Return the tags by which MLflow's UI shows user, source and parent run."""
     found = {
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",

@@ -13,7 +13,7 @@ from qdet.tracking.spool import Record, Spool
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit
 TRIES = 3
-"""Attempts at one record while the server answers other questions, before the record is put aside."""
+"""Failed attempts at one record, while the server answers otherwise, before it is put aside."""
 _NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ Positioned = tuple[Record, int]
 
 
 class Sender:
-    """Speaks to MLflow for one spool. Its methods raise whatever the network does; what is not sent stays."""
+    """Sends one spool to MLflow. Methods raise network errors unchanged; unsent records stay."""
 
     def __init__(self, spool: Spool, uri: str) -> None:
         self.spool, self._uri = spool, uri
@@ -31,7 +31,7 @@ class Sender:
         self._failures = 0
 
     def connect(self) -> Delivery:
-        """Find or create the run; free once that is done."""
+        """Find or create the run on the first call; return its delivery."""
         if self._delivery is None:
             quiet_environment()
             from mlflow import MlflowClient
@@ -45,7 +45,7 @@ class Sender:
         return self._delivery
 
     def send(self) -> int:
-        """Send everything that is in the spool and return how many records that were."""
+        """Send all records of the spool and return their number."""
         delivery, count = self.connect(), 0
         while waiting := self.spool.unsent():
             for group in _groups(waiting):
@@ -62,7 +62,7 @@ class Sender:
                 delivery.other(record)
         except Exception as error:
             if len(group) > 1 and (self._is_final(error, record) or delivery.answers()):
-                for one in group:  # one bad point must not take the others with it
+                for one in group:  # one bad point must not block the others
                     self._send([one], delivery)
             elif len(group) == 1 and self._should_put_aside(error, record, delivery):
                 self._put_aside(record, end, error)
@@ -80,7 +80,7 @@ class Sender:
         return self._failures >= TRIES
 
     def _is_final(self, error: Exception, record: Record) -> bool:
-        """Whether trying again cannot help: the server understood and said no, or the file is gone."""
+        """Whether retrying is pointless: the server rejected it, or its file is gone."""
         gone = "file" in record and not (self.spool.folder / record["file"]).exists()
         return gone or getattr(error, "error_code", None) in _NEVER
 
@@ -92,9 +92,9 @@ class Sender:
 
 
 def send_spool(folder: Path, tracking_uri_override: str | None = None) -> int:
-    """Send what the runs under `folder` could not send while they ran; returns the number of records.
+    """Send the unsent records of the runs under `folder` and return their number.
 
-    It goes to the server each run was to log to, unless another is named.
+    They go to the server that each run logs to, unless another is given.
     """
     spools = sorted(
         file.parent for file in folder.rglob("run.json") if (file.parent / "points.jsonl").exists()
@@ -120,7 +120,7 @@ def _send_one(folder: Path, override: str | None) -> int:
             f"{folder} belongs to a run that is still going and sends its own points"
         ) from None
     kept = spool.about()["tracking_uri"]
-    uri = override or (tracking_uri() if MASK in kept else kept)  # passwords are not kept
+    uri = override or (tracking_uri() if MASK in kept else kept)  # passwords are not stored
     try:
         spool.retry_refused()
         return Sender(spool, uri).send() if spool.unsent(1) else 0
@@ -133,13 +133,13 @@ def _send_one(folder: Path, override: str | None) -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what went wrong, at most, without secrets."""
+    """Return the first line of an error, without secrets."""
     lines = str(error).strip().splitlines()
     return mask(f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
 
 
 def _groups(waiting: Sequence[Positioned]) -> Iterator[list[Positioned]]:
-    """Metrics that follow one another go together, up to MLflow's limit; everything else goes alone."""
+    """Group consecutive metrics up to MLflow's limit; every other record is its own group."""
     group: list[Positioned] = []
     size = 0
     for item in waiting:

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, and how one looks at them."""
+"""Where MLflow stores its runs, and how to view them."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from qdet.masking import mask
 
 COMMIT_VARIABLE = "QDET_GIT_COMMIT"
-"""Carries the commit to where the code runs without its repository, as in what Ray unpacked on a worker."""
+"""Passes the commit on to processes without the repository, such as Ray workers."""
 
 
 def tracking_uri() -> str:
@@ -26,14 +26,14 @@ def tracking_uri() -> str:
 
 
 def local_database(uri: str) -> Path | None:
-    """The absolute path of a sqlite database, or None for any other address."""
+    """Return the absolute path of a sqlite database, or None for any other address."""
     if not uri.startswith("sqlite:///"):
         return None
     return (Path.cwd() / uri.removeprefix("sqlite:///")).absolute()
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
-    """Where a new experiment keeps files: `mlruns` beside a sqlite database, else what its server says."""
+    """Return where a new experiment stores files: `mlruns` beside a sqlite database, else None."""
     database = local_database(uri)
     if database is None:
         return None
@@ -42,10 +42,10 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 
 def tracking_environment() -> dict[str, str]:
-    """Environment variables that let a worker log to the same server, with the same commit."""
+    """Return the environment variables that make a worker log to the same server, with the same commit."""
     environment = {
         "MLFLOW_TRACKING_URI": tracking_uri(),
-        "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it reports the tables of a new database
+        "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "DO_NOT_TRACK": "true",
@@ -55,16 +55,16 @@ def tracking_environment() -> dict[str, str]:
 
 
 def quiet_environment() -> None:
-    """Make this process's MLflow client give up early, as the spool retries, and keep it from phoning home.
+    """Make this process's MLflow client fail fast, since the spool retries, and disable its telemetry.
 
-    Its own defaults wait for minutes on a server that does not answer. What the user has set stays.
+    By default it waits minutes for a server that does not answer. Variables set by the user are kept.
     """
     for name, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it reports the tables of a new database
+        "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # nothing here loads a model that way
         "DO_NOT_TRACK": "true",
@@ -74,7 +74,7 @@ def quiet_environment() -> None:
 
 
 def mlflow_ui_command(uri: str | None = None) -> str:
-    """Say what opens the MLflow pages: a command for a database, the address for a server."""
+    """Return how to open the MLflow UI: a command for a database, the address for a server."""
     uri = uri or tracking_uri()
     if urlsplit(uri).scheme in ("http", "https"):
         return f"open {mask(uri)}"
@@ -82,13 +82,13 @@ def mlflow_ui_command(uri: str | None = None) -> str:
     program = str(beside) if beside.exists() else "mlflow"
     if beside.exists() and beside.is_relative_to(Path.cwd()):
         program = str(beside.relative_to(Path.cwd()))
-    # Loopback, and no other name for it: a page elsewhere could otherwise have its name point here.
+    # Only loopback names: another site's name could otherwise be made to resolve here (DNS rebinding).
     guard = ["--host", "127.0.0.1", "--allowed-hosts", "localhost:*,127.0.0.1:*"]
     return shlex.join([program, "ui", "--backend-store-uri", mask(uri), *guard])
 
 
 def git_commit() -> str | None:
-    """The commit the code is at: QDET_GIT_COMMIT, else what git says of the working directory."""
+    """Return the code's commit: QDET_GIT_COMMIT, else git's for the working directory."""
     given = os.environ.get(COMMIT_VARIABLE, "").strip()
     if given:
         return given

@@ -1,12 +1,12 @@
 """A run's points on local disk until the server has them.
 
-    run.json       which run this is: server, experiment, name, id once it is known
+    run.json       the run: server, experiment, name, id once it is known
     points.jsonl   one record per line, only ever appended to
     sent           byte offset up to which the server has the points
-    files/         pictures and artifacts that are not sent yet
-    refused.jsonl  records that the server does not take, with its reason
+    files/         pictures and artifacts not yet sent
+    refused.jsonl  records that the server refuses, with its reason
 
-A process that is killed loses at most what it had not yet written; the next one in the same folder continues.
+A killed process loses at most what it had not yet written; the next one in the same folder continues.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from typing import Any
 Record = dict[str, Any]
 
 COPIED_BELOW = 4 << 20
-"""Files under this many bytes are copied, larger ones linked where the file system can, which is free."""
+"""Files under this many bytes are copied, larger ones hard-linked if the file system can."""
 
 
 class Spool:
     """An append-only file of records with a cursor, owned by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Take hold of `folder`; BlockingIOError when another process has it."""
+        """Lock `folder`; raise BlockingIOError if another process has it."""
         self.folder = folder.absolute()
         self._files = self.folder / "files"
         self._files.mkdir(parents=True, exist_ok=True)
@@ -43,15 +43,15 @@ class Spool:
         self._out = os.open(self._points, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._size = os.fstat(self._out).st_size
         if self._size and os.pread(self._out, 1, self._size - 1) != b"\n":
-            self._size += os.write(self._out, b"\n")  # ends the line at which the last process was killed
+            self._size += os.write(self._out, b"\n")  # completes a line cut off by a kill
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Release the folder."""
         os.close(self._out)
         self._lock.close()
 
     def about(self) -> dict[str, Any]:
-        """What run.json says."""
+        """Return the content of run.json."""
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             return json.loads((self.folder / "run.json").read_text())
         return {}
@@ -61,7 +61,7 @@ class Spool:
         _replace(self.folder / "run.json", json.dumps(about, indent=1))
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write records for good, or none of them and raise OSError."""
+        """Write records durably, or none of them and raise OSError."""
         data = "".join(json.dumps(record) + "\n" for record in records).encode()
         written = 0
         try:
@@ -92,25 +92,25 @@ class Spool:
         return 0
 
     def advance(self, record: Record, offset: int, *, refused: bool = False) -> None:
-        """Note that all up to `offset`, where `record` ends, is dealt with; drop its file if it was sent."""
+        """Mark all up to `offset`, where `record` ends, as done; delete its file if it was sent."""
         _replace(self.folder / "sent", str(offset))
         if "file" in record and not refused:
             shutil.rmtree((self.folder / record["file"]).parent, ignore_errors=True)
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Put aside what the server does not take."""
+        """Put aside a record that the server refuses."""
         with (self.folder / "refused.jsonl").open("a") as out:
             out.write(json.dumps({"reason": reason, "record": record}) + "\n")
 
     def retry_refused(self) -> None:
-        """Queue again what was put aside."""
+        """Queue refused records again."""
         aside = self.folder / "refused.jsonl"
         if aside.exists():
             self.append([json.loads(line)["record"] for line in aside.read_text().splitlines()])
             aside.unlink()
 
     def hold(self, name: str, content: bytes | Path) -> str:
-        """Keep a file until it is sent, under its own name; returns its path inside the spool."""
+        """Keep a file under its own name until it is sent; return its path inside the spool."""
         home = self._files / uuid.uuid4().hex
         home.mkdir()
         target = home / name

@@ -1,7 +1,7 @@
-"""CPU, memory, disk, network and GPU use of this machine, sampled on a thread of its own.
+"""CPU, memory, disk, network and GPU use of this machine, sampled on its own thread.
 
-MLflow's own monitor asks its server before every sample and ends for good when one answer fails, so only its
-collectors are used.
+MLflow's own monitor asks its server before every sample and stops for good when one request fails, so only
+its collectors are used.
 """
 
 import logging
@@ -57,6 +57,6 @@ def _collectors() -> list[Any]:
         try:
             found.append(of_gpu())
             break
-        except Exception:  # it raises whatever its driver does where there is no such GPU
+        except Exception:  # raises driver errors where there is no such GPU
             _log.debug("no metrics by %s", of_gpu.__name__)
     return found

@@ -13,7 +13,7 @@ Picture = Path | UInt8[np.ndarray, "H W 3"]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes what a run logs. No method waits for a server, and none raises because of one."""
+    """Receives what a run logs. No method waits for a server or raises because of one."""
 
     @property
     def run_id(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Settings, tags and names as MLflow takes them: strings of bounded length, the same on every run."""
+"""Settings, tags and names as MLflow accepts them: strings of bounded length, the same in every run."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def metrics(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stable(value: Any) -> str:
-    """Say a value the same way in every process."""
+    """Return a string of a value that is the same in every process."""
     if isinstance(value, str):
         return value
     if isinstance(value, Enum):
@@ -39,7 +39,7 @@ def stable(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    """MLflow allows letters, digits and `_-.: /`, and no path that leaves its folder."""
+    """Restrict a name to MLflow's letters, digits and `_-.: /`, without paths that leave its folder."""
     safe = re.sub(r"[^\w\-.: /]", "_", name)
     return "/".join(part for part in safe.split("/") if part not in ("", ".", ".."))[:LONGEST_KEY]
 

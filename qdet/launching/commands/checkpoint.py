@@ -33,7 +33,7 @@ class CheckpointCommand:
             raise ConfigError("--ema or --weights says what --export FILE writes: give one of them, with it")
         looks = report.look(self.folder)
         print(report.show_json(looks) if self.json else report.show(looks), flush=True)
-        newest = report.chosen(looks)
+        newest = report.choose_newest(looks)
         if self.export is not None:
             said = report.export_model(newest, self.export, ema=self.ema, weights=self.weights)
             print(said, file=sys.stderr if self.json else sys.stdout)

@@ -65,7 +65,7 @@ def look(url: str | Path) -> list[Look]:
     return [_look(one) for one in found]
 
 
-def chosen(looks: list[Look]) -> Look:
+def choose_newest(looks: list[Look]) -> Look:
     """Return the one that training would resume: the newest without a problem.
 
     Raises:

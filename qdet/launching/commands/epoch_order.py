@@ -83,11 +83,11 @@ def find_split(data: str, split: str, settings: DataConfig) -> ShardSet:
     inner = f"{data.rstrip('/')}/{split}"
     if "://" not in data:
         found = Path(inner).is_dir()
-        return settings.open(inner) if found else _named(settings.open(data), data, split)
+        return settings.open(inner) if found else _check_name(settings.open(data), data, split)
     try:
         return settings.open(inner)
     except DataError:
-        return _named(settings.open(data), data, split)
+        return _check_name(settings.open(data), data, split)
 
 
 def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
@@ -105,7 +105,7 @@ def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
     return parse(Recipe(job=Job(name="order")) if job is None else read(job), flags).data
 
 
-def _named(shards: ShardSet, data: str, split: str) -> ShardSet:
+def _check_name(shards: ShardSet, data: str, split: str) -> ShardSet:
     """Refuse shards that say they are of another split; `train` also means COCO's `train2017`."""
     name = str(shards.manifest.get("name", split))
     if not name.startswith(split):
