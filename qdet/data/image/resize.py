@@ -1,9 +1,9 @@
 """Resizing, once for training, evaluation and exported models: the filter that a detector was trained with.
 
 `pillow` is Pillow's bilinear filter, with which DETR and its successors were trained: shrinking averages over
-all source pixels. Torch computes the same values from bytes several times as fast (off by one at most, except
-for a value in 5,000); where no side shrinks nothing is averaged, and OpenCV, faster still, is off by at most one
-as well.
+all source pixels. Torch computes the same values from bytes several times as fast (off by one at most,
+except for a value in 5,000); where no side shrinks nothing is averaged, and OpenCV, faster still, is
+off by at most one as well.
 
 `opencv` is OpenCV's bilinear filter, the one of mmdetection, which looks at four source pixels even where an
 image becomes much smaller. The difference is no detail: 3 of 255 on average at half the size.
