@@ -4,7 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("qdet", deadline=None)  # time depends on the load of the machine
+hypothesis.settings.load_profile("qdet")
 
 REPO = Path(__file__).resolve().parent.parent
 SERIAL = [
