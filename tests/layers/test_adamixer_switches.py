@@ -7,23 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.backbones import Backbone
 from qdet.detectors import AdaMixer, AdaMixerConfig
 from qdet.errors import ConfigError
 from qdet.types import PaddedSizes
+from tests.support.recordings import Features
 
 CHANNELS, STRIDES, CLASSES = (16, 24, 32, 48), (4, 8, 16, 32), 7
 SIZES = PaddedSizes(torch.tensor([[96, 128], [80, 100]]), (96, 128))
 BASE = replace(AdaMixerConfig().demo(), queries=9, stages=2, points_in=8, points_out=12)
-
-
-class Features(Backbone):
-    """A backbone's announcement without the backbone."""
-
-    channels, strides = CHANNELS, STRIDES
-
-    def forward(self, images):
-        raise NotImplementedError
 
 
 def maps() -> list[torch.Tensor]:
@@ -34,14 +25,14 @@ def maps() -> list[torch.Tensor]:
 def build(**settings) -> AdaMixer:
     """Make a detector whose weights are all random."""
     torch.manual_seed(0)
-    detector = AdaMixer(replace(BASE, **settings), Features(), CLASSES).eval()
+    detector = AdaMixer(replace(BASE, **settings), Features(CHANNELS, STRIDES), CLASSES).eval()
     for p in detector.parameters():
         torch.nn.init.normal_(p, std=0.1)
     return detector
 
 
 def shapes(**settings) -> dict[str, torch.Size]:
-    detector = AdaMixer(replace(BASE, **settings), Features(), CLASSES)
+    detector = AdaMixer(replace(BASE, **settings), Features(CHANNELS, STRIDES), CLASSES)
     return {name: t.shape for name, t in detector.state_dict().items()}
 
 
@@ -154,8 +145,8 @@ def test_scale_is_chosen_in_three_dimensions_only():
 def test_the_switches_of_a_fresh_model_start_from_the_same_function():
     """Generators start from their biases, so adaptability changes nothing before the first step."""
     torch.manual_seed(0)
-    on = AdaMixer(BASE, Features(), CLASSES).eval()
-    off = AdaMixer(replace(BASE, adaptive="none"), Features(), CLASSES).eval()
+    on = AdaMixer(BASE, Features(CHANNELS, STRIDES), CLASSES).eval()
+    off = AdaMixer(replace(BASE, adaptive="none"), Features(CHANNELS, STRIDES), CLASSES).eval()
     off.load_state_dict({name: t for name, t in on.state_dict().items() if name in off.state_dict()})
     with torch.no_grad():
         for a, b in zip(on.decode(maps(), SIZES), off.decode(maps(), SIZES), strict=True):

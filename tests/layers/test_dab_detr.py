@@ -6,31 +6,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.backbones import Backbone
 from qdet.convert import fix_centers
 from qdet.detectors import DABDETR, DABDETRConfig
 from qdet.detectors.dab_detr import Queries, modulate
 from qdet.errors import ConfigError
 from qdet.layers.reference_points import to_pixels
 from qdet.types import PaddedSizes, Predictions
+from tests.support.recordings import Features
 
 SIZES = PaddedSizes(torch.tensor([[64, 96], [48, 64]]), (64, 96))
-
-
-class Features(Backbone):
-    """A backbone's announcement without the backbone."""
-
-    channels, strides = (12,), (32,)
-
-    def forward(self, images):
-        raise NotImplementedError
 
 
 def small(**settings) -> DABDETR:
     config = DABDETRConfig(
         anchors=5, width=16, heads=2, encoder_layers=1, decoder_layers=3, ffn=32, detections=5, **settings
     )
-    return DABDETR(config, Features(), 4).double()
+    return DABDETR(config, Features((12,), (32,)), 4).double()
 
 
 def shaken(detector: DABDETR) -> DABDETR:

@@ -84,7 +84,7 @@ class Features(Backbone):
         self.channels, self.strides = tuple(channels), tuple(strides)
 
     def forward(self, images):
-        raise NotImplementedError
+        raise NotImplementedError("these tests start from feature maps, not from images")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qdet.backbones import SwinConfig
 from qdet.backbones.swin import model as swin
-from qdet.detectors import SparseRCNNConfig
-from tests.support.ranks import losses, tiny_job, train_all
+from qdet.config import override
+from tests.support.random_job import random_job
+from tests.support.ranks import losses, train_all
 
 WRITTEN = Path(__file__).parent / "checkpoint_0_1"
 LATER_LOSSES = [17.170446395874023, 18.201030731201172, 18.076801300048828]
@@ -19,25 +19,9 @@ LATER_LOSSES = [17.170446395874023, 18.201030731201172, 18.076801300048828]
 @pytest.fixture
 def job(monkeypatch):
     monkeypatch.setitem(swin.SIZES, "demo", (4, (1, 1, 1, 1), (1, 1, 2, 2), 4))  # 42,578 parameters in all
-    detector = replace(
-        SparseRCNNConfig(dropout=0.2).demo(), queries=6, stages=2, width=16, filters=4, ffn=16, heads=2,
-        roi_size=2, backbone=replace(SwinConfig().demo(), drop_path=0.3, weights=None),
-    )  # fmt: skip
-    return tiny_job(
-        WRITTEN,
-        **{
-            "detector": detector,
-            "data.augment.crop": True,
-            "data.augment.crop_sizes": (40, 56),
-            "data.augment.crop_range": (32, 56),
-            "data.augment.photometric": True,
-            "optim.ema_decay": 0.9,
-            "train.batch_size": 6,
-            "train.zero": 1,
-            "train.steps": 6,
-            "train.checkpoint_every": 3,
-        },
-    )
+    usual = random_job(WRITTEN, zero=1, workers=1)
+    detector = replace(usual.detector, queries=6, width=16, filters=4, ffn=16, roi_size=2)
+    return override(usual, {"detector": detector, "optim.ema_decay": 0.9, "train.batch_size": 6})
 
 
 def test_a_checkpoint_of_version_0_1_resumes(job, tmp_path):
