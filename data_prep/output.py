@@ -1,4 +1,4 @@
-"""Writing the files of a dataset: whole or not at all; a failure is a DataError that says what to do."""
+"""Write the files of a dataset, whole or not at all; a failure is a DataError that says what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def open_output(where: str | Path) -> Folder:
 
 @contextmanager
 def open_writer(folder: Folder, name: str) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name when the block ends well, and else never existed."""
+    """Open a file for writing that appears under its name only if the block succeeds."""
     with explain_failure(folder, name), folder.writer(name) as file:
         yield file
 
@@ -40,23 +40,23 @@ def write(folder: Folder, name: str, content: bytes) -> None:
 
 @contextmanager
 def open_local(file: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Do the same for a file of this machine, in a folder that is there; see `atomic_file`."""
+    """Do the same for a local file in an existing folder; see `atomic_file`."""
     with explain_failure(file.parent, file.name), atomic_file(file, durable=durable) as opened:
         yield opened
 
 
 def write_local(file: Path, content: bytes) -> None:
-    """Write a whole small file of this machine, in a folder that is there."""
+    """Write a whole small local file in an existing folder."""
     with open_local(file) as opened:
         opened.write(content)
 
 
 @contextmanager
 def explain_failure(folder: Folder | Path, name: str) -> Iterator[None]:
-    """Turn what goes wrong with writing the file `name` of `folder` into a DataError."""
+    """Turn errors of writing the file `name` in `folder` into a DataError."""
     try:
         yield
-    except StorageError as error:  # says what was written
+    except StorageError as error:  # its message names the file
         raise DataError(str(error)) from error
     except OSError as error:
         raise DataError(_explain(error, folder, name)) from error
