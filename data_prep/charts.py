@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from qdet.visualize import FAINT, INK, PAPER, Colour, colour
+from qdet.visualize.boxes import FAINT, INK, PAPER, Colour, colour
 
 _DPI, _HEIGHT = 100, 330  # dots per inch; pixels per chart
 

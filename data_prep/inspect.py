@@ -25,7 +25,7 @@ from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
-from qdet.visualize import PAPER, DrawnBoxes, contact_sheet, draw, png
+from qdet.visualize.boxes import PAPER, DrawnBoxes, contact_sheet, draw, png
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits, in square pixels
 _SHOWN_CLASSES = 40

@@ -49,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def run() -> int:
         command: Command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m qdet", args=own, config=(tyro.conf.FlagCreatePairsOff,)
+            COMMANDS, prog="qdet", args=own, config=(tyro.conf.FlagCreatePairsOff,)
         )
         return command.run(job_flags)
 

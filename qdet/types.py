@@ -104,7 +104,7 @@ class Proposals(Predictions):
 
 
 @dataclass(frozen=True)
-class Detections:
+class BatchDetections:
     """Scored boxes in pixels of the original image files, `n` per image, in any order."""
 
     boxes_xyxy: Float[Tensor, "B n 4"]

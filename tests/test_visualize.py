@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qdet.evaluation import DetectionRows
-from qdet.visualize import DrawnBoxes, colour, comparison_sheet, contact_sheet, draw, png, side_by_side
+from qdet.visualize.boxes import DrawnBoxes, colour, comparison_sheet, contact_sheet, draw, png, side_by_side
 
 NAMES = {3: "cat", 90: "dog"}
 

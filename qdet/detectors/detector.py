@@ -16,7 +16,7 @@ from qdet.boxes import area, clip
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
 from qdet.layers.precision import fp32_island
-from qdet.types import Detections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, PaddedSizes, Predictions
 
 
 class Detector(nn.Module, ABC):
@@ -50,7 +50,7 @@ class Detector(nn.Module, ABC):
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-    ) -> Detections:
+    ) -> BatchDetections:
         """Score the boxes of one stage, usually the last, in pixels of the original images.
 
         By default the best pairs of query and class, without clipping, as most authors do.
@@ -70,26 +70,26 @@ def top_by_sigmoid(
     boxes_xyxy: Float[Tensor, "B N 4"],
     scale_wh: Float[Tensor, "B 2"],
     count: int,
-) -> Detections:
+) -> BatchDetections:
     """Take the `count` best of all N x K pairs of box and class: no NMS, threshold or clipping."""
     classes = logits.shape[-1]
     scores, pairs = logits.sigmoid().flatten(1).topk(min(count, logits[0].numel()))
     boxes = boxes_xyxy.gather(1, (pairs // classes).unsqueeze(-1).expand(-1, -1, 4))
-    return Detections(boxes * scale_wh.repeat(1, 2).unsqueeze(1), scores, pairs % classes)
+    return BatchDetections(boxes * scale_wh.repeat(1, 2).unsqueeze(1), scores, pairs % classes)
 
 
 @fp32_island("geometry")
 def best_of_each_query(
     prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-) -> Detections:
+) -> BatchDetections:
     """Take every query's best class by softmax, ignoring the last logit, that of no object."""
     scores, labels = prediction.logits.softmax(-1)[..., :-1].max(-1)
     scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
-    return Detections(prediction.boxes_xyxy * scale.repeat(1, 2).unsqueeze(1), scores, labels)
+    return BatchDetections(prediction.boxes_xyxy * scale.repeat(1, 2).unsqueeze(1), scores, labels)
 
 
 @fp32_island("geometry")
-def clip_to_images(found: Detections, original_hw: Real[Tensor, "B 2"]) -> Detections:
+def clip_to_images(found: BatchDetections, original_hw: Real[Tensor, "B 2"]) -> BatchDetections:
     """Clip boxes to their images.
 
     Empty ones score 0, which gives the COCO AP of detectron2, where they are dropped.

@@ -21,7 +21,7 @@ from qdet.layers.heads import BoxHead, Head, Scores, predict_layers
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
-from qdet.types import Detections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class DETR(Detector):
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-    ) -> Detections:
+    ) -> BatchDetections:
         """Take the best class of every query."""
         return best_of_each_query(prediction, sizes_hw, original_hw)
 

@@ -20,7 +20,7 @@ from qdet.layers.conv.feature_pyramid import FPN
 from qdet.layers.heads import Scores
 from qdet.layers.regions.decoder import RegionDecoder, RegionStage
 from qdet.layers.regions.roi_align import Pyramid
-from qdet.types import Detections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class SparseRCNN(Detector):
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-    ) -> Detections:
+    ) -> BatchDetections:
         """Take the best pairs of query and class and clip their boxes, as detectron2 does.
 
         With softmax scores, take each query's best class.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 
 from qdet.errors import EvaluationError
-from qdet.types import Detections
+from qdet.types import BatchDetections
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DetectionRows:
 
     @staticmethod
     def from_detections(
-        detections: Detections,
+        detections: BatchDetections,
         image_ids: Int[Tensor, " B"],
         valid: Bool[Tensor, " B"],
         category_ids: Mapping[int, int] | Sequence[int],

@@ -20,7 +20,7 @@ from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
 from qdet.training.reporting import Reporter
 from qdet.types import Predictions
-from qdet.visualize import comparison_sheet
+from qdet.visualize.boxes import comparison_sheet
 
 Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qdet.errors import DataError, EvaluationError
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
 from qdet.evaluation.coco import METRICS
-from qdet.types import Detections
+from qdet.types import BatchDetections
 
 CATEGORIES = (3, 7, 8, 90)  # gaps; 90 never has ground truth
 
@@ -218,7 +218,7 @@ def test_without_any_ground_truth_nothing_is_claimed(strict):
 
 def test_batches_become_rows_with_original_ids_and_without_fill_ups():
     boxes = torch.tensor([[[1.0, 2, 11, 22], [0, 0, 5, 5]], [[9.0, 9, 9, 9], [9, 9, 9, 9]]])
-    detections = Detections(boxes, torch.tensor([[0.5, 0.25], [1, 1]]), torch.tensor([[0, 2], [1, 1]]))
+    detections = BatchDetections(boxes, torch.tensor([[0.5, 0.25], [1, 1]]), torch.tensor([[0, 2], [1, 1]]))
     rows = DetectionRows.from_detections(
         detections,
         torch.tensor([2**40, 5]),
@@ -236,7 +236,7 @@ def test_batches_become_rows_with_original_ids_and_without_fill_ups():
 
 
 def test_a_batch_of_fill_ups_only_is_empty():
-    detections = Detections(torch.zeros(2, 3, 4), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
+    detections = BatchDetections(torch.zeros(2, 3, 4), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
     rows = DetectionRows.from_detections(detections, torch.tensor([1, 1]), torch.zeros(2, dtype=bool), [4])
     assert len(rows) == 0
     assert len(rows.seen) == 0

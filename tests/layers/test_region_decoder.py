@@ -14,7 +14,7 @@ from qdet.detectors import DynamicDETRConfig, SparseRCNNConfig
 from qdet.detectors.detector import clip_to_images
 from qdet.layers.position import sine_embedding
 from qdet.layers.regions.roi_align import Pyramid
-from qdet.types import Detections, PaddedSizes
+from qdet.types import BatchDetections, PaddedSizes
 
 SIZES = torch.tensor([[64, 96], [60, 80]])
 
@@ -94,7 +94,7 @@ def test_queries_of_dynamic_detr_are_given_their_boxes():
 
 def test_detections_end_at_the_border():
     boxes = torch.tensor([[[-5.0, 10, 30, 500], [200, 10, 220, 30], [1, 2, 3, 4]]])
-    found = Detections(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0, 1, 2]]))
+    found = BatchDetections(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0, 1, 2]]))
     clipped = clip_to_images(found, torch.tensor([[100, 150]]))
     assert_close(clipped.boxes_xyxy, torch.tensor([[[0.0, 10, 30, 100], [150, 10, 150, 30], [1, 2, 3, 4]]]))
     assert_close(clipped.scores, torch.tensor([[0.9, 0.0, 0.7]]))

@@ -40,7 +40,7 @@ from qdet.layers.conv.feature_pyramid import FPN
 from qdet.layers.regions.decoder import RegionDecoder, RegionStage
 from qdet.layers.regions.roi_align import Pyramid
 from qdet.layers.transformer.layers import run
-from qdet.types import Detections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class DynamicDETR(Detector):
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
-    ) -> Detections:
+    ) -> BatchDetections:
         """Take the best pairs of query and class and clip their boxes, as in Sparse R-CNN."""
         return clip_to_images(super().detect(prediction, sizes_hw, original_hw), original_hw)
 

@@ -1,0 +1,1 @@
+"""Use a trained model: load it, predict, evaluate. In: checkpoints, images. Out: training, Ray, the web."""

@@ -1,0 +1,1 @@
+"""Answer HTTP requests with a model on Ray Serve. In: loaded models. Out: training, files."""
