@@ -23,7 +23,7 @@ from qdet.inference.tiles import detect_in_tiles
 
 OnError = Literal["raise", "return"]
 OneImage = str | Path | bytes | Image.Image | np.ndarray | Tensor | Picture
-WINDOW = 16
+WINDOW = 4
 """Batches of an iterator's images that are read before the first of them are predicted."""
 
 
@@ -118,10 +118,19 @@ class Model:
         return (_pick(found, errors) for found in self._predict_lazily(iter(images), settings))
 
     def detect(
-        self, pictures: list[Picture], *, score: float = 0.0, batch: int | None = None
+        self,
+        pictures: list[Picture],
+        *,
+        score: float = 0.0,
+        batch: int | None = None,
+        size: int | None = None,
+        tile: int | tuple[int, int] | None = None,
     ) -> Iterator[tuple[int, Detections | Unreadable]]:
-        """Yield what is found in opened pictures with their numbers as soon as it is, the largest first."""
-        return self._detect(pictures, self._settings(score, batch, None, None, MAX_PIXELS))
+        """Yield what is found in opened pictures with their numbers as soon as it is, the largest first.
+
+        Arguments and errors are those of `predict`.
+        """
+        return self._detect(pictures, self._settings(score, batch, size, tile, MAX_PIXELS))
 
     def _settings(
         self,

@@ -39,6 +39,8 @@ class Picture:
     """Height and width in pixels, as `decode` gives them."""
     decode: Callable[[], UInt8[np.ndarray, "h w 3"]] = field(repr=False)
     """Return its RGB values, upright; `DataError` where the file is damaged."""
+    note: str = ""
+    """What a user should know of it, such as that it is animated."""
 
 
 def open_picture(given: Any, *, number: int = 0, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -96,7 +98,7 @@ def _of_bytes(name: str, read: Callable[[], bytes], max_pixels: int) -> Picture:
         again = read()
         return _upright(decode(again, name=name), _orientation(again, name))
 
-    return Picture(name, (height, width), decoded)
+    return Picture(name, (height, width), decoded, _note(data, name))
 
 
 def _of_array(name: str, array: UInt8[np.ndarray, "h w 3"]) -> Picture:
@@ -131,6 +133,18 @@ def _orientation(data: bytes, name: str) -> int:
     except Exception:  # broken metadata of a sound image
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _note(data: bytes, name: str) -> str:
+    """Say where a file holds more than one image."""
+    if kind_of(data, name=name) in ("jpg", "bmp"):
+        return ""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            frames = getattr(image, "n_frames", 1)
+    except Exception:  # what is wrong with it, decoding will say
+        return ""
+    return f"the first of its {frames} images" if frames > 1 else ""
 
 
 def _upright(stored: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -81,7 +81,7 @@ def _explain_no_checkpoint(run: RunFolder) -> str:
         return f"{run.folder} has no complete checkpoint yet; wait for the first, or give another run"
     inside = [name for name in run.folder.folders() if RunFolder(run.folder.child(name)).steps()]
     if inside:
-        return f"{run.folder} holds {len(inside)} runs; give one of them, such as {run.folder}/{inside[-1]}"
+        return f"{run.folder} holds runs, not a model; give one of them, such as {run.folder}/{inside[-1]}"
     if run.folder.size("config.json") is not None:
         return f"{run.folder} was not written by qdet; convert it: qdet convert {run.folder} --to NEW_FOLDER"
     return (
