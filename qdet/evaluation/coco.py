@@ -8,7 +8,7 @@ import contextlib
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bo
     stats = [float(s) if s > -1 else math.nan for s in evaluation.stats[: len(METRICS)]]
     # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    names = _class_names(truth["categories"])
+    names = class_names(truth["categories"])
     named = [names[category] for category in evaluation.params.catIds]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
@@ -175,7 +175,7 @@ def _mean(precision: np.ndarray) -> float | None:
     return float(measured.mean()) if measured.size else None
 
 
-def _class_names(categories: list[dict[str, Any]]) -> dict[int, str]:
+def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Return names by category id, with the id appended where a name is not unique."""
     times = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
