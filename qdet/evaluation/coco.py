@@ -60,6 +60,12 @@ class CocoMetrics:
             "AP50": [self.per_class_AP50.get(name) for name in self.per_class],
         }
 
+    def ranked_classes(self) -> list[str]:
+        """Names of all classes, the best AP first, those without ground truth last."""
+        return sorted(
+            self.per_class, key=lambda n: -1 if (v := self.per_class[n]) is None else v, reverse=True
+        )
+
     def table(self, *, classes: int = 100) -> Group:
         """Build a terminal table: the twelve numbers, then AP of up to `classes` classes, best first."""
         total = Table(box=box.SIMPLE_HEAD, title="COCO", title_justify="left", title_style="bold")
@@ -69,11 +75,9 @@ class CocoMetrics:
         each = Table(box=box.SIMPLE_HEAD)
         for title in ("class", "AP", "AP50"):
             each.add_column(title, justify="left" if title == "class" else "right")
-        ranked = sorted(
-            self.per_class.items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True
-        )
-        for name, value in ranked[:classes]:
-            each.add_row(name, _percent(value), _percent(self.per_class_AP50.get(name)))
+        ranked = self.ranked_classes()
+        for name in ranked[:classes]:
+            each.add_row(name, _percent(self.per_class[name]), _percent(self.per_class_AP50.get(name)))
         if len(ranked) > classes:
             each.add_row(f"... {len(ranked) - classes} more", "", "")
         return Group(total, each)

@@ -4,10 +4,10 @@ Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 
 replacement, and AP is computed again of what was matched once. hotcoco's `compare` counts an image drawn
 twice only once, which makes its intervals too narrow.
 
-Repeated images raise AP a little, as fewer images do, so the draws lie too high. The interval is therefore the
-"basic" one, draws reflected at the value (Davison & Hinkley, "Bootstrap Methods and their Application", 1997,
-section 5.2): of 60 samples of 200 images and 20 classes it covered the AP of 3,000 in 83%, the plain
-percentiles in 17%.
+Repeated images raise AP a little, as fewer images do, so the draws lie too high. The interval is therefore
+the "basic" one, draws reflected at the value (Davison & Hinkley, "Bootstrap Methods and their Application",
+1997, section 5.2): of 60 samples of 200 images and 20 classes it covered the AP of all 3,000 images in 83%,
+the plain percentiles in 17%.
 
 B draws   m images   T IoU thresholds   K classes
 """

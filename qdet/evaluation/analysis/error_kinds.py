@@ -3,8 +3,8 @@
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020. Every wrong
 detection is of one kind, every missed object that no other fix would find is a miss, and the cost of a kind
 is the AP gained when an oracle mends its errors alone. Where the paper leaves a choice, this does as its
-authors' tidecv does. Unlike tidecv, detections of crowds are no errors, only classes with objects are averaged
-as in COCO, and a class whose objects were all missed has AP 1 once they no longer count, not 0.
+authors' tidecv does. Unlike tidecv, detections of crowds are no errors, only classes with objects are
+averaged, and a class whose objects were all missed has AP 1 once they no longer count, not 0.
 
 hotcoco's `tide_errors` names the kinds alike, but mends several detections of one object into as many true
 positives, each in its own class, so its costs of localization and classification errors differ.
@@ -41,8 +41,8 @@ class ErrorKinds:
     """AP50 gained if no detection were wrong."""
     false_negatives: float
     """AP50 gained if no object that was missed counted."""
-    per_class: Mapping[str, Mapping[str, int]]
-    """Counts by class: that of the detection, for misses that of the object."""
+    per_class: Mapping[str, Mapping[str, float]]
+    """Cost by class."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class _Points:
     measured: Int64[np.ndarray, " k"]
     """The classes with objects."""
 
-    def ap(self) -> float:
-        """AP at IoU 0.5; NaN without objects."""
-        each = [self._class_ap(k) if self.objects[k] else 1.0 for k in self.measured.tolist()]
-        return float(np.mean(each)) if each else np.nan
+    def ap(self) -> Float64[np.ndarray, " K"]:
+        """AP at IoU 0.5 of every class; NaN without objects."""
+        each = np.full(len(self.objects), np.nan)
+        for k in self.measured.tolist():
+            each[k] = self._class_ap(k) if self.objects[k] else 1.0
+        return each
 
     def _class_ap(self, k: int) -> float:
         own = np.flatnonzero(self.there & (self.labels == k))
@@ -83,15 +85,16 @@ def split_errors(truth: Truth, found: Found, overlaps: Overlaps, matches: Matche
     fixed = [_mend(points, truth, kinds == kind, mended, target) for kind in (_CLS, _LOC, _BOTH, _DUPE, _BKG)]
     fixed.append(replace(points, objects=points.objects - _count(truth.labels[alone], truth)))
     base = points.ap()
+    gains = [one.ap() - base for one in fixed]
     all_missed = replace(points, objects=points.objects - _count(truth.labels[missed], truth))
     return ErrorKinds(
-        AP50=base,
-        cost={name: _gain(one, base) for name, one in zip(KINDS, fixed, strict=True)},
+        AP50=_mean(base),
+        cost={name: _gain(gain) for name, gain in zip(KINDS, gains, strict=True)},
         counts=_totals(kinds, alone),
-        false_positives=_gain(replace(points, there=points.correct), base),
-        false_negatives=_gain(all_missed, base),
+        false_positives=_gain(replace(points, there=points.correct).ap() - base),
+        false_negatives=_gain(all_missed.ap() - base),
         per_class={
-            name: _totals(kinds[found.labels == k], alone[truth.labels == k])
+            name: {kind: _gain(gain[k : k + 1]) for kind, gain in zip(KINDS, gains, strict=True)}
             for k, name in enumerate(truth.names)
         },
     )
@@ -172,9 +175,15 @@ def _mend(
     )
 
 
-def _gain(points: _Points, base: float) -> float:
-    """Return by how much AP grows; a loss, which the curve's 101 steps can make, is no gain."""
-    return max(points.ap() - base, 0.0) if points.measured.size else np.nan
+def _gain(gains: Float64[np.ndarray, " k"]) -> float:
+    """Return the mean over classes; a loss, which the curve's 101 steps can make, is no gain."""
+    mean = _mean(gains)
+    return mean if np.isnan(mean) else max(mean, 0.0)
+
+
+def _mean(values: Float64[np.ndarray, " k"]) -> float:
+    measured = values[~np.isnan(values)]
+    return float(measured.mean()) if len(measured) else np.nan
 
 
 def _count(labels: Int64[np.ndarray, " k"], truth: Truth) -> Int64[np.ndarray, " K"]:

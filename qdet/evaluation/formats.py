@@ -1,0 +1,28 @@
+"""Numbers as people read them, in the terminal and in HTML."""
+
+import math
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return AP and the like in percent; "-" where there is nothing to measure."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Return both bounds in percent."""
+    return "-" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference in percentage points, with its sign."""
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return "1 image", "2 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def score(value: float) -> str:
+    """Return a score."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
