@@ -32,7 +32,9 @@ def show(findings: Findings, *, classes: int = MOST_CLASSES) -> Group:
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0)
+    )
     for i, name in enumerate(columns):
         table.add_column(escape(name), justify="left" if i == 0 else "right")
     return table
@@ -50,15 +52,16 @@ def _head(findings: Findings) -> Text:
 
 
 def _coco(findings: Findings) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     for name in METRICS:
-        table.add_column(name, justify="right", style="bold green" if name == "AP" else "")
+        table.add_column(name, justify="right", min_width=5, style="bold green" if name == "AP" else "")
     table.add_row(*(percent(getattr(findings.coco, name)) for name in METRICS))
     return table
 
 
 def _comparison(comparison: Comparison) -> Table:
-    table = _table("", "this model", comparison.second, "change", "95% interval", title="Comparison")
+    title = f"Comparison with {escape(comparison.second)}"
+    table = _table("", "this", "other", "change", "95% interval", title=title)
     for name, change in comparison.metrics.items():
         style = "" if not change.certain else "green" if change.difference > 0 else "red"
         numbers = (percent(change.first), percent(change.second), signed(change.difference))
@@ -67,8 +70,8 @@ def _comparison(comparison: Comparison) -> Table:
 
 
 def _classes(findings: Findings, most: int) -> Table:
-    columns = ("class", "objects", "AP", "95% interval", "AP50", "threshold", "precision", "recall", "F1")
-    table = _table(*columns, title="Classes, at the score with the best F1")
+    columns = ("class", "objects", "AP", "95% interval", "AP50", "score", "prec.", "recall", "F1")
+    table = _table(*columns, title="Classes; precision and recall at the score with the best F1")
     ranked = findings.coco.ranked_classes()
     for name in ranked[:most]:
         curve, bounds = findings.curves.per_class[name], findings.intervals.per_class[name]

@@ -121,11 +121,11 @@ def _measured(name: str, images: int, objects: int, precision: Float64[np.ndarra
     return Slice(name, images, objects, float(by_threshold.mean()), float(by_threshold[0]))
 
 
-def _number_name(low: int, high: float) -> str:
+def _number_name(low: int, high: float | int) -> str:
     if high == np.inf:
         return f"{low} or more"
     return str(low) if high == low + 1 else f"{low} to {int(high) - 1}"
 
 
-def _overlap_name(low: float, high: float) -> str:
+def _overlap_name(low: float, high: float | int) -> str:
     return f"up to {high:g}" if low == 0 else f"{low:g} to {high:g}"

@@ -202,8 +202,7 @@ def confusion(found: Confusion) -> str:
         "Confusion",
         "Rows are objects, columns what they were taken for, at the best thresholds and IoU 0.5; shaded by "
         f"share of the row. The last column was missed, the last row is where nothing is.{part}",
-        f'<div style="overflow:auto">{heat_map(shown.names, shown.counts)}</div>'
-        f'<div style="max-width:520px;margin-top:16px">{table}</div>',
+        f'<div class="side"><div>{heat_map(shown.names, shown.counts)}</div><div>{table}</div></div>',
     )
 
 

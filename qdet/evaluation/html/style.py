@@ -47,7 +47,10 @@ figure { margin:0; border:1px solid var(--line); border-radius:10px; overflow:hi
 figure svg { width:100%; background:#0b0e14; max-height:320px; }
 figcaption { padding:7px 10px; font-size:12.5px; color:var(--faint); overflow-wrap:anywhere; }
 figcaption b { color:var(--ink); }
-.box { fill:transparent; vector-effect:non-scaling-stroke; stroke-width:2; }
+figure svg .box { filter:drop-shadow(0 0 1px #000); }
+.box { fill:transparent; vector-effect:non-scaling-stroke; stroke-width:2.2; }
+.side { display:flex; flex-wrap:wrap; gap:16px 32px; align-items:flex-start; }
+.side > * { min-width:0; overflow:auto; } .side > :last-child { flex:1 1 300px; max-width:460px; }
 .box:hover { fill:rgba(255,255,255,.18); stroke-width:3.5; }
 .correct { stroke:#22c55e; } .false { stroke:#ef4444; } .found { stroke:#93c5fd; stroke-dasharray:2 3;
   stroke-width:1.2; } .missed { stroke:#fbbf24; stroke-dasharray:6 4; } .suggested { stroke:#c084fc; }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qdet.data.shards.shard_set import ShardSet
+from qdet.errors import ConfigError
 from qdet.evaluation.analysis.bootstrap import DRAWS
 from qdet.evaluation.findings import Candidate, analyse
 from qdet.inference.judging.classes import SharedClasses, share_classes
@@ -31,6 +32,8 @@ def evaluate(
 ) -> Report:
     """Judge a model by a dataset with ground truth.
 
+    >>> report = qdet.evaluate("outputs/RUN", "data/demo/shards/val", compare="outputs/OTHER_RUN")
+
     AP equals, to the last digit, that of training's own evaluation of the same weights on the same device.
 
     Args:
@@ -51,6 +54,8 @@ def evaluate(
         CheckpointError: There is no such model.
         DataError: The data or one of its images cannot be read.
     """
+    if batch is not None and batch < 1:
+        raise ConfigError(f"--batch must be at least 1, got {batch}")
     shards = _open(data)
     models = [_load(one) for one in (model, compare) if one is not None]
     strict = models[0].description.eval.strict if strict is None else strict
