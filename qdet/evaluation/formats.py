@@ -3,17 +3,17 @@
 import math
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def percent(value: float | int | None, digits: int = 1) -> str:
     """Return AP and the like in percent; "-" where there is nothing to measure."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float | int, high: float | int) -> str:
     """Return both bounds in percent."""
     return "-" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float | int) -> str:
     """Return a difference in percentage points, with its sign."""
     return "-" if math.isnan(value) else f"{100 * value:+.1f}"
 
@@ -23,6 +23,6 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def score(value: float) -> str:
+def score(value: float | int) -> str:
     """Return a score."""
     return "-" if math.isnan(value) else f"{value:.2f}"

@@ -50,7 +50,8 @@ class WorstImages:
 def find_worst(truth: Truth, found: Found, point: OperatingPoint) -> WorstImages:
     """Rank the images."""
     images = len(truth.image_ids)
-    certainty = np.bincount(found.images[point.false], found.scores[point.false], minlength=images)
+    certainty = np.zeros(images)
+    np.add.at(certainty, found.images[point.false], found.scores[point.false])
     missed = np.bincount(truth.images[point.missed], minlength=images)
     objects = np.bincount(truth.images[~truth.ignored], minlength=images)
     share = missed / np.maximum(objects, 1)

@@ -31,7 +31,7 @@ class Bar:
     """A horizontal bar; `value` is a share of 1."""
 
     name: str
-    value: float
+    value: float | int
     remark: str = ""
     colour: str = "blue"
 
@@ -87,7 +87,7 @@ def bars(rows: Sequence[Bar], *, unit: str = "") -> str:
     return "".join(_bar(bar, most, unit) for bar in rows)
 
 
-def _bar(bar: Bar, most: float, unit: str) -> str:
+def _bar(bar: Bar, most: float | int, unit: str) -> str:
     value = 0.0 if math.isnan(bar.value) else bar.value
     remark = f"<small>{escape(bar.remark)}</small>" if bar.remark else ""
     style = f"width:{100 * value / most:.2f}%;background:var(--{bar.colour})"
@@ -104,11 +104,12 @@ def heat_map(names: Sequence[str], counts: Int64[np.ndarray, "K1 K1"]) -> str:
     letters = max(8, min(12, cell))
     left = round(min(170, 8 + 0.62 * letters * max(map(len, (*names, "false positive")))))
     whole = np.maximum(counts.sum(1, keepdims=True), 1)
-    parts = [
-        _cell(left + column * cell, left + row * cell, cell, counts[row, column] / whole[row, 0], _cell_title(
-            names, row, column, int(counts[row, column])), int(counts[row, column]), row == column)
-        for row, column in zip(*np.nonzero(counts), strict=True)
-    ]  # fmt: skip
+    parts = []
+    for row, column in np.argwhere(counts).tolist():
+        number = int(counts[row, column])
+        title = _cell_title(names, row, column, number)
+        place = (left + column * cell, left + row * cell, cell)
+        parts.append(_cell(*place, number / int(whole[row, 0]), title, number, row == column))
     for i, (across, down) in enumerate(zip((*names, "missed"), (*names, "false positive"), strict=True)):
         middle = left + i * cell + cell / 2
         style, base = f'style="font-size:{letters}px"', f"{middle + letters / 3:.1f}"
@@ -123,7 +124,9 @@ def heat_map(names: Sequence[str], counts: Int64[np.ndarray, "K1 K1"]) -> str:
     return _svg(edge + 2, edge + 2, parts, "map", fixed=True)
 
 
-def _cell(x: float, y: float, size: int, share: float, title: str, number: int, right: bool) -> str:
+def _cell(
+    x: float | int, y: float | int, size: int, share: float, title: str, number: int, right: bool
+) -> str:
     colour = "var(--green)" if right else "var(--red)"
     opacity = 0.08 + 0.92 * share
     rect = (
@@ -155,7 +158,7 @@ def forest_chart(rows: Sequence[tuple[str, float, float, float]]) -> str:
     return _svg(2 * _FOREST_ZERO, len(rows) * _FOREST_STEP + 4, parts, "forest", fixed=True)
 
 
-def _difference(i: int, row: tuple[str, float, float, float], most: float) -> str:
+def _difference(i: int, row: tuple[str, float, float, float], most: float | int) -> str:
     name, *values = row
     value, low, high = (_FOREST_ZERO + _FOREST_REACH * v / most for v in values)
     y = i * _FOREST_STEP + _FOREST_STEP / 2
@@ -186,8 +189,9 @@ def _axes(x: str, y: str) -> str:
     return "".join(parts)
 
 
-def _at(x: float, y: float) -> tuple[float, float]:
-    return _LEFT + x * (_WIDTH - _LEFT - 10), _TOP + (1 - y) * (_HEIGHT - _TOP - _BOTTOM)
+def _at(x: float | int, y: float | int) -> tuple[float, float]:
+    across, up = x * (_WIDTH - _LEFT - 10), (1 - y) * (_HEIGHT - _TOP - _BOTTOM)
+    return float(_LEFT + across), float(_TOP + up)
 
 
 def _path(xs: Float64[np.ndarray, " n"], ys: Float64[np.ndarray, " n"]) -> str:
@@ -202,7 +206,9 @@ def _path(xs: Float64[np.ndarray, " n"], ys: Float64[np.ndarray, " n"]) -> str:
     return "".join(steps)
 
 
-def _svg(width: float, height: float, parts: Sequence[str], kind: str, *, fixed: bool = False) -> str:
+def _svg(
+    width: float | int, height: float | int, parts: Sequence[str], kind: str, *, fixed: bool = False
+) -> str:
     size = f'width="{width:.0f}"' if fixed else 'width="100%"'
     return f'<svg class="{kind}" {size} viewBox="0 0 {width:.0f} {height:.0f}">{"".join(parts)}</svg>'
 
