@@ -119,8 +119,9 @@ def _fuse_image(views: Sequence[_Boxes]) -> _Boxes:
     leaders, group = np.unique(group, return_inverse=True)
     weight = np.maximum(scores, np.finfo(float).tiny)
     weight = weight / np.bincount(group, weight)[group]
-    fused = np.stack([np.bincount(group, weight * side) for side in boxes.T], axis=1)
-    score = np.bincount(group, scores) / len(views)
+    fused, score = np.zeros((len(leaders), 4)), np.zeros(len(leaders))
+    np.add.at(fused, group, weight[:, None] * boxes)
+    np.add.at(score, group, scores / len(views))
     best = np.argsort(-score, kind="stable")[: max(len(one.scores) for one in views)]
     return _Boxes(classes[leaders][best], fused[best], score[best])
 
