@@ -17,8 +17,8 @@ from qdet.evaluation.analysis.worst import WorstImages, find_worst
 from qdet.evaluation.coco import CocoMetrics, evaluate
 from qdet.evaluation.matching.average_precision import RankedClass, rank
 from qdet.evaluation.matching.columns import Found, Truth
-from qdet.evaluation.matching.greedy import match
-from qdet.evaluation.matching.overlaps import find_overlaps
+from qdet.evaluation.matching.greedy import Matches, match
+from qdet.evaluation.matching.overlaps import Overlaps, find_overlaps
 from qdet.evaluation.rows import DetectionRows
 
 
@@ -55,69 +55,88 @@ class Candidate:
     rows: DetectionRows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How `analyse` computes."""
+
+    strict: bool = False
+    """Compute COCO's numbers with pycocotools."""
+    draws: int = DRAWS
+    """Draws of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap; the same seed gives the same findings."""
+
+
 def analyse(
     ground_truth: Mapping[str, Any],
     candidate: Candidate,
     *,
+    other: Candidate | None = None,
     data: str = "",
     seconds: Mapping[str, float] | None = None,
-    other: Candidate | None = None,
-    strict: bool = False,
-    draws: int = DRAWS,
-    seed: int = 0,
+    options: Options | None = None,
 ) -> Findings:
     """Find out everything about a model from its detections.
 
     Args:
         ground_truth: COCO dict with exactly the images to judge by.
         candidate: The model.
+        other: A second model to compare with.
         data: Name of the dataset, for the reader.
         seconds: Time that detection took by stage.
-        other: A second model to compare with.
-        strict: Compute COCO's numbers with pycocotools.
-        draws: Draws of the bootstrap.
-        seed: Of the bootstrap; the same seed gives the same findings.
+        options: Those of the computation.
 
     Raises:
         EvaluationError: Detections are not of exactly these images, or not finite.
     """
-    coco = evaluate(ground_truth, candidate.rows, strict=strict)
+    options = options or Options()
     truth = Truth.from_coco(ground_truth)
-    found = Found.from_rows(candidate.rows, truth)
-    overlaps = find_overlaps(truth, found)
-    matches = match(truth, found, overlaps)
+    first = _match(ground_truth, truth, candidate.rows, options)
+    found, overlaps, matches = first.found, first.overlaps, first.matches
     curves = draw_curves(truth, found, matches)
     point = operate(truth, found, matches, curves)
-    ranked = rank(truth, found, matches)
-    resampled = resample(ranked, len(truth.image_ids), draws=draws, seed=seed)
+    comparison = None
+    if other is not None:
+        second = _match(ground_truth, truth, other.rows, options)
+        metrics, resampled = (first.coco, second.coco), (first.resampled, second.resampled)
+        comparison = compare((candidate.name, other.name), metrics, resampled, truth.names)
     return Findings(
         model=candidate.name,
         data=data,
         images=len(truth.image_ids),
         objects=int(truth.objects().sum()),
         detections=len(found),
-        coco=coco,
-        intervals=intervals(resampled, truth.names),
+        coco=first.coco,
+        intervals=intervals(first.resampled, truth.names),
         curves=curves,
-        slices=slice_dataset(truth, found, overlaps, ranked),
+        slices=slice_dataset(truth, found, overlaps, first.ranked),
         errors=split_errors(truth, found, overlaps, matches),
         confusion=confuse(truth, found, overlaps, matches, point),
         calibration=calibrate(truth, found, matches),
         labels=find_label_issues(truth, found, overlaps, point),
         worst=find_worst(truth, found, point),
         seconds=dict(seconds or {}),
-        comparison=None
-        if other is None
-        else compare(
-            (candidate.name, other.name),
-            (coco, evaluate(ground_truth, other.rows, strict=strict)),
-            (resampled, _resample_other(truth, other.rows, draws=draws, seed=seed)),
-            truth.names,
-        ),
+        comparison=comparison,
     )
 
 
-def _resample_other(truth: Truth, rows: DetectionRows, *, draws: int, seed: int) -> Resampled:
+@dataclass(frozen=True)
+class _Matched:
+    """A model's detections, matched."""
+
+    coco: CocoMetrics
+    found: Found
+    overlaps: Overlaps
+    matches: Matches
+    ranked: tuple[RankedClass, ...]
+    resampled: Resampled
+
+
+def _match(ground_truth: Mapping[str, Any], truth: Truth, rows: DetectionRows, options: Options) -> _Matched:
+    coco = evaluate(ground_truth, rows, strict=options.strict)
     found = Found.from_rows(rows, truth)
-    ranked: tuple[RankedClass, ...] = rank(truth, found, match(truth, found, find_overlaps(truth, found)))
-    return resample(ranked, len(truth.image_ids), draws=draws, seed=seed)
+    overlaps = find_overlaps(truth, found)
+    matches = match(truth, found, overlaps)
+    ranked = rank(truth, found, matches)
+    resampled = resample(ranked, len(truth.image_ids), draws=options.draws, seed=options.seed)
+    return _Matched(coco, found, overlaps, matches, ranked, resampled)

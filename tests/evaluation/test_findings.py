@@ -14,7 +14,7 @@ from rich.console import Console
 from qdet.errors import EvaluationError
 from qdet.evaluation import DetectionRows, evaluate
 from qdet.evaluation.as_json import as_plain
-from qdet.evaluation.findings import Candidate, Findings, analyse
+from qdet.evaluation.findings import Candidate, Findings, Options, analyse
 from qdet.evaluation.html.page import page, wanted_photos
 from qdet.evaluation.html.photos import Photo, Photos
 from qdet.evaluation.terminal import show
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_the_metrics():
 
 def test_the_same_seed_gives_the_same_findings():
     assert json.dumps(as_plain(find())) == json.dumps(as_plain(find()))
-    assert find(seed=0).intervals != analyse(*_arguments(), seed=1).intervals
+    assert find().intervals != analyse(*_arguments(), options=Options(seed=1)).intervals
 
 
 def _arguments() -> tuple[dict, Candidate]:

@@ -47,5 +47,5 @@ def confuse(
     left[taken[taken >= 0]] = False
     counts = np.zeros((away + 1, away + 1), np.int64)
     np.add.at(counts, (actual, predicted), 1)
-    np.add.at(counts, (truth.labels[left], away), 1)
+    counts[:away, away] = np.bincount(truth.labels[left], minlength=away)
     return Confusion(truth.names, counts)

@@ -48,8 +48,6 @@ def detect(model: Model, shards: ShardSet, how: Detecting) -> Detected:
         DataError: An image cannot be read.
         ClusterError: Ray does not start, or a worker died.
     """
-    if how.workers < 1:
-        raise ConfigError(f"--workers must be at least 1, got {how.workers}")
     parts = [_detect_part(model, shards, how, 0)] if how.workers == 1 else _on_ray(model, shards, how)
     seconds: Counter[str] = Counter()
     for _, took in parts:
@@ -92,6 +90,7 @@ def _on_ray(
     A task computes with as many threads as this process would, so that sums are added in the same order.
     """
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
     if not ray.is_initialized():
         ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
@@ -111,9 +110,9 @@ def _on_ray(
         ) from error
     try:
         return ray.get([task.remote(shared, data, rank) for rank in range(how.workers)])
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, QdetError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         raise ClusterError(f"a worker of the evaluation died: {str(error).partition(chr(10))[0]}") from error

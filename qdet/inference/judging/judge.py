@@ -7,9 +7,9 @@ from pathlib import Path
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.evaluation.analysis.bootstrap import DRAWS
-from qdet.evaluation.findings import Candidate, analyse
+from qdet.evaluation.findings import Candidate, Options, analyse
 from qdet.inference.judging.classes import SharedClasses, share_classes
-from qdet.inference.judging.detecting import Detecting, detect
+from qdet.inference.judging.detecting import Detected, Detecting, detect
 from qdet.inference.judging.report import Report
 from qdet.inference.load import load
 from qdet.inference.model import Model
@@ -54,58 +54,67 @@ def evaluate(
         CheckpointError: There is no such model.
         DataError: The data or one of its images cannot be read.
     """
-    if batch is not None and batch < 1:
-        raise ConfigError(f"--batch must be at least 1, got {batch}")
+    how = _How(tta=tta, batch=batch, workers=workers, readers=readers, subset=subset)
     shards = _open(data)
     models = [_load(one) for one in (model, compare) if one is not None]
-    strict = models[0].description.eval.strict if strict is None else strict
-    options = _Options(tta=tta, batch=batch, workers=workers, readers=readers)
-    shared = [
-        share_classes(
-            one.classes,
-            shards.categories,
-            model_name=one.description.source,
-            data_name=shards.source,
-            subset=subset,
-        )
-        for one in models
-    ]
-    found = [detect(one, shards, options.of(one, by)) for one, by in zip(models, shared, strict=True)]
-    classes = shared[0].common(shared[-1])
+    found = [how.detect(one, shards) for one in models]
+    classes = found[0].classes.common(found[-1].classes)
+    if not classes.evaluated:
+        raise ConfigError("the two models share no class of the data")
     candidates = [
-        Candidate(name, classes.select_rows(one.rows))
+        Candidate(name, classes.select_rows(one.detected.rows))
         for name, one in zip(_names(models), found, strict=True)
     ]
+    strict = models[0].description.eval.strict if strict is None else strict
     findings = analyse(
         classes.select_truth(shards.ground_truth()),
         candidates[0],
-        data=str(data.source if isinstance(data, ShardSet) else data),
-        seconds=found[0].seconds,
         other=candidates[1] if compare is not None else None,
-        strict=strict,
-        draws=draws,
-        seed=seed,
+        data=str(data.source if isinstance(data, ShardSet) else data),
+        seconds=found[0].detected.seconds,
+        options=Options(strict=strict, draws=draws, seed=seed),
     )
     return Report(findings, candidates[0].rows, shards, models[0].description.step)
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Found:
+    classes: SharedClasses
+    detected: Detected
+
+
+@dataclass(frozen=True)
+class _How:
     """How both models detect."""
 
     tta: bool
     batch: int | None
     workers: int
     readers: int
+    subset: bool
 
-    def of(self, model: Model, classes: SharedClasses) -> Detecting:
-        return Detecting(
+    def __post_init__(self) -> None:
+        for flag, value in (("batch", self.batch), ("workers", self.workers), ("readers", self.readers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{flag} must be at least 1, got {value}")
+
+    def detect(self, model: Model, shards: ShardSet) -> _Found:
+        source = model.description.source
+        classes = share_classes(
+            model.classes,
+            shards.categories,
+            model_name=source,
+            data_name=shards.source,
+            subset=self.subset,
+        )
+        detecting = Detecting(
             category_ids=classes.category_ids,
             batch_size=self.batch or model.description.eval.batch_size,
             readers=self.readers,
             workers=self.workers,
             tta=self.tta,
         )
+        return _Found(classes, detect(model, shards, detecting))
 
 
 def _load(model: Model | str | Path) -> Model:
