@@ -5,17 +5,17 @@ import math
 
 def percent(value: float | int | None, digits: int = 1) -> str:
     """Return AP and the like in percent; "-" where there is nothing to measure."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{_rounded(value, digits):.{digits}f}"
 
 
 def interval(low: float | int, high: float | int) -> str:
     """Return both bounds in percent."""
-    return "-" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+    return "-" if math.isnan(low) else f"{_rounded(low):.1f} to {_rounded(high):.1f}"
 
 
 def signed(value: float | int) -> str:
     """Return a difference in percentage points, with its sign."""
-    return "-" if math.isnan(value) else f"{100 * value:+.1f}"
+    return "-" if math.isnan(value) else f"{_rounded(value):+.1f}"
 
 
 def count(number: int, one: str, many: str = "") -> str:
@@ -26,3 +26,8 @@ def count(number: int, one: str, many: str = "") -> str:
 def score(value: float | int) -> str:
     """Return a score."""
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _rounded(value: float | int, digits: int = 1) -> float:
+    """Return percent, with zero never negative."""
+    return round(100 * float(value), digits) + 0.0

@@ -38,12 +38,12 @@ class Bar:
 
 def line_chart(series: Sequence[Series], *, x: str, y: str) -> str:
     """Draw lines over [0, 1] x [0, 1]; pointing at one names it."""
-    parts = [_axes(x, y)]
+    parts, opacity = [_axes(x, y)], max(0.2, 0.7 * min(1.0, 12 / max(1, len(series))))
     for one in sorted(series, key=lambda s: s.strong):
         style = (
             'stroke="var(--blue)" stroke-width="3"'
             if one.strong
-            else f'stroke="hsl({one.hue:.0f} 60% 52%)" stroke-width="1.3" opacity=".65"'
+            else f'stroke="hsl({one.hue:.0f} 60% 52%)" stroke-width="1.3" opacity="{opacity:.2f}"'
         )
         parts.append(f'<path d="{_path(one.x, one.y)}" {style}><title>{escape(one.name)}</title></path>')
     return _svg(_WIDTH, _HEIGHT, parts, "chart")
@@ -102,7 +102,7 @@ def heat_map(names: Sequence[str], counts: Int64[np.ndarray, "K1 K1"]) -> str:
     size = len(counts)
     cell = 46 if size <= 13 else max(8, min(24, 780 // size))
     letters = max(8, min(12, cell))
-    left = round(min(170, 8 + 0.62 * letters * max(map(len, (*names, "false positive")))))
+    left = round(min(170, 8 + 0.62 * letters * min(22, max(map(len, (*names, "false positive"))))))
     whole = np.maximum(counts.sum(1, keepdims=True), 1)
     parts = []
     for row, column in np.argwhere(counts).tolist():
@@ -128,7 +128,7 @@ def _cell(
     x: float | int, y: float | int, size: int, share: float, title: str, number: int, right: bool
 ) -> str:
     colour = "var(--green)" if right else "var(--red)"
-    opacity = 0.08 + 0.92 * share
+    opacity = 0.12 + 0.88 * share
     rect = (
         f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="{colour}" opacity="{opacity:.3f}">'
         f"<title>{title}</title></rect>"
