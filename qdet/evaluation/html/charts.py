@@ -166,7 +166,7 @@ def _difference(i: int, row: tuple[str, float, float, float], most: float | int)
     title = f"<title>{escape(name)} {signed(values[0])}</title>"
     style = f'stroke="var(--{colour})" stroke-width="3" opacity=".5"'
     return (
-        f'<text x="112" y="{y + 4}" text-anchor="end">{_short(name, 18)}</text>'
+        f'<text x="112" y="{y + 4}" text-anchor="end">{_short(name, 15)}</text>'
         + (f'<path d="M{low:.1f} {y}H{high:.1f}" {style}/>' if not math.isnan(low) else "")
         + f'<circle cx="{value:.1f}" cy="{y}" r="5" fill="var(--{colour})">{title}</circle>'
         + f'<text x="{2 * _FOREST_ZERO}" y="{y + 4}" text-anchor="end">{signed(values[0])}</text>'

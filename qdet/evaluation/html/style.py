@@ -19,7 +19,7 @@ section { background:var(--card); border:1px solid var(--line); border-radius:12
 @media (max-width:800px) { .cards { grid-template-columns:repeat(4,1fr); } }
 .card { border:1px solid var(--line); border-radius:10px; padding:10px 12px; background:var(--card); }
 .card.main { grid-column:span 2; grid-row:span 2; display:flex; flex-direction:column; justify-content:center;
-  background:var(--blue); border-color:var(--blue); color:#fff; }
+  background:#2563eb; border-color:#2563eb; color:#fff; }
 .card b { display:block; font-size:22px; line-height:1.25; font-variant-numeric:tabular-nums; }
 .card.main b { font-size:46px; } .card span { font-size:12px; color:var(--faint); }
 .card.main span { color:#fff; opacity:.85; }
