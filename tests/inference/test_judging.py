@@ -19,7 +19,7 @@ from qdet.errors import ConfigError
 from qdet.evaluation import DetectionRows, merge
 from qdet.inference.judging.classes import share_classes
 from qdet.inference.judging.detecting import Detecting, _detect_part, detect
-from qdet.inference.tta import fuse
+from qdet.inference.judging.tta import fuse
 from qdet.training.distributed import World
 from qdet.training.evaluate import evaluate_shards
 from tests.support.tiny_job import job

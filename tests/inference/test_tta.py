@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qdet.data.augment import AugmentConfig
 from qdet.evaluation import DetectionRows
-from qdet.inference.tta import SAME_OBJECT, MirroredRunner, fuse, mirror, view_sizes
+from qdet.inference.judging.tta import SAME_OBJECT, MirroredRunner, fuse, mirror, view_sizes
 from qdet.types import BatchDetections
 
 

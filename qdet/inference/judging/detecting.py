@@ -14,8 +14,8 @@ from qdet.errors import ClusterError, ConfigError, QdetError
 from qdet.evaluation import DetectionRows, merge
 from qdet.inference.evaluate import detect_in_batches
 from qdet.inference.judging.stopwatch import Stopwatch, TimedRunner
+from qdet.inference.judging.tta import MirroredRunner, fuse, view_sizes
 from qdet.inference.model import Model
-from qdet.inference.tta import MirroredRunner, fuse, view_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
