@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeVar
 from qdet.checkpoint import Checkpoint, Manifest
 from qdet.config import restore
 from qdet.data.augment import AugmentConfig
+from qdet.data.config import DataConfig
 from qdet.data.shards.categories import Categories
+from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError, ConfigError, DataError
 from qdet.job import EvalConfig
@@ -112,6 +114,18 @@ class Description:
     def eval(self) -> EvalConfig:
         """How the job evaluated."""
         return self._restore(EvalConfig, "eval.")
+
+    def open_val(self) -> ShardSet:
+        """Open the shards that the job evaluated on.
+
+        Raises:
+            ConfigError: The model was converted, so that no job has evaluated it.
+            DataError: They are not there any more.
+        """
+        if "data.val" not in self.job:
+            raise ConfigError(f"{self.source} names no data that it was evaluated on; give --data SHARDS")
+        data = self._restore(DataConfig, "data.")
+        return data.open(data.val)
 
     @property
     def precision(self) -> Precision:

@@ -18,7 +18,7 @@ from qdet.storage.urls import is_url
 
 def evaluate(
     model: Model | str | Path,
-    data: ShardSet | str | Path,
+    data: ShardSet | str | Path | None = None,
     *,
     compare: Model | str | Path | None = None,
     tta: bool = False,
@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         model: A loaded model, or what `qdet.load` takes.
-        data: Shards, or their folder or URL.
+        data: Shards, or their folder or URL; by default those that the model's job evaluated on.
         compare: A second model, to be compared with the first on the same images.
         tta: Detect in mirrored and resized images, too, and fuse what is found; with both models.
         batch: Images per forward pass; by default as in the job's evaluation, for the same numbers.
@@ -55,8 +55,8 @@ def evaluate(
         DataError: The data or one of its images cannot be read.
     """
     how = _How(tta=tta, batch=batch, workers=workers, readers=readers, subset=subset)
-    shards = _open(data)
     models = [_load(one) for one in (model, compare) if one is not None]
+    shards = models[0].description.open_val() if data is None else _open(data)
     found = [how.detect(one, shards) for one in models]
     classes = found[0].classes.common(found[-1].classes)
     if not classes.evaluated:
@@ -70,7 +70,7 @@ def evaluate(
         classes.select_truth(shards.ground_truth()),
         candidates[0],
         other=candidates[1] if compare is not None else None,
-        data=str(data.source if isinstance(data, ShardSet) else data),
+        data=str(shards.source if data is None or isinstance(data, ShardSet) else data),
         seconds=found[0].detected.seconds,
         options=Options(strict=strict, draws=draws, seed=seed),
     )

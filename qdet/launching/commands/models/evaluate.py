@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
 
@@ -19,8 +19,8 @@ class EvaluateCommand:
     """Measure a model on a dataset: COCO AP, curves, kinds of error, labels to check, the worst images."""
 
     model: ModelSource
-    data: str
-    """Folder or URL of shards with ground truth, such as data/demo/shards/val."""
+    data: Annotated[str | None, arg(metavar="SHARDS")] = None
+    """Folder or URL of shards with ground truth; by default those that the job evaluated on."""
     json: bool = False
     """Print one JSON object with unrounded numbers instead of tables."""
     html: Path | None = None
