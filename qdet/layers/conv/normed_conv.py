@@ -94,7 +94,7 @@ class _ScaledConvolution(torch.autograd.Function):
 def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:
     """Whether the convolution's map is smaller than its weight, so that s should scale the map."""
     rows, columns = grid.stride
-    return len(x) * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
+    return x.shape[0] * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
 
 
 def _by_channel(factor: Float[Tensor, " D"], like: Tensor) -> Float[Tensor, "D 1 1"]:
