@@ -1,11 +1,15 @@
-"""qdet: train query-based object detectors on a Ray cluster, one Python file per run.
+"""qdet: train query-based object detectors on a Ray cluster, one Python file per run, and use them.
 
-What a job file needs is exported here and imported when it is first asked for, so that `import qdet` costs
-nothing:
+What a job file and a user of models need is exported here and imported when it is first asked for, so that
+`import qdet` costs nothing:
 
 >>> from qdet import AdaMixerConfig, Job, SwinConfig, launch
 >>> job = Job(name="mine", detector=AdaMixerConfig(backbone=SwinConfig(size="t")))
 >>> launch(job)
+
+>>> import qdet
+>>> model = qdet.load("outputs/RUN")
+>>> detections = model.predict("street.jpg", score=0.3)
 """
 
 from importlib import import_module
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
         SparseRCNNConfig,
     )
     from qdet.errors import QdetError
+    from qdet.inference.detections import Detections
+    from qdet.inference.load import load
+    from qdet.inference.model import Model
     from qdet.job import EvalConfig, Job, StoreConfig, Sweep, TrackConfig
     from qdet.launching.cli import launch
     from qdet.losses import (
@@ -63,6 +70,9 @@ _EXPORTS = {
         "SparseRCNNConfig",
     ),
     "qdet.errors": ("QdetError",),
+    "qdet.inference.detections": ("Detections",),
+    "qdet.inference.load": ("load",),
+    "qdet.inference.model": ("Model",),
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
     "qdet.launching.cli": ("launch",),
     "qdet.losses": (
@@ -95,6 +105,7 @@ __all__ = [
     "DETRConfig",
     "DataConfig",
     "DeformableDETRConfig",
+    "Detections",
     "DynamicDETRConfig",
     "Each",
     "EfficientDETRConfig",
@@ -102,6 +113,7 @@ __all__ = [
     "HuggingFaceConfig",
     "Job",
     "LogUniform",
+    "Model",
     "MultiScaleSMCAConfig",
     "OptimConfig",
     "Published",
@@ -120,6 +132,7 @@ __all__ = [
     "Uniform",
     "Variant",
     "launch",
+    "load",
 ]
 
 

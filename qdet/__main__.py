@@ -1,5 +1,6 @@
-"""The `python -m qdet` commands around a job: submit it, print what it reads, convert weights, start Ray."""
+"""The `qdet` commands: start Ray, submit jobs, use what they trained. `python -m qdet` is the same."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,6 +12,7 @@ from qdet.launching.commands.checkpoint import CheckpointCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
+from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.submit import SubmitCommand
@@ -31,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "head": HeadCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,
+    "predict": PredictCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,
@@ -43,6 +46,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads of torch leave the cores to readers
     given = list(sys.argv[1:] if args is None else args)
     split = given.index("--") if "--" in given else len(given)
     own, job_flags = given[:split], given[split + 1 :]

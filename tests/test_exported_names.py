@@ -30,6 +30,7 @@ PUBLIC = [
     "DETRConfig",
     "DataConfig",
     "DeformableDETRConfig",
+    "Detections",
     "DynamicDETRConfig",
     "Each",
     "EfficientDETRConfig",
@@ -37,6 +38,7 @@ PUBLIC = [
     "HuggingFaceConfig",
     "Job",
     "LogUniform",
+    "Model",
     "MultiScaleSMCAConfig",
     "OptimConfig",
     "Published",
@@ -55,6 +57,7 @@ PUBLIC = [
     "Uniform",
     "Variant",
     "launch",
+    "load",
 ]
 """Every name that users may rely on. Adding one here is a decision; taking one away breaks their files."""
 

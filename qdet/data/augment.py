@@ -6,7 +6,7 @@ and of most of its successors. With probability 1/2 the short side becomes one o
 that window is resized as in the first case. Everything else that is drawn is off by default.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qdet.data.image.resize import Resize
 from qdet.errors import ConfigError
@@ -92,6 +92,17 @@ class AugmentConfig:
             raise ConfigError(
                 "--data.augment.scale-jitter cuts images by itself; give --data.augment.no-crop with it"
             )
+
+    def at_size(self, short: int) -> "AugmentConfig":
+        """Return these settings with evaluated images of that short side, the longest side in proportion.
+
+        Raises:
+            ConfigError: It is below 1.
+        """
+        if short < 1:
+            raise ConfigError(f"size must be at least 1 pixel, got {short}")
+        longest = max(short, round(self.max_size * short / self.short_side_of_evaluation))
+        return replace(self, sizes=(short,), eval_size=short, max_size=longest)
 
     @property
     def short_side_of_evaluation(self) -> int:

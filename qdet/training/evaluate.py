@@ -1,11 +1,7 @@
 """COCO AP of a detector over validation shards; each image counts once on any number of ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import torch
-from jaxtyping import Int, UInt8
-from torch import Tensor
 
 from qdet.data.image.decode import decode
 from qdet.data.loading.planned_stream import EvalStream
@@ -13,16 +9,15 @@ from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
+from qdet.inference.evaluate import detect_in_batches
+from qdet.inference.runner import DetectorRunner, Forward
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
 from qdet.training.reporting import Reporter
-from qdet.types import Predictions
 from qdet.visualize.boxes import comparison_sheet
-
-Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
 
 
 @dataclass
@@ -61,16 +56,9 @@ def evaluate_shards(
 
     `forward` runs `detector` in the job's precision; all ranks call it equally often.
     """
-    rows = []
-    for batch in _stream(shards, job, world):
-        here = batch.to(world.device, non_blocking=True)
-        with torch.no_grad():
-            last = forward(here.images, here.sizes_hw)[-1]
-            detections = detector.detect(last, here.sizes_hw, here.original_hw)
-        rows.append(
-            DetectionRows.from_detections(detections, batch.image_ids, batch.valid, shards.categories.ids)
-        )
-    everything = merge(world.gather(merge(rows)))
+    runner = DetectorRunner(detector, forward, world.device)
+    rows = detect_in_batches(runner, _stream(shards, job, world), shards.categories.ids)
+    everything = merge(world.gather(rows))
     metrics = world.on_main(lambda: evaluate(shards.ground_truth(), everything, strict=job.eval.strict))
     return metrics, everything
 

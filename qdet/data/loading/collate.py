@@ -64,10 +64,10 @@ def load_batch(
 
 
 def _load(shards: Samples, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:
-    return load_sample(shards, row, view, _place(padded, view.final_hw))
+    return load_sample(shards, row, view, place(padded, view.final_hw))
 
 
-def _place(padded: UInt8[np.ndarray, "H W 3"], size_hw: HW) -> UInt8[np.ndarray, "h w 3"]:
+def place(padded: UInt8[np.ndarray, "H W 3"], size_hw: HW) -> UInt8[np.ndarray, "h w 3"]:
     """Top left corner of `size_hw` in an image that is zero around it."""
     h, w = size_hw
     if h > padded.shape[0] or w > padded.shape[1]:

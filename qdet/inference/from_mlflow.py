@@ -1,0 +1,70 @@
+"""Models that MLflow keeps: of a run, or of its registry."""
+
+import re
+from pathlib import Path
+
+from qdet.errors import TrackingError
+from qdet.inference.exported_files import MODEL
+from qdet.masking import mask
+from qdet.tracking import tracking_uri
+from qdet.tracking.server import quiet_environment
+
+ENDINGS = (".safetensors", ".onnx")
+"""Files that are a model."""
+
+
+def is_mlflow(where: str) -> bool:
+    """True for runs:/ID and models:/NAME."""
+    return where.startswith(("runs:/", "models:/"))
+
+
+def is_run_id(where: str) -> bool:
+    """True for what looks like the id of an MLflow run and no path."""
+    return re.fullmatch(r"[0-9a-f]{32}", where) is not None and not Path(where).exists()
+
+
+def download_model(where: str) -> str:
+    """Fetch the model of a run or of the registry.
+
+    Args:
+        where: `runs:/ID`, `runs:/ID/FOLDER`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a run's id.
+
+    Returns:
+        The file, on this machine.
+
+    Raises:
+        TrackingError: The server does not answer, or there is no such run, name or model.
+    """
+    if is_run_id(where):
+        where = f"runs:/{where}"
+    if re.fullmatch(r"runs:/[^/]+/?", where):
+        where = f"{where.rstrip('/')}/model"
+    quiet_environment()
+    import mlflow
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri()
+    try:
+        mlflow.set_tracking_uri(uri)
+        folder = Path(download_artifacts(where, tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"{where} cannot be had from MLflow at {mask(uri)}: {_first_line(error)}; check the name, and "
+            "MLFLOW_TRACKING_URI for another server"
+        ) from error
+    return str(_model_in(folder, where))
+
+
+def _model_in(folder: Path, where: str) -> Path:
+    if folder.is_file():
+        return folder
+    found = sorted(p for p in folder.rglob("*") if p.suffix in ENDINGS and p.is_file())
+    best = next((p for p in found if p.name == MODEL), found[0] if found else None)
+    if best is None:
+        raise TrackingError(f"{where} holds no model of qdet: there is no {MODEL} in it")
+    return best
+
+
+def _first_line(error: Exception) -> str:
+    return mask(str(error).strip().partition("\n")[0]) or type(error).__name__

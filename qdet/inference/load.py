@@ -1,0 +1,100 @@
+"""Load a trained model: of a run, a checkpoint, an exported file or MLflow, here or behind a URL."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from qdet.errors import CheckpointError, ConfigError, did_you_mean
+from qdet.inference.exported_files import load_safetensors
+from qdet.inference.from_mlflow import download_model, is_mlflow, is_run_id
+from qdet.inference.model import Model
+from qdet.inference.runner import Device, choose_device
+from qdet.inference.trained import load_folder
+from qdet.storage import Folder
+from qdet.storage.urls import is_url
+
+STORE = "outputs"
+"""Folder in which the name of a run is looked for."""
+FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+"""Endings of other programs' checkpoints."""
+
+
+def load(
+    source: str | Path,
+    *,
+    device: Device = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    averaged: bool = True,
+    announce: Callable[[str], None] | None = None,
+) -> Model:
+    """Load a model for prediction.
+
+    Args:
+        source: A run's folder, of which the checkpoint with the best val/AP is taken, or its name in
+            `outputs`; a checkpoint's folder; an exported .safetensors, .onnx or .pt2 file;
+            `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and files may be
+            behind a URL, except .pt2.
+        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
+        precision: `auto` computes as in training, so that results are those of its evaluations.
+        averaged: Take the moving average of the weights, if there is one.
+        announce: Called with a line that says which weights were taken.
+
+    Raises:
+        CheckpointError: Nothing is there, it is damaged, or of another version.
+        ConfigError: The device is not there, or does not go with the file.
+        TrackingError: MLflow does not answer or has no such model.
+    """
+    announce = announce or (lambda _: None)
+    where = str(source)
+    if is_mlflow(where) or is_run_id(where):
+        where = download_model(where)
+    to, ending = choose_device(device), Path(where.partition("?")[0]).suffix.lower()
+    if ending == ".safetensors":
+        return load_safetensors(where, to, precision, announce)
+    if ending == ".onnx":
+        from qdet.inference.runners.onnx import load_onnx
+
+        check_precision(precision, where)
+        return load_onnx(where, to)
+    if ending == ".pt2":
+        from qdet.inference.runners.program import load_program
+
+        check_precision(precision, where)
+        return load_program(where, to)
+    if ending in FOREIGN:
+        raise CheckpointError(
+            f"{where} is no file of qdet; convert an authors' checkpoint first: "
+            f"qdet convert {where} --to weights/{Path(where).stem}"
+        )
+    return load_folder(_find_folder(where), to, precision, averaged=averaged, announce=announce)
+
+
+def _find_folder(where: str) -> Folder:
+    """Return the folder of that path, URL or run name.
+
+    Raises:
+        CheckpointError: There is none; the message names what is near.
+    """
+    if is_url(where) or Path(where).expanduser().is_dir():
+        return Folder.open(where if is_url(where) else Path(where).expanduser())
+    if re.fullmatch(r"[\w.-]+", where) and (Path(STORE) / where).is_dir():
+        return Folder.open(Path(STORE) / where)
+    if Path(where).exists():
+        raise CheckpointError(
+            f"{where} is no model; give the folder of a run or checkpoint, or a .safetensors, .onnx or .pt2"
+        )
+    parent = Path(where).expanduser().parent
+    near = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    if Path(STORE).is_dir():
+        near += [p.name for p in Path(STORE).iterdir()]
+    raise CheckpointError(
+        f"{where} is not there.{did_you_mean(Path(where).name, near)} Give a run's folder, such as "
+        f"{STORE}/RUN, a checkpoint's, an exported file, or runs:/ID of MLflow"
+    )
+
+
+def check_precision(precision: str, source: str) -> None:
+    """Raise `ConfigError` where a file fixes its own precision and another is asked for."""
+    if precision != "auto":
+        raise ConfigError(f"{source} computes as it was exported; leave --precision out")
