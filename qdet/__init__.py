@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SparseRCNNConfig,
     )
     from qdet.errors import QdetError
+    from qdet.exporting.export import export
     from qdet.inference.detections import Detections
     from qdet.inference.load import load
     from qdet.inference.model import Model
@@ -73,6 +74,7 @@ _EXPORTS = {
     "qdet.inference.detections": ("Detections",),
     "qdet.inference.load": ("load",),
     "qdet.inference.model": ("Model",),
+    "qdet.exporting.export": ("export",),
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
     "qdet.launching.cli": ("launch",),
     "qdet.losses": (
@@ -131,6 +133,7 @@ __all__ = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "export",
     "launch",
     "load",
 ]

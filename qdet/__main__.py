@@ -12,6 +12,7 @@ from qdet.launching.commands.checkpoint import CheckpointCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
+from qdet.launching.commands.models.export import ExportCommand
 from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "predict": PredictCommand,
+    "export": ExportCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,

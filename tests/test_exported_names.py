@@ -56,6 +56,7 @@ PUBLIC = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "export",
     "launch",
     "load",
 ]

@@ -34,6 +34,16 @@ class Exported:
     difference: Difference | None
     """How far the file's results are from PyTorch's; None of .safetensors, which holds the same weights."""
 
+    def report(self) -> str:
+        """Say it in one line."""
+        found = self.difference
+        if found is None:
+            return f"wrote {self.path}, and beside it {self.path.with_suffix('.json').name}"
+        return (
+            f"wrote {self.path}; in {found.images} images its scores differ from PyTorch's by at most "
+            f"{found.scores:.0e}, its boxes by {found.boxes:.0e} of the image"
+        )
+
 
 def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -> Exported:
     """Write a model for other programs, and compare what was written with PyTorch.
@@ -53,7 +63,7 @@ def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -
         ExportError: The format cannot hold this model, or computes something else.
     """
     path = Path(to).expanduser()
-    ending = _check_target(path, form)
+    ending = check_target(path, form)
     if not isinstance(model, Model):
         model = load(model, device="cpu")
     if ending == ".safetensors":
@@ -68,8 +78,12 @@ def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -
         return Exported(path, write(graph, model.description, unfinished, str(path)))
 
 
-def _check_target(path: Path, form: Form) -> str:
-    """Return the ending, lower case, or raise `ConfigError`."""
+def check_target(path: Path, form: Form) -> str:
+    """Return the ending of a file to write, lower case; of a folder, nothing.
+
+    Raises:
+        ConfigError: There is no such format, or `form` does not go with it.
+    """
     ending = path.suffix.lower()
     if ending not in ("", ".onnx", ".pt2", ".safetensors"):
         raise ConfigError(f"--to {path}: the format {ending} does not exist; give {FORMATS}")

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import jaxtyping
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -84,7 +86,7 @@ class RawGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """A module of one form, ready to be traced."""
+    """A module of one form, traced once it is needed."""
 
     module: nn.Module
     form: Form
@@ -96,8 +98,9 @@ class Graph:
             return cls(ImageGraph(detector, augment).eval(), form)
         return cls((BatchGraph if form == "batch" else RawGraph)(detector).eval(), form)
 
-    def trace(self) -> ExportedProgram:
-        """Trace the module for all batch sizes, heights and widths.
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The module traced for all batch sizes, heights and widths.
 
         Raises:
             ExportError: It has operations that torch.export cannot trace.
@@ -109,13 +112,31 @@ class Graph:
         inputs = make_inputs(self.form, batch=2, padded_hw=EXAMPLE_HW, seed=0)
         try:
             with torch.no_grad(), _general_shapes():
-                return torch.export.export(
-                    self.module, inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+                traced = torch.export.export(
+                    self.module,
+                    inputs,
+                    dynamic_shapes=shapes,
+                    prefer_deferred_runtime_asserts_over_guards=True,
                 )
         except Exception as error:  # of many kinds
             raise ExportError(
                 f"torch.export cannot trace this model: {type(error).__name__}: {error}"
             ) from error
+        _drop_assertions(traced)
+        return traced
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Remove what tracing assumed of sizes, such as that a batch has more than one image.
+
+    `qdet.exporting.parity` tries whether results depend on it.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _known_sides(size_hw: Int[Tensor, " 2"], least: int) -> tuple[int, int]:
@@ -158,13 +179,18 @@ def make_inputs(form: Form, *, batch: int, padded_hw: tuple[int, int], seed: int
 
 @contextmanager
 def _general_shapes() -> Iterator[None]:
-    """Trace without taking a size that may be 1 for one that is not, and without torch's own log."""
-    level = logging.root.manager.disable
+    """Trace without taking a size that may be 1 for one that is not, and without torch's own log.
+
+    Symbols are no integers to a checker of types, where one is switched on.
+    """
+    level, unchecked = logging.root.manager.disable, jaxtyping.config.jaxtyping_disable
     logging.disable(logging.WARNING)
+    jaxtyping.config.update("jaxtyping_disable", True)
     try:
         with symbolic_shapes.patch(backed_size_oblivious=True):
             yield
     finally:
+        jaxtyping.config.update("jaxtyping_disable", unchecked)
         logging.disable(level)
 
 

@@ -16,7 +16,7 @@ from qdet.inference.description import Description
 from qdet.inference.runners.graphs import INPUTS, METADATA, OUTPUTS, pack
 
 OPSET = 18
-"""The lowest opset that torch's exporter writes and that has antialiased resizing, hence the most widely read."""
+"""The lowest one that torch's exporter writes and that has antialiased resizing: the most widely read."""
 LARGEST = 2**31
 """Bytes that a protobuf message, and so an ONNX file, can have."""
 
@@ -38,11 +38,10 @@ def write_onnx(graph: Graph, description: Description, file: Path, name: str) ->
     size = sum(t.numel() * t.element_size() for t in graph.module.state_dict().values())
     if size >= LARGEST:
         raise ExportError(f"{name}: {size / 1e9:.1f} GB of weights do not fit into an ONNX file; use .pt2")
-    program = graph.trace()
     try:
         with _quiet():
             made = torch.onnx.export(
-                program,
+                graph.program,
                 (),
                 dynamo=True,
                 opset_version=OPSET,
@@ -73,9 +72,7 @@ def _require_packages(name: str) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"{name} needs {error.name}: pip install onnx onnxscript onnxruntime"
-        ) from error
+        raise ConfigError(f"{name} needs {error.name}: pip install onnx onnxscript onnxruntime") from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ BATCHES = (1, 3, 8)
 SIZES = ((128, 160), (224, 192))
 """Heights and widths of the batches."""
 TOLERANCE = 1e-4
-"""Largest difference of a score; also of a coordinate, relative to itself plus the longer side of its image."""
+"""Largest difference of a score, and of a coordinate relative to itself plus its image's longer side."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Difference:
     def largest(cls, found: list["Difference"]) -> "Difference":
         """Return the largest of several."""
         return cls(
-            max(one.scores for one in found), max(one.boxes for one in found), sum(one.images for one in found)
+            max(one.scores for one in found),
+            max(one.boxes for one in found),
+            sum(one.images for one in found),
         )
 
     @property
@@ -59,7 +61,7 @@ def check(module: nn.Module, session: Session, form: Form, name: str) -> Differe
     """Compare a session with the module that it was exported from.
 
     Raises:
-        ExportError: They differ by more than `TOLERANCE`, or the session fails; the message begins with `name`.
+        ExportError: They differ by more than `TOLERANCE`, or the session fails; the message names the file.
     """
     found = []
     for number, (batch, padded_hw) in enumerate((b, hw) for b in BATCHES for hw in SIZES):

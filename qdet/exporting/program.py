@@ -1,4 +1,4 @@
-"""Programs of torch.export (.pt2): the model without its Python code, for torch, AOTInductor and ExecuTorch."""
+"""Programs of torch.export (.pt2): a model without its Python code."""
 
 import warnings
 from pathlib import Path
@@ -24,8 +24,7 @@ def write_program(graph: Graph, description: Description, file: Path, name: str)
     Raises:
         ExportError: torch cannot trace it, or it computes something else.
     """
-    program = graph.trace()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, file, extra_files={EXTRA: pack(description, graph.form)})
+        torch.export.save(graph.program, file, extra_files={EXTRA: pack(description, graph.form)})
     return check(graph.module, open_program(file, torch.device("cpu")), graph.form, name)

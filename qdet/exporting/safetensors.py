@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from safetensors.torch import save
-
-from qdet.errors import ExportError
+from qdet.checkpoint.model_file import write_model
+from qdet.errors import CheckpointError, ExportError
 from qdet.inference.model import Model
-from qdet.storage.atomic import atomic_file
 
 
 def write_safetensors(model: Model, file: Path) -> Path:
@@ -15,13 +13,9 @@ def write_safetensors(model: Model, file: Path) -> Path:
     Raises:
         ExportError: It cannot be written.
     """
-    weights = {name: t.cpu().contiguous() for name, t in model.detector.state_dict().items()}
+    weights = {name: t.cpu() for name, t in model.detector.state_dict().items()}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as to:
-            to.write(save(weights, metadata={"format": "pt"}))
-        with atomic_file(file.with_suffix(".json")) as to:
-            to.write(model.description.to_json().encode())
-    except OSError as error:
-        raise ExportError(f"{file} cannot be written: {error.strerror or error}") from error
+        write_model(file, weights, model.description.to_json())
+    except CheckpointError as error:
+        raise ExportError(str(error)) from error
     return file

@@ -4,7 +4,6 @@ B images   h, w feature map
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 

@@ -1,1 +1,1 @@
-"""The layout of transformers. In: detectors that it has as well. Out: other formats, and reading the layout."""
+"""The layout of transformers. In: detectors that it has, too. Out: other formats, reading."""

@@ -93,9 +93,7 @@ def _check(transformers: Any, detector: Detector, folder: Path, name: str) -> Di
     return check(RawGraph(detector), session, "raw", name)
 
 
-def predict(
-    theirs: Any, images: Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
-) -> Predictions:
+def predict(theirs: Any, images: Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]) -> Predictions:
     """Predict with a model of transformers; boxes are in pixels of the resized images."""
     mask = inside(sizes_hw, *images.shape[-2:])
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """The graphs that models are exported as: their inputs and outputs, and a runner of each form.
 
-    B images   H, W height and width   n detections   N queries   K classes
+B images   H, W height and width   n detections   N queries   K classes
 """
 
 import json
@@ -59,7 +59,7 @@ def unpack(text: str | bytes, source: str) -> tuple[Description, Form]:
     description = Description.from_json(text, source=source)
     form = json.loads(text).get("graph")
     if form not in get_args(Form):
-        raise CheckpointError(f"{source} holds a graph of the form {form!r}, which this version does not know")
+        raise CheckpointError(f"{source} holds a graph of the unknown form {form!r}: export it again")
     return description, form
 
 
