@@ -187,7 +187,7 @@ def _general_shapes() -> Iterator[None]:
     logging.disable(logging.WARNING)
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with symbolic_shapes.patch(backed_size_oblivious=True):
+        with symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", unchecked)

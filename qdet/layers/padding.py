@@ -31,7 +31,7 @@ def resample_mask(mask: Bool[Tensor, "B _ _"], height: int, width: int) -> Bool[
     return _nearest(_nearest(mask, height).mT, width).mT
 
 
-def _nearest(inside: Bool[Tensor, "B _"], length: int) -> Bool[Tensor, "B _"]:
+def _nearest(inside: Bool[Tensor, "B _ ..."], length: int) -> Bool[Tensor, "B _ ..."]:
     """Return the values of the nearest cells, by the arithmetic of torch's nearest-neighbour interpolation.
 
     Written out, as other runtimes round the positions of `F.interpolate` differently.
