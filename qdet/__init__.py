@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SparseRCNNConfig,
     )
     from qdet.errors import QdetError
+    from qdet.exporting.export import export
     from qdet.inference.detections import Detections
     from qdet.inference.judging.judge import evaluate
     from qdet.inference.judging.report import Report
@@ -77,6 +78,7 @@ _EXPORTS = {
     "qdet.inference.judging.report": ("Report",),
     "qdet.inference.load": ("load",),
     "qdet.inference.model": ("Model",),
+    "qdet.exporting.export": ("export",),
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
     "qdet.launching.cli": ("launch",),
     "qdet.losses": (
@@ -137,6 +139,7 @@ __all__ = [
     "Uniform",
     "Variant",
     "evaluate",
+    "export",
     "launch",
     "load",
 ]

@@ -13,6 +13,7 @@ from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
 from qdet.launching.commands.models.evaluate import EvaluateCommand
+from qdet.launching.commands.models.export import ExportCommand
 from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": DemoCommand,
     "predict": PredictCommand,
     "evaluate": EvaluateCommand,
+    "export": ExportCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,

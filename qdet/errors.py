@@ -5,6 +5,7 @@
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
     ├── StorageError       a folder or URL that cannot be read or written (also an OSError)
     ├── CheckpointError    a checkpoint that is torn, of another model, or missing  (also a ValueError)
+    ├── ExportError        a model that another format cannot hold        (also a ValueError)
     ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
     ├── TrackingError      an MLflow server that does not answer or refuses
     ├── DivergedError      predictions that are no numbers any more        (also an ArithmeticError)
@@ -45,6 +46,10 @@ class StorageError(QdetError, OSError):
 
 class CheckpointError(QdetError, ValueError):
     """A checkpoint is torn, of another model, or not there."""
+
+
+class ExportError(QdetError, ValueError):
+    """A model cannot be written in another format, or computes something else there."""
 
 
 class EvaluationError(QdetError, ValueError):

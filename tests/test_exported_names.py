@@ -58,6 +58,7 @@ PUBLIC = [
     "Uniform",
     "Variant",
     "evaluate",
+    "export",
     "launch",
     "load",
 ]

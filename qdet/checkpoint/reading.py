@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from qdet.checkpoint.manifest import copy_and_check, read_manifest, verify
+from qdet.checkpoint.model_file import write_model
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
@@ -126,17 +126,16 @@ def export(saved: Checkpoint, file: Path, *, averaged: bool = True) -> Path:
         The JSON file.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: It cannot be written, or its name ends otherwise.
     """
-    beside = file.with_suffix(".json")
-    about = {"step": saved.state.step, "categories": saved.state.categories, "job": saved.job}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.contiguous() for n, t in saved.model(averaged=averaged).items()}, file)
-        beside.write_text(json.dumps(about, indent=1))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be written: {error}") from error
-    return beside
+    about = {
+        "step": saved.state.step,
+        "averaged": averaged and bool(saved.names("average")),
+        "metrics": dict(saved.manifest.metrics),
+        "categories": saved.state.categories,
+        "job": saved.job,
+    }
+    return write_model(file, saved.model(averaged=averaged), json.dumps(about, indent=1))
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         self, memory: Memory, *, recompute: bool = False
     ) -> tuple[list[Float[Tensor, "B N D"]], Float[Tensor, "B N 2"]]:
         """Return every layer's queries after the norm that all share, and the reference points."""
-        position = self.position(len(memory.x))
+        position = self.position(memory.x.shape[0])
         points = self.point_head(position).sigmoid()
         embedded = embed_reference(points, position.shape[-1])
         x, outputs = position.new_zeros(position.shape), []

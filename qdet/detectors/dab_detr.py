@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         self, memory: Memory, *, recompute: bool = False
     ) -> list[tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]]:
         """Return every layer's normalised queries and predicted boxes, cxcywh in normalized coordinates."""
-        x, boxes = self.queries(len(memory.x))
+        x, boxes = self.queries(memory.x.shape[0])
         outputs = []
         for i, layer in enumerate(self.layers):
             anchors = boxes if i == 0 else boxes.detach()
@@ -205,7 +205,7 @@ def normalize_anchors(
 ) -> Float[Tensor, "B A 4"]:
     """Return anchors in normalized coordinates; `learned` holds the values that `centers` does not."""
     if centers is not None:
-        learned = torch.cat((centers.expand(len(learned), -1, -1), learned), dim=-1)
+        learned = torch.cat((centers.expand(learned.shape[0], -1, -1), learned), dim=-1)
     return learned.sigmoid()
 
 

@@ -92,7 +92,7 @@ class DeformableDETR(Detector):
             *queries, logits, boxes = self.start(memory, levels, self.heads[-1])
             predictions.append(Proposals(logits, to_pixels(boxes, sizes.sizes_hw), class_agnostic=True))
         else:
-            queries = self.start(len(memory))
+            queries = self.start(memory.shape[0])
         decoded = self.decoder(
             *queries,
             memory,

@@ -110,7 +110,7 @@ class Decoder(nn.Module):
 
     def forward(self, memory: Memory, *, recompute: bool = False) -> list[Float[Tensor, "B N D"]]:
         """Return every layer's queries after the norm that all layers share."""
-        position = self.position(len(memory.x))
+        position = self.position(memory.x.shape[0])
         to_image = (position, memory.x, memory.x + memory.position, memory.mask)
         x, outputs = position.new_zeros(position.shape), []
         for layer in self.layers:

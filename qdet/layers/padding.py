@@ -4,7 +4,6 @@ B images   h, w feature map
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -29,8 +28,14 @@ def valid_sizes(mask: Bool[Tensor, "B h w"]) -> Int[Tensor, "B 2"]:
 
 def resample_mask(mask: Bool[Tensor, "B _ _"], height: int, width: int) -> Bool[Tensor, "B h w"]:
     """Resample a mask to another map size; each cell takes the value of the nearest one."""
-    return F.interpolate(mask.float().unsqueeze(1), size=(height, width)).squeeze(1).bool()
+    return _nearest(_nearest(mask, height).mT, width).mT
 
 
-def _nearest(inside: Bool[Tensor, "B _"], length: int) -> Bool[Tensor, "B _"]:
-    return F.interpolate(inside.float().unsqueeze(1), size=length).squeeze(1).bool()
+def _nearest(inside: Bool[Tensor, "B _ ..."], length: int) -> Bool[Tensor, "B _ ..."]:
+    """Return the values of the nearest cells, by the arithmetic of torch's nearest-neighbour interpolation.
+
+    Written out, as other runtimes round the positions of `F.interpolate` differently.
+    """
+    cells = torch.arange(length, dtype=torch.float32, device=inside.device)
+    step = torch.full_like(cells[:1], inside.shape[1]) / length
+    return inside[:, (cells * step).long().clamp(max=inside.shape[1] - 1)]

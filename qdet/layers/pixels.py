@@ -22,9 +22,14 @@ def normalize(
     with padding of 0 after normalisation. Floats count as normalised already; only their padding is set.
     """
     if not images.is_floating_point():
-        planes = zip(images.float().unbind(1), MEAN_RGB, STD_RGB, strict=True)
-        images = torch.stack([(plane - mean) / std for plane, mean, std in planes], dim=1)
+        images = standardize(images.float())
     return images * inside(sizes_hw, images.shape[-2], images.shape[-1]).unsqueeze(1)
+
+
+def standardize(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Subtract the mean of each colour and divide by its standard deviation; colours run from 0 to 255."""
+    planes = zip(images.unbind(1), MEAN_RGB, STD_RGB, strict=True)
+    return torch.stack([(plane - mean) / std for plane, mean, std in planes], dim=1)
 
 
 def inside(sizes_hw: Int[Tensor, "B 2"], height: int, width: int) -> Tensor:

@@ -92,3 +92,20 @@ def test_a_missing_average_is_not_replaced_by_weights(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["checkpoint", str(tmp_path / "c"), "--ema"])
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model", "model.pth"])
+def test_a_model_is_exported_under_its_own_ending_alone(run, tmp_path, name, capsys):
+    file = tmp_path / name
+    with pytest.raises(SystemExit) as left:
+        main(["checkpoint", str(run.folder), "--export", str(file)])
+    assert left.value.code == 2
+    assert f"qdet export {run.folder} --to {file}" in capsys.readouterr().err.replace("\n", " ")
+    assert not file.exists()
+
+
+def test_an_exported_model_has_the_rights_of_any_new_file(run, tmp_path):
+    file, plain = tmp_path / "model.safetensors", tmp_path / "plain"
+    main(["checkpoint", str(run.folder), "--export", str(file)])
+    plain.touch()
+    assert file.stat().st_mode == file.with_suffix(".json").stat().st_mode == plain.stat().st_mode

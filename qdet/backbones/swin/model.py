@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from qdet.backbones.backbone import Backbone
 from qdet.backbones.swin.drop_path import DropPath
@@ -131,7 +132,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
         """Return the normalised tokens, channels last."""
         bottom, right = (-side % self.patch for side in images.shape[-2:])
-        if bottom or right:
+        if is_exporting() or bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
@@ -197,7 +198,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w D"]:
         """Return half the resolution with twice the channels."""
         bottom, right = (side % 2 for side in x.shape[1:3])
-        if bottom or right:
+        if is_exporting() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, h, row, w, column, C]
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 _APART = -100.0  # added to the logits of tokens that only the shift made neighbours; the authors' value
 
@@ -42,7 +43,8 @@ class WindowAttention(nn.Module):
         """Return every pixel's update from its window."""
         height, width = x.shape[1:3]
         bottom, right = -height % self.window, -width % self.window
-        if bottom or right:
+        pads = is_exporting() or bottom or right  # a graph is for maps of all sizes
+        if pads:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         padded = (height + bottom, width + right)
         if self.shift:
@@ -51,14 +53,15 @@ class WindowAttention(nn.Module):
         x = merge(x, self.window, padded)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :height, :width] if bottom or right else x
+        return x[:, :height, :width] if pads else x
 
     def _attend(self, tokens: Float[Tensor, "Bn L C"], map_hw: tuple[int, int]) -> Float[Tensor, "Bn L C"]:
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)  # [B*n, h, L, C/h] each
         bias = self.position_bias()
         if self.shift:
-            apart = window_mask(map_hw, self.window, self.shift, tokens.device)  # [n, L, L]
+            make_mask = window_mask.__wrapped__ if is_exporting() else window_mask
+            apart = make_mask(map_hw, self.window, self.shift, tokens.device)  # [n, L, L]
             bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, h, L, L]
         attend = _fused_attention if tokens.is_cuda else _plain_attention
         x = attend(query, key, value, bias.to(query.dtype))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from qdet.convert.papers.conditional_detr import DECODER_ATTENTION
@@ -35,3 +36,12 @@ def fix_centers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split the anchors of a converted checkpoint for a detector with fixed centres."""
     anchors = state[_ANCHORS]
     return {**state, "decoder.queries.centers": anchors[:, :2].clone(), _ANCHORS: anchors[:, 2:].clone()}
+
+
+def join_centers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `fix_centers`; other weights stay as they are."""
+    joined = dict(state)
+    centers = joined.pop("decoder.queries.centers", None)
+    if centers is not None:
+        joined[_ANCHORS] = torch.cat((centers, joined[_ANCHORS]), dim=-1)
+    return joined

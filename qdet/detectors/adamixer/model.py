@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         recompute: bool = False,
     ) -> tuple[Predictions, ...]:
         """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
-        content = self.content(len(sizes_hw))
+        content = self.content(sizes_hw.shape[0])
         xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
         predictions = []
         for stage in self.stages:

@@ -130,7 +130,7 @@ class AnchorDETR(Detector):
         memory = self.encoder(x, places, recompute=self.recomputes)
         points = self.decoder.points(1)
         position, to_image = self._context(points, memory, places)
-        outputs = self.decoder(len(sizes.sizes_hw), position, to_image, recompute=self.recomputes)
+        outputs = self.decoder(sizes.sizes_hw.shape[0], position, to_image, recompute=self.recomputes)
         reference = points.repeat(1, self.config.patterns, 1)
         return predict_layers(
             outputs, self.class_head, lambda x: boxes_from(self.box_head(x), reference), sizes.sizes_hw

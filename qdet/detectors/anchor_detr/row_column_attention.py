@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from qdet.layers.attention.multi_head import PackedAttention, split_heads
 from qdet.layers.precision import fp32_island
@@ -102,9 +103,10 @@ def contract(
 ) -> Float[Tensor, "B M N d"]:
     """Sum `value` over both axes with separate weights, the longer axis first.
 
-    The intermediate is then as small as possible: N min(h, w) d numbers per head.
+    The intermediate is then as small as possible: N min(h, w) d numbers per head. An exported graph is for
+    maps of all shapes and sums over columns first.
     """
-    if row.shape[-1] < col.shape[-1]:
+    if not is_exporting() and row.shape[-1] < col.shape[-1]:
         row, col, value = col, row, value.transpose(2, 3)
     sums = row @ value.transpose(2, 3).flatten(-2)  # [B, M, N, h d]
     return (col.unsqueeze(-2) @ sums.unflatten(-1, (col.shape[-1], -1))).squeeze(-2)

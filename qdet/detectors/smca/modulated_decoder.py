@@ -63,7 +63,7 @@ class ModulatedDecoder(nn.Module):
         self, memory: ScaleTokens, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
     ) -> tuple[list[Float[Tensor, "B N D"]], Float[Tensor, "B N 2"]]:
         """Return every layer's queries after the norm that all share, and the centres before the sigmoid."""
-        position = self.position(len(sizes_hw))
+        position = self.position(sizes_hw.shape[0])
         logits = self.center_head(self.layers[0].guide(position))  # type: ignore[operator]
         to_image = (memory, memory.x + memory.position, logits.sigmoid(), sizes_hw)
         x, outputs = position.new_zeros(position.shape), []

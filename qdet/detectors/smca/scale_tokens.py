@@ -60,7 +60,7 @@ class ScaleNeck(nn.Module):
         masks = [padding_mask(sizes, *x.shape[-2:]) for x in maps]
         maps.append(self.coarser(features[-1]))
         masks.append(resample_mask(masks[-1], *maps[-1].shape[-2:]))
-        scale = self.scale(len(maps[0])).unbind(1)
+        scale = self.scale(maps[0].shape[0]).unbind(1)
         places = [sine_map(mask, maps[0].shape[1]).flatten(1, 2) for mask in masks]
         places = [place + vector.unsqueeze(1) for place, vector in zip(places, scale, strict=True)]
         x = torch.cat([x.flatten(2).mT for x in maps], dim=1)

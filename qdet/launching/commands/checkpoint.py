@@ -31,6 +31,11 @@ class CheckpointCommand:
 
         if (self.ema or self.weights) and (self.export is None or (self.ema and self.weights)):
             raise ConfigError("--ema or --weights says what --export FILE writes: give one of them, with it")
+        if self.export is not None and self.export.suffix.lower() != ".safetensors":
+            raise ConfigError(
+                f"--export {self.export} must end in .safetensors; for ONNX and others: "
+                f"qdet export {self.folder} --to {self.export}"
+            )
         looks = report.look(self.folder)
         print(report.show_json(looks) if self.json else report.show(looks), flush=True)
         newest = report.choose_newest(looks)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 
 class PackedAttention(nn.Module):
@@ -128,7 +129,9 @@ def attend(
         mask = ~mask[:, None, None]
     elif mask is not None:
         mask = mask.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+    found = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2)
+    # The kernel's layout in memory is not that of the plain operations it is exported as.
+    return (found.clone(memory_format=torch.contiguous_format) if is_exporting() else found).flatten(2)
 
 
 def split_heads(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B M N d"]:

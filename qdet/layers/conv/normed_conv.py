@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_exporting
 
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
 
@@ -92,9 +93,14 @@ class _ScaledConvolution(torch.autograd.Function):
 
 
 def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:
-    """Whether the convolution's map is smaller than its weight, so that s should scale the map."""
+    """Whether the convolution's map is smaller than its weight, so that s should scale the map.
+
+    An exported graph is for maps of all sizes: there s always scales the weight, once when it is loaded.
+    """
+    if is_exporting():
+        return False
     rows, columns = grid.stride
-    return len(x) * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
+    return x.shape[0] * (x.shape[2] // rows) * (x.shape[3] // columns) < weight[0].numel()
 
 
 def _by_channel(factor: Float[Tensor, " D"], like: Tensor) -> Float[Tensor, "D 1 1"]:

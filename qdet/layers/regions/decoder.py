@@ -56,8 +56,8 @@ class RegionDecoder(nn.Module):
         self, pyramid: Pyramid, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
     ) -> tuple[Predictions, ...]:
         """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
-        content = self.content(len(sizes_hw))
-        boxes = to_pixels(self.first_boxes_cxcywh(len(sizes_hw)), sizes_hw)
+        content = self.content(sizes_hw.shape[0])
+        boxes = to_pixels(self.first_boxes_cxcywh(sizes_hw.shape[0]), sizes_hw)
         predictions = []
         for stage in self.stages:
             position = embed_boxes(boxes, sizes_hw, content.shape[-1]) if self.encode_boxes else None

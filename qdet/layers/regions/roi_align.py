@@ -52,8 +52,8 @@ class Pyramid:
         *,
         canonical_size: int = CANONICAL_SIZE,
     ) -> "Pyramid":
-        """Lay out the maps of a batch, finest first."""
-        widest = max(x.shape[-1] for x in maps)
+        """Lay out the maps of a batch, finest and hence widest first."""
+        widest = maps[0].shape[-1]
         canvas = torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in maps], dim=2)
         sizes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
         return cls(canvas, sizes, tuple(strides), canonical_size)

@@ -1,0 +1,1 @@
+"""The layout of transformers. In: detectors that it has, too. Out: other formats, reading."""

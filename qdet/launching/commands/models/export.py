@@ -1,0 +1,31 @@
+"""`qdet export`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand:
+    """Write a model for other programs: ONNX, torch.export, safetensors, or transformers' layout."""
+
+    model: ModelSource
+    to: Path
+    """FILE.onnx, FILE.pt2 or FILE.safetensors; any other name is a new folder that transformers loads."""
+    form: Literal["batch", "image", "raw"] = "batch"
+    """What the graph in a .onnx or .pt2 does itself: batch normalizes and scores padded images, image resizes
+    and pads as well, raw takes normalized floats and returns logits and boxes."""
+    load: OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+
+    def run(self, _: Sequence[str]) -> int:
+        """Export, and say what was written and how far its results are from PyTorch's."""
+        from qdet.exporting.export import check_target, export
+
+        check_target(self.to, self.form)
+        print(export(self.load.open(self.model), self.to, form=self.form).report())
+        return 0
