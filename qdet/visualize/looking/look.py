@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from qdet.detectors.detector import Detector
@@ -33,6 +34,8 @@ class Look:
     """What every stage predicts."""
     seen: tuple[Seen, ...]
     """What every stage looks at; empty for `stages`, which the boxes already show."""
+    start_xyxy: Float[np.ndarray, "N 4"] | None = None
+    """For `stages`, the boxes before the first one in pixels of the original image, where there are such."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,27 @@ def look(
     Raises:
         ConfigError: The detector has nothing of that kind.
     """
-    chosen = choose(detector, what)
-    kind = _KINDS.get(chosen)
+    chosen, (*has, _) = choose(detector, what), available(detector)
+    kind = _KINDS[has[0] if chosen == "stages" else chosen] if has else None
     with torch.no_grad(), recording(kind.watch(detector) if kind else []) as captured:
         predictions = (forward or detector)(images, sizes_hw)
-    return [
-        Look(chosen, stage_boxes(detector, predictions, frame), kind.take(captured, frame) if kind else ())
-        for frame in _frames(images, sizes_hw, original_hw)
-    ]
+    looks = []
+    for frame in _frames(images, sizes_hw, original_hw):
+        boxes = stage_boxes(detector, predictions, frame)
+        seen = kind.take(captured, frame) if kind else ()
+        start, seen = (_start(seen), ()) if chosen == "stages" else (None, seen)
+        looks.append(Look(chosen, boxes, seen, start))
+    return looks
+
+
+def _start(seen: Sequence[Seen]) -> Float[np.ndarray, "N 4"] | None:
+    """Return the boxes that the first stage reads, where it reads boxes."""
+    first = seen[0] if seen else None
+    if isinstance(first, Regions):
+        return first.boxes_xyxy
+    if isinstance(first, SampledPoints) and not first.around_points:
+        return first.around_xyxy
+    return None
 
 
 def _frames(images: Tensor, sizes_hw: Tensor, original_hw: Tensor) -> list[Frame]:

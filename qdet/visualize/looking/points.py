@@ -42,6 +42,11 @@ class SampledPoints:
     """Pixels of the resized image per cell of each level."""
 
     @property
+    def around_points(self) -> bool:
+        """Whether points are placed around points, not boxes."""
+        return bool((self.around_xyxy[:, :2] == self.around_xyxy[:, 2:]).all())
+
+    @property
     def log2_stride(self) -> Float[np.ndarray, "N P"]:
         """The mean of log2 of the strides by weight: the level that a point mostly reads."""
         return self.level_weights @ np.log2(self.strides)
