@@ -126,7 +126,7 @@ def _draw_region(panel: Panel, regions: Regions, query: int) -> None:
         x, y = left + share * (right - left), top + share * (bottom - top)
         panel.line(np.array(((x, top), (x, bottom))), ink, width=0.8)
         panel.line(np.array(((left, y), (right, y))), ink, width=0.8)
-    panel.box(box, ink, width=2)
+    panel.box(box, ink, width=2.0)
 
 
 def _draw_stages(
@@ -157,7 +157,7 @@ def _stages_panel(
     last = seen.boxes.boxes_xyxy[:, query]
     for box, ink, width in zip(last, inks, np.linspace(4.5, 1.8, len(inks)), strict=True):
         panel.box(box, ink, width=width)
-    panel.line(centers, WHITE, width=1)
+    panel.line(centers, WHITE, width=1.0)
     panel.dots(centers[-len(inks) :], inks, np.linspace(4.2, 2.4, len(inks)))
     return panel.finish()
 

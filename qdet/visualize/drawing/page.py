@@ -163,7 +163,7 @@ def _draw_mark(page: Image.Image, item: Sample, x: int, y: int) -> None:
         ground.cross(middle, item.ink)
     else:
         ends = np.array(((4.0, 9.0), (_MARK - 4.0, 9.0)))
-        ground.line(ends, item.ink, width=2, dashed=item.mark == "dashes")
+        ground.line(ends, item.ink, width=2.0, dashed=item.mark == "dashes")
     page.paste(Image.fromarray(ground.finish()), (x, y - 9))
 
 

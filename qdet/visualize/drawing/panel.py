@@ -51,7 +51,7 @@ class Panel:
         return np.stack(np.meshgrid(x, y), axis=-1)
 
     def box(
-        self, box_xyxy: Float[np.ndarray, "4"], ink: Colour, *, width: float = 2, dashed: bool = False
+        self, box_xyxy: Float[np.ndarray, "4"], ink: Colour, *, width: float = 2.0, dashed: bool = False
     ) -> None:
         """Draw a frame, with a dark edge so that it is seen on anything."""
         left, top, right, bottom = box_xyxy
@@ -59,12 +59,12 @@ class Panel:
         self.line(corners, ink, width=width, dashed=dashed)
 
     def line(
-        self, points_xy: Float[np.ndarray, "n 2"], ink: Colour, *, width: float = 2, dashed: bool = False
+        self, points_xy: Float[np.ndarray, "n 2"], ink: Colour, *, width: float = 2.0, dashed: bool = False
     ) -> None:
         """Draw a line through points, or dashes along it."""
         with _Overlay(self._image) as pen:
             fine = points_xy * self._scale
-            parts = _dashes(fine, 5 * FINER, 3.5 * FINER) if dashed else [fine]
+            parts = _dashes(fine, 5.0 * FINER, 3.5 * FINER) if dashed else [fine]
             for thickness, colour in ((width + 1.6, _EDGE), (width, (*ink, 255))):
                 for part in parts:
                     line = [tuple(p) for p in part.tolist()]
@@ -86,7 +86,7 @@ class Panel:
                 pen.ellipse((x - r - 2, y - r - 2, x + r + 2, y + r + 2), fill=(0, 0, 0, round(170 * alpha)))
                 pen.ellipse((x - r, y - r, x + r, y + r), fill=(*ink, round(255 * alpha)))
 
-    def cross(self, point_xy: Float[np.ndarray, "2"], ink: Colour = WHITE, *, arm: float = 5) -> None:
+    def cross(self, point_xy: Float[np.ndarray, "2"], ink: Colour = WHITE, *, arm: float = 5.0) -> None:
         """Draw a small upright cross."""
         away = arm * FINER / self._scale
         for end in (np.array((away[0], 0)), np.array((0, away[1]))):
@@ -98,7 +98,7 @@ class Panel:
         half_wh: Float[np.ndarray, "2"],
         ink: Colour,
         *,
-        width: float = 2,
+        width: float = 2.0,
     ) -> None:
         """Draw the outline of an upright ellipse."""
         angles = np.linspace(0, 2 * np.pi, 91)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.detectors import AnchorDETR, Detector
+from qdet.detectors import AnchorDETR
 from qdet.layers.transformer.layers import DecoderLayer
 from qdet.visualize.looking.frame import Frame, as_array
 from qdet.visualize.looking.recording import Watch
@@ -28,7 +28,7 @@ Shapes = tuple[tuple[int, int], ...]
 class AttentionMaps:
     """The attention of one stage to one image."""
 
-    maps: tuple[Float[np.ndarray, "N M h w"], ...]
+    maps: tuple[Float[np.ndarray, "N M _h _w"], ...]
     """Weights of the cells of each map, padding included; all maps together add up to 1."""
     strides: tuple[int, ...]
     """Pixels of the resized image per cell of each map."""
@@ -49,7 +49,7 @@ class AttentionMaps:
         return total
 
 
-def watch_attention(detector: Detector) -> list[Watch]:
+def watch_attention(detector: nn.Module) -> list[Watch]:
     """Return what records the maps' shapes, then each stage's weights; nothing where attention has none."""
     layers = [m.cross_attention.update for m in detector.modules() if isinstance(m, DecoderLayer)]
     weighing = [layer for layer in layers if hasattr(layer, "weights")]
@@ -75,7 +75,7 @@ def _capture_weights(layer: nn.Module) -> Any:
     return capture
 
 
-def _watch_shapes(detector: Detector) -> Watch:
+def _watch_shapes(detector: nn.Module) -> Watch:
     """Watch what knows the shapes of the maps that queries attend to."""
     if isinstance(detector, AnchorDETR):
         levels = detector.config.levels

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
 
-from qdet.detectors.detector import Detector
 from qdet.detectors.smca.gaussian_prior import GaussianPrior
 from qdet.visualize.looking.frame import Frame, as_array
 from qdet.visualize.looking.recording import Watch
@@ -42,7 +42,7 @@ class Gaussians:
         return np.sqrt(np.log(2) / np.maximum(self.falloff[query, ..., :2], 1e-12))
 
 
-def watch_gaussians(detector: Detector) -> list[Watch]:
+def watch_gaussians(detector: nn.Module) -> list[Watch]:
     """Return what records the Gaussians of each stage; nothing where there are none."""
     priors = [module for module in detector.modules() if isinstance(module, GaussianPrior)]
     return [Watch(prior, _capture(prior)) for prior in priors]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector
 from qdet.errors import ConfigError
@@ -40,7 +40,7 @@ class Look:
 
 @dataclass(frozen=True)
 class _Kind:
-    watch: Callable[[Detector], list[Watch]]
+    watch: Callable[[nn.Module], list[Watch]]
     take: Callable[[Sequence[Any], Frame], tuple[Seen, ...]]
 
 
@@ -72,7 +72,7 @@ def choose(detector: Detector, what: What | None) -> What:
 
 def look(
     detector: Detector,
-    images: UInt8[Tensor, "B 3 H W"],
+    images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"],
     sizes_hw: Int[Tensor, "B 2"],
     original_hw: Int[Tensor, "B 2"],
     *,

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdet.boxes import cxcywh_to_xyxy
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, level_weights
 from qdet.detectors.adamixer.xyzr import decode_xyzr
-from qdet.detectors.detector import Detector
 from qdet.layers.attention.deformable import DeformableCrossAttention
 from qdet.layers.token_levels import TokenLevels
 from qdet.visualize.looking.frame import Frame, as_array
@@ -65,7 +64,7 @@ class _Captured:
     levels: TokenLevels | None = None
 
 
-def watch_points(detector: Detector) -> list[Watch]:
+def watch_points(detector: nn.Module) -> list[Watch]:
     """Return what records the points of each stage; nothing where there are none."""
     watches = []
     for module in detector.modules():

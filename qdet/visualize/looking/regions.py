@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdet.detectors.adamixer.sampling import SIDE, RegionSampling
 from qdet.detectors.adamixer.xyzr import decode_xyzr
-from qdet.detectors.detector import Detector
 from qdet.layers.regions.decoder import RegionStage
 from qdet.layers.regions.roi_align import Pyramid, region_levels
 from qdet.visualize.looking.frame import Frame
@@ -45,7 +44,7 @@ class _Captured:
     side: int
 
 
-def watch_regions(detector: Detector) -> list[Watch]:
+def watch_regions(detector: nn.Module) -> list[Watch]:
     """Return what records the regions of each stage; nothing where there are none."""
     watches = []
     for module in detector.modules():

@@ -11,7 +11,6 @@ from qdet.launching.commands.models.picture_files import make_folder, save
 from qdet.recipes import read
 from qdet.training.distributed import World
 from qdet.training.streams import build_stream
-from qdet.types import Substitute
 from qdet.visualize.samples import TrainingSample, draw_samples, samples_of
 
 
@@ -19,6 +18,8 @@ def draw_batches(
     job_file: Path, job_flags: Sequence[str], *, step: int, count: int, size: int, folder: Path
 ) -> None:
     """Draw `count` training images from global step `step` on, a sheet per step, and print their files.
+
+    The stream itself prints which images stand in for unreadable ones.
 
     Raises:
         ConfigError: There is no such job, or a setting cannot work.
@@ -36,16 +37,9 @@ def draw_batches(
         file = folder / f"{job.name}-step-{number:06}.png"
         save(draw_samples(samples, shards.categories, size=size, title=title), file)
         print(f"{file}: {title}", flush=True)
-        for batch in parts:
-            for substitute in batch.substitutes:
-                print(f"  {_describe_substitute(substitute)}", flush=True)
 
 
 def _describe(job: Job, step: int, steps_per_epoch: int, samples: Sequence[TrainingSample]) -> str:
     height, width = samples[0].image.shape[:2]
     epoch, place = divmod(step, steps_per_epoch)
     return f"{job.name}, seed {job.train.seed}, epoch {epoch}, step {place}: padded to {width}x{height}"
-
-
-def _describe_substitute(substitute: Substitute) -> str:
-    return f"image {substitute.image_id} stands in for {substitute.planned_id}: {substitute.reason}"
