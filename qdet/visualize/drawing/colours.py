@@ -16,7 +16,7 @@ YELLOW: Colour = (240, 228, 66)
 VERMILION: Colour = (213, 94, 0)
 PINK: Colour = (204, 121, 167)
 WHITE: Colour = (255, 255, 255)
-KINDS: tuple[Colour, ...] = (ORANGE, SKY, PINK, YELLOW, GREEN, VERMILION, (0, 114, 178), WHITE)
+KINDS: tuple[Colour, ...] = (SKY, PINK, YELLOW, GREEN, VERMILION, (0, 114, 178), ORANGE, (170, 170, 170))
 """One colour after the other for heads; they repeat after eight."""
 
 VIRIDIS = np.array(

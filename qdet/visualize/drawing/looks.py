@@ -20,6 +20,8 @@ from qdet.visualize.looking.regions import Regions
 
 BEFORE, AFTER = WHITE, ORANGE
 """Of a stage's boxes."""
+ON_HEAT = WHITE
+"""Of boxes on a heat map, whose own colours have no white."""
 GREY, DARK = 0.75, 0.35
 """How much colour and light are taken from the image below."""
 ACROSS = 4
@@ -59,7 +61,7 @@ def _caption(seen: Look, query: int, style: Style) -> str:
 
 
 def _name(seen: Look, query: int, style: Style) -> str:
-    return style.names[seen.boxes.labels[-1, query]]
+    return style.names[int(seen.boxes.labels[-1, query])]
 
 
 def _panel(
@@ -71,11 +73,11 @@ def _panel(
     if isinstance(what, SampledPoints):
         _draw_points(panel, what, query, after)
     elif isinstance(what, AttentionMaps):
-        _draw_heat(panel, what.on_image(query))
-        panel.box(after, AFTER)
+        _draw_heat(panel, what.on_image(query), least=0.25, most=0.85)
+        panel.box(after, ON_HEAT)
     elif isinstance(what, Gaussians):
         _draw_gaussians(panel, what, query)
-        panel.box(after, AFTER)
+        panel.box(after, ON_HEAT)
     else:
         _draw_region(panel, what, query)
         panel.box(after, AFTER)
@@ -103,20 +105,22 @@ def _level_positions(log2_stride: Float[np.ndarray, "P"], strides: Sequence[int]
     return (log2_stride - low) / max(high - low, 1e-9)
 
 
-def _draw_heat(panel: Panel, heat: Float[np.ndarray, "h w"]) -> None:
+def _draw_heat(panel: Panel, heat: Float[np.ndarray, "h w"], *, least: float, most: float) -> None:
+    """Cover the image by a heat map that is `least` opaque at 0 and `most` at its highest."""
     shares = heat / max(heat.max(), 1e-12)
-    panel.cover(colours_at(shares, MAGMA), 0.25 + 0.6 * shares)
+    panel.cover(colours_at(shares, MAGMA), least + (most - least) * shares)
 
 
 def _draw_gaussians(panel: Panel, gaussians: Gaussians, query: int) -> None:
-    mean = gaussians.at(query, panel.pixels_xy).mean((0, 1))
-    _draw_heat(panel, mean)
-    halves = gaussians.half_widths(query)
+    """Draw the mean of all Gaussians and their centres; of one map also the outline of each head's."""
+    _draw_heat(panel, gaussians.at(query, panel.pixels_xy).mean((0, 1)), least=0.2, most=0.6)
+    halves, one_map = gaussians.half_widths(query), len(gaussians.strides) == 1
     for level, heads in enumerate(gaussians.centers_xy[query]):
         for head, center in enumerate(heads):
-            ink = KINDS[(head if len(gaussians.strides) == 1 else level) % len(KINDS)]
-            panel.ellipse(center, halves[level, head], ink, width=1.6)
-            panel.dots(center[None], [ink], [2.6])
+            ink = KINDS[(head if one_map else level) % len(KINDS)]
+            if one_map:
+                panel.ellipse(center, halves[level, head], ink, width=1.6)
+            panel.dots(center[None], [ink], [3.4])
 
 
 def _draw_region(panel: Panel, regions: Regions, query: int) -> None:
@@ -124,8 +128,8 @@ def _draw_region(panel: Panel, regions: Regions, query: int) -> None:
     ink = ramp(len(regions.strides), low=LOWEST)[regions.levels[query]]
     for share in np.linspace(0, 1, regions.side + 1)[1:-1]:
         x, y = left + share * (right - left), top + share * (bottom - top)
-        panel.line(np.array(((x, top), (x, bottom))), ink, width=0.8)
-        panel.line(np.array(((left, y), (right, y))), ink, width=0.8)
+        panel.line(np.array(((x, top), (x, bottom))), ink, width=0.7, edged=False)
+        panel.line(np.array(((left, y), (right, y))), ink, width=0.7, edged=False)
     panel.box(box, ink, width=2.0)
 
 
@@ -174,13 +178,21 @@ def _legend(seen: Look) -> list[Sample | Scale]:
         heavy = [Sample("larger: of more weight", FAINT, "dot")] if weighed else []
         return [scale, *heavy, before, after]
     if isinstance(first, AttentionMaps):
-        return [Scale("attention", MAGMA, ((0.0, "0"), (1.0, "most"))), after]
+        return [Scale("attention", MAGMA, ((0.0, "0"), (1.0, "most"))), replace(after, ink=ON_HEAT)]
     if isinstance(first, Gaussians):
-        heads = first.centers_xy.shape[2]
-        one_map = len(first.strides) == 1
-        names = [f"head {i + 1}" for i in range(heads)] if one_map else [f"stride {s}" for s in first.strides]
-        return [*(Sample(name, KINDS[i % len(KINDS)]) for i, name in enumerate(names)), after]
+        return [*_gaussian_legend(first), replace(after, ink=ON_HEAT)]
     return [_level_scale("region, by the stride of its level", first.strides), after]
+
+
+def _gaussian_legend(gaussians: Gaussians) -> list[Sample | Scale]:
+    if len(gaussians.strides) == 1:
+        texts = [f"head {head + 1}" for head in range(gaussians.centers_xy.shape[2])]
+        texts[0] += ", to half its height"
+        samples = [Sample(text, KINDS[i % len(KINDS)]) for i, text in enumerate(texts)]
+    else:
+        texts = [f"centres on map {i + 1}, stride {stride}" for i, stride in enumerate(gaussians.strides)]
+        samples = [Sample(text, KINDS[i % len(KINDS)], "dot") for i, text in enumerate(texts)]
+    return [Scale("mean of all", MAGMA, ((0.0, "0"), (1.0, "most"))), *samples]
 
 
 def _level_scale(text: str, strides: Sequence[int]) -> Scale:

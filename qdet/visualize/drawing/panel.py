@@ -53,19 +53,26 @@ class Panel:
     def box(
         self, box_xyxy: Float[np.ndarray, "4"], ink: Colour, *, width: float = 2.0, dashed: bool = False
     ) -> None:
-        """Draw a frame, with a dark edge so that it is seen on anything."""
+        """Draw a frame."""
         left, top, right, bottom = box_xyxy
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
         self.line(corners, ink, width=width, dashed=dashed)
 
     def line(
-        self, points_xy: Float[np.ndarray, "n 2"], ink: Colour, *, width: float = 2.0, dashed: bool = False
+        self,
+        points_xy: Float[np.ndarray, "n 2"],
+        ink: Colour,
+        *,
+        width: float = 2.0,
+        dashed: bool = False,
+        edged: bool = True,
     ) -> None:
-        """Draw a line through points, or dashes along it."""
+        """Draw a line through points, or dashes along it; a dark edge makes it seen on anything."""
         with _Overlay(self._image) as pen:
             fine = points_xy * self._scale
             parts = _dashes(fine, 5.0 * FINER, 3.5 * FINER) if dashed else [fine]
-            for thickness, colour in ((width + 1.6, _EDGE), (width, (*ink, 255))):
+            layers = ((width + 1.6, _EDGE), (width, (*ink, 255)))
+            for thickness, colour in layers if edged else layers[1:]:
                 for part in parts:
                     line = [tuple(p) for p in part.tolist()]
                     pen.line(line, fill=colour, width=max(1, round(thickness * FINER)), joint="curve")

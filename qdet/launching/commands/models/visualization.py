@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Int, UInt8
@@ -69,7 +70,8 @@ class Visualization:
 
     def _look_at(self, picture: Picture) -> Look:
         """Record the pass of a picture that is prepared as in an evaluation."""
-        runner = _LookingRunner(self.model.runner, self.what)
+        inner = cast("DetectorRunner", self.model.runner)  # or `Model.detector` has raised
+        runner = _LookingRunner(inner, self.what)
         augment = self.model.description.augment
         preparation = Preparation(augment if self.size is None else augment.at_size(self.size), batch_size=1)
         for _, found in detect_in([picture], runner, self.model.classes, preparation):
@@ -91,7 +93,8 @@ class _LookingRunner:
     """A runner that records the last batch."""
 
     def __init__(self, inner: DetectorRunner, what: What | None) -> None:
-        self._inner, self._what = inner, what
+        self._inner = inner
+        self._what: What | None = what
         self.looks: list[Look] = []
 
     @property
