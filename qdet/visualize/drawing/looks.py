@@ -73,7 +73,7 @@ def _panel(
     if isinstance(what, SampledPoints):
         _draw_points(panel, what, query, after)
     elif isinstance(what, AttentionMaps):
-        _draw_heat(panel, what.on_image(query), least=0.25, most=0.85)
+        _draw_heat(panel, what.on_image(query), least=0.25, most=0.75)
         panel.box(after, ON_HEAT)
     elif isinstance(what, Gaussians):
         _draw_gaussians(panel, what, query)
@@ -93,7 +93,7 @@ def _draw_points(panel: Panel, points: SampledPoints, query: int, after: Float[n
     order = np.argsort(weights, kind="stable")  # those that count most are drawn on top
     levels = _level_positions(points.log2_stride[query], points.strides)
     inks = colours_at(LOWEST + (1 - LOWEST) * levels, VIRIDIS)
-    radii = 2.6 * np.sqrt(weights / weights.mean()).clip(0.35, 2.2)
+    radii = max(panel.width, panel.height) / 120 * np.sqrt(weights / weights.mean()).clip(0.35, 2.2)
     panel.dots(points.xy[query][order], [tuple(ink) for ink in inks[order].tolist()], radii[order])
     if points.around_points:
         panel.cross(around[:2], BEFORE)
