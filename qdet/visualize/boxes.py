@@ -165,7 +165,8 @@ def contact_sheet(
     y = gap + (36 if title else 0)
     page = Image.new("RGB", (columns * (width + gap) + gap, y + sum(heights) + gap * len(rows)), PAPER)
     if title:
-        ImageDraw.Draw(page).text((gap, y / 2), title, fill=INK, font=load_font(20, bold=True), anchor="lm")
+        font = _fit_font(title, page.width - 2 * gap)
+        ImageDraw.Draw(page).text((gap, y / 2), title, fill=INK, font=font, anchor="lm")
     for row, row_height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
             x = gap + column * (width + gap) + (width - picture.shape[1]) // 2
@@ -228,3 +229,9 @@ def _tag(pen: ImageDraw.ImageDraw, place: Corners, text: str, ink: Colour, font:
 
 def _overlap(a: Corners, b: Corners) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _fit_font(text: str, width: int) -> Any:
+    """Return the largest font for titles in which `text` is no wider than `width`, or else the smallest."""
+    fonts = [load_font(size, bold=True) for size in range(20, 9, -1)]
+    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])

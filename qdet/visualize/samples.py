@@ -60,15 +60,13 @@ def draw_samples(
 
 
 def _draw(sample: TrainingSample, classes: Categories, size: int) -> UInt8[np.ndarray, "h w 3"]:
-    shown, scale = resample(sample.image, size)
+    image, scale = resample(sample.image, size)
     boxes = DrawnBoxes(sample.boxes_xyxy * scale, sample.labels)
-    shown = draw(shown, boxes, dict(enumerate(classes.names)))
+    height, width = (round(side * scale) for side in sample.size_hw)
+    shown = draw(_hatch_padding(image, height, width), boxes, dict(enumerate(classes.names)))
     page = Image.new("RGB", (shown.shape[1], shown.shape[0] + _BAR), PAPER)
     page.paste(Image.fromarray(shown))
     pen = ImageDraw.Draw(page)
-    height, width = (round(side * scale) for side in sample.size_hw)
-    _hatch(page, (width, 0, shown.shape[1], shown.shape[0]))
-    _hatch(page, (0, height, width, shown.shape[0]))
     middle = shown.shape[0] + _BAR / 2
     pen.text((0, middle), f"image {sample.image_id}", fill=INK, font=load_font(13), anchor="lm")
     pen.text((page.width, middle), _describe_size(sample), fill=FAINT, font=load_font(12), anchor="rm")
@@ -95,14 +93,19 @@ def _describe_size(sample: TrainingSample) -> str:
     return f"{width}x{height} → {now_width}x{now_height}"
 
 
-def _hatch(page: Image.Image, area: tuple[int, int, int, int]) -> None:
-    """Mark padding by slanted lines and an edge, which no image has."""
-    left, top, right, bottom = area
-    if right <= left or bottom <= top:
-        return
-    padding = Image.new("RGB", (right - left, bottom - top))
+def _hatch_padding(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Mark what is right of and below an image of that size by slanted lines and an edge."""
+    page = Image.fromarray(image)
+    for left, top, right, bottom in ((width, 0, page.width, page.height), (0, height, width, page.height)):
+        if right > left and bottom > top:
+            page.paste(_hatched(right - left, bottom - top), (left, top))
+    return np.asarray(page)
+
+
+def _hatched(width: int, height: int) -> Image.Image:
+    padding = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(padding)
-    for x in range(-padding.height, padding.width, 10):
-        pen.line((x, padding.height, x + padding.height, 0), fill=_HATCH)
-    pen.rectangle((0, 0, padding.width - 1, padding.height - 1), outline=_HATCH)
-    page.paste(padding, (left, top))
+    for x in range(-height, width, 10):
+        pen.line((x, height, x + height, 0), fill=_HATCH)
+    pen.rectangle((0, 0, width - 1, height - 1), outline=_HATCH)
+    return padding

@@ -132,3 +132,13 @@ def test_attention_is_brightest_where_it_is_strongest():
     y, x = np.unravel_index(panel[40:].argmax(), panel[40:].shape)
     assert abs(x - 160) < 8
     assert abs(y + 40 - 96) < 8
+
+
+def test_a_long_title_fits_a_narrow_sheet():
+    from qdet.visualize.boxes import contact_sheet
+
+    title = "a job of a long name, seed 0, epoch 3"
+    sheet = contact_sheet([grey(120, 360)], title=title)
+    assert (sheet[:36, -20:] == sheet[0, 0]).all()
+    wide = contact_sheet([grey(120, 900)], title=title)
+    assert (wide[:50] != wide[0, 0]).any(-1).sum() > (sheet[:50] != sheet[0, 0]).any(-1).sum()
