@@ -73,7 +73,7 @@ def test_dimming_takes_colour_away_and_then_light():
 
 @settings(max_examples=20)
 @given(
-    st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 4), min_size=1, max_size=5),
+    st.lists(st.tuples(*[st.floats(-1e3, 1e3) | st.floats()] * 4), min_size=1, max_size=5),
     st.integers(1, 90),
     st.integers(1, 90),
 )

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from qdet.visualize.drawing.colours import WHITE, Colour
 
 FINER = 3
+FARTHEST = 30_000.0
+"""Pixels of the enlarged image; the boxes of detectors are not bounded."""
 _EDGE = (0, 0, 0, 150)
 
 
@@ -69,7 +71,7 @@ class Panel:
     ) -> None:
         """Draw a line through points, or dashes along it; a dark edge makes it seen on anything."""
         with _Overlay(self._image) as pen:
-            fine = points_xy * self._scale
+            fine = self._place(points_xy)
             parts = _dashes(fine, 5.0 * FINER, 3.5 * FINER) if dashed else [fine]
             layers = ((width + 1.6, _EDGE), (width, (*ink, 255)))
             for thickness, colour in layers if edged else layers[1:]:
@@ -87,7 +89,7 @@ class Panel:
     ) -> None:
         """Draw dots, the first at the bottom."""
         with _Overlay(self._image) as pen:
-            rows = zip((points_xy * self._scale).tolist(), inks, radii, strict=True)
+            rows = zip(self._place(points_xy).tolist(), inks, radii, strict=True)
             for (x, y), ink, radius in rows:
                 r = radius * FINER
                 pen.ellipse((x - r - 2, y - r - 2, x + r + 2, y + r + 2), fill=(0, 0, 0, round(170 * alpha)))
@@ -111,6 +113,11 @@ class Panel:
         angles = np.linspace(0, 2 * np.pi, 91)
         around = np.stack((np.cos(angles), np.sin(angles)), axis=-1) * half_wh
         self.line(center_xy + around, ink, width=width)
+
+    def _place(self, points_xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Return where points lie on the enlarged image; those far outside are moved nearer to it."""
+        with np.errstate(all="ignore"):
+            return np.nan_to_num(points_xy * self._scale).clip(-FARTHEST, FARTHEST)
 
     def cover(self, colours: UInt8[np.ndarray, "_ _ 3"], alpha: Float[np.ndarray, "_ _"]) -> None:
         """Lay a picture of the whole image over it, as opaque as `alpha` says, from 0 to 1."""
