@@ -5,20 +5,18 @@ letters stay sharp on a 128-pixel image and on a photograph alike.
 """
 
 import colorsys
-import functools
-import importlib.util
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from qdet.evaluation import DetectionRows
+from qdet.visualize.drawing.lettering import load_font
 
 Colour = tuple[int, int, int]
 Corners = tuple[float, float, float, float]
@@ -90,7 +88,7 @@ def draw(
     for box, label in zip(corners, kept.labels.tolist(), strict=True):
         _outline(pen, box, colours.get(label, INK), line)
     tags: list[tuple[Corners, str, Colour]] = []
-    font = _font(max(11, min(16, round(max(shown.size) / 30))))
+    font = load_font(max(11, min(16, round(max(shown.size) / 30))))
     for i in reversed(range(len(kept))):  # the best score is placed first
         label = int(kept.labels[i])
         name = names.get(label, str(label))
@@ -126,10 +124,10 @@ def side_by_side(
     found = len(predicted.above(threshold))
     captions = (f"{found} found at {threshold:g} or more", f"{len(truth)} in ground truth")
     for x, caption in zip((0, width + _GAP), captions, strict=True):
-        pen.text((x + 2, bar / 2), caption, fill=INK, font=_font(14), anchor="lm")
-    free = width - pen.textlength(captions[1], font=_font(14)) - 12
-    if title and pen.textlength(title, font=_font(12)) <= free:
-        pen.text((page.width - 2, bar / 2), title, fill=FAINT, font=_font(12), anchor="rm")
+        pen.text((x + 2, bar / 2), caption, fill=INK, font=load_font(14), anchor="lm")
+    free = width - pen.textlength(captions[1], font=load_font(14)) - 12
+    if title and pen.textlength(title, font=load_font(12)) <= free:
+        pen.text((page.width - 2, bar / 2), title, fill=FAINT, font=load_font(12), anchor="rm")
     return np.asarray(page)
 
 
@@ -167,7 +165,8 @@ def contact_sheet(
     y = gap + (36 if title else 0)
     page = Image.new("RGB", (columns * (width + gap) + gap, y + sum(heights) + gap * len(rows)), PAPER)
     if title:
-        ImageDraw.Draw(page).text((gap, y / 2), title, fill=INK, font=_font(20, bold=True), anchor="lm")
+        font = _fit_font(title, page.width - 2 * gap)
+        ImageDraw.Draw(page).text((gap, y / 2), title, fill=INK, font=font, anchor="lm")
     for row, row_height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
             x = gap + column * (width + gap) + (width - picture.shape[1]) // 2
@@ -232,13 +231,7 @@ def _overlap(a: Corners, b: Corners) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-@functools.cache
-def _font(size: int, *, bold: bool = False) -> Any:
-    """Return DejaVu, which ships with matplotlib and covers most alphabets; else Pillow's font."""
-    found = importlib.util.find_spec("matplotlib")
-    if found is not None and found.origin is not None:
-        file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-        path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / file
-        if path.exists():
-            return ImageFont.truetype(path, size)
-    return ImageFont.load_default(size)
+def _fit_font(text: str, width: int) -> Any:
+    """Return the largest font for titles in which `text` is no wider than `width`, or else the smallest."""
+    fonts = [load_font(size, bold=True) for size in range(20, 9, -1)]
+    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])

@@ -73,10 +73,16 @@ class AdaptiveSampling(nn.Module):
         features: Sequence[Float[Tensor, "B _ _ _"]],
     ) -> Float[Tensor, "B N G P C"]:
         """Return each query's samples; `features` are maps of G x C channels, finest first."""
+        return sample_levels(self.choose_points(query, xyzr), features, self.strides)
+
+    def choose_points(
+        self, query: Float[Tensor, "B N D"], xyzr: Float[Tensor, "B N 4"]
+    ) -> Float[Tensor, "B N G P 3"]:
+        """Return where every query samples: x and y in pixels, and z."""
         offsets = self.offsets(query).unflatten(-1, (self.groups, self.points, self.axes))
         if self.axes == 2:
             offsets = F.pad(offsets, (0, 1))  # dz = 0
-        return sample_levels(sample_points(xyzr, offsets), features, self.strides)
+        return sample_points(xyzr, offsets)
 
 
 @fp32_island("sampling")

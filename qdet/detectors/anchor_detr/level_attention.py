@@ -45,6 +45,17 @@ class OverLevels(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N D"], *context: Any) -> Float[Tensor, "B N D"]:
         """Return the update of `x`; `context` is what the attention reads, of B times L maps."""
-        everywhere = x.unsqueeze(1).expand(-1, self.levels, -1, -1).flatten(0, 1)
-        found = self.attention(everywhere, *context).unflatten(0, (-1, self.levels))
+        found = self.attention(self._repeat(x), *context).unflatten(0, (-1, self.levels))
         return self.fuse(found.permute(0, 2, 3, 1).flatten(2))
+
+    def weights(self, x: Tensor, *context: Any) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each cell of all levels, for `forward`'s arguments.
+
+        Every level counts the same here, since what the linear layer makes of them is no weight.
+        """
+        found = self.attention.weights(self._repeat(x), *context)  # type: ignore[operator]
+        by_level = found.unflatten(0, (-1, self.levels)).movedim(1, -2)  # [B, M, N, L, T]
+        return by_level.flatten(-2) / self.levels
+
+    def _repeat(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "BL N D"]:
+        return x.unsqueeze(1).expand(-1, self.levels, -1, -1).flatten(0, 1)

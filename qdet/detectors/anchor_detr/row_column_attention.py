@@ -39,13 +39,42 @@ class RowColumnAttention(PackedAttention):
         mask: Bool[Tensor, "B h w"],
     ) -> Float[Tensor, "B N D"]:
         """Return what every query gathers; no query sees columns and rows where `mask` is True."""
+        row, col, v = self._attend_axes(query_row, query_col, key_row, key_col, value, mask)
+        v = v.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, M, h, w, d]
+        return self.out(contract(row, col, v).transpose(1, 2).flatten(2))
+
+    def weights(
+        self,
+        query_row: Tensor,
+        query_col: Tensor,
+        key_row: Tensor,
+        key_col: Tensor,
+        value: Tensor,
+        mask: Tensor,
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each of the h w cells, row by row.
+
+        Arguments are those of `forward`.
+        """
+        row, col, _ = self._attend_axes(query_row, query_col, key_row, key_col, value, mask)
+        return (col.unsqueeze(-1) * row.unsqueeze(-2)).flatten(-2)
+
+    def _attend_axes(
+        self,
+        query_row: Tensor,
+        query_col: Tensor,
+        key_row: Tensor,
+        key_col: Tensor,
+        value: Tensor,
+        mask: Tensor,
+    ) -> tuple[Float[Tensor, "B M N w"], Float[Tensor, "B M N h"], Float[Tensor, "B h w D"]]:
+        """Return the weights of columns and of rows, and the projected values."""
         parts = zip(self.qkv_weight.chunk(5), self.qkv_bias.chunk(5), strict=True)
         inputs = (query_row, query_col, key_row, key_col, value)
         q_row, q_col, k_row, k_col, v = (F.linear(x, *part) for x, part in zip(inputs, parts, strict=True))
         row = self._weights(q_row, k_row.mean(1), mask[:, 0])
         col = self._weights(q_col, k_col.mean(2), mask[:, :, 0])
-        v = v.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, M, h, w, d]
-        return self.out(contract(row, col, v).transpose(1, 2).flatten(2))
+        return row, col, v
 
     def _weights(
         self, q: Float[Tensor, "B N D"], k: Float[Tensor, "B n D"], mask: Bool[Tensor, "B n"]
@@ -96,6 +125,19 @@ class RowColumnCrossAttention(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`; the keys are memory + position, which every layer shares."""
         return self.attention(x + query_x, x + query_y, key_row, key_col, memory, mask)
+
+    def weights(
+        self,
+        x: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        memory: Tensor,
+        key_row: Tensor,
+        key_col: Tensor,
+        mask: Tensor,
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each cell, for the arguments of `forward`."""
+        return self.attention.weights(x + query_x, x + query_y, key_row, key_col, memory, mask)
 
 
 def contract(

@@ -72,14 +72,21 @@ class GaussianPrior(nn.Module):
 
         `guide` predicts offsets and sharpness; `centers` are normalized x and y in the unpadded image.
         """
+        gaussians = self.predict(guide, centers, sizes_hw)
+        return [log_gaussian(*g, shape_hw) for g, shape_hw in zip(gaussians, shapes_hw, strict=True)]
+
+    @fp32_island("geometry")
+    def predict(
+        self, guide: Float[Tensor, "B N D"], centers: Float[Tensor, "B N 2"], sizes_hw: Int[Tensor, "B 2"]
+    ) -> list[tuple[Float[Tensor, "B M N 2"], Float[Tensor, "#B #M #N _"]]]:
+        """Return each level's centres, in cells, and weights of squared distances: see `log_gaussian`."""
         pixels = (centers * sizes_hw.flip(-1).unsqueeze(1)).unsqueeze(1)
         offsets = self._by_level(self.offset, guide, default=0.0)
         factors = self._by_level(self.sharpness, guide, default=1.0)
-        maps = []
-        for stride, shape_hw, offset, factor in zip(self.strides, shapes_hw, offsets, factors, strict=True):
-            weights = factor.square() * (stride / 32 / SMOOTHNESS)
-            maps.append(log_gaussian(pixels / stride + offset, weights, shape_hw))
-        return maps
+        return [
+            (pixels / stride + offset, factor.square() * (stride / 32 / SMOOTHNESS))
+            for stride, offset, factor in zip(self.strides, offsets, factors, strict=True)
+        ]
 
     def _by_level(self, head: Head | None, guide: Tensor, *, default: float) -> Sequence[Tensor]:
         """Return one [B, M, N, numbers] per level, or the `default` where nothing is predicted."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qdet.layers.attention.multi_head import MultiheadAttention, attend, split_heads
+from qdet.layers.attention.multi_head import MultiheadAttention, attend, attention_weights, split_heads
 
 
 class ScaleSelectingAttention(MultiheadAttention):
@@ -40,3 +40,18 @@ class ScaleSelectingAttention(MultiheadAttention):
         for k, v, mask, share in zip(keys, values, masks, shares.split(1, dim=-1), strict=True):
             found = found + share * attend(q, k, v, mask=mask, dropout=dropout)
         return self.out(found)
+
+    def weights(  # type: ignore[override]
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        memory: Tensor,
+        key: Tensor,
+        masks: Sequence[Tensor],
+        shares: Tensor,
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each key, for the arguments of `forward`."""
+        q, k, _ = (split_heads(t, self.heads) for t in self._project(x + query_position, key, memory))
+        keys = k.split([mask.shape[-1] for mask in masks], dim=2)
+        scales = zip(keys, masks, shares.split(1, dim=-1), strict=True)
+        return torch.cat([s.unsqueeze(1) * attention_weights(q, k, mask=mask) for k, mask, s in scales], -1)

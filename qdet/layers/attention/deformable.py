@@ -68,12 +68,17 @@ class DeformableAttention(nn.Module):
 
         References are normalized coordinates of the unpadded image.
         """
+        value = self.value(memory).masked_fill(levels.mask.unsqueeze(-1), 0)
+        return self.out(gather_points(value, *self.choose_points(query, reference, levels), levels))
+
+    def choose_points(
+        self, query: Float[Tensor, "B N D"], reference: Float[Tensor, "B N _"], levels: TokenLevels
+    ) -> tuple[Float[Tensor, "B N M L K 2"], Float[Tensor, "B N M L K"]]:
+        """Return where every query samples, in normalized coordinates of each padded map, and the weights."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
         logits = self.attention_weights(query).unflatten(-1, shape)
-        value = self.value(memory).masked_fill(levels.mask.unsqueeze(-1), 0)
-        points = sampling_locations(reference, offsets, levels)
-        return self.out(gather_points(value, points, joint_softmax(logits), levels))
+        return sampling_locations(reference, offsets, levels), joint_softmax(logits)
 
 
 class DeformableSelfAttention(nn.Module):

@@ -57,6 +57,13 @@ class MultiheadAttention(PackedAttention):
         heads = [split_heads(x, self.heads) for x in self._project(query, key, value)]
         return self.out(attend(*heads, mask=mask, dropout=self.dropout if self.training else 0.0))
 
+    def weights(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each key, for the arguments of `forward`."""
+        q, k, _ = (split_heads(x, self.heads) for x in self._project(query, key, value))
+        return attention_weights(q, k, mask=mask)
+
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Compute Q, K and V; those with the same input in one product.
 
@@ -115,6 +122,12 @@ class CrossAttention(nn.Module):
         """Return the update of `x`; `key` is memory + position, which every layer shares."""
         return self.attention(x + query_position, key, memory, mask)
 
+    def weights(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, key: Tensor, mask: Tensor | None = None
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each key, for the arguments of `forward`."""
+        return self.attention.weights(x + query_position, key, memory, mask)
+
 
 def attend(
     q: Float[Tensor, "B M N d"],
@@ -132,6 +145,23 @@ def attend(
     found = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2)
     # The kernel's layout in memory is not that of the plain operations it is exported as.
     return (found.clone(memory_format=torch.contiguous_format) if is_exporting() else found).flatten(2)
+
+
+def attention_weights(
+    q: Float[Tensor, "B M N d"],
+    k: Float[Tensor, "B M K d"],
+    *,
+    mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+) -> Float[Tensor, "B M N K"]:
+    """Return the weights that `attend` multiplies values with and does not keep, in float32 or wider."""
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT
+    if mask is None:
+        return logits.softmax(-1)
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(mask[:, None, None], -torch.inf).softmax(-1)
+    return (logits + mask).softmax(-1)
 
 
 def split_heads(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B M N d"]:

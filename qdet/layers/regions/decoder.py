@@ -87,6 +87,7 @@ class RegionStage(nn.Module):
     ) -> None:
         super().__init__()
         self.scores = scores
+        self.roi_size = roi_size
         self.read_regions = partial(roi_align, size=roi_size)
         attention = SelfAttention(width, heads=heads, dropout=dropout)
         interaction = DynamicConv(width, cells=roi_size**2, filters=filters, layers=dynamic_layers)

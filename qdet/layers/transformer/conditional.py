@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.layers.attention.multi_head import attend, check_heads, split_heads
+from qdet.layers.attention.multi_head import attend, attention_weights, check_heads, split_heads
 from qdet.layers.transformer.layers import DecoderLayer
 
 
@@ -73,13 +73,30 @@ class ConditionalCrossAttention(nn.Module):
         mask: Bool[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`; `mask` says which keys are padding (True)."""
+        q, k = self._queries_and_keys(x, query_position, place, memory, position)
+        v = split_heads(self.value(memory), self.heads)
+        return self.out(attend(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0))
+
+    def weights(
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        place: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
+    ) -> Float[Tensor, "B M N K"]:
+        """Return how much each head of a query attends to each key, for the arguments of `forward`."""
+        q, k = self._queries_and_keys(x, query_position, place, memory, position)
+        return attention_weights(q, k, mask=mask)
+
+    def _queries_and_keys(
+        self, x: Tensor, query_position: Tensor, place: Tensor, memory: Tensor, position: Tensor
+    ) -> tuple[Float[Tensor, "B M N _"], Float[Tensor, "B M K _"]]:
         q, k, k_place = self.query_content(x), self.key_content(memory), self.key_position(position)
         if self.query_position is not None:
             q, k = q + self.query_position(query_position), k + k_place
-        q = self._concatenate(q, self.query_place(place))
-        k = self._concatenate(k, k_place)
-        v = split_heads(self.value(memory), self.heads)
-        return self.out(attend(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0))
+        return self._concatenate(q, self.query_place(place)), self._concatenate(k, k_place)
 
     def _concatenate(self, content: Tensor, place: Tensor) -> Float[Tensor, "B M _ _"]:
         """Concatenate content and place within each head."""

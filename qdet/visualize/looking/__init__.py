@@ -1,0 +1,1 @@
+"""What a detector looks at, recorded. In: a detector, one batch. Out: drawing."""
