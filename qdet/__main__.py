@@ -13,6 +13,7 @@ from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
 from qdet.launching.commands.models.predict import PredictCommand
+from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.submit import SubmitCommand
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "predict": PredictCommand,
+    "serve": ServeCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,
