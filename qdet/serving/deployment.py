@@ -34,6 +34,7 @@ class DetectionReplica:
 
         from qdet.inference.load import load
 
+        _listen_on_node_address()
         torch.set_num_threads(threads)  # Ray would let a replica use as many as it reserves: one
         loaded = load(model.source, device=model.device, precision=model.precision, averaged=model.averaged)
         self._service = Service(loaded, settings)
@@ -80,7 +81,7 @@ def deploy(spec: DeploymentSpec) -> None:
             "Ray Serve runs on that cluster already, and a cluster has one HTTP address; stop it with "
             "`serve shutdown`, or leave RAY_ADDRESS out to start a Ray of its own"
         )
-    http = {"host": spec.host, "port": spec.port, "keep_alive_timeout_s": 30, **spec.tls}
+    http = {"host": spec.host, "port": spec.proxy_port or spec.port, "keep_alive_timeout_s": 30, **spec.tls}
     board = f"{spec.name}-metrics"
     # Kept until the application ends: the handle is what the board lives by.
     ray.remote(num_cpus=0)(MetricsBoard).options(
@@ -130,6 +131,24 @@ def _bind(spec: DeploymentSpec, board: str) -> Any:
         **count,
     )
     return deployment.bind(spec.model, spec.settings, spec.cpus, board)
+
+
+def _listen_on_node_address() -> None:
+    """Open a replica's port for calls from other deployments at the address of its Ray node alone.
+
+    Serve opens it on all interfaces once the constructor returns, and what it receives is unpickled: on a Ray
+    of this machine only loopback may reach it, even though it asks for Ray's token.
+    """
+    from ray.serve._private import replica
+
+    bind = replica.add_port_to_grpc_server
+
+    def bind_to_node(server: Any, address: str) -> int:
+        host, _, port = address.rpartition(":")
+        own = ray.util.get_node_ip_address() if host == "[::]" else host
+        return bind(server, f"[{own}]:{port}" if ":" in own and "[" not in own else f"{own}:{port}")
+
+    replica.add_port_to_grpc_server = bind_to_node
 
 
 def _serve_is_running() -> bool:

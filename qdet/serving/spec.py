@@ -27,6 +27,8 @@ class DeploymentSpec:
     """Of Serve's application; one cluster has one of each name."""
     host: str = "127.0.0.1"
     port: int = 8000
+    proxy_port: int | None = None
+    """Of Serve's HTTP proxy where the only replica listens at `port` itself; None: the proxy does."""
     tls: Mapping[str, str] = field(default_factory=dict)
     """Serve's options of that name: ssl_certfile and ssl_keyfile."""
     replicas: tuple[int, int] = (1, 1)
