@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from qdet.errors import QdetError
     from qdet.inference.detections import Detections
+    from qdet.inference.judging.judge import evaluate
+    from qdet.inference.judging.report import Report
     from qdet.inference.load import load
     from qdet.inference.model import Model
     from qdet.job import EvalConfig, Job, StoreConfig, Sweep, TrackConfig
@@ -71,6 +73,8 @@ _EXPORTS = {
     ),
     "qdet.errors": ("QdetError",),
     "qdet.inference.detections": ("Detections",),
+    "qdet.inference.judging.judge": ("evaluate",),
+    "qdet.inference.judging.report": ("Report",),
     "qdet.inference.load": ("load",),
     "qdet.inference.model": ("Model",),
     "qdet.job": ("EvalConfig", "Job", "StoreConfig", "Sweep", "TrackConfig"),
@@ -118,6 +122,7 @@ __all__ = [
     "OptimConfig",
     "Published",
     "QdetError",
+    "Report",
     "ResNeXtDCNConfig",
     "ResNetConfig",
     "SMCAConfig",
@@ -131,6 +136,7 @@ __all__ = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "evaluate",
     "launch",
     "load",
 ]

@@ -12,6 +12,7 @@ from qdet.launching.commands.checkpoint import CheckpointCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
+from qdet.launching.commands.models.evaluate import EvaluateCommand
 from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.order import OrderCommand
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "predict": PredictCommand,
+    "evaluate": EvaluateCommand,
     "serve": ServeCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,

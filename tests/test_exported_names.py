@@ -43,6 +43,7 @@ PUBLIC = [
     "OptimConfig",
     "Published",
     "QdetError",
+    "Report",
     "ResNeXtDCNConfig",
     "ResNetConfig",
     "SMCAConfig",
@@ -56,6 +57,7 @@ PUBLIC = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "evaluate",
     "launch",
     "load",
 ]

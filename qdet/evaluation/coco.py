@@ -8,7 +8,7 @@ import contextlib
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,12 @@ class CocoMetrics:
             "AP50": [self.per_class_AP50.get(name) for name in self.per_class],
         }
 
+    def ranked_classes(self) -> list[str]:
+        """Names of all classes, the best AP first, those without ground truth last."""
+        return sorted(
+            self.per_class, key=lambda n: -1 if (v := self.per_class[n]) is None else v, reverse=True
+        )
+
     def table(self, *, classes: int = 100) -> Group:
         """Build a terminal table: the twelve numbers, then AP of up to `classes` classes, best first."""
         total = Table(box=box.SIMPLE_HEAD, title="COCO", title_justify="left", title_style="bold")
@@ -69,11 +75,9 @@ class CocoMetrics:
         each = Table(box=box.SIMPLE_HEAD)
         for title in ("class", "AP", "AP50"):
             each.add_column(title, justify="left" if title == "class" else "right")
-        ranked = sorted(
-            self.per_class.items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True
-        )
-        for name, value in ranked[:classes]:
-            each.add_row(name, _percent(value), _percent(self.per_class_AP50.get(name)))
+        ranked = self.ranked_classes()
+        for name in ranked[:classes]:
+            each.add_row(name, _percent(self.per_class[name]), _percent(self.per_class_AP50.get(name)))
         if len(ranked) > classes:
             each.add_row(f"... {len(ranked) - classes} more", "", "")
         return Group(total, each)
@@ -93,7 +97,7 @@ def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bo
     stats = [float(s) if s > -1 else math.nan for s in evaluation.stats[: len(METRICS)]]
     # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    names = _class_names(truth["categories"])
+    names = class_names(truth["categories"])
     named = [names[category] for category in evaluation.params.catIds]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
@@ -175,7 +179,7 @@ def _mean(precision: np.ndarray) -> float | None:
     return float(measured.mean()) if measured.size else None
 
 
-def _class_names(categories: list[dict[str, Any]]) -> dict[int, str]:
+def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Return names by category id, with the id appended where a name is not unique."""
     times = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}

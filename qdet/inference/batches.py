@@ -1,6 +1,6 @@
 """Pictures in batches of like size, prepared as evaluation does it, and what a model finds in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -58,10 +58,15 @@ def detect_in(
 
     Batches are those of an evaluation of the same pictures, so the numbers are the same, too.
     """
-    loads = (partial(_load, pictures, *part) for part in _plan(pictures, preparation))
-    with closing(read_ahead(loads, readers=READERS, ahead=AHEAD)) as batches:
+    with closing(prepare(pictures, preparation)) as batches:
         for batch in batches:
             yield from _detect(batch, pictures, runner, classes)
+
+
+def prepare(pictures: Sequence[Picture], preparation: Preparation) -> Generator[PictureBatch, None, None]:
+    """Yield the batches of an evaluation of these pictures, decoded and resized ahead by threads."""
+    loads = (partial(_load, pictures, *part) for part in _plan(pictures, preparation))
+    return read_ahead(loads, readers=READERS, ahead=AHEAD)
 
 
 def _detect(

@@ -94,7 +94,7 @@ class Detections:
 
     def above(self, score: float) -> "Detections":
         """Return those of at least that score."""
-        return self[self.scores >= score]
+        return self[self.scores >= np.float64(score)]  # a Python float would be rounded to float32
 
     def draw(self, *, score: float = SHOWN, size: int | None = None) -> Image.Image:
         """Draw those of at least that score on the image.

@@ -27,6 +27,12 @@ def absolute(path: str) -> str:
     return path if is_url(path) else str(root() / Path(path).expanduser())
 
 
+def shorten(path: str) -> str:
+    """Return a path below the root relative to it, for commands that users type there; else as it is."""
+    found = Path(path)
+    return str(found.relative_to(root())) if not is_url(path) and found.is_relative_to(root()) else path
+
+
 def _shards(address: str) -> str:
     """Return an address of shards, one pattern or several joined by `::`, with absolute paths."""
     return "::".join(part if is_pipe(part) else absolute(part) for part in address.split("::"))

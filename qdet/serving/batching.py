@@ -99,10 +99,11 @@ class Batcher(Generic[Image, Answer]):
         finally:
             for one in mine:
                 one.answer.cancel()
+            self._forget_answered()
 
     def _start_batches(self) -> None:
         """Start what is due now; called whenever that may have changed."""
-        self._waiting = [one for one in self._waiting if not one.answer.done()]
+        self._forget_answered()
         while self._waiting and len(self._running) < self.policy.in_flight:
             shapes = [one.shape for one in self._waiting]
             chosen = choose_batch(shapes, self.policy.batch_size, self.policy.padding)
@@ -112,6 +113,9 @@ class Batcher(Generic[Image, Answer]):
             self._waiting = [one for one in self._waiting if one not in batch]
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._running.add(task)
+
+    def _forget_answered(self) -> None:
+        self._waiting = [one for one in self._waiting if not one.answer.done()]
 
     def _partial_is_due(self) -> bool:
         """True where the model is idle and the oldest image has waited; otherwise sees to it later."""

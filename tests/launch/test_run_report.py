@@ -28,6 +28,7 @@ def test_the_outcome_is_written_to_the_result_file(
     monkeypatch.setenv(report.RESULT, str(file))
     outcome = report.Outcome(
         run="a-1",
+        folder="outputs/a-1",
         step=3,
         metrics={"val/AP": 0.5},
         mlflow_run_id="f00",
@@ -37,6 +38,7 @@ def test_the_outcome_is_written_to_the_result_file(
     report.print_summary(outcome)
     said = capsys.readouterr().out
     assert "/p.png" in said
+    assert "qdet predict outputs/a-1 " in said
     assert "mlflow ui --backend-store-uri sqlite:////m.db --host 127.0.0.1 --allowed-hosts" in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})

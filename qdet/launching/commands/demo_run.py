@@ -14,6 +14,12 @@ from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
 
 JOB = "jobs/adamixer_swin.py"
+HELD_OUT = "data/demo/coco/val"
+PREDICTIONS = "data/demo/predictions"
+SHOWN = 4
+"""Held-out images to predict in at the end."""
+BIN = ".venv/bin/"
+"""Where `make setup` puts the command."""
 SHARDS = ("data/demo/shards/train", "data/demo/shards/val")
 
 
@@ -51,8 +57,30 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
             print("taking the Ray head down", flush=True)
             head.down()
     if code == 0:
-        print(last_line(_read(result), minutes=(time.time() - started) / 60), flush=True)
+        outcome = _read(result)
+        show_prediction(outcome["folder"])
+        print(last_line(outcome, minutes=(time.time() - started) / 60), flush=True)
     return code
+
+
+def show_prediction(run: str) -> None:
+    """Predict in some held-out images with the trained model, and print the commands to go on with."""
+    from qdet.inference.load import load
+    from qdet.launching.commands.models.prediction import Prediction
+
+    drawn, images = Path(PREDICTIONS), sorted(Path(HELD_OUT).glob("*.jpg"))[:SHOWN]
+    if images:  # shards may have been made elsewhere
+        print(f"\nwhat {run} finds in images that it has not seen, drawn in {drawn}:", flush=True)
+        prediction = Prediction(load(run), score=None, drawings=drawn, results=None)
+        prediction.run(list(map(str, images)))
+    commands = (
+        f"qdet predict {run} photo.jpg --to predictions",
+        f"qdet evaluate {run} --html report.html",
+        f"qdet visualize {run} {HELD_OUT}/000002.jpg --to looks",
+        f"qdet export {run} --to model.onnx",
+        f"qdet serve {run}",
+    )
+    print("go on with:", *(f"  {BIN}{command}" for command in commands), sep="\n", flush=True)
 
 
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:

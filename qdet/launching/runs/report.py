@@ -18,6 +18,8 @@ class Outcome:
     """How a run ended."""
 
     run: str
+    folder: str
+    """Path or URL of the run's folder."""
     step: int
     metrics: Mapping[str, float]
     mlflow_run_id: str | None
@@ -32,6 +34,7 @@ def print_summary(outcome: Outcome) -> None:
     print(ap_table(outcome.metrics))
     if outcome.picture:
         print(f"predictions beside ground truth: {outcome.picture}")
+    print(f"use the model: qdet predict {outcome.folder} photo.jpg --to predictions")
     if outcome.mlflow_run_id:
         print(
             f"MLflow run {outcome.mlflow_run_id} of {outcome.run}: {mlflow_ui_command(outcome.tracking_uri)}"

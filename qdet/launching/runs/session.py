@@ -44,6 +44,7 @@ class Session:
         run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
         return Outcome(
             run=self.run.name,
+            folder=paths.shorten(mask(f"{self.run.store}/{self.run.name}")),
             step=step,
             metrics=metrics,
             mlflow_run_id=run_id,

@@ -94,7 +94,7 @@ class Prediction:
         if isinstance(found, Unreadable):
             self._failures.append(found)
             return
-        console.print(describe(found, self._shown), highlight=False, markup=False, soft_wrap=True)
+        _say(console, describe(found, self._shown))
         if out is not None:
             out.add(found, still.image_id)
 
@@ -132,9 +132,7 @@ class Prediction:
                     if out is not None:
                         out.add(found, f"{Path(name).name}#{number}")
                     said = describe(found, self._shown)
-                    console.print(
-                        f"{name} frame {number}: {said.partition(': ')[2]}", highlight=False, markup=False
-                    )
+                    _say(console, f"{name} frame {number}: {said.rpartition(': ')[2]}")
                     bar.advance(task)
         except DataError as error:
             self._failures.append(Unreadable(name, str(error)))
@@ -200,6 +198,10 @@ def list_classes(model: Model) -> str:
     """Return the classes, one a line, after their ids in COCO results."""
     pairs = zip(model.classes.ids, model.classes.names, strict=True)
     return "\n".join(f"{number:>5}  {name}" for number, name in pairs)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _progress() -> Progress:

@@ -1,0 +1,1 @@
+"""What matched detections say about a model. In: columns and matches. Out: frozen dataclasses of numbers."""
