@@ -181,6 +181,7 @@ def test_a_full_queue_refuses_all_or_nothing():
             await batcher.submit([(3, ONE), (4, ONE)])
         assert batcher.waiting == 1
         waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
         last = asyncio.ensure_future(batcher.submit([(5, ONE), (6, ONE)]))
         gate.open.release(3)
         assert await running == [1]

@@ -36,7 +36,9 @@ class Site:
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def ask(self, path: str, body: bytes | None = None, *, method: str | None = None, **headers: str) -> Answer:
+    def ask(
+        self, path: str, body: bytes | None = None, *, method: str | None = None, **headers: str
+    ) -> Answer:
         """GET, or POST where there is a body; `content_type` and other headers by name."""
         sent = dict(self.headers) | {name.replace("_", "-"): value for name, value in headers.items()}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
