@@ -3,12 +3,12 @@
     python -m benchmarks.serving RUN --images data/demo/coco/val    # the numbers in docs/serving.md
     python -m benchmarks.serving RUN --images photos --url http://127.0.0.1:8000    # of a running service
 
-Rounds are interleaved: `predict` with all images in batches, `predict` image by image, the service. Clients keep
-`concurrency` requests under way over connections that stay open, one image each; they run in this process, so
-on a small machine they take processor time from the service. Everything stays on loopback.
+Rounds are interleaved: `predict` with all images in batches, `predict` image by image, the service. Clients
+keep `concurrency` requests under way over connections that stay open, one image each; they run in this
+process, so on a small machine they take processor time from the service. Everything stays on loopback.
 
-Where other programs use the machine, a service of several processes gets a larger part of it than `predict` in
-one. Processor time per image, of all processes of the service, does not depend on that.
+Where other programs use the machine, a service of several processes gets a larger part of it than `predict`
+in one. Processor time per image, of all processes of the service, does not depend on that.
 """
 
 import asyncio
@@ -56,6 +56,8 @@ class ServingBenchmark:
     """Rounds, each of which runs everything once."""
     loop: bool = True
     """Also call `predict` image by image."""
+    replicas: str = "1"
+    """Of the service."""
     url: str | None = None
     """Of a service that runs already; by default one is started and stopped."""
 
@@ -163,6 +165,7 @@ def _service(config: ServingBenchmark, batch: int) -> Iterator[tuple[str, psutil
         yield config.url.rstrip("/"), _find_listener(port)
         return
     command = [sys.executable, "-m", "qdet", "serve", config.model, "--port", "0", "--batch", str(batch)]
+    command += ["--replicas", config.replicas, "--queue", str(max(64, 2 * max(config.concurrency)))]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -196,9 +199,7 @@ def _wait_for_url(process: "subprocess.Popen[bytes]", log: "tempfile._TemporaryF
 
 def _print(timings: Timings, mean_bytes: float) -> None:
     reference = timings.rates["predict, batches"]
-    table = Table(
-        title=f"images of {mean_bytes / 1024:.0f} KiB on average; medians over rounds; ratios to predict on batches"
-    )
+    table = Table(title=f"images of {mean_bytes / 1024:.0f} KiB; medians; ratios to predict on batches")
     for column in ("", "images/s", "p50 ms", "p99 ms", "CPU ms", "throughput", "by CPU"):
         table.add_column(column, justify="left" if not column else "right")
     for name, rates in timings.rates.items():
@@ -209,14 +210,8 @@ def _print(timings: Timings, mean_bytes: float) -> None:
             statistics.median(a / b for a, b in zip(rates, reference, strict=True)),
             statistics.median(timings.cpu["predict, batches"]) / cpu,
         )
-        table.add_row(
-            name,
-            f"{statistics.median(rates):.1f}",
-            p50,
-            p99,
-            f"{1000 * cpu:.1f}",
-            *(f"{r:.2f}" for r in ratios),
-        )
+        numbers = f"{statistics.median(rates):.1f}", p50, p99, f"{1000 * cpu:.1f}"
+        table.add_row(name, *numbers, *(f"{ratio:.2f}" for ratio in ratios))
     Console().print(table)
 
 
