@@ -15,6 +15,7 @@ from qdet.launching.commands.head import HeadCommand
 from qdet.launching.commands.models.evaluate import EvaluateCommand
 from qdet.launching.commands.models.export import ExportCommand
 from qdet.launching.commands.models.predict import PredictCommand
+from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": EvaluateCommand,
     "export": ExportCommand,
     "visualize": VisualizeCommand,
+    "serve": ServeCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,

@@ -1,0 +1,112 @@
+"""What `qdet serve` refuses before anything starts, and its token."""
+
+import socket
+import stat
+
+import pytest
+
+from qdet.__main__ import main
+from qdet.errors import ConfigError
+from qdet.launching.commands.models.listening import TOKEN, choose_token, free_port, is_loopback
+from qdet.launching.commands.models.serving import parse_replicas
+from qdet.serving.settings import Limits, ServiceSettings, TokenCheck
+from tests.support.small_models import write_checkpoint
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd):
+    """Run the command on a sound model; returns the one line that it ends with."""
+    write_checkpoint(tmp_path / "run", step=4)
+    monkeypatch.setenv("QDET_ROOT", str(tmp_path))
+    monkeypatch.delenv(TOKEN, raising=False)
+
+    def call(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["serve", str(tmp_path / "run"), "--port", "0", "--device", "cpu", *map(str, arguments)])
+        error = capfd.readouterr().err
+        assert end.value.code in (1, 2)
+        assert "Traceback" not in error
+        return error.strip().splitlines()[-1]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--replicas", "x"), "--replicas x"),
+        (("--replicas", "0"), "--replicas 0"),
+        (("--replicas", "4:1"), "--replicas 4:1"),
+        (("--host", "203.0.113.9"), "--host 203.0.113.9"),
+        (("--device", "cuda:1"), "--device cuda:1"),
+        (("--score", "2"), "--score"),
+        (("--detections", "0"), "--detections"),
+        (("--batch", "100"), "--batch"),
+        (("--wait-ms", "-1"), "--wait-ms"),
+        (("--max-mib", "0"), "--max-bytes"),
+        (("--queue", "0"), "--queue"),
+        (("--tls-cert", "x.pem"), "--tls-key"),
+        (("--tls-cert", "x.pem", "--tls-key", "y.pem"), "x.pem is not there"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(refused, arguments, named):
+    assert named in refused(*arguments)
+
+
+def test_a_missing_model_ends_before_ray_starts(refused, capfd, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path / "nothing"), "--port", "0"])
+    assert "is not there" in capfd.readouterr().err
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", 0) > 0
+
+
+def test_replicas_are_a_number_or_a_range():
+    assert [parse_replicas(text) for text in ("1", "3", "1:4", "2:2")] == [(1, 1), (3, 3), (1, 4), (2, 2)]
+
+
+def test_only_loopback_goes_without_a_token(tmp_path):
+    for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1"):
+        assert is_loopback(host)
+        assert choose_token(host, {}, tmp_path) == (None, None)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org"):
+        assert not is_loopback(host)
+        token, file = choose_token(host, {}, tmp_path)
+        assert token is not None
+        assert file == tmp_path / "serve-token"
+
+
+def test_the_generated_token_is_private_and_kept(tmp_path):
+    token, file = choose_token("0.0.0.0", {}, tmp_path)
+    assert len(token) >= 40
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert choose_token("0.0.0.0", {}, tmp_path) == (token, file)
+
+
+def test_a_users_own_token_is_taken_and_checked(tmp_path):
+    assert choose_token("127.0.0.1", {TOKEN: "a" * 16}, tmp_path) == ("a" * 16, None)
+    for bad in ("", "short", " " + "a" * 20, "ä" * 20):
+        with pytest.raises(ConfigError, match=TOKEN):
+            choose_token("0.0.0.0", {TOKEN: bad}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_recognizes_its_token_without_holding_it():
+    check = TokenCheck.of("a secret of some length")
+    assert check.accepts(b"a secret of some length")
+    assert not check.accepts(b"a secret of some lengtH")
+    assert not check.accepts(b"")
+    assert "secret" not in repr(ServiceSettings(token=check)) + check.digest
+
+
+def test_limits_must_allow_something():
+    with pytest.raises(ConfigError, match="--max-files"):
+        Limits(max_files=0)
