@@ -5,11 +5,13 @@ group of one process. Nothing here knows Ray or DeepSpeed.
 """
 
 import atexit
+import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CellType, FunctionType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -155,8 +157,42 @@ def _make_group(backend: str, timeout: timedelta) -> None:
 
 
 def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Destroy the process groups, and end the threads of those of gloo while the interpreter still runs.
+
+    A thread of gloo takes the interpreter's lock to drop the tensors of its last collective. CPython before
+    3.14 ends a thread that asks for the lock during shutdown by unwinding its stack, which C++ answers with
+    `std::terminate` (pytorch/pytorch#190489). Only the destructor of a gloo group joins its threads
+    (pytorch/pytorch#130345), so nothing may hold the group any more, as DeepSpeed does in many places.
+    """
+    if not dist.is_initialized():
+        return
+    from torch.distributed import distributed_c10d as c10d
+
+    groups = [group for group in c10d._world.pg_map if dist.get_backend(group) == "gloo"]
+    dist.destroy_process_group()
+    gc.collect()
+    while groups:
+        _let_go_of(groups.pop())
+
+
+def _let_go_of(group: dist.ProcessGroup) -> None:
+    """Put None in the place of `group` wherever Python holds it."""
+    number = id(group)  # what closes over the group itself would lose it here, too
+    for holder in gc.get_referrers(group):
+        if isinstance(holder, CellType):
+            holder.cell_contents = None
+        else:
+            _replace(number, holder if isinstance(holder, dict | list) else getattr(holder, "__dict__", {}))
+    for function in gc.get_objects():  # the collector does not see a tuple of things that it does not track
+        if type(function) is FunctionType and number in map(id, function.__defaults__ or ()):
+            function.__defaults__ = tuple(None if id(v) == number else v for v in function.__defaults__ or ())
+
+
+def _replace(number: int, values: dict[Any, Any] | list[Any]) -> None:
+    """Put None in the place of the object with this `id`."""
+    for place, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+        if id(value) == number:
+            values[place] = None
 
 
 def set_deterministic(wanted: bool) -> None:
