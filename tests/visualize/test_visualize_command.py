@@ -1,5 +1,7 @@
 """`qdet visualize` of a model: pictures of what it predicts, and one bad file among good ones."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 import qdet
 from qdet.__main__ import main
 from qdet.data.shards.shard_set import ShardSet
+from qdet.launching.cli import parse
+from qdet.recipes import read
 from tests.support import small_models
 
 
@@ -130,3 +134,20 @@ def test_what_cannot_be_drawn_is_an_error_that_says_what_to_do(
     assert message in " ".join(err.split())
     assert "Traceback" not in err
     assert not (tmp_path / "looks").exists()
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "visualize.md").read_text()
+
+
+def test_every_picture_of_the_page_is_there_and_shown():
+    shown = set(re.findall(r"\]\((visualize/[^)]+)\)", PAGE))
+    assert shown == {f"visualize/{file.name}" for file in (DOCS / "visualize").iterdir()}
+
+
+def test_the_flags_of_every_job_on_the_page_parse():
+    commands = re.findall(r"qdet visualize --job (.*?)(?=\s+#|\n(?! ))", PAGE, flags=re.DOTALL)
+    assert len(commands) == 2
+    for command in commands:
+        file, *flags = shlex.split(command.replace("\\\n", " "))
+        assert parse(read(DOCS.parent / file), flags[flags.index("--") + 1 :]).name == "adamixer_swin_demo"

@@ -170,7 +170,7 @@ def _legend(seen: Look) -> list[Sample | Scale]:
     first = seen.seen[0]
     after = Sample("box that the stage predicts", AFTER)
     if isinstance(first, SampledPoints):
-        before = Sample("box that it reads", BEFORE, "dashes")
+        before = Sample("box that it starts from", BEFORE, "dashes")
         if first.around_points:
             before = Sample("reference point", BEFORE, "cross")
         scale = _level_scale("point, by the stride of its level", first.strides)
