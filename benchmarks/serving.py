@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 import numpy as np
@@ -185,7 +186,7 @@ def _find_listener(port: int) -> psutil.Process:
     raise RuntimeError(f"no qdet serve listens at port {port}")
 
 
-def _wait_for_url(process: "subprocess.Popen[bytes]", log: "tempfile._TemporaryFileWrapper[str]") -> str:
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         log.seek(0)

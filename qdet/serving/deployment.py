@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 from typing import Any
 
 import ray
@@ -59,7 +60,7 @@ class DetectionReplica:
         return write_text(self._service.metrics.collect())  # the board is gone
 
     async def _report(self) -> Any:
-        board = ray.get_actor(self._board, namespace=NAMESPACE)
+        board: Any = ray.get_actor(self._board, namespace=NAMESPACE)
         await board.report.remote(self._id, self._service.metrics.collect())
         return board
 
@@ -117,7 +118,8 @@ def _bind(spec: DeploymentSpec, board: str) -> Any:
                 "target_ongoing_requests": 2 * spec.settings.batch_size,
             },
         }
-    deployment = DetectionReplica.options(
+    replica: Any = DetectionReplica
+    deployment = replica.options(
         name=spec.name,
         ray_actor_options={
             "num_cpus": spec.cpus,
@@ -139,8 +141,7 @@ def _listen_on_node_address() -> None:
     Serve opens it on all interfaces once the constructor returns, and what it receives is unpickled: on a Ray
     of this machine only loopback may reach it, even though it asks for Ray's token.
     """
-    from ray.serve._private import replica
-
+    replica: Any = importlib.import_module("ray.serve._private.replica")
     bind = replica.add_port_to_grpc_server
 
     def bind_to_node(server: Any, address: str) -> int:

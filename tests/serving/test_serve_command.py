@@ -43,7 +43,7 @@ def refused(tmp_path, monkeypatch, capfd):
         (("--detections", "0"), "--detections"),
         (("--batch", "100"), "--batch"),
         (("--wait-ms", "-1"), "--wait-ms"),
-        (("--max-mib", "0"), "--max-bytes"),
+        (("--max-mib", "0"), "--max-mib"),
         (("--queue", "0"), "--queue"),
         (("--tls-cert", "x.pem"), "--tls-key"),
         (("--tls-cert", "x.pem", "--tls-key", "y.pem"), "x.pem is not there"),

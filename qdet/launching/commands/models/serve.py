@@ -39,6 +39,8 @@ class LimitFlags:
         """Return the service's limits."""
         from qdet.serving.settings import Limits
 
+        if self.max_mib <= 0:
+            raise ConfigError(f"--max-mib must be above 0, got {self.max_mib:g}")
         given = asdict(self)
         return Limits(max_bytes=int(given.pop("max_mib") * 2**20), **given)
 
