@@ -7,7 +7,6 @@ workers through a small actor that rank 0 polls.
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +17,7 @@ GRACE = 60.0
 EXIT_CODE = 128 + signal.SIGTERM
 """Exit code of a run that was stopped on request."""
 _POLL = 0.5
+_CLOSING = 5.0  # seconds for a poll to be answered
 
 
 class StopFlag:
@@ -71,11 +71,17 @@ class WorkerStop:
         self._actor.set.remote()
 
 
-def watch_driver(run: str) -> StopFlag:
-    """Return the workers' end: a flag set once the driver requests a stop; a thread polls twice a second."""
-    flag = StopFlag()
-    threading.Thread(target=_poll, args=(run, flag), daemon=True, name="qdet-graceful-stop").start()
-    return flag
+@contextmanager
+def watch_driver(run: str) -> Iterator[StopFlag]:
+    """Yield the workers' end: a flag set once the driver requests a stop; a thread polls twice a second."""
+    flag, closed = StopFlag(), threading.Event()
+    thread = threading.Thread(target=_poll, args=(run, flag, closed), daemon=True, name="qdet-graceful-stop")
+    thread.start()
+    try:
+        yield flag
+    finally:
+        closed.set()
+        thread.join(_CLOSING)
 
 
 class _FlagActor:
@@ -91,13 +97,14 @@ class _FlagActor:
         return self._set
 
 
-def _poll(run: str, flag: StopFlag) -> None:
+def _poll(run: str, flag: StopFlag, closed: threading.Event) -> None:
     import ray
 
     try:
         actor = ray.get_actor(_actor_name(run))
         while not ray.get(actor.is_set.remote()):
-            time.sleep(_POLL)
+            if closed.wait(_POLL):
+                return
     except Exception:  # the driver has no actor (a sweep's trial), or the cluster is shutting down
         return
     flag.set()

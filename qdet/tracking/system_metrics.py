@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 _log = logging.getLogger(__name__)
+CLOSING = 2.0
+"""Seconds to wait for the sample being taken."""
 
 
 class SystemMetrics:
@@ -25,8 +27,9 @@ class SystemMetrics:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop sampling; never waits."""
+        """Stop sampling, and wait shortly for the thread to end."""
         self._stop.set()
+        self._thread.join(CLOSING)
 
     def _sample(self) -> None:
         try:

@@ -6,6 +6,7 @@ The driver checks the job, joins the cluster, opens the MLflow run and waits; ev
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,8 @@ def _train_worker(
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     rank = ray.train.get_context().get_world_rank()
-    with join_session(job, run, rank=rank) as tracker:
-        stop = graceful_stop.watch_driver(run.name) if rank == 0 else graceful_stop.StopFlag()
+    watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
+    with join_session(job, run, rank=rank) as tracker, watched as stop:
         reporter = RayReporter(stop, watch_preemption=watch_preemption)
         result = train(job, run=run, reporter=reporter, tracker=tracker)
     return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}

@@ -20,6 +20,8 @@ EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: a retry may succeed."""
 FIRST_BEAT = 600.0
 """Seconds added to the limit before the first step, which tunes kernels and reads cold files."""
+CLOSING = 5.0
+"""Seconds to wait for the thread to end."""
 RECENT = 50
 """Beats of which the slowest counts."""
 _STDERR = 2  # the descriptor itself: Ray and pytest replace sys.stderr by objects without one
@@ -52,15 +54,18 @@ class Watchdog:
         self._off = 0  # how many `off` blocks are open
         self._warned = False
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="qdet-watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._restart(self._clock())
         if self.limit > 0:
-            threading.Thread(target=self._watch, name="qdet-watchdog", daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSING)
 
     def now(self, operation: str) -> None:
         """Note what the worker is about to do."""
