@@ -30,7 +30,7 @@ from qdet.inference.load import load
 from qdet.inference.model import Model
 from qdet.inference.runner import Runner
 from tests.support.detector_variants import ONE_EACH, VARIANTS
-from tests.support.small_models import small_model
+from tests.support.loaded_models import small_model
 
 BACKBONES = {
     "resnet": ResNetConfig(depth=14, width=32, weights=None),

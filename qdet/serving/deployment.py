@@ -17,7 +17,7 @@ from qdet.serving.spec import DeploymentSpec, ModelSpec
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 NAMESPACE = "serve"
-REPORT_SECONDS = 2.0
+REPORT_SECONDS = 5.0
 """How often a replica reports its metrics."""
 FAILURES = 5
 """Forward passes that may fail in a row before a replica is restarted."""

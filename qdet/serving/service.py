@@ -19,7 +19,7 @@ from qdet.serving.batching import Batcher, BatchPolicy, QueueFullError, Shape
 from qdet.serving.metrics import ServiceMetrics
 from qdet.serving.refusal import RETRY_AFTER, Refusal
 from qdet.serving.settings import ServiceSettings
-from qdet.serving.uploads import open_image, refuse_damaged
+from qdet.serving.uploads import open_image, opens_at_once, refuse_damaged
 
 OPENERS = 2
 """Threads that look at headers."""
@@ -76,11 +76,8 @@ class Service:
             Refusal: 413, 415 or 422 for an image that cannot be used; 503 where the queue is full or the
                 model takes too long.
         """
-        loop, limits = asyncio.get_running_loop(), self.settings.limits
-        opened = [
-            await loop.run_in_executor(self._openers, open_image, data, number, limits)
-            for number, data in enumerate(images)
-        ]
+        limits = self.settings.limits
+        opened = [await self._open(data, number) for number, data in enumerate(images)]
         try:
             async with asyncio.timeout(limits.answer_seconds):
                 found = await self._submit(opened, size)
@@ -111,6 +108,13 @@ class Service:
             if isinstance(error, Refusal):
                 raise
             raise Refusal(503, f"the model does not answer: {type(error).__name__}", RETRY_AFTER) from error
+
+    async def _open(self, data: bytes, number: int) -> Picture:
+        limits = self.settings.limits
+        if opens_at_once(data):
+            return open_image(data, number, limits)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._openers, open_image, data, number, limits)
 
     async def _submit(self, opened: Sequence[Picture], size: int | None) -> list[Detections | Unreadable]:
         shapes = [Shape(size, self._final_hw(picture.size_hw, size)) for picture in opened]

@@ -68,6 +68,11 @@ def open_image(data: bytes, number: int, limits: Limits) -> Picture:
         refuse_damaged(str(error))
 
 
+def opens_at_once(data: bytes) -> bool:
+    """True where `open_image` takes microseconds: a JPEG without EXIF, which Pillow need not look through."""
+    return data.startswith(b"\xff\xd8\xff") and b"Exif\x00\x00" not in data[: 2**16]
+
+
 def refuse_damaged(reason: str) -> NoReturn:
     """Raise a refusal of an image that cannot be decoded."""
     raise Refusal(422, _OBJECT.sub("it", reason))

@@ -18,7 +18,7 @@ from torch.compiler import is_exporting
 
 from qdet.backbones.backbone import Backbone
 from qdet.backbones.swin.drop_path import DropPath
-from qdet.backbones.swin.window_attention import WindowAttention
+from qdet.backbones.swin.window_attention import WindowAttention, round_up
 from qdet.backbones.weights import Source, check_weights
 from qdet.errors import ConfigError
 
@@ -131,7 +131,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
         """Return the normalised tokens, channels last."""
-        bottom, right = (-side % self.patch for side in images.shape[-2:])
+        bottom, right = (round_up(side, self.patch) - side for side in images.shape[-2:])
         if is_exporting() or bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
@@ -197,7 +197,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w D"]:
         """Return half the resolution with twice the channels."""
-        bottom, right = (side % 2 for side in x.shape[1:3])
+        bottom, right = (round_up(side, 2) - side for side in x.shape[1:3])
         if is_exporting() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, h, row, w, column, C]

@@ -42,18 +42,17 @@ class WindowAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Return every pixel's update from its window."""
         height, width = x.shape[1:3]
-        bottom, right = -height % self.window, -width % self.window
-        pads = is_exporting() or bottom or right  # a graph is for maps of all sizes
+        padded = (round_up(height, self.window), round_up(width, self.window))
+        pads = is_exporting() or padded != (height, width)  # a graph is for maps of all sizes
         if pads:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        padded = (height + bottom, width + right)
+            x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         x = self._attend(partition(x, self.window), padded)
         x = merge(x, self.window, padded)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :height, :width] if pads else x
+        return x.narrow(1, 0, height).narrow(2, 0, width) if pads else x
 
     def _attend(self, tokens: Float[Tensor, "Bn L C"], map_hw: tuple[int, int]) -> Float[Tensor, "Bn L C"]:
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -86,6 +85,11 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
     """Attend without keeping the attention weights for the backward pass."""
     bias = bias.repeat(query.shape[0] // bias.shape[0], 1, 1, 1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def round_up(length: int, part: int) -> int:
+    """Return the length of whole parts; written so that tracing sees a multiple."""
+    return (length + part - 1) // part * part
 
 
 def partition(x: Float[Tensor, "B H W C"], window: int) -> Float[Tensor, "Bn L C"]:
