@@ -170,18 +170,23 @@ def _legend(seen: Look) -> list[Sample | Scale]:
     first = seen.seen[0]
     after = Sample("box that the stage predicts", AFTER)
     if isinstance(first, SampledPoints):
-        before = Sample("box that it starts from", BEFORE, "dashes")
-        if first.around_points:
-            before = Sample("reference point", BEFORE, "cross")
-        scale = _level_scale("point, by the stride of its level", first.strides)
-        weighed = bool(np.ptp(first.weights) > 0)
-        heavy = [Sample("larger: of more weight", FAINT, "dot")] if weighed else []
-        return [scale, *heavy, before, after]
+        return [*_point_legend([s for s in seen.seen if isinstance(s, SampledPoints)]), after]
     if isinstance(first, AttentionMaps):
         return [Scale("attention", MAGMA, ((0.0, "0"), (1.0, "most"))), replace(after, ink=ON_HEAT)]
     if isinstance(first, Gaussians):
         return [*_gaussian_legend(first), replace(after, ink=ON_HEAT)]
     return [_level_scale("region, by the stride of its level", first.strides), after]
+
+
+def _point_legend(stages: Sequence[SampledPoints]) -> list[Sample | Scale]:
+    legend: list[Sample | Scale] = [_level_scale("point, by the stride of its level", stages[0].strides)]
+    if np.ptp(stages[0].weights) > 0:
+        legend.append(Sample("larger: of more weight", FAINT, "dot"))
+    if any(stage.around_points for stage in stages):
+        legend.append(Sample("reference point", BEFORE, "cross"))
+    if not all(stage.around_points for stage in stages):
+        legend.append(Sample("box that it starts from", BEFORE, "dashes"))
+    return legend
 
 
 def _gaussian_legend(gaussians: Gaussians) -> list[Sample | Scale]:
