@@ -29,8 +29,8 @@ from qdet.types import BatchDetections
 Found = tuple[Float[Tensor, "B n 4"], Float[Tensor, "B n"], Int[Tensor, "B n"]]
 
 EXAMPLE_HW = (288, 352)
-"""Height and width of the images that graphs are traced with. They stay dynamic, but a map must have more than
-one window of a Swin on each side, since tracing takes a 1 for a constant."""
+"""Height and width of the images that graphs are traced with. They stay dynamic, but every map must have more
+than one window of a Swin on each side: tracing takes a 1 for a constant."""
 
 
 class BatchGraph(nn.Module):
