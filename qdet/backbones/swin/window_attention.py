@@ -5,7 +5,9 @@ Swin Transformer (Liu et al., ICCV 2021, https://arxiv.org/abs/2103.14030), sect
     B images   H, W map   C channels   M window side   L = M*M tokens   n windows   h heads
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+P = ParamSpec("P")
 _APART = -100.0  # added to the logits of tokens that only the shift made neighbours; the authors' value
 
 
@@ -59,8 +62,7 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.unbind(0)  # [B*n, h, L, C/h] each
         bias = self.position_bias()
         if self.shift:
-            make_mask = window_mask.__wrapped__ if is_exporting() else window_mask
-            apart = make_mask(map_hw, self.window, self.shift, tokens.device)  # [n, L, L]
+            apart = window_mask(map_hw, self.window, self.shift, tokens.device)  # [n, L, L]
             bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, h, L, L]
         attend = _fused_attention if tokens.is_cuda else _plain_attention
         x = attend(query, key, value, bias.to(query.dtype))
@@ -106,7 +108,18 @@ def merge(tokens: Float[Tensor, "Bn L C"], window: int, map_hw: tuple[int, int])
     return x.transpose(2, 3).reshape(-1, height, width, tokens.shape[-1])
 
 
-@lru_cache(maxsize=16)
+def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Cache what a function makes, except while a graph is traced: tensors then hold no numbers."""
+    cached = lru_cache(maxsize=16)(make)
+
+    @wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return make(*args, **kwargs) if is_exporting() else cached(*args, **kwargs)
+
+    return call
+
+
+@cache_tensor
 def relative_positions(window: int, device: torch.device) -> Int[Tensor, " LL"]:
     """Row of the bias table of every (query, key) pair: (dy + M - 1) (2 M - 1) + (dx + M - 1)."""
     with torch.inference_mode(False):
@@ -116,7 +129,7 @@ def relative_positions(window: int, device: torch.device) -> Int[Tensor, " LL"]:
         return (rows + offset[None, :, None, :]).flatten()
 
 
-@lru_cache(maxsize=16)
+@cache_tensor
 def window_mask(
     map_hw: tuple[int, int], window: int, shift: int, device: torch.device
 ) -> Bool[Tensor, "n L L"]:
