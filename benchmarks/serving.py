@@ -37,6 +37,8 @@ from qdet.inference.load import load
 from qdet.inference.model import Model
 
 START_SECONDS = 180.0
+OTHERS = ("RAY_ADDRESS", "QDET_SERVE_TOKEN")
+"""Variables under which the service would be another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,7 @@ def _service(config: ServingBenchmark, batch: int) -> Iterator[tuple[str, psutil
         return
     command = [sys.executable, "-m", "qdet", "serve", config.model, "--port", "0", "--batch", str(batch)]
     command += ["--replicas", config.replicas, "--queue", str(max(64, 2 * max(config.concurrency)))]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name not in OTHERS}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
