@@ -153,4 +153,5 @@ def test_two_replicas_behind_the_proxy_share_a_token_and_their_metrics(tmp_path)
         assert not any(token in " ".join(p.cmdline()) for p in process.children(recursive=True))
         # 404 is the proxy's answer to what comes once the route is gone.
         assert _stop_under_load(allowed, process) <= {200, 404, ConnectionRefusedError}
+        assert process.wait(timeout=120) == 0  # a second signal would end it at once
         assert token not in log.read_text()
