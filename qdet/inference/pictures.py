@@ -27,6 +27,8 @@ MAX_BYTES = 512 * 2**20
 """Bytes of the largest image file that is read."""
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
+_EXIF = {"jpg": (b"Exif\0\0",), "png": (b"eXIf", b"Raw profile type"), "webp": (b"EXIF",)}
+"""What the bytes of a file with EXIF hold, by kind."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ def _read(where: str) -> bytes:
 
 def _orientation(data: bytes, name: str) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
-    if kind_of(data, name=name) == "jpg" and b"Exif\x00\x00" not in data[: 2**16]:
-        return 1  # saves Pillow's parsing
+    kind = kind_of(data, name=name)
+    if kind != "tif" and not any(mark in data for mark in _EXIF.get(kind, ())):
+        return 1  # saves Pillow's parsing, which decodes whole PNGs
     try:
         with Image.open(io.BytesIO(data)) as image:
             found = image.getexif().get(_ORIENTATION, 1)
