@@ -7,7 +7,7 @@ import torch
 
 from qdet.job import Job
 from qdet.launching.cli import parse
-from qdet.launching.commands.models.picture_files import make_folder, save
+from qdet.launching.commands.models.picture_files import PictureFolder
 from qdet.recipes import read
 from qdet.training.distributed import World
 from qdet.training.streams import build_stream
@@ -26,7 +26,7 @@ def draw_batches(
         DataError: The training set cannot be read.
     """
     job = parse(read(job_file), job_flags)
-    make_folder(folder)
+    pictures = PictureFolder(folder)
     shards = job.data.open_train()
     stream = build_stream(job, shards, World(0, 1, torch.device("cpu")))
     last = step + -(-count // job.train.batch_size)
@@ -34,8 +34,8 @@ def draw_batches(
         samples = [sample for batch in parts for sample in samples_of(batch)][:count]
         count -= len(samples)
         title = _describe(job, number, stream.steps_per_epoch, samples)
-        file = folder / f"{job.name}-step-{number:06}.png"
-        save(draw_samples(samples, shards.categories, size=size, title=title), file)
+        sheet = draw_samples(samples, shards.categories, size=size, title=title)
+        file = pictures.save(sheet, f"{job.name}-step-{number:06}.png")
         print(f"{file}: {title}", flush=True)
 
 

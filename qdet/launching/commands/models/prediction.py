@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +20,7 @@ from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
 from qdet.inference.sources import Still, find_sources
 from qdet.inference.video import VideoReader, VideoWriter
+from qdet.launching.commands.models.picture_files import PictureFolder
 from qdet.storage.atomic import atomic_file
 
 TOGETHER = 20_000
@@ -42,7 +42,7 @@ class Prediction:
     batch: int | None = None
     max_pixels: int = 100_000_000
     _failures: list[Unreadable] = field(default_factory=list)
-    _taken: set[str] = field(default_factory=set)
+    _folder: PictureFolder | None = None
 
     def run(self, named: Sequence[str]) -> list[Unreadable]:
         """Predict in all images and videos; return what could not be read.
@@ -56,7 +56,7 @@ class Prediction:
         with ExitStack() as stack:
             out = stack.enter_context(CocoResults(self.results)) if self.results else None
             if self.drawings is not None:
-                _make_folder(self.drawings)
+                self._folder = PictureFolder(self.drawings)
             bar = stack.enter_context(_progress())
             stills = bar.add_task("images", total=len(sources.stills), visible=bool(sources.stills))
             for still, found in self._detect(sources.stills):
@@ -89,8 +89,8 @@ class Prediction:
     def _take(
         self, still: Still, found: Detections | Unreadable, out: "CocoResults | None", console: Console
     ) -> None:
-        if isinstance(found, Detections) and self.drawings is not None:
-            found = self._draw(still, found, self.drawings)
+        if isinstance(found, Detections) and self._folder is not None:
+            found = self._draw(still, found, self._folder)
         if isinstance(found, Unreadable):
             self._failures.append(found)
             return
@@ -98,24 +98,14 @@ class Prediction:
         if out is not None:
             out.add(found, still.image_id)
 
-    def _draw(self, still: Still, found: Detections, folder: Path) -> Detections | Unreadable:
+    def _draw(self, still: Still, found: Detections, folder: PictureFolder) -> Detections | Unreadable:
         try:
-            drawing = found.draw(score=self._shown)
+            drawing = np.asarray(found.draw(score=self._shown))
         except DataError as error:  # read again for drawing, and gone by then
             return Unreadable(found.source, str(error))
         ending = Path(still.file_name).suffix.lower()
-        name = self._free_name(still.file_name if ending in DRAWN else f"{still.file_name}.png")
-        _save(drawing, folder / name)
+        folder.save(drawing, still.file_name if ending in DRAWN else f"{still.file_name}.png")
         return found
-
-    def _free_name(self, name: str) -> str:
-        """Return the name, numbered where another image of this run has it."""
-        path, number = Path(name), 1
-        while name in self._taken:
-            number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        self._taken.add(name)
-        return name
 
     def _predict_video(self, name: str, out: "CocoResults | None", console: Console, bar: Progress) -> None:
         try:
@@ -123,8 +113,8 @@ class Prediction:
                 reader = stack.enter_context(VideoReader(name, max_pixels=self.max_pixels))
                 task = bar.add_task(Path(name).name, total=reader.info.frames or None)
                 writer = None
-                if self.drawings is not None:
-                    file = self.drawings / self._free_name(f"{Path(name.partition('?')[0]).stem}.mp4")
+                if self._folder is not None:
+                    file = self._folder.file(f"{Path(name.partition('?')[0]).stem}.mp4")
                     writer = stack.enter_context(VideoWriter(file, reader.info.rate))
                 for number, found in enumerate(self._detect_frames(iter(reader))):
                     if writer is not None:
@@ -208,19 +198,3 @@ def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--to {folder} cannot be made: {error.strerror or error}") from error
-
-
-def _save(drawing: Image.Image, file: Path) -> None:
-    try:
-        drawing.save(file, quality=92)
-    except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be written: {error.strerror or error}; give another --to"
-        ) from error

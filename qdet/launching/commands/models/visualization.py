@@ -1,7 +1,7 @@
 """What a model looks at in everything that was named: a picture per image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
 from qdet.inference.runner import DetectorRunner
 from qdet.inference.sources import Still, find_sources
-from qdet.launching.commands.models.picture_files import make_folder, save
+from qdet.launching.commands.models.picture_files import PictureFolder
 from qdet.types import BatchDetections, Predictions
 from qdet.visualize.drawing.looks import Style, draw_look
 from qdet.visualize.looking.look import Look, What, choose, look
@@ -33,7 +33,6 @@ class Visualization:
     folder: Path
     panel: int
     size: int | None = None
-    _taken: set[str] = field(default_factory=set)
 
     def run(self, named: Sequence[str], *, max_pixels: int) -> list[Unreadable]:
         """Draw every image that is named; return what could not be read.
@@ -44,16 +43,16 @@ class Visualization:
         """
         self.what = choose(self.model.detector, self.what)
         sources = find_sources(named, max_pixels=max_pixels)
-        make_folder(self.folder)
+        folder = PictureFolder(self.folder)
         failures = [Unreadable(v, f"{v} is a video; give single images of it") for v in sources.videos]
         for still in sources.stills:
             try:
-                self._draw(still)
+                self._draw(still, folder)
             except DataError as error:
                 failures.append(Unreadable(still.name, str(error)))
         return failures
 
-    def _draw(self, still: Still) -> None:
+    def _draw(self, still: Still, folder: PictureFolder) -> None:
         picture = still.open()
         seen = self._look_at(picture)
         best = seen.boxes.best(self.queries, score=self.score)
@@ -62,8 +61,8 @@ class Visualization:
             print(f"{still.name}: nothing of --score {self.score:g} or more; the best has {highest:.2f}")
             return
         names = self.model.classes.names
-        file = self.folder / self._free_name(f"{Path(still.file_name).stem}.png")
-        save(draw_look(picture.decode(), seen, best, Style(names, self.panel)), file)
+        drawing = draw_look(picture.decode(), seen, best, Style(names, self.panel))
+        file = folder.save(drawing, f"{Path(still.file_name).stem}.png")
         scores, labels = seen.boxes.scores[-1], seen.boxes.labels[-1]
         said = ", ".join(f"{names[labels[query]]} {scores[query]:.2f}" for query in best)
         print(f"{file}: {seen.what} of {said}", flush=True)
@@ -78,15 +77,6 @@ class Visualization:
             if isinstance(found, Unreadable):
                 raise DataError(found.reason)
         return runner.looks[0]
-
-    def _free_name(self, name: str) -> str:
-        """Return the name, numbered where another image of this run has it."""
-        path, number = Path(name), 1
-        while name in self._taken:
-            number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        self._taken.add(name)
-        return name
 
 
 class _LookingRunner:
