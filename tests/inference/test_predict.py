@@ -14,12 +14,14 @@ from PIL import Image, ImageOps
 
 import qdet
 from qdet.data.image.resize import resize
+from qdet.data.loading.planned_stream import EvalStream
+from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.plan.views import resized
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 from qdet.evaluation import DetectionRows, evaluate, merge
 from qdet.inference.detections import Unreadable
-from qdet.inference.evaluate import detect_in_shards
+from qdet.inference.evaluate import detect_in_batches
 from qdet.types import BatchDetections
 from tests.inference.conftest import encode
 
@@ -264,8 +266,12 @@ def test_predictions_of_a_folder_have_the_ap_of_the_evaluation(model, demo_shard
     description = model.description
     # The model's three classes stand for the first three of the dataset.
     category_ids = shards.categories.ids[: len(model.classes)]
-    options = {"augment": description.augment, "batch_size": description.eval.batch_size}
-    rows = detect_in_shards(model.runner, shards, category_ids, **options)
+
+    def detect(rank: int, world_size: int) -> DetectionRows:
+        config = StreamConfig(batch_size=description.eval.batch_size, rank=rank, world_size=world_size)
+        return detect_in_batches(model.runner, EvalStream(shards, description.augment, config), category_ids)
+
+    rows = detect(0, 1)
     found = model.predict([demo_shards / "coco" / "val" / image["file_name"] for image in truth["images"]])
     boxes = np.concatenate([one.boxes_xyxy for one in found]).astype(np.float64)
     labels = np.concatenate([one.labels for one in found])
@@ -279,8 +285,7 @@ def test_predictions_of_a_folder_have_the_ap_of_the_evaluation(model, demo_shard
     for column in ("image_ids", "category_ids", "boxes_xywh", "scores"):
         np.testing.assert_array_equal(getattr(predicted, column), getattr(rows.in_order(), column))
     assert evaluate(truth, predicted).as_dict() == evaluate(truth, rows).as_dict()
-    parts = [
-        detect_in_shards(model.runner, shards, category_ids, rank=rank, world_size=3, **options)
-        for rank in range(3)
-    ]
-    assert evaluate(truth, merge(parts)).as_dict() == evaluate(truth, rows).as_dict()
+    assert (
+        evaluate(truth, merge([detect(rank, 3) for rank in range(3)])).as_dict()
+        == evaluate(truth, rows).as_dict()
+    )
