@@ -1,14 +1,44 @@
 """A model as one .safetensors file, with the JSON that describes it beside it."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from qdet.errors import CheckpointError
+from qdet.masking import mask
 from qdet.storage.atomic import atomic_file
+
+
+def describe(
+    *,
+    job: Mapping[str, Any],
+    categories: Mapping[str, Any],
+    step: int,
+    averaged: bool,
+    metrics: Mapping[str, float],
+) -> str:
+    """Return, as JSON, what must be known of a model beside its weights.
+
+    Args:
+        job: Flat settings; secrets, which URLs among them may hold, are masked.
+        categories: Class names and original ids, in label order.
+        step: Training steps behind the weights.
+        averaged: Whether they are a moving average.
+        metrics: Those of an evaluation of these weights; empty if there was none.
+    """
+    content = {
+        "step": step,
+        "averaged": averaged,
+        "metrics": dict(metrics),
+        "categories": dict(categories),
+        "job": {k: mask(v, key=k) if isinstance(v, str) else v for k, v in job.items()},
+    }
+    return json.dumps(content, indent=1)
 
 
 def write_model(file: Path, weights: Mapping[str, Tensor], about: str) -> Path:

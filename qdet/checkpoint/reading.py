@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qdet.checkpoint.manifest import copy_and_check, read_manifest, verify
-from qdet.checkpoint.model_file import write_model
+from qdet.checkpoint.model_file import describe, write_model
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
@@ -128,14 +128,14 @@ def export(saved: Checkpoint, file: Path, *, averaged: bool = True) -> Path:
     Raises:
         CheckpointError: It cannot be written, or its name ends otherwise.
     """
-    about = {
-        "step": saved.state.step,
-        "averaged": averaged and bool(saved.names("average")),
-        "metrics": dict(saved.manifest.metrics),
-        "categories": saved.state.categories,
-        "job": saved.job,
-    }
-    return write_model(file, saved.model(averaged=averaged), json.dumps(about, indent=1))
+    about = describe(
+        job=saved.job,
+        categories=saved.state.categories,
+        step=saved.state.step,
+        averaged=averaged and bool(saved.names("average")),
+        metrics=saved.manifest.metrics,
+    )
+    return write_model(file, saved.model(averaged=averaged), about)
 
 
 @dataclass(frozen=True)

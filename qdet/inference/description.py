@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from qdet.checkpoint import Checkpoint, Manifest
+from qdet.checkpoint.model_file import describe
 from qdet.config import restore
 from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
@@ -16,7 +17,6 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError, ConfigError, DataError
 from qdet.job import EvalConfig
-from qdet.masking import mask
 
 Precision = Literal["bf16", "fp32"]
 T = TypeVar("T")
@@ -74,16 +74,13 @@ class Description:
 
     def to_json(self) -> str:
         """Return it as JSON, without secrets, which URLs among the settings may hold."""
-        names, ids = list(self.classes.names), list(self.classes.ids)
-        job = {k: mask(v, key=k) if isinstance(v, str) else v for k, v in self.job.items()}
-        content = {
-            "step": self.step,
-            "averaged": self.averaged,
-            "metrics": dict(self.metrics),
-            "categories": {"names": names, "ids": ids},
-            "job": job,
-        }
-        return json.dumps(content, indent=1)
+        return describe(
+            job=self.job,
+            categories={"names": list(self.classes.names), "ids": list(self.classes.ids)},
+            step=self.step,
+            averaged=self.averaged,
+            metrics=self.metrics,
+        )
 
     @property
     def name(self) -> str:
