@@ -125,10 +125,15 @@ def _read(where: str) -> bytes:
         raise DataError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def may_have_exif(data: bytes, kind: str) -> bool:
+    """Whether the bytes of an image file hold what EXIF begins with; always True for TIFF."""
+    return kind == "tif" or any(mark in data for mark in _EXIF.get(kind, ()))
+
+
 def _orientation(data: bytes, name: str) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
     kind = kind_of(data, name=name)
-    if kind != "tif" and not any(mark in data for mark in _EXIF.get(kind, ())):
+    if not may_have_exif(data, kind):
         return 1  # saves Pillow's parsing, which decodes whole PNGs
     try:
         with Image.open(io.BytesIO(data)) as image:

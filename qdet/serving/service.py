@@ -19,7 +19,7 @@ from qdet.serving.batching import Batcher, BatchPolicy, QueueFullError, Shape
 from qdet.serving.metrics import ServiceMetrics
 from qdet.serving.refusal import RETRY_AFTER, Refusal
 from qdet.serving.settings import ServiceSettings
-from qdet.serving.uploads import open_image, opens_at_once, refuse_damaged
+from qdet.serving.uploads import open_image, opens_at_once
 
 OPENERS = 2
 """Threads that look at headers."""
@@ -149,7 +149,7 @@ def _final_sizes(model: Model) -> Callable[[HW, int | None], HW]:
 
 def _pick(found: Detections | Unreadable) -> Detections:
     if isinstance(found, Unreadable):
-        refuse_damaged(found.reason)
+        raise Refusal(422, found.reason)
     return found
 
 

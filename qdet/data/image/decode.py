@@ -6,6 +6,7 @@ other formats go through Pillow.
 """
 
 import io
+import re
 
 import numpy as np
 import simplejpeg
@@ -17,6 +18,8 @@ from qdet.errors import DataError
 # Pillow's own limit of pixels would stand in the way of a higher --max-pixels: `check_pixels` alone decides,
 # by the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+
+_OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
@@ -48,7 +51,7 @@ def size_hw(data: bytes, *, name: str) -> tuple[int, int]:
             with _open(data) as image:
                 width, height = image.size
     except Exception as error:
-        raise DataError(f"{name} is no readable {kind} image: {error}") from error
+        raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
     return int(height), int(width)
 
 
@@ -74,7 +77,12 @@ def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
                 )
             return np.array(image.convert("RGB"))
     except Exception as error:
-        raise DataError(f"{name} is no readable {kind} image: {error}") from error
+        raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Return the reason without the address of the object in memory that Pillow calls the image."""
+    return _OBJECT.sub("it", str(error)) or type(error).__name__
 
 
 def _open(data: bytes) -> Image.Image:
