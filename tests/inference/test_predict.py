@@ -230,6 +230,16 @@ def test_tiles_find_each_object_once_in_pixels_of_the_whole_image(model, size):
         assert any(y <= top and x <= left and bottom <= b and right <= r for y, x, b, r in whole)
 
 
+HEADS = [b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_reasons_name_no_address_in_memory(model, head):
+    with pytest.raises(DataError, match="image 0 is no readable") as raised:
+        model.predict(head + bytes(40))
+    assert "0x" not in str(raised.value)
+
+
 def test_no_more_pixels_are_decoded_than_allowed(model, arrays):
     with pytest.raises(DataError, match="60x40"):
         model.predict(encode(arrays[0], "PNG"), max_pixels=1000)
