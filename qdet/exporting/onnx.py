@@ -72,7 +72,7 @@ def _require_packages(name: str) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{name} needs {error.name}: pip install onnx onnxscript onnxruntime") from error
+        raise ConfigError(f"{name} needs {error.name}: pip install 'qdet[onnx]'") from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ As `benchmarks.exported_models`, which prints the differences.
 import pytest
 
 from benchmarks.exported_models import models
+from qdet.errors import ExportError
 from qdet.exporting.export import export
 from qdet.exporting.graphs import Graph
 from qdet.exporting.onnx import write_onnx
@@ -26,11 +27,22 @@ def test_exported_files_compute_what_pytorch_does(name, tmp_path):
     assert write_onnx(graph, model.description, tmp_path / "model.onnx", name).within
 
 
+FORMS = [(name, form) for name in ONE_EACH for form in ("image", "raw")]
+FAR_OUTSIDE = pytest.mark.xfail(
+    raises=ExportError,
+    reason="with random weights one box lies five images to the left; against float64, onnxruntime is off "
+    "by 2.8e-4 of the image there, PyTorch by 5e-6",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["image", "raw"])
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(*one, marks=FAR_OUTSIDE) if one == ("sparse_rcnn_r101_100", "raw") else one
+        for one in FORMS
+    ],
+)
 def test_other_forms_of_every_detector(name, form, tmp_path):
-    if (name, form) == ("sparse_rcnn_r101_100", "raw"):
-        pytest.xfail("its random weights carry rounding to 2.7e-4 of the image, in a box of one query")
     model = small_model(VARIANTS[name][0])
     assert export(model, tmp_path / "model.onnx", form=form).difference.within

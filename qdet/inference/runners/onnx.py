@@ -52,7 +52,7 @@ def open_session(
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError(f"{where}: onnxruntime is not installed; pip install onnxruntime") from error
+        raise ConfigError(f"{where}: onnxruntime is not installed; pip install 'qdet[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads

@@ -64,13 +64,13 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
 
 
 def show_prediction(run: str) -> None:
-    """Predict in some held-out images with the trained model, and print the commands to go on with."""
+    """Predict on a few held-out images with the trained model, and print the next commands to try."""
     from qdet.inference.load import load
     from qdet.launching.commands.models.prediction import Prediction
 
     drawn, images = Path(PREDICTIONS), sorted(Path(HELD_OUT).glob("*.jpg"))[:SHOWN]
     if images:  # shards may have been made elsewhere
-        print(f"\nwhat {run} finds in images that it has not seen, drawn in {drawn}:", flush=True)
+        print(f"\npredictions of {run} on held-out images, drawn in {drawn}:", flush=True)
         prediction = Prediction(load(run), score=None, drawings=drawn, results=None)
         prediction.run(list(map(str, images)))
     commands = (
@@ -80,7 +80,7 @@ def show_prediction(run: str) -> None:
         f"qdet export {run} --to model.onnx",
         f"qdet serve {run}",
     )
-    print("go on with:", *(f"  {BIN}{command}" for command in commands), sep="\n", flush=True)
+    print("next:", *(f"  {BIN}{command}" for command in commands), sep="\n", flush=True)
 
 
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
