@@ -15,7 +15,11 @@ from qdet.inference.description import Precision
 from qdet.types import BatchDetections, Predictions
 
 Device = Literal["auto", "cpu", "cuda"] | str
-Forward = Callable[[UInt8[Tensor, "B 3 H W"], Int[Tensor, "B 2"]], tuple[Predictions, ...]]
+Images = UInt8[Tensor, "B 3 H W"]
+"""A batch, padded with zeros at the right and bottom."""
+SizesHW = Int[Tensor, "B 2"]
+"""Height and width of every image, in pixels."""
+Forward = Callable[[Images, SizesHW], tuple[Predictions, ...]]
 
 
 @runtime_checkable
@@ -27,12 +31,7 @@ class Runner(Protocol):
         """Where it computes."""
         ...
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         """Detect in a batch, in pixels of the original images.
 
         Args:
@@ -62,12 +61,7 @@ class DetectorRunner:
 
         return cls(detector, forward, device)
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         """Detect in a batch."""
         with torch.no_grad():
             last = self.forward(images, sizes_hw)[-1]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from qdet.inference.runner import DetectorRunner, Runner
+from qdet.inference.runner import DetectorRunner, Images, Runner, SizesHW
 from qdet.types import Batch, BatchDetections, Predictions
 
 WAITING, BACKBONE, DECODER, MODEL, BOXES = "waiting for images", "backbone", "decoder", "model", "boxes"
@@ -70,12 +70,7 @@ class TimedRunner:
         """That of the model."""
         return self.runner.device
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         """Detect in a batch."""
         if not isinstance(self.runner, DetectorRunner):
             with self.watch.time(MODEL):

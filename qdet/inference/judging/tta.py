@@ -20,7 +20,7 @@ from torch import Tensor
 from qdet.data.augment import AugmentConfig
 from qdet.evaluation import DetectionRows
 from qdet.evaluation.matching.overlaps import box_iou
-from qdet.inference.runner import Runner
+from qdet.inference.runner import Images, Runner, SizesHW
 from qdet.types import BatchDetections
 
 SCALES = (0.75, 1.0, 1.25)
@@ -40,12 +40,7 @@ class MirroredRunner:
         """That of the model."""
         return self.runner.device
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         """Detect in the mirror images; padding stays at the right."""
         found = self.runner(mirror(images, sizes_hw), sizes_hw, original_hw)
         width = original_hw[:, 1].to(found.boxes_xyxy).view(-1, 1)

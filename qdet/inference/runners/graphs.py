@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from qdet.detectors.detector import Detector, resize_factors
 from qdet.errors import CheckpointError
 from qdet.inference.description import Description
+from qdet.inference.runner import Images, SizesHW
 from qdet.layers.pixels import normalize
 from qdet.types import BatchDetections, Predictions
 
@@ -83,12 +83,7 @@ class GraphRunner:
             detector = description.detector.build(len(description.classes)).eval()
         return cls(session, form, detector, device)
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         """Detect in a batch."""
         if self.form == "batch":
             return BatchDetections(*self.session(enlarge(images), sizes_hw, original_hw))

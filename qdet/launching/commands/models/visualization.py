@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from qdet.errors import DataError
@@ -14,7 +13,7 @@ from qdet.inference.batches import Preparation, detect_in
 from qdet.inference.detections import Unreadable
 from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
-from qdet.inference.runner import DetectorRunner
+from qdet.inference.runner import DetectorRunner, Images, SizesHW
 from qdet.inference.sources import Still, find_sources
 from qdet.launching.commands.models.picture_files import PictureFolder
 from qdet.types import BatchDetections, Predictions
@@ -91,12 +90,7 @@ class _LookingRunner:
     def device(self) -> torch.device:
         return self._inner.device
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        sizes_hw: Int[Tensor, "B 2"],
-        original_hw: Int[Tensor, "B 2"],
-    ) -> BatchDetections:
+    def __call__(self, images: Images, sizes_hw: SizesHW, original_hw: SizesHW) -> BatchDetections:
         last: list[Predictions] = []
 
         def forward(images: Tensor, sizes_hw: Tensor) -> tuple[Predictions, ...]:
