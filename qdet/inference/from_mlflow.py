@@ -1,6 +1,10 @@
 """Models that MLflow keeps: of a run, or of its registry."""
 
+import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qdet.errors import TrackingError
@@ -23,14 +27,12 @@ def is_run_id(where: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}", where) is not None and not Path(where).exists()
 
 
-def download_model(where: str) -> str:
-    """Fetch the model of a run or of the registry.
+@contextmanager
+def downloaded_model(where: str) -> Iterator[str]:
+    """Give the model of a run or of the registry as a file here, for as long as the block lasts.
 
     Args:
         where: `runs:/ID`, `runs:/ID/FOLDER`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a run's id.
-
-    Returns:
-        The file, on this machine.
 
     Raises:
         TrackingError: The server does not answer, or there is no such run, name or model.
@@ -45,15 +47,17 @@ def download_model(where: str) -> str:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri()
-    try:
-        mlflow.set_tracking_uri(uri)
-        folder = Path(download_artifacts(where, tracking_uri=uri))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"{where} cannot be had from MLflow at {mask(uri)}: {_first_line(error)}; check the name, and "
-            "MLFLOW_TRACKING_URI for another server"
-        ) from error
-    return str(_model_in(folder, where))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with tempfile.TemporaryDirectory(prefix="qdet-mlflow-") as here:
+        try:
+            mlflow.set_tracking_uri(uri)
+            folder = Path(download_artifacts(where, tracking_uri=uri, dst_path=here))
+        except (MlflowException, OSError) as error:
+            raise TrackingError(
+                f"{where} is not to be had from {mask(uri)}: {_first_line(error)}; check the name, and "
+                "MLFLOW_TRACKING_URI for another server"
+            ) from error
+        yield str(_model_in(folder, where))
 
 
 def _model_in(folder: Path, where: str) -> Path:

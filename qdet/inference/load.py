@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from qdet.errors import CheckpointError, ConfigError, did_you_mean
 from qdet.inference.exported_files import load_safetensors
-from qdet.inference.from_mlflow import download_model, is_mlflow, is_run_id
+from qdet.inference.from_mlflow import downloaded_model, is_mlflow, is_run_id
 from qdet.inference.model import Model
 from qdet.inference.runner import Device, choose_device
 from qdet.inference.trained import load_folder
@@ -16,6 +19,8 @@ from qdet.storage.urls import is_url
 
 STORE = "outputs"
 """Folder in which the name of a run is looked for."""
+FILES = (".safetensors", ".onnx", ".pt2")
+"""Endings of exported files."""
 FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 """Endings of other programs' checkpoints."""
 
@@ -46,10 +51,18 @@ def load(
         TrackingError: MLflow does not answer or has no such model.
     """
     announce = announce or (lambda _: None)
-    where = str(source)
+    where, to = str(source), choose_device(device)
     if is_mlflow(where) or is_run_id(where):
-        where = download_model(where)
-    to, ending = choose_device(device), Path(where.partition("?")[0]).suffix.lower()
+        with downloaded_model(where) as file:
+            model = _load_file(file, to, precision, lambda line: announce(line.replace(file, where)))
+        return replace(model, description=replace(model.description, source=where))
+    if _ending(where) in (*FILES, *FOREIGN):
+        return _load_file(where, to, precision, announce)
+    return load_folder(_find_folder(where), to, precision, averaged=averaged, announce=announce)
+
+
+def _load_file(where: str, to: torch.device, precision: str, announce: Callable[[str], None]) -> Model:
+    ending = _ending(where)
     if ending == ".safetensors":
         return load_safetensors(where, to, precision, announce)
     if ending == ".onnx":
@@ -62,12 +75,14 @@ def load(
 
         check_precision(precision, where)
         return load_program(where, to)
-    if ending in FOREIGN:
-        raise CheckpointError(
-            f"{where} is no file of qdet; convert an authors' checkpoint first: "
-            f"qdet convert {where} --to weights/{Path(where).stem}"
-        )
-    return load_folder(_find_folder(where), to, precision, averaged=averaged, announce=announce)
+    raise CheckpointError(
+        f"{where} is no file of qdet; convert an authors' checkpoint first: "
+        f"qdet convert {where} --to weights/{Path(where).stem}"
+    )
+
+
+def _ending(where: str) -> str:
+    return Path(where.partition("?")[0]).suffix.lower()
 
 
 def _find_folder(where: str) -> Folder:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,15 @@ def test_mlflow_runs_and_registered_models(run, tmp_path, monkeypatch):
     client.set_registered_model_alias("shapes", "best", version.version)
     names = (info.run_id, f"runs:/{info.run_id}", f"runs:/{info.run_id}/model", "models:/shapes@best",
              f"models:/shapes/{version.version}")  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     for name in names:
-        assert_weights(qdet.load(name), qdet.load(run).detector)
+        said: list[str] = []
+        model = qdet.load(name, announce=said.append)
+        assert_weights(model, qdet.load(run).detector)
+        assert said[0].startswith(f"{name}: averaged weights after step 4")
+        assert model.description.source == name
+    assert not list((tmp_path / "temporary").glob("qdet-*"))
     for name in ("models:/shapse@best", "models:/shapes@worst", "runs:/0123", f"runs:/{info.run_id}/images"):
         with pytest.raises(TrackingError, match=name):
             qdet.load(name)
