@@ -11,9 +11,6 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: demo test test-slow test-ci-slow check format setup clean
 
 demo: setup  ## render images, make shards, train on a local Ray, show AP and pictures (12 minutes on 2 cores)
-	$(BIN)/python -m data_prep.synthetic --out data/demo/coco
-	$(BIN)/python -m data_prep.coco_to_shards --coco data/demo/coco --split train --out data/demo/shards/train
-	$(BIN)/python -m data_prep.coco_to_shards --coco data/demo/coco --split val --out data/demo/shards/val
 	$(BIN)/python -m qdet demo --started $(STARTED)
 
 test: setup  ## everything that takes seconds, side by side where that is safe (under 10 minutes on 2 cores)

@@ -19,6 +19,7 @@ from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
+from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
 from qdet.launching.commands.zoo import ZooCommand
@@ -35,6 +36,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, type[Command]] = {
     "head": HeadCommand,
+    "run": RunCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "predict": PredictCommand,
