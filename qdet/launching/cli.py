@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,6 +17,9 @@ from qdet.job import Job, Sweep
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
+
+if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -51,6 +54,7 @@ def launch(
     variants: Mapping[str, Variant] | None = None,
     tables: Mapping[str, Table] | None = None,
     demo: Mapping[str, Any] | None = None,
+    callbacks: Sequence["Callbacks"] = (),
     args: Sequence[str] | None = None,
 ) -> None:
     """Run `job` as the command line asks: train it once, search its `sweep`, or print it.
@@ -62,6 +66,7 @@ def launch(
         variants: What `--variant NAME` runs instead.
         tables: What `--table NAME` trains, row by row.
         demo: Dotted paths that `--demo` sets on top of `job.demo()`, such as the job's own learning rate.
+        callbacks: Called at steps, evaluations, checkpoints and the end, beside the training.
         args: Command line; by default the process's.
     """
     recipe = Recipe(
@@ -73,7 +78,7 @@ def launch(
         tables=tables or {},
     )
     arguments = list(sys.argv[1:] if args is None else args)
-    exit_on_user_error(lambda: _run(_parse(recipe, arguments)))
+    exit_on_user_error(lambda: _run(_parse(recipe, arguments), callbacks))
 
 
 def parse(recipe: Recipe, args: Sequence[str]) -> Job:
@@ -125,8 +130,12 @@ def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
     return _Command(job=job.demo(recipe.demo) if chosen.demo else job, space=space)
 
 
-def _run(command: _Command) -> None:
-    job = command.job
+def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
+    job, local = command.job, command.local or _under_torchrun()
+    if callbacks:
+        from qdet.training.hooks.calling import check_callbacks
+
+        check_callbacks(callbacks, sent=not local)
     sweeps = command.sweep or command.table is not None
     if sweeps:
         if not command.space.space:
@@ -142,15 +151,15 @@ def _run(command: _Command) -> None:
     elif sweeps:
         from qdet.launching.ray_backend.tune import search
 
-        search(job, command.space, address=command.ray_address, wait=command.ray_wait)
-    elif command.local or _under_torchrun():
+        search(job, command.space, callbacks=callbacks, address=command.ray_address, wait=command.ray_wait)
+    elif local:
         from qdet.launching.local import run_locally
 
-        run_locally(job)
+        run_locally(job, callbacks)
     else:
         from qdet.launching.ray_backend.train import run_on_ray
 
-        run_on_ray(job, address=command.ray_address, wait=command.ray_wait)
+        run_on_ray(job, callbacks=callbacks, address=command.ray_address, wait=command.ray_wait)
 
 
 def _under_torchrun() -> bool:

@@ -1,6 +1,7 @@
 """Train in this process, without Ray: under a debugger or torchrun."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qdet.config import override
@@ -14,10 +15,11 @@ from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, Run
 
 if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
     from qdet.training.loop import Result
 
 
-def run_locally(job: Job) -> None:
+def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     """Train `job` in this process, as one rank of torchrun where that started it.
 
     The number of processes sets `train.workers`. Under torchrun all ranks must agree on the run's name, so it
@@ -36,23 +38,23 @@ def run_locally(job: Job) -> None:
     if rank != 0:
         chosen = job.store.run or job.store.resume
         name = chosen or prepared.name or record.new_name(job)
-        _train(job, Run(name, job.store.path), NullTracker())
+        _train(job, Run(name, job.store.path), NullTracker(), callbacks)
         return
     with (
         open_session(prepared) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
-        result = _train(job, session.run, tracker)
+        result = _train(job, session.run, tracker, callbacks)
         tracker.close()
         report.print_summary(session.outcome(result.step, result.metrics))
 
 
-def _train(job: Job, run: Run, tracker: Tracker) -> "Result":
+def _train(job: Job, run: Run, tracker: Tracker, callbacks: Sequence["Callbacks"]) -> "Result":
     """Train to the end and return the result; after a SIGTERM exit with its code instead."""
     from qdet.training.loop import train
 
     with catch_sigterm() as stop:
-        result = train(job, run=run, reporter=LocalReporter(stop), tracker=tracker)
+        result = train(job, run=run, reporter=LocalReporter(stop), tracker=tracker, callbacks=callbacks)
     if result.stopped:
         raise SystemExit(EXIT_CODE)
     return result

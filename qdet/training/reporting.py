@@ -57,6 +57,10 @@ class Reporter(Protocol):
         """Take the metrics of an evaluation after `step` steps (every rank, the same metrics)."""
         ...
 
+    def saved(self, step: int, folder: str) -> None:
+        """Take note that the checkpoint in `folder` is complete (rank 0 only, on the writing thread)."""
+        ...
+
     def stop_requested(self) -> bool:
         """Whether this worker was asked to stop. Does not wait; called in every step."""
         ...
@@ -82,6 +86,9 @@ class LocalReporter:
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing: no scheduler is waiting."""
+
+    def saved(self, step: int, folder: str) -> None:
+        """Do nothing."""
 
     def stop_requested(self) -> bool:
         """Whether this process was asked to stop."""

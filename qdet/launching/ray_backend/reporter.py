@@ -27,6 +27,9 @@ class RayReporter:
 
         ray.train.report({"step": step, **metrics})
 
+    def saved(self, step: int, folder: str) -> None:
+        """Do nothing: Ray Train knows nothing of our checkpoints."""
+
     def stop_requested(self) -> bool:
         """Return whether the driver requests a graceful stop."""
         return self._stop()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
 
+    from qdet.training.hooks.callbacks import Callbacks
+
 RAY_TRAIN_SETTINGS = {
     # How often Ray Train polls its workers' health and reports; at 2 s a report costs 1.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -46,11 +48,14 @@ GROWTH_CHECK = "QDET_GROWTH_CHECK_S"
 GROWTH_CHECK_SECONDS = 30.0
 
 
-def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
+def run_on_ray(
+    job: Job, *, callbacks: Sequence["Callbacks"] = (), address: str | None = None, wait: float = 60.0
+) -> None:
     """Train `job` on a Ray cluster and print its results.
 
     Args:
         job: What to train.
+        callbacks: The user's.
         address: The cluster to join; see `connect`.
         wait: Seconds to wait for nodes if the cluster is too small.
 
@@ -67,7 +72,7 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
         with open_session(prepared) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
-            result = _fit_with_graceful_stop(job, session.run, gpu=gpu)
+            result = _fit_with_graceful_stop(job, session.run, callbacks, gpu=gpu)
             connect.disconnect()
             if result["stopped"]:
                 raise SystemExit(graceful_stop.EXIT_CODE)
@@ -76,13 +81,15 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
         connect.disconnect()
 
 
-def _fit_with_graceful_stop(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
+def _fit_with_graceful_stop(
+    job: Job, run: Run, callbacks: Sequence["Callbacks"], *, gpu: bool
+) -> dict[str, Any]:
     """Train as `fit` does; a SIGTERM to this process makes the workers stop after a checkpoint."""
     workers = graceful_stop.WorkerStop(run.name)
     try:
         with graceful_stop.catch_sigterm() as requested:
             stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
-            return fit(job, run, gpu=gpu, stop=stop)
+            return fit(job, run, callbacks, gpu=gpu, stop=stop)
     except TrainingError as error:
         advice = failures.advise_resume(run.name, job.train.max_failures)
         raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
@@ -91,9 +98,10 @@ def _fit_with_graceful_stop(job: Job, run: Run, *, gpu: bool) -> dict[str, Any]:
 def fit(
     job: Job,
     run: Run,
+    callbacks: Sequence["Callbacks"] = (),
     *,
     gpu: bool,
-    callbacks: Sequence["UserCallback"] = (),
+    ray_callbacks: Sequence["UserCallback"] = (),
     stop: GracefulStop | None = None,
 ) -> dict[str, Any]:
     """Train `job` on the cluster that this process has joined.
@@ -101,8 +109,9 @@ def fit(
     Args:
         job: What to train.
         run: Name and store of the run.
+        callbacks: The user's, for the worker of rank 0.
         gpu: Whether the workers train on GPUs.
-        callbacks: For Ray Train.
+        ray_callbacks: For Ray Train.
         stop: How a graceful stop is requested; by default it cannot be.
 
     Returns:
@@ -115,14 +124,21 @@ def fit(
     """
     from ray.train import TrainingFailedError
 
-    trainer = _build_trainer(job, run, gpu=gpu, callbacks=callbacks)
+    trainer = _build_trainer(job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks)
     try:
         return call_interruptibly(trainer.fit, stop).return_value or {}
     except TrainingFailedError as error:
         raise failures.find_cause(error) from error
 
 
-def _build_trainer(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"]) -> "TorchTrainer":
+def _build_trainer(
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    *,
+    gpu: bool,
+    ray_callbacks: Sequence["UserCallback"],
+) -> "TorchTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -138,7 +154,14 @@ def _build_trainer(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCa
         os.environ.setdefault(name, value)
     return TorchTrainer(
         # Bound here, since Ray shows all of `train_loop_config` on its dashboard.
-        partial(_train_worker, job, run, watch_preemption=watch_preemption, tracking=tracking_variables()),
+        partial(
+            _train_worker,
+            job,
+            run,
+            callbacks,
+            watch_preemption=watch_preemption,
+            tracking=tracking_variables(),
+        ),
         scaling_config=ScalingConfig(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
@@ -151,7 +174,7 @@ def _build_trainer(job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCa
             storage_path=run.store,
             failure_config=FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[failures.stop_on_user_errors(), *callbacks],
+            callbacks=[failures.stop_on_user_errors(), *ray_callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -184,7 +207,12 @@ def tracking_variables() -> dict[str, str]:
 
 @mask_errors
 def _train_worker(
-    job: Job, run: Run, *, watch_preemption: bool, tracking: Mapping[str, str]
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    *,
+    watch_preemption: bool,
+    tracking: Mapping[str, str],
 ) -> dict[str, Any]:
     """Run one rank of the training in a Ray worker; return `step`, `metrics` and `stopped`."""
     import logging
@@ -201,7 +229,7 @@ def _train_worker(
     watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
     with join_session(job, run, rank=rank) as tracker, watched as stop:
         reporter = RayReporter(stop, watch_preemption=watch_preemption)
-        result = train(job, run=run, reporter=reporter, tracker=tracker)
+        result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
     return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}
 
 

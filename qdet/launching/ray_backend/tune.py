@@ -10,10 +10,10 @@ each evaluation reaches the scheduler through `TuneReportCallback`.
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
@@ -31,13 +31,23 @@ from qdet.launching.runs.session import open_session
 from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
 from qdet.search import Each, LogUniform, Space, Uniform
 
+if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
+
 REDUCTION = 3
 """ASHA promotes one in this many trials at every rung."""
 # A CPU reserved by a trial's driver would be missing for its workers, but Tune rejects empty resources.
 DRIVER: dict[str, float] = {"memory": 2**20}
 
 
-def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> None:
+def search(
+    job: Job,
+    sweep: Sweep,
+    *,
+    callbacks: Sequence["Callbacks"] = (),
+    address: str | None = None,
+    wait: float = 60.0,
+) -> None:
     """Train `job` with `sweep.trials` settings and print the results, best first.
 
     Raises:
@@ -53,7 +63,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
-            tuner = _build_tuner(prepared, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            tuner = _build_tuner(prepared, sweep, name, callbacks, parent=parent.mlflow_run_id, gpu=gpu)
             rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.disconnect()
             parent.finish_trials(rows)
@@ -109,7 +119,15 @@ def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
     return {path: convert(space) for path, space in spaces.items()}
 
 
-def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+def _build_tuner(
+    prepared: Prepared,
+    sweep: Sweep,
+    name: str,
+    callbacks: Sequence["Callbacks"],
+    *,
+    parent: str | None,
+    gpu: bool,
+) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -126,6 +144,7 @@ def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | N
             _run_trial,
             job=job,
             sweep=name,
+            callbacks=callbacks,
             parent=parent,
             gpu=gpu,
             environment=worker_environment(job, gpu=gpu) | tracking_variables(),
@@ -155,6 +174,7 @@ def _run_trial(
     *,
     job: Job,
     sweep: str,
+    callbacks: Sequence["Callbacks"],
     parent: str | None,
     gpu: bool,
     environment: Mapping[str, str],
@@ -168,7 +188,7 @@ def _run_trial(
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
     with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
-        fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
+        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=[TuneReportCallback()])
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
