@@ -24,6 +24,7 @@ from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import exit_on_user_error
+from qdet.storage.proxies import exempt_loopback_here
 
 
 class Command(Protocol):
@@ -57,6 +58,7 @@ COMMANDS: dict[str, type[Command]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads of torch leave the cores to readers
+    exempt_loopback_here()
     given = list(sys.argv[1:] if args is None else args)
     split = given.index("--") if "--" in given else len(given)
     own, job_flags = given[:split], given[split + 1 :]

@@ -14,6 +14,7 @@ from qdet.errors import ClusterError, ConfigError
 from qdet.launching import paths
 from qdet.launching.ray_backend import head
 from qdet.masking import mask
+from qdet.storage.proxies import name_proxy
 from qdet.tracking import COMMIT_VARIABLE, git_commit
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def _client(address: str) -> "JobSubmissionClient":
         return JobSubmissionClient(address)
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise ClusterError(f"--address {address}: {reason[0] if reason else type(error).__name__}") from error
+        said = reason[0] if reason else type(error).__name__
+        raise ClusterError(f"--address {address}: {said}{name_proxy(address)}") from error
 
 
 def _environment(address: str) -> dict[str, str]:

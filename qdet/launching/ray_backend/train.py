@@ -20,6 +20,7 @@ from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.runs import report
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
+from qdet.storage.proxies import exempt_loopback
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
 
@@ -189,6 +190,7 @@ def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
         # A spinning thread takes the core from other workers: 6 to 12 times slower on a busy machine.
         "OMP_WAIT_POLICY": "PASSIVE",
         paths.ROOT: str(paths.root()),
+        **exempt_loopback(os.environ),
     }
     if not gpu:
         variables["DS_ACCELERATOR"] = "cpu"
