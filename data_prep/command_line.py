@@ -1,4 +1,4 @@
-"""Run a function as a command: flags from a settings class, expected errors in one line."""
+"""Run a function as a command: flags from a settings class, expected errors in one line, as `qdet` does."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
-from qdet.errors import QdetError
+from qdet.errors import ConfigError, QdetError
 
 Settings = TypeVar("Settings")
 
@@ -15,10 +15,23 @@ Settings = TypeVar("Settings")
 def run_command(
     settings: type[Settings], run: Callable[[Settings], Any], *, about: str, args: list[str] | None = None
 ) -> None:
-    """Call `run` with settings parsed from `args`; on a QdetError print its message and exit with 1."""
+    """Call `run` with settings parsed from `args`; print a QdetError in one line.
+
+    Raises:
+        SystemExit: 2 for a ConfigError, 1 for another QdetError, 130 for Ctrl-C.
+    """
     try:
-        run(tyro.cli(settings, args=args, description=about))
+        run(tyro.cli(settings, args=args, description=about, prog=_program()))
     except QdetError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error}", markup=False, style="red")
-        sys.exit(1)
+        console.print(f"{type(error).__name__}: {error}", markup=False, style="red")
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _program() -> str | None:
+    """Return `python -m MODULE` where a module runs as a program; else tyro names the file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = getattr(spec, "name", "")
+    return f"python -m {name}" if name.startswith("data_prep.") else None

@@ -22,6 +22,7 @@ from rich.console import Console
 from data_prep.command_line import run_command
 from data_prep.output import open_output
 from data_prep.progress import show_progress
+from data_prep.wording import plural
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import INDEX, NAME
@@ -76,7 +77,8 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
     counts = shards.manifest["counts"]
     checked = "every image decodes" if verification.decode else "all checksums match"
     console.print(
-        f"{verification.folder}: {counts['images']} images in {len(shards.manifest['shardlist'])} shards, "
+        f"{verification.folder}: {counts['images']} images in "
+        f"{plural(len(shards.manifest['shardlist']), 'shard')}, "
         f"{'all sizes match' if verification.fast else checked}",
         soft_wrap=True,
         highlight=False,

@@ -54,7 +54,15 @@ def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
     Raises:
         DataError: The file cannot be read or is wrong; the message names file, entry and remedy.
     """
-    content = read_coco_file(file)
+    return check_content(read_coco_file(file), file, renumber=renumber)
+
+
+def check_content(content: CocoFile, file: Path, *, renumber: bool = False) -> Annotations:
+    """Check annotations in COCO's form; `file` names in errors where they come from.
+
+    Raises:
+        DataError: They are wrong; the message names file, entry and remedy.
+    """
     categories = Categories.from_coco(content.categories, where=str(file))
     if not content.images:
         raise DataError(f"{file} lists no images")

@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.annotations.coco import Annotations
 from data_prep.output import explain_failure, write
 from data_prep.packing.pack import describe_dropped
+from data_prep.wording import plural
 from qdet.data.shards.index import Index, index_from_rows
 from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
 from qdet.errors import DataError
@@ -98,7 +99,7 @@ def describe(manifest: dict[str, Any], store: Folder) -> str:
     size = sum(shard["filesize"] for shard in shards) / 1e6
     lines = [
         f"{store}: {counts['images']} images, {counts['boxes']} boxes "
-        f"of {len(manifest['categories'])} categories, {len(shards)} shards, {size:.0f} MB",
+        f"of {len(manifest['categories'])} categories, {plural(len(shards), 'shard')}, {size:.0f} MB",
         f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
     ]
     lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in manifest["report"].items()]

@@ -11,8 +11,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from data_prep import coco_to_shards
 from data_prep.coco_to_shards import Conversion, convert, main
+from data_prep.packing import dataset as packing_dataset
 from data_prep.packing import pack as packing
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def test_all_images_are_there_and_shuffled(conversion):
 
 def test_a_finished_conversion_does_nothing(conversion, monkeypatch):
     first = convert(conversion)
-    monkeypatch.setattr(coco_to_shards, "pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(packing_dataset, "pack", lambda *_: pytest.fail("packed again"))
     console = Console(file=io.StringIO(), width=500)
     assert convert(conversion, console=console) == first
     assert "already converted: nothing to do" in console.file.getvalue()
@@ -62,7 +62,7 @@ def test_an_interrupted_conversion_resumes(conversion, monkeypatch, tmp_path):
         packed.append(task.name)
         return pack(task)
 
-    monkeypatch.setattr(coco_to_shards, "pack", interrupted)
+    monkeypatch.setattr(packing_dataset, "pack", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(conversion)
     with pytest.raises(DataError, match="did not finish"):
@@ -70,7 +70,7 @@ def test_an_interrupted_conversion_resumes(conversion, monkeypatch, tmp_path):
     (conversion.out / ".train-000002.tar.tmp-0").write_text("left by a killed process")
     first = list(packed)
     packed.clear()
-    monkeypatch.setattr(coco_to_shards, "pack", lambda task: (packed.append(task.name), pack(task))[1])
+    monkeypatch.setattr(packing_dataset, "pack", lambda task: (packed.append(task.name), pack(task))[1])
     convert(conversion)
     assert packed
     assert not set(first) & set(packed)
@@ -143,7 +143,7 @@ def test_invalid_settings_are_refused_by_flag(conversion, wrong, flag):
 def test_the_command_prints_a_summary_and_errors_in_one_line(conversion, tmp_path, capsys):
     flags = ["--coco", str(conversion.coco), "--split", "train", "--out", str(tmp_path / "by command")]
     main(flags)
-    assert "20 images, 30 boxes of 2 categories, 1 shards" in capsys.readouterr().out.replace("\n", "")
+    assert "20 images, 30 boxes of 2 categories, 1 shard," in capsys.readouterr().out.replace("\n", "")
     with pytest.raises(SystemExit) as stopped:
         main([*flags[:2], "--split", "nope", *flags[4:]])
     assert stopped.value.code == 1

@@ -168,5 +168,5 @@ def test_the_command_renders_and_refuses_in_one_line(folder):
     assert (done.returncode, done.stdout) == (0, f"{folder}: already rendered\n")
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.startswith("DataError: ")
     assert json.loads((folder / "synthetic.json").read_text())["complete"]

@@ -1,0 +1,179 @@
+"""Write a checked dataset as shards: planned, claimed, packed in parallel, the manifest last.
+
+An interrupted conversion resumes where it stopped, a finished one is left as it is, and the same input always
+gives the same bytes, however many processes or machines write them.
+"""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_prep.annotations.coco import Annotations
+from data_prep.annotations.image_checks import Checks
+from data_prep.output import open_output, write
+from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
+from data_prep.packing.pack import ShardTask, load_finished, pack
+from data_prep.packing.parallel import run_tasks
+from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shards
+from data_prep.progress import show_progress
+from data_prep.wording import plural
+from qdet.data.shards.locate import UNFINISHED
+from qdet.errors import ConfigError, DataError
+from qdet.storage import Folder
+from qdet.storage.atomic import is_unfinished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How a dataset is checked and cut into shards."""
+
+    shard_megabytes: float = 128.0
+    """Image bytes per shard."""
+    seed: int = 0
+    """Seed of the order of images in the shards."""
+    decode: bool = False
+    """Decode every image to find damage inside it; truncated files are found without."""
+    max_bad: int = 0
+    """Unreadable or wrongly annotated images that may be dropped; the manifest lists them."""
+    max_pixels: int = 100_000_000
+    """Size of the largest image accepted."""
+    drop_empty: bool = False
+    """Drop images without boxes."""
+    processes: int = 0
+    """Processes that write shards; 0 means one per CPU, up to 8."""
+    ray: bool = False
+    """Write shards as tasks of the Ray cluster on this machine or at RAY_ADDRESS, which implies this flag."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError."""
+        if not 0 < self.shard_megabytes <= 8192:
+            raise ConfigError(
+                f"--shard-megabytes must be above 0 and at most 8192, got {self.shard_megabytes}"
+            )
+        if self.max_pixels < 1:
+            raise ConfigError(f"--max-pixels must be at least 1, got {self.max_pixels}")
+        if self.max_bad < 0:
+            raise ConfigError(f"--max-bad must be 0 or more, got {self.max_bad}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
+        if self.processes < 0:
+            raise ConfigError(f"--processes must be 0 (one per CPU) or more, got {self.processes}")
+
+
+def pack_dataset(
+    content: Annotations,
+    images_folder: Path,
+    *,
+    split: str,
+    out: str | Path,
+    settings: Packing,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write one split as shards, reusing the finished shards of an interrupted conversion.
+
+    Args:
+        content: Its images and their objects.
+        images_folder: Folder that the names of its images are relative to.
+        split: Name of the split, and of its shards.
+        out: Folder or URL for the shards of this split only.
+        settings: How it is cut into shards.
+        console: Where progress and the summary are printed; by default nowhere.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: The split has a name that shards cannot have, or nothing opens such a URL.
+        DataError: Bad images, or a destination that holds other shards.
+    """
+    check_split_name(split)
+    console = console or Console(quiet=True)
+    started = time.monotonic()
+    if settings.drop_empty:
+        content = drop_empty_images(content)
+    store = open_output(out)
+    tasks = _plan(content, images_folder, store, split, settings)
+    plan = hash_plan(split, content, tasks)
+    done = manifest_of(store, plan)
+    if done is not None:
+        check_dropped(done, settings.max_bad)
+        _tidy(store)
+        console.print(f"{store} is already converted: nothing to do")
+        return done
+    _claim(store, plan, tasks)
+    shards = _pack_all(tasks, settings, console)
+    check_dropped({"dropped_images": [d for s in shards for d in s["dropped"]]}, settings.max_bad)
+    manifest = write_manifest(store, split, content, shards, plan)
+    _tidy(store)
+    seconds = time.monotonic() - started
+    console.print(f"{describe(manifest, store)}\n  took {seconds:.1f} s", soft_wrap=True, highlight=False)
+    return manifest
+
+
+def check_split_name(split: str) -> None:
+    """Raise ConfigError for a name that keys and file names of shards cannot hold."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
+        raise ConfigError(f"--split may have letters, digits, - and _ (no dots), got {split!r}")
+
+
+def _plan(
+    content: Annotations, images_folder: Path, store: Folder, split: str, settings: Packing
+) -> list[ShardTask]:
+    return plan_shards(
+        content,
+        images_folder,
+        store,
+        split=split,
+        seed=settings.seed,
+        shard_bytes=settings.shard_megabytes * 1e6,
+        checks=Checks(max_pixels=settings.max_pixels, decode=settings.decode),
+        max_bad=settings.max_bad,
+    )
+
+
+def _claim(store: Folder, plan: str, tasks: Sequence[ShardTask]) -> None:
+    """Record the plan in the destination; refuse one that holds another dataset."""
+    note = f"{UNFINISHED}/plan"
+    tars = [name for name in store.names() if name.endswith(".tar") and not name.startswith(".")]
+    other = [name for name in tars if name not in {task.name for task in tasks}]
+    claimed = store.read(note).decode() if store.size(note) is not None else None
+    if other or (claimed is None and tars) or claimed not in (None, plan):
+        raise DataError(
+            f"{store} holds shards of another dataset or of other settings"
+            f"{' (' + other[0] + ')' if other else ''}; delete it or choose another --out"
+        )
+    for folder in ("", f"{UNFINISHED}/"):
+        for name in store.names(folder):
+            if is_unfinished(name):
+                store.remove(folder + name)
+    if claimed is None:
+        write(store, note, plan.encode())
+
+
+def _tidy(store: Folder) -> None:
+    """Remove files that were only needed while writing."""
+    store.remove(UNFINISHED)
+    for name in store.names():
+        if is_unfinished(name):
+            store.remove(name)
+
+
+def _pack_all(tasks: Sequence[ShardTask], settings: Packing, console: Console) -> list[dict[str, Any]]:
+    shards = [load_finished(task) for task in tasks]
+    left = [i for i, shard in enumerate(shards) if shard is None]
+    if len(left) < len(tasks):
+        console.print(f"{len(tasks) - len(left)} of {plural(len(tasks), 'shard')} already written")
+    sizes = [sum(task.lengths) for task in tasks]
+    begun = sum(sizes) - sum(sizes[i] for i in left)
+    processes = settings.processes or min(os.cpu_count() or 1, 8)
+    with show_progress("writing shards", sum(sizes), console, done=begun) as advance:
+        for k, shard in run_tasks(pack, [tasks[i] for i in left], processes=processes, ray=settings.ray):
+            shards[left[k]] = shard
+            advance(sizes[left[k]])
+    return [shard for shard in shards if shard is not None]
