@@ -18,7 +18,8 @@ from rich.console import Console
 
 from data_prep.annotations.coco import read_annotations
 from data_prep.command_line import run_command
-from data_prep.packing.dataset import Packing, check_split_name, pack_dataset
+from data_prep.packing.dataset import pack_dataset
+from data_prep.packing.settings import Packing, check_split_name
 from qdet.errors import ConfigError
 
 

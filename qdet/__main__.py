@@ -18,6 +18,7 @@ from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
+from qdet.launching.commands.prepare import PrepareCommand
 from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "run": RunCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,
+    "prepare": PrepareCommand,
     "predict": PredictCommand,
     "evaluate": EvaluateCommand,
     "export": ExportCommand,

@@ -170,7 +170,7 @@ class _Record:
         content = self._content
         try:
             x, y, w, h = box = [float(value) for value in entry.bbox]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             report["dropped_unreadable_box"] += 1
             return
         width, height = content["width"], content["height"]

@@ -5,10 +5,8 @@ gives the same bytes, however many processes or machines write them.
 """
 
 import os
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +18,14 @@ from data_prep.output import open_output, write
 from data_prep.packing.manifest import check_dropped, describe, manifest_of, write_manifest
 from data_prep.packing.pack import ShardTask, load_finished, pack
 from data_prep.packing.parallel import run_tasks
+from data_prep.packing.settings import Packing, check_split_name
 from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shards
 from data_prep.progress import show_progress
 from data_prep.wording import plural
 from qdet.data.shards.locate import UNFINISHED
-from qdet.errors import ConfigError, DataError
+from qdet.errors import DataError
 from qdet.storage import Folder
 from qdet.storage.atomic import is_unfinished
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packing:
-    """How a dataset is checked and cut into shards."""
-
-    shard_megabytes: float = 128.0
-    """Image bytes per shard."""
-    seed: int = 0
-    """Seed of the order of images in the shards."""
-    decode: bool = False
-    """Decode every image to find damage inside it; truncated files are found without."""
-    max_bad: int = 0
-    """Unreadable or wrongly annotated images that may be dropped; the manifest lists them."""
-    max_pixels: int = 100_000_000
-    """Size of the largest image accepted."""
-    drop_empty: bool = False
-    """Drop images without boxes."""
-    processes: int = 0
-    """Processes that write shards; 0 means one per CPU, up to 8."""
-    ray: bool = False
-    """Write shards as tasks of the Ray cluster on this machine or at RAY_ADDRESS, which implies this flag."""
-
-    def __post_init__(self) -> None:
-        """Raises: ConfigError."""
-        if not 0 < self.shard_megabytes <= 8192:
-            raise ConfigError(
-                f"--shard-megabytes must be above 0 and at most 8192, got {self.shard_megabytes}"
-            )
-        if self.max_pixels < 1:
-            raise ConfigError(f"--max-pixels must be at least 1, got {self.max_pixels}")
-        if self.max_bad < 0:
-            raise ConfigError(f"--max-bad must be 0 or more, got {self.max_bad}")
-        if self.seed < 0:
-            raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
-        if self.processes < 0:
-            raise ConfigError(f"--processes must be 0 (one per CPU) or more, got {self.processes}")
 
 
 def pack_dataset(
@@ -114,12 +76,6 @@ def pack_dataset(
     seconds = time.monotonic() - started
     console.print(f"{describe(manifest, store)}\n  took {seconds:.1f} s", soft_wrap=True, highlight=False)
     return manifest
-
-
-def check_split_name(split: str) -> None:
-    """Raise ConfigError for a name that keys and file names of shards cannot hold."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
-        raise ConfigError(f"--split may have letters, digits, - and _ (no dots), got {split!r}")
 
 
 def _plan(

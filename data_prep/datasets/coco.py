@@ -1,0 +1,117 @@
+"""COCO: one JSON file per split, which lists images, objects and classes.
+
+    annotations/instances_train2017.json, train2017/1.jpg      COCO; images/train2017 will do too
+    annotations/instances_default.json, images/1.jpg           CVAT
+    train/_annotations.coco.json, train/1.jpg, valid/...       Roboflow
+    result.json, images/1.jpg                                  Label Studio and others
+
+Images keep the names and ids that the files give them.
+"""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_prep.annotations.coco_file import CocoFile, ImageEntry, read_coco_file
+from data_prep.datasets.labels import Found, Part, check_missing
+from data_prep.datasets.splits import NAMES, split_named, split_of
+from data_prep.datasets.tree import Tree
+from qdet.errors import DataError
+
+_PREFERRED = (re.compile(r"_annotations\.coco\.json"), re.compile(r"instances_.*\.json"))
+_TRIED = 50  # images by which the folder of the images is chosen
+
+
+def read(tree: Tree, files: Sequence[str]) -> Found:
+    """Read the COCO dataset of some annotation files.
+
+    Raises:
+        DataError: A file is wrong, two are of one split, or an image is missing.
+    """
+    notes: Counter[str] = Counter()
+    of_split: dict[str, str] = {}
+    for name in _choose(files):
+        split = _split_of_file(name)
+        if split in of_split:
+            raise DataError(
+                f"{tree.root} has two annotation files of {split}: {of_split[split]} and {name}; "
+                "move one of them out of the folder"
+            )
+        of_split[split] = name
+    parts = {split: _read_file(of_split[split], tree, notes) for split in NAMES if split in of_split}
+    return Found(parts, notes=notes)
+
+
+def _choose(files: Sequence[str]) -> Sequence[str]:
+    """Return the files of objects where there are others, of keypoints or captions, beside them."""
+    for pattern in _PREFERRED:
+        chosen = [name for name in files if pattern.fullmatch(posixpath.basename(name))]
+        if chosen:
+            return chosen
+    return files
+
+
+def _split_of_file(name: str) -> str:
+    stem = posixpath.splitext(posixpath.basename(name))[0]
+    words = (stem, *re.split(r"[-_. ]", stem))
+    return next(filter(None, map(split_named, words)), None) or split_of(name) or "train"
+
+
+def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
+    file = tree.path(name)
+    content = read_coco_file(file)
+    base = max(_bases(name), key=lambda base: _count_hits(content.images, base, tree, str(file)))
+    images, missing = [], []
+    for image in content.images:
+        found = tree.look_up(image.file_name, base=base, where=str(file))
+        if found in tree.files:
+            images.append(
+                ImageEntry(image.id, posixpath.relpath(found, base or "."), image.width, image.height)
+            )
+        elif isinstance(image.file_name, str) and image.file_name:
+            missing.append(image.file_name)
+        else:
+            images.append(image)  # checking it names the mistake
+    check_missing(missing, file, "it lists")
+    renumber = not _are_usable([one.id for one in content.annotations])
+    if renumber:
+        notes["annotations with new ids, as theirs are missing, 0 or not unique"] += len(content.annotations)
+    left_out = len(set(tree.images(base)) - {posixpath.join(base, i.file_name) for i in images})
+    if left_out and base:
+        notes[f"images in {base} that {name} does not list, left out"] += left_out
+    content = CocoFile(images, content.annotations, content.categories)
+    return Part(file, tree.path(base), content, declared=True, renumber=renumber)
+
+
+def _bases(name: str) -> Iterator[str]:
+    """Yield the folders that the names of images in an annotation file may be relative to."""
+    folder, file = posixpath.split(name)
+    word = posixpath.splitext(file)[0].removeprefix("instances_")
+    split = _split_of_file(name)
+    for parent in (posixpath.dirname(folder), folder):
+        for images in (
+            word,
+            split,
+            *(("valid",) if split == "val" else ()),
+            f"images/{word}",
+            f"images/{split}",
+        ):
+            yield posixpath.join(parent, images)
+        yield posixpath.join(parent, "images")
+        yield parent
+
+
+def _count_hits(images: Sequence[ImageEntry], base: str, tree: Tree, where: str) -> int:
+    hits = 0
+    for image in images[:_TRIED]:
+        try:
+            hits += tree.look_up(image.file_name, base=base, where=where) in tree.files
+        except DataError:
+            continue
+    return hits
+
+
+def _are_usable(ids: Sequence[Any]) -> bool:
+    return all(type(i) is int and i for i in ids) and len(set(ids)) == len(ids)

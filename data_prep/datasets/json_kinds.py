@@ -1,0 +1,41 @@
+"""Tell annotation files in JSON apart by what is in them, without parsing."""
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from data_prep.datasets.tree import Tree
+from qdet.errors import DataError
+
+Kind = Literal["coco", "labelme", "createml"]
+_JSON = frozenset((".json",))
+
+
+def sort_json(tree: Tree) -> Mapping[Kind, list[str]]:
+    """Return the annotation files of a folder by their format."""
+    found: dict[Kind, list[str]] = {"coco": [], "labelme": [], "createml": []}
+    for name in tree.below(suffixes=_JSON):
+        kind = _kind_of(tree.path(name))
+        if kind is not None:
+            found[kind].append(name)
+    return found
+
+
+def _kind_of(file: Path) -> Kind | None:
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return _recognize(text)
+    except ValueError:  # an empty file cannot be mapped
+        return None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _recognize(text: mmap.mmap) -> Kind | None:
+    if text[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        listed = any(text.find(word) >= 0 for word in (b'"annotations"', b'"annotation"'))
+        return "createml" if listed and text.find(b'"coordinates"') >= 0 else None
+    if text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0 and text.find(b'"categories"') >= 0:
+        return "coco"
+    return "labelme" if text.find(b'"shapes"') >= 0 else None

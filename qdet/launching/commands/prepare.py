@@ -1,0 +1,20 @@
+"""`python -m qdet prepare`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_prep.to_shards import ToShards
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand(ToShards):
+    """Convert a dataset of COCO, YOLO, Pascal VOC, LabelMe, CreateML or Hugging Face to shards."""
+
+    def run(self, _: Sequence[str]) -> int:
+        """Convert, and print what was found, written and dropped."""
+        from rich.console import Console
+
+        from data_prep.to_shards import convert
+
+        convert(self, console=Console())
+        return 0
