@@ -34,8 +34,12 @@ def _kind_of(file: Path) -> Kind | None:
 
 def _recognize(text: mmap.mmap) -> Kind | None:
     if text[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        listed = any(text.find(word) >= 0 for word in (b'"annotations"', b'"annotation"'))
-        return "createml" if listed and text.find(b'"coordinates"') >= 0 else None
-    if text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0 and text.find(b'"categories"') >= 0:
+        apple = _holds(text, "imagefilename", "annotation") or _holds(text, "image", "annotations")
+        return "createml" if apple else None
+    if _holds(text, "images", "annotations", "categories"):
         return "coco"
-    return "labelme" if text.find(b'"shapes"') >= 0 else None
+    return "labelme" if _holds(text, "shapes") else None
+
+
+def _holds(text: mmap.mmap, *names: str) -> bool:
+    return all(text.find(f'"{name}"'.encode()) >= 0 for name in names)
