@@ -63,26 +63,26 @@ def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
     file = tree.path(name)
     content = read_coco_file(file)
     base = max(_bases(name), key=lambda base: _count_hits(content.images, base, tree, str(file)))
-    images, missing = [], []
-    for image in content.images:
-        found = tree.look_up(image.file_name, base=base, where=str(file))
-        if found in tree.files:
-            images.append(
-                ImageEntry(image.id, posixpath.relpath(found, base or "."), image.width, image.height)
-            )
-        elif isinstance(image.file_name, str) and image.file_name:
-            missing.append(image.file_name)
-        else:
-            images.append(image)  # checking it names the mistake
-    check_missing(missing, file, "it lists")
+    listed = [_place(image, base, tree, str(file)) for image in content.images]
+    check_missing([str(image.file_name) for image, there in listed if not there], file, "it lists")
     renumber = not _are_usable([one.id for one in content.annotations])
     if renumber:
         notes["annotations with new ids, as theirs are missing, 0 or not unique"] += len(content.annotations)
-    left_out = len(set(tree.images(base)) - {posixpath.join(base, i.file_name) for i in images})
+    named = {posixpath.join(base, str(image.file_name)) for image, _ in listed}
+    left_out = len(set(tree.images(base)) - named)
     if left_out and base:
         notes[f"images in {base} that {name} does not list, left out"] += left_out
-    content = CocoFile(images, content.annotations, content.categories)
+    content = CocoFile([image for image, _ in listed], content.annotations, content.categories)
     return Part(file, tree.path(base), content, declared=True, renumber=renumber)
+
+
+def _place(image: ImageEntry, base: str, tree: Tree, where: str) -> tuple[ImageEntry, bool]:
+    """Return an image under its name relative to `base`, and whether it is there."""
+    found = tree.look_up(image.file_name, base=base, where=where)
+    if found is None or found not in tree.files:
+        named = isinstance(image.file_name, str) and bool(image.file_name)
+        return image, not named  # checking the annotations says what is wrong with no name
+    return ImageEntry(image.id, posixpath.relpath(found, base or "."), image.width, image.height), True
 
 
 def _bases(name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.wording import shorten
+from data_prep.wording import plural, shorten
 from qdet.data.image.decode import size_hw
 from qdet.errors import DataError
 
@@ -54,7 +54,7 @@ def check_upright(turned: Iterable[Path]) -> None:
     named = [str(file) for file in turned]
     if named:
         raise DataError(
-            f"EXIF turns or mirrors {len(named)} images, so their boxes would not fit the pixels as stored; "
+            f"EXIF turns or mirrors {plural(len(named), 'image')}, so their boxes would not fit the pixels as stored; "
             f"store them upright (mogrify -auto-orient) or remove them: {shorten(named)}"
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.annotations.coco_file import AnnotationEntry, CocoFile, ImageEntry
 from data_prep.datasets.images import check_upright, read_header
 from data_prep.datasets.tree import Tree
-from data_prep.wording import quote, shorten
+from data_prep.wording import plural, quote, shorten
 from qdet.errors import DataError
 
 XYWH = tuple[float, float, float, float]
@@ -156,8 +156,8 @@ def check_missing(missing: Sequence[str], root: Path, what: str) -> None:
     """Raise DataError naming images that are listed but not there, if there are any."""
     if missing:
         raise DataError(
-            f"{root}: {what} {len(missing)} images that are not there: "
-            f"{shorten([quote(name) for name in missing])}; complete the copy or remove them from it"
+            f"{root}: {what} {plural(len(missing), 'image')} not found: "
+            f"{shorten([quote(name) for name in missing])}; complete the copy or remove what names them"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.datasets.files import read_text, read_yaml
 from data_prep.datasets.tree import IMAGES, Tree, suffix_of
-from data_prep.wording import quote, shorten
+from data_prep.wording import plural, quote, shorten
 from qdet.errors import DataError
 
 SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -146,7 +146,7 @@ def read_image_list(name: str, tree: Tree) -> list[str]:
             else:
                 missing.append(quote(line.strip()))
     if missing:
-        raise DataError(f"{file} lists {len(missing)} images that are not there: {shorten(missing)}")
+        raise DataError(f"{file} lists {plural(len(missing), 'image')} not found: {shorten(missing)}")
     return found
 
 
