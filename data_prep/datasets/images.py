@@ -54,8 +54,8 @@ def check_upright(turned: Iterable[Path]) -> None:
     named = [str(file) for file in turned]
     if named:
         raise DataError(
-            f"EXIF turns or mirrors {plural(len(named), 'image')}, so their boxes would not fit the pixels as stored; "
-            f"store them upright (mogrify -auto-orient) or remove them: {shorten(named)}"
+            f"EXIF turns or mirrors {plural(len(named), 'image')}, so their boxes would not fit the pixels "
+            f"as stored; store them upright (mogrify -auto-orient) or remove them: {shorten(named)}"
         )
 
 

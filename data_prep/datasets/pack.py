@@ -9,7 +9,7 @@ from data_prep.datasets.dataset import Split
 from data_prep.packing.dataset import pack_dataset
 from data_prep.packing.settings import Packing
 
-Where = TypeVar("Where", str, Path)
+Where = TypeVar("Where", bound=str | Path)
 
 
 def pack_split(
