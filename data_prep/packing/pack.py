@@ -16,6 +16,7 @@ from data_prep.annotations.coco import Image
 from data_prep.annotations.image_checks import Checks, check_image
 from data_prep.output import open_writer, write
 from data_prep.packing.tar import HashingFile, SampleTar
+from data_prep.wording import plural
 from qdet.data.shards.locate import UNFINISHED
 from qdet.data.shards.shard_set import key_of
 from qdet.errors import DataError
@@ -100,8 +101,9 @@ def describe_dropped(dropped: list[dict[str, Any]], allowed: int) -> str:
     """Return the error message that lists bad images and the ways out."""
     shown = [drop["reason"] for drop in dropped[:SHOWN]]
     more = [f"and {len(dropped) - SHOWN} more"] if len(dropped) > SHOWN else []
+    bad = f"{plural(len(dropped), 'image')} {'is' if len(dropped) == 1 else 'are'} bad"
     return (
-        f"{len(dropped)} images are bad, --max-bad {allowed} allows {allowed}; repair them, remove them from "
+        f"{bad}, --max-bad {allowed} allows {allowed}; repair them, remove them from "
         "the annotation file, or raise the limit to drop and list them:\n  " + "\n  ".join(shown + more)
     )
 

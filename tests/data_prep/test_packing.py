@@ -116,7 +116,7 @@ def test_dropped_images_are_listed_and_add_up(conversion):
     (conversion.coco / "train" / first).write_bytes(b"nothing")
     whole = (conversion.coco / "train" / second).read_bytes()
     (conversion.coco / "train" / second).write_bytes(whole[:-1])
-    with pytest.raises(DataError, match="images are bad"):
+    with pytest.raises(DataError, match="1 image is bad"):
         convert(conversion)
     with pytest.raises(DataError, match="2 images are bad, --max-bad 1 allows 1"):
         convert(replace(conversion, max_bad=1, shard_megabytes=1, out=conversion.out / "one"))

@@ -165,33 +165,40 @@ def test_the_image_of_an_xml_may_be_named_in_it(tmp_path):
     assert [(i.file_name, i.boxes) for i in split.annotations.images] == [("images/photo.png", 1)]
 
 
+APPLE, HF, COCO = "train/_annotations.createml.json", "train/metadata.jsonl", "instances_train.json"
+EMPTY = '{"images": [], "annotations": [], "categories": []}'
+
+
 @pytest.mark.parametrize(
     ("layout", "file", "text", "said"),
     [
         ("labelme", "train/x1.json", '{"shapes": ', "cannot be read"),
         ("labelme", "train/x1.json", '{"shapes": 3}', "cannot be read"),
-        ("labelme", "train/x1.json", '{"shapes": [{"label": 3, "points": []}]}', "needs the name of its class"),
-        ("labelme", "train/x9.json", '{"shapes": [], "imagePath": "x0.png"}', "another JSON file is of the same"),
-        ("labelme", "train/x9.json", '{"shapes": [], "imagePath": "gone.png"}', r"'gone\.png \(train/x9\.json\)'"),
-        ("createml", "train/_annotations.createml.json", '[{"image": "x9", "annotations": []}]', "not found: 'x9'"),
-        ("createml", "train/_annotations.createml.json", '[{"image": 3, "annotations": []}]', "not found: '3'"),
-        ("createml", "train/a.json", '[{"image": "x0.png", "annotations": []}]', "lists 'train/x0.png' more than once"),
-        ("createml", "train/_annotations.createml.json", '["image", "annotations"]', "cannot be read"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x0.png"}\n[]\n', "line 2: is no JSON object"),
-        ("hf", "train/metadata.jsonl", '{"file_name": ', "line 1: is not JSON"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x0.png", "objects": 3}', "`objects` needs `bbox`"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x0.png", "objects": {"bbox": [[1]]}}', "two lists of the same"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x0.png", "objects": [3]}', "must hold `bbox` and"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x0.png", "objects": [{"category": 0, "bbox": [0,0,5,5]}]}',
-         "gives classes by number, and nothing names 0"),
-        ("hf", "train/metadata.jsonl", '{"file_name": "x7.png"}\n', "not found: 'x7.png'"),
-        ("hf in CSV", "metadata.csv", 'file_name,objects\ntrain/x0.png,"{"\n', "line 2, `objects`: is not JSON"),
-        ("hf in CSV", "metadata.csv", 'file_name,objects\ntrain/x0.png,"' + "x" * 200_000 + '"\n', "is not CSV"),
-        ("coco", "annotations/instances_train.json", '{"images": [], "annotations": 3, "categories": []}', "no list"),
-        ("coco", "annotations/train.json.d/instances_train.json",
-         '{"images": [], "annotations": [], "categories": []}', "has two annotation files of train"),
+        ("labelme", "train/x1.json", '{"shapes": [{"label": 3}]}', "needs the name of its class"),
+        ("labelme", "train/x9.json", '{"shapes": [], "imagePath": "x0.png"}', "another JSON file is of"),
+        ("labelme", "train/x9.json", '{"shapes": [], "imagePath": "gone"}', r"'gone \(train/x9\.json\)'"),
+        ("createml", APPLE, '[{"image": "x9", "annotations": []}]', "not found: 'x9'"),
+        ("createml", APPLE, '[{"image": 3, "annotations": []}]', "not found: '3'"),
+        (
+            "createml",
+            "train/a.json",
+            '[{"image": "x0.png", "annotations": []}]',
+            "'train/x0.png' more than once",
+        ),
+        ("createml", APPLE, '["image", "annotations"]', "cannot be read"),
+        ("hf", HF, '{"file_name": "x0.png"}\n[]\n', "line 2: is no JSON object"),
+        ("hf", HF, '{"file_name": ', "line 1: is not JSON"),
+        ("hf", HF, '{"file_name": "x0.png", "objects": 3}', "`objects` needs `bbox`"),
+        ("hf", HF, '{"file_name": "x0.png", "objects": {"bbox": [[1]]}}', "two lists of the same"),
+        ("hf", HF, '{"file_name": "x0.png", "objects": [3]}', "must hold `bbox` and"),
+        ("hf", HF, '{"file_name": "x0.png", "objects": [{"category": 0}]}', "number, and nothing names 0"),
+        ("hf", HF, '{"file_name": "x7.png"}\n', "not found: 'x7.png'"),
+        ("hf in CSV", "metadata.csv", 'file_name,objects\ntrain/x0.png,"{"\n', "line 2, `objects`: is not"),
+        ("hf in CSV", "metadata.csv", f"file_name,objects\nx,{'x' * 200_000}\n", "is not CSV"),
+        ("coco", f"annotations/{COCO}", '{"images": [], "annotations": 3, "categories": []}', "no list"),
+        ("coco", f"annotations/old/{COCO}", EMPTY, "has two annotation files of train"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_of_json_and_csv_are_named(layout, file, text, said, tmp_path):
     write(layout, tmp_path)
     put(tmp_path / file, text)
@@ -234,7 +241,7 @@ def test_bad_boxes_are_dropped_and_counted_in_every_format(layout, reason, box, 
     picture = Picture("bad", (20, 16), (("a", box), ("a", (-3.0, 2.0, 8.0, 9.0))))
     WRITERS[layout][1](tmp_path / "in", {"train": [*ONE["train"], picture]}, ["a"])
     if reason == "not_finite" and layout in ("createml", "hf", "hf in CSV"):
-        with pytest.raises(DataError, match="cannot be read|is not JSON"):  # JSON has no NaN
+        with pytest.raises(DataError, match=r"cannot be read|is not JSON"):  # JSON has no NaN
             open_dataset(tmp_path / "in")
         return
     split = open_dataset(tmp_path / "in").splits["train"]
@@ -243,24 +250,58 @@ def test_bad_boxes_are_dropped_and_counted_in_every_format(layout, reason, box, 
     pack_split(split, tmp_path / "out", ONE_PACKED)
 
 
-@pytest.mark.parametrize(
-    ("layout", "file", "text"),
-    [
-        ("yolo", "labels/train/x1.txt", "0 0.5 0.5 0.1\n0 a b c d\n0\n0 0.5 0.5 0.1 0.1\n"),
-        ("voc", "Annotations/x1.xml", "<annotation><object><name>a</name></object><object><name>a</name><bndbox>"
-         "<xmin>x</xmin></bndbox></object><object><name>a</name><bndbox/></object></annotation>"),
-        ("labelme", "train/x1.json", json.dumps({"imagePath": "x1.png", "shapes": [
-            {"label": "a", "points": points} for points in ([], None, [[1, 2, 3]])]})),
-        ("createml", "train/_annotations.createml.json", json.dumps([
-            {"image": "x0.png", "annotations": [{"label": "a", "coordinates": {"x": 5, "y": 5, "width": 2, "height": 2}}]},
-            {"imagefilename": "x1.png", "annotation": [
-                {"label": "a", "coordinates": c} for c in (None, {"x": 3}, {"x": True, "y": 1, "width": 1, "height": 1})]}])),
-        ("hf", "train/metadata.jsonl", json.dumps({"file_name": "x0.png", "objects": [{"category": "a", "bbox": [1, 1, 3, 3]}]})
-         + "\n" + json.dumps({"file_name": "x1.png", "objects": [
-             {"category": "a", "bbox": box} for box in (None, [1, 2, 3], "1234")]})),
-    ],
-)  # fmt: skip
-def test_boxes_that_cannot_be_read_are_dropped_and_counted(layout, file, text, tmp_path):
+OBJECT = "<object><name>a</name>{}</object>"
+UNREADABLE = {
+    "yolo": ("labels/train/x1.txt", "0 0.5 0.5 0.1\n0 a b c d\n0\n0 0.5 0.5 0.1 0.1\n"),
+    "voc": (
+        "Annotations/x1.xml",
+        "<annotation>"
+        + OBJECT.format("")
+        + OBJECT.format("<bndbox><xmin>x</xmin></bndbox>")
+        + OBJECT.format("<bndbox/>")
+        + "</annotation>",
+    ),
+    "labelme": (
+        "train/x1.json",
+        json.dumps({"shapes": [{"label": "a", "points": p} for p in ([], None, [[1, 2, 3]])]}),
+    ),
+    "createml": (
+        APPLE,
+        json.dumps(
+            [
+                {"image": "x0.png", "annotations": []},
+                {
+                    "imagefilename": "x1.png",
+                    "annotation": [
+                        {"label": "a", "coordinates": given}
+                        for given in (
+                            None,
+                            {"x": 3},
+                            {"x": True, "y": 1, "width": 1, "height": 1},
+                            {"x": 5, "y": 5, "width": 2, "height": 2},
+                        )
+                    ],
+                },
+            ]
+        ),
+    ),
+    "hf": (
+        HF,
+        json.dumps(
+            {
+                "file_name": "x0.png",
+                "objects": [
+                    {"category": "a", "bbox": box} for box in (None, [1, 2, 3], "1234", [1, 1, 3, 3])
+                ],
+            }
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", UNREADABLE)
+def test_boxes_that_cannot_be_read_are_dropped_and_counted(layout, tmp_path):
+    file, text = UNREADABLE[layout]
     write(layout, tmp_path / "in")
     put(tmp_path / "in" / file, text)
     split = open_dataset(tmp_path / "in").splits["train"]
@@ -272,7 +313,9 @@ def test_boxes_in_pixels_where_fractions_belong_are_an_error(tmp_path):
     write("yolo", tmp_path)
     for name in ("x0", "x1"):
         put(tmp_path / "labels" / "train" / f"{name}.txt", "0 5 5 2 2\n")
-    with pytest.raises(DataError, match="none of the 2 boxes of train can be used .dropped outside image: 2"):
+    with pytest.raises(
+        DataError, match=r"none of the 2 boxes of train can be used \(dropped outside image: 2"
+    ):
         open_dataset(tmp_path)
 
 
@@ -320,7 +363,7 @@ def test_images_that_cannot_be_read_count_as_bad_images(layout, tmp_path):
     next((tmp_path / "in").rglob("x1.png")).write_bytes(b"GIF89a nonsense")
     split = open_dataset(tmp_path / "in").splits["train"]
     with pytest.raises(
-        DataError, match=r"1 images are bad, --max-bad 0 allows 0.*\n.*x1\.png .* is no readable gif"
+        DataError, match=r"1 image is bad, --max-bad 0 allows 0.*\n.*x1\.png .* is no readable gif"
     ):
         pack_split(split, tmp_path / "out", ONE_PACKED)
     pack_split(split, tmp_path / "out", Packing(processes=1, max_bad=1))
