@@ -9,9 +9,9 @@ from data_prep.datasets.classes import check_classes
 from data_prep.datasets.format_names import Format, check_format
 from data_prep.datasets.formats import find_formats, guess_format, read_format
 from data_prep.datasets.labels import Found, Part
+from data_prep.datasets.readers.yolo import read_classes
 from data_prep.datasets.splits import NAMES, hold_out
 from data_prep.datasets.tree import Tree, list_tree
-from data_prep.datasets.yolo import read_classes
 from data_prep.wording import plural, shorten
 from qdet.errors import ConfigError, DataError
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from data_prep.datasets import coco, createml, hugging_face, labelme, voc, yolo
 from data_prep.datasets.format_names import Format
-from data_prep.datasets.json_kinds import sort_json
 from data_prep.datasets.labels import Found
+from data_prep.datasets.readers import coco, createml, hugging_face, labelme, voc, yolo
+from data_prep.datasets.readers.json_kinds import sort_json
+from data_prep.datasets.readers.yolo_config import Config
 from data_prep.datasets.tree import Tree
-from data_prep.datasets.yolo_config import Config
 from qdet.errors import DataError
 
 LOOKED_FOR: Mapping[Format, str] = {

@@ -1,4 +1,4 @@
-"""Write one labelled dataset in every format that data_prep.datasets reads, as literally as their pages say."""
+"""Write one labelled dataset in every format that data_prep.datasets reads, as literally as can be."""
 
 import io
 import json

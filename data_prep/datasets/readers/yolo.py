@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 
 from data_prep.datasets.files import read_text
 from data_prep.datasets.labels import Box, Found, Fractions, Labels, build_parts, enclose, numbers
-from data_prep.datasets.splits import NAMES, group_by_split
-from data_prep.datasets.tree import Tree, join, suffix_of
-from data_prep.datasets.yolo_config import (
+from data_prep.datasets.readers.yolo_config import (
     Config,
     list_images,
     read_config,
     read_image_list,
     read_name_list,
 )
+from data_prep.datasets.splits import NAMES, group_by_split
+from data_prep.datasets.tree import Tree, join, suffix_of
 from data_prep.wording import plural, quote, shorten
 from qdet.errors import DataError
 
