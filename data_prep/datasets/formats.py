@@ -18,6 +18,12 @@ LOOKED_FOR: Mapping[Format, str] = {
     "createml": "a CreateML file (_annotations.createml.json)",
     "hf": "metadata.jsonl or metadata.csv",
 }
+_HINTS = {
+    ".tar": "{name} looks like a shard: train on shards with --data.train, without converting them",
+    ".parquet": "Parquet is not read ({name}): save the images, and a metadata.jsonl beside them",
+    ".tfrecord": "TFRecord is not read ({name}): export one of the formats below",
+    ".zip": "Unpack {name} first",
+}
 
 
 def find_formats(tree: Tree) -> dict[Format, str]:
@@ -48,9 +54,18 @@ def guess_format(tree: Tree) -> Format:
         raise DataError(f"{tree.root} may be in several formats: {seen}; say which with --format")
     looked = "; ".join(f"{name}: {what}" for name, what in LOOKED_FOR.items())
     raise DataError(
-        f"{tree.root} is in no known format. Looked for {looked}. If it is one of them, say which with "
-        "--format"
+        f"{tree.root} is in no known format. {_hint(tree)}Looked for {looked}. If it is one of them, say "
+        "which with --format"
     )
+
+
+def _hint(tree: Tree) -> str:
+    """Return what may help with what is there instead."""
+    for suffix, hint in _HINTS.items():
+        name = next(tree.below(suffixes=frozenset((suffix,))), None)
+        if name is not None:
+            return hint.format(name=name) + ". "
+    return ""
 
 
 def read_format(tree: Tree, name: Format, *, classes: Config | None = None) -> Found:

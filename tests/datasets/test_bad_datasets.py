@@ -31,6 +31,20 @@ def test_a_folder_in_no_format_says_what_was_looked_for(tmp_path):
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train-000000.tar", r"train-000000\.tar looks like a shard: train on shards with --data\.train"),
+        ("0.parquet", r"Parquet is not read \(0\.parquet\): save the images"),
+        ("x.zip", r"Unpack x\.zip first"),
+    ],
+)
+def test_what_is_there_instead_is_said(name, said, tmp_path):
+    put(tmp_path / name, "x")
+    with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path)
+
+
 def test_a_folder_in_two_formats_says_which(tmp_path):
     write("yolo", tmp_path)
     write("coco", tmp_path)
