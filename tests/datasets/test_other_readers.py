@@ -14,6 +14,8 @@ from data_prep import coco_to_shards, to_shards
 from data_prep.datasets import open_dataset, pack_split
 from data_prep.packing.settings import Packing
 from qdet.data.shards.shard_set import ShardSet
+from qdet.evaluation.coco import evaluate
+from qdet.evaluation.rows import DetectionRows
 from tests.support.dataset_writers import WRITERS, Picture, put, put_image
 
 NAMES = ["ant", "bee", "cat"]
@@ -229,3 +231,23 @@ def test_shards_of_a_coco_folder_are_those_of_coco_to_shards(coco_root, tmp_path
 
 def digests(folder: Path) -> dict:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("layout", ["yolo", "voc", "hf in CSV"])
+def test_perfect_detections_of_converted_shards_have_an_ap_of_one(layout, random_pictures, tmp_path):
+    """Also of the class with the number 0, which COCO's own files do not have."""
+    WRITERS[layout][1](tmp_path / "in", {"train": random_pictures}, NAMES)
+    out = pack_split(open_dataset(tmp_path / "in").splits["train"], tmp_path / "out", Packing(processes=1))
+    truth = ShardSet.open(out).ground_truth()
+    every = truth["annotations"]
+    rows = DetectionRows(
+        image_ids=np.array([one["image_id"] for one in every]),
+        category_ids=np.array([one["category_id"] for one in every]),
+        boxes_xywh=np.array([one["bbox"] for one in every], float),
+        scores=np.linspace(0.5, 0.9, len(every)),
+        seen=np.array([image["id"] for image in truth["images"]]),
+    )
+    metrics = evaluate(truth, rows)
+    assert metrics.AP == metrics.AR100 == 1
+    assert set(metrics.per_class) == set(NAMES)
+    assert all(value == 1 for value in metrics.per_class.values())
