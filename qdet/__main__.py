@@ -10,6 +10,7 @@ import tyro
 from qdet.launching.commands.chaos import ChaosCommand
 from qdet.launching.commands.checkpoint import CheckpointCommand
 from qdet.launching.commands.convert import ConvertCommand
+from qdet.launching.commands.data.prepare import PrepareCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
 from qdet.launching.commands.models.evaluate import EvaluateCommand
@@ -18,7 +19,6 @@ from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
-from qdet.launching.commands.prepare import PrepareCommand
 from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand

@@ -1,0 +1,1 @@
+"""Commands about datasets. In: preparing shards. Out: training on them, models."""
