@@ -4,7 +4,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +42,22 @@ def split_named(word: str) -> str | None:
 def split_of(name: str) -> str | None:
     """Return the split whose folder a file is in, which is the first folder named after one."""
     return next(filter(None, map(split_named, name.split("/")[:-1])), None)
+
+
+def keep_labelled_folders(
+    images: Sequence[str], is_labelled: Callable[[str], bool], notes: Counter[str]
+) -> list[str]:
+    """Return the images of folders in which one is labelled: masks and drawings are in folders of their own.
+
+    If no image is labelled, all are returned, for the error that says so.
+    """
+    folders = {posixpath.dirname(image) for image in images if is_labelled(image)}
+    kept = [image for image in images if posixpath.dirname(image) in folders]
+    if not kept:
+        return list(images)
+    if len(kept) < len(images):
+        notes["images in folders without any label, left out"] += len(images) - len(kept)
+    return kept
 
 
 def group_by_split(names: Iterable[str], notes: Counter[str]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from data_prep.wording import quote
 from qdet.errors import DataError
 
 IMAGES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+_ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"))
 _SKIPPED = frozenset(("__MACOSX", "Thumbs.db"))
 
 
@@ -106,13 +107,9 @@ def list_tree(root: Path, *, follow_links: bool = False) -> Tree:
         DataError: It is no folder, cannot be listed, or holds a link that leads out of it.
     """
     if not root.is_dir():
-        hint = (
-            "; unpack it first"
-            if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
-            else ""
-        )
-        state = f"is no folder{hint}" if root.exists() else "does not exist"
-        raise DataError(f"{root} {state}")
+        archive = root.suffix.lower() in _ARCHIVES
+        hint = "unpack it first" if archive else f"give the folder that holds it, {root.parent}"
+        raise DataError(f"{root} is no folder; {hint}" if root.exists() else f"{root} does not exist")
     inside = os.path.realpath(root)
     folders: dict[str, tuple[str, ...]] = {}
     waiting = [("", False)]

@@ -23,7 +23,7 @@ BRIGHTNESS = 12.0
 """Mean difference, of 255, up to which two images with near hashes look the same."""
 _SIDE, _FREQUENCIES, _THUMB = 32, 8, 8
 _BANDS = DISTANCE + 1  # of two hashes that differ in DISTANCE bits, at least one band is equal
-_CHUNK = 2048
+_PAIRS = 2**21  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ def _near_hashes(unique: UInt64[np.ndarray, " u"]) -> Iterator[tuple[int, int]]:
 def _near_in_bucket(
     unique: UInt64[np.ndarray, " u"], bucket: Int64[np.ndarray, " b"]
 ) -> Iterator[tuple[int, int]]:
-    for begin in range(0, len(bucket), _CHUNK):
-        part = bucket[begin : begin + _CHUNK]
+    chunk = max(1, _PAIRS // len(bucket))
+    for begin in range(0, len(bucket), chunk):
+        part = bucket[begin : begin + chunk]
         bits = np.bitwise_count(unique[part][:, None] ^ unique[bucket[begin:]][None])
         for i, j in zip(*np.nonzero(np.triu(bits <= DISTANCE, k=1)), strict=True):
             yield int(part[i]), int(bucket[begin + j])

@@ -65,7 +65,11 @@ def test_a_folder_of_another_format_is_refused(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nowhere", "does not exist"), ("x.zip", "is no folder; unpack it first"), ("x.txt", "is no folder$")],
+    [
+        ("nowhere", "does not exist"),
+        ("x.zip", "is no folder; unpack it first"),
+        ("data.yaml", "is no folder; give the folder that holds it, /"),
+    ],
 )
 def test_what_is_no_folder_is_refused(name, said, tmp_path):
     if name != "nowhere":

@@ -117,7 +117,21 @@ def test_folders_without_data_yaml_entries_are_sorted_by_name(tmp_path):
     put_image(tmp_path, Picture("labels", (9, 9)))
     dataset = open_dataset(tmp_path)
     assert sizes(dataset) == {"train": 3, "val": 1}
-    assert dataset.notes["images outside of the splits' folders, left out"] == 1
+    assert dataset.notes["images in folders without any label, left out"] == 1
+    put(tmp_path / "labels.txt", "0 0.5 0.5 0.1 0.1\n")
+    assert open_dataset(tmp_path).notes["images outside of the splits' folders, left out"] == 1
+
+
+@pytest.mark.parametrize("layout", ["yolo", "voc"])
+def test_folders_of_masks_and_drawings_are_left_out(layout, tmp_path):
+    WRITERS[layout][1](tmp_path, {"train": pictures("x", 3)}, ["a"])
+    shutil.rmtree(tmp_path / "ImageSets", ignore_errors=True)
+    put(tmp_path / "data.yaml", "names: [a]\n" if layout == "yolo" else "version: 1\n")
+    for name in ("masks/x0", "runs/train/x1"):
+        put_image(tmp_path, Picture(name, (20, 16)))
+    dataset = open_dataset(tmp_path)
+    assert sizes(dataset) == {"train": 3}
+    assert dataset.notes == {"images in folders without any label, left out": 2}
 
 
 def test_labelimg_has_classes_txt_and_no_splits(tmp_path):

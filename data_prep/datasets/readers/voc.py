@@ -24,7 +24,7 @@ from data_prep.datasets.labels import (
     label_name,
     numbers,
 )
-from data_prep.datasets.splits import group_by_split, split_named
+from data_prep.datasets.splits import group_by_split, keep_labelled_folders, split_named
 from data_prep.datasets.tree import Tree, join
 from data_prep.wording import quote
 from qdet.errors import DataError
@@ -53,7 +53,8 @@ def read(tree: Tree) -> Found:
         splits = {split: _find_listed(tree, ids, split) for split, ids in listed.items()}
     else:
         check_missing(missing, tree.root, "its XML files are of")
-        splits = group_by_split(tree.images(), notes)
+        images = keep_labelled_folders(tree.images(), xml_of.__contains__, notes)
+        splits = group_by_split(images, notes)
     labels = {
         split: [_read_labels(image, xml_of.get(image), tree, notes) for image in images]
         for split, images in splits.items()

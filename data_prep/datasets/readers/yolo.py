@@ -20,7 +20,7 @@ from data_prep.datasets.readers.yolo_config import (
     read_image_list,
     read_name_list,
 )
-from data_prep.datasets.splits import NAMES, group_by_split
+from data_prep.datasets.splits import NAMES, group_by_split, keep_labelled_folders
 from data_prep.datasets.tree import Tree, join, suffix_of
 from data_prep.wording import plural, quote, shorten
 from qdet.errors import DataError
@@ -106,17 +106,22 @@ def _list_splits(config: Config, tree: Tree, notes: Counter[str]) -> dict[str, l
     lists = {split: f"{split}.txt" for split in NAMES if f"{split}.txt" in tree.files}
     if lists:
         return {split: read_image_list(name, tree) for split, name in lists.items()}
-    return group_by_split(tree.images(), notes)
+    images = keep_labelled_folders(tree.images(), lambda image: _find_label(image, tree) is not None, notes)
+    return group_by_split(images, notes)
 
 
 def _read_labels(image: str, tree: Tree, config: Config, labelled: set[str], notes: Counter[str]) -> Labels:
-    name = next((name for name in _label_names(image) if name in tree.files), None)
+    name = _find_label(image, tree)
     if name is None:
         notes["images without a label file, taken as images without objects"] += 1
         return Labels(image, ())
     labelled.add(name)
     file = tree.path(name)
     return Labels(image, list(_parse(read_text(file), str(file), config, notes)))
+
+
+def _find_label(image: str, tree: Tree) -> str | None:
+    return next((name for name in _label_names(image) if name in tree.files), None)
 
 
 def _label_names(image: str) -> Iterator[str]:
