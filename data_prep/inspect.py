@@ -97,7 +97,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
     print_summary(census, names, console)
-    console.print(f"{inspection.out}: {len(pictures)} samples with their boxes", soft_wrap=True)
+    console.print(f"{inspection.out}: {len(pictures)} samples with their boxes", soft_wrap=True, markup=False)
     return census
 
 

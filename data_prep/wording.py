@@ -22,6 +22,12 @@ def quote(name: object) -> str:
     return said if len(said) <= LONGEST else said[:LONGEST] + "..."
 
 
+def printable(name: str) -> str:
+    """Return a name as a terminal may show it: without quotes, control characters escaped."""
+    shown = name[:LONGEST]
+    return shown if shown.isprintable() else repr(shown)[1:-1]
+
+
 def shorten(items: Sequence[str], most: int = 5) -> str:
     """Join up to `most` items with commas and say how many more there are."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""

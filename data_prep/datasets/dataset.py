@@ -12,7 +12,7 @@ from data_prep.datasets.labels import Found, Part
 from data_prep.datasets.readers.yolo import read_classes
 from data_prep.datasets.splits import NAMES, hold_out
 from data_prep.datasets.tree import Tree, list_tree
-from data_prep.wording import plural, shorten
+from data_prep.wording import plural, printable, shorten
 from qdet.errors import ConfigError, DataError
 
 
@@ -45,9 +45,10 @@ class Dataset:
     def describe(self) -> str:
         """Summarize in a few lines what was found."""
         counts = ", ".join(f"{name} {plural(len(split), 'image')}" for name, split in self.splits.items())
-        kinds = f"{plural(len(self.names), 'class')} ({shorten(self.names, 10)})"
+        names = [printable(name) for name in self.names]
+        kinds = f"{plural(len(names), 'class')} ({shorten(names, 10)})"
         lines = [f"{self.root}: {self.format}, {kinds}; {counts}"]
-        return "\n".join(lines + [f"  {what}: {count:,}" for what, count in self.notes.items()])
+        return "\n".join(lines + [f"  {printable(what)}: {count:,}" for what, count in self.notes.items()])
 
 
 def open_dataset(

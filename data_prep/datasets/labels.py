@@ -2,7 +2,7 @@
 
 supervision's DetectionDataset reads four of the formats too, and the tests compare with it. It is not used
 here: it decodes every image of a Pascal VOC dataset and rasterizes every polygon, knows one folder and no
-splits, numbers classes by their first appearance, rounds boxes to float32, turns sizes of images by EXIF
+splits, numbers classes of VOC by first appearance, rounds boxes to float32, turns sizes of images by EXIF
 while qdet reads pixels as stored, and repairs bad boxes or stops at the first instead of counting them.
 """
 

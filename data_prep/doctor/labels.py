@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from data_prep.doctor.findings import SHOWN, Finding
-from data_prep.wording import plural, quote, shorten
+from data_prep.wording import plural, printable, quote, shorten
 from qdet.data.shards.categories import Categories
 
 TINY = 8.0
@@ -93,7 +93,7 @@ class LabelTally:
             yield Finding("images_without_objects", "note", folder, self.empty, said)
 
     def _find_in_classes(self, folder: str) -> Iterator[Finding]:
-        names, most = self.categories.names, int(self.objects.max(initial=0))
+        names, most = [printable(name) for name in self.categories.names], int(self.objects.max(initial=0))
         absent = [names[k] for k in np.flatnonzero(self.objects == 0)]
         if absent:
             said = f"{plural(len(absent), 'class')} of {len(names)} without any box: remove or label them"

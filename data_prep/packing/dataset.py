@@ -66,7 +66,7 @@ def pack_dataset(
     if done is not None:
         check_dropped(done, settings.max_bad)
         _tidy(store)
-        console.print(f"{store} is already converted: nothing to do")
+        console.print(f"{store} is already converted: nothing to do", markup=False)
         return done
     _claim(store, plan, tasks)
     shards = _pack_all(tasks, settings, console)
@@ -74,7 +74,8 @@ def pack_dataset(
     manifest = write_manifest(store, split, content, shards, plan)
     _tidy(store)
     seconds = time.monotonic() - started
-    console.print(f"{describe(manifest, store)}\n  took {seconds:.1f} s", soft_wrap=True, highlight=False)
+    said = f"{describe(manifest, store)}\n  took {seconds:.1f} s"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
     return manifest
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import to_shards
 from data_prep.datasets import open_dataset, pack_split
 from data_prep.datasets.files import parse_yaml
 from data_prep.datasets.tree import list_tree
@@ -327,3 +328,18 @@ def test_any_text_is_read_or_refused(text, tmp_path_factory):
         open_dataset(root, format="yolo")
     except QdetError as error:
         assert str(root) in str(error)  # noqa: PT017
+
+
+def test_names_are_printed_as_they_are(tmp_path, capsys):
+    name, label = "[/b] [bold]x", "\x1b]0;title\x07"
+    bad = Picture(name, (20, 16), ((label, (1.0, 1.0, 9.0, 9.0)),))
+    WRITERS["labelme"][1](tmp_path / "[in]", {"train": [*ONE["train"], bad]}, [])
+    put(tmp_path / "[in]" / "train" / f"{name}.png", b"nothing")
+    out = tmp_path / "[/out]"
+    for _ in range(2):
+        to_shards.main([str(tmp_path / "[in]"), "--out", str(out), "--max-bad", "1", "--processes", "1"])
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"{name}.png (image 1) is no JPEG" in said
+    assert "2 classes (\\x1b]0;title\\x07, a)" in said
+    assert "\x1b" not in said
+    assert "[/out]/train is already converted" in said
