@@ -56,25 +56,36 @@ def pack_dataset(
     """
     check_split_name(split)
     console = console or Console(quiet=True)
-    started = time.monotonic()
     if settings.drop_empty:
         content = drop_empty_images(content)
     store = open_output(out)
     tasks = _plan(content, images_folder, store, split, settings)
     plan = hash_plan(split, content, tasks)
     done = manifest_of(store, plan)
-    if done is not None:
-        check_dropped(done, settings.max_bad)
-        _tidy(store)
-        console.print(f"{store} is already converted: nothing to do", markup=False)
-        return done
+    if done is None:
+        return _write(store, split, content, tasks, plan, settings, console)
+    check_dropped(done, settings.max_bad)
+    _tidy(store)
+    console.print(f"{store} is already converted: nothing to do", markup=False)
+    return done
+
+
+def _write(
+    store: Folder,
+    split: str,
+    content: Annotations,
+    tasks: Sequence[ShardTask],
+    plan: str,
+    settings: Packing,
+    console: Console,
+) -> dict[str, Any]:
+    started = time.monotonic()
     _claim(store, plan, tasks)
     shards = _pack_all(tasks, settings, console)
     check_dropped({"dropped_images": [d for s in shards for d in s["dropped"]]}, settings.max_bad)
     manifest = write_manifest(store, split, content, shards, plan)
     _tidy(store)
-    seconds = time.monotonic() - started
-    said = f"{describe(manifest, store)}\n  took {seconds:.1f} s"
+    said = f"{describe(manifest, store)}\n  took {time.monotonic() - started:.1f} s"
     console.print(said, soft_wrap=True, highlight=False, markup=False)
     return manifest
 

@@ -93,7 +93,7 @@ def test_data_yaml_may_name_folders_lists_and_other_machines(entries, tmp_path):
 
 def test_a_list_may_be_beside_the_images_it_lists(tmp_path):
     WRITERS["yolo"][1](tmp_path, {"train": pictures("x", 4), "val": pictures("v", 2)}, ["a"])
-    put(tmp_path / "images" / "some.txt", "train/x0.png\n\ntrain/x3.png\n")
+    put(tmp_path / "images" / "some.txt", "train/x0.png\n\ntrain/x3.png\n./train/x0.png\n")
     put(tmp_path / "data.yaml", "train: images/some.txt\nval: [images/val, images/some.txt]\nnames: [a]\n")
     dataset = open_dataset(tmp_path)
     assert names_in(dataset.splits["train"]) == {"x0", "x3"}
@@ -109,6 +109,9 @@ def test_a_missing_test_split_is_said_and_a_missing_val_split_an_error(tmp_path)
     put(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [a]\n")
     with pytest.raises(DataError, match=r"data\.yaml: `val` is 'images/val', and no image is there"):
         open_dataset(tmp_path)
+    put(tmp_path / "data.yaml", "names: [a]\n")
+    put(tmp_path / "train.txt", "images/train/x0.png\nimages/train/x0.png\n")
+    assert sizes(open_dataset(tmp_path)) == {"train": 1}
 
 
 def test_folders_without_data_yaml_entries_are_sorted_by_name(tmp_path):

@@ -94,13 +94,13 @@ def _list_splits(config: Config, tree: Tree, notes: Counter[str]) -> dict[str, l
     """Find the images of each split: by data.yaml, by lists at the root, or by folders."""
     if config.entries:
         listed = {split: list_images(config, split, tree) for split in config.entries}
-        absent = [split for split, images in listed.items() if not images]
-        if set(absent) - {"test"}:
-            raise DataError(
-                f"{config.file}: `{absent[0]}` is {quote(', '.join(config.entries[absent[0]]))}, and no "
-                f"image is there; correct the path (relative to {config.file.parent}) or complete the copy"
-            )
-        if absent:
+        for split in ("train", "val"):
+            if split in listed and not listed[split]:
+                raise DataError(
+                    f"{config.file}: `{split}` is {quote(', '.join(config.entries[split]))}, and no image is "
+                    f"there; correct the path (relative to {config.file.parent}) or complete the copy"
+                )
+        if "test" in listed and not listed["test"]:
             notes["splits that data.yaml names and that are not there: test"] += 1
         return {split: images for split, images in listed.items() if images}
     lists = {split: f"{split}.txt" for split in NAMES if f"{split}.txt" in tree.files}

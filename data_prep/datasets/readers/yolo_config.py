@@ -147,7 +147,7 @@ def read_image_list(name: str, tree: Tree) -> list[str]:
                 missing.append(quote(line.strip()))
     if missing:
         raise DataError(f"{file} lists {plural(len(missing), 'image')} not found: {shorten(missing)}")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _locate(name: str, bases: tuple[str, ...], tree: Tree, where: str) -> str | None:
