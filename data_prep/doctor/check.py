@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
-from data_prep.doctor.duplicates import Image, describe_pairs, find_copies, find_look_alikes
+from data_prep.doctor.duplicates import Places, describe_pairs, find_copies, find_look_alikes
 from data_prep.doctor.findings import SHOWN, Finding, sort_findings
-from data_prep.doctor.fingerprints import Fingerprint, fingerprint
+from data_prep.doctor.fingerprints import Fingerprint, Fingerprints, fingerprint
 from data_prep.doctor.labels import LabelTally
 from data_prep.progress import show_progress
 from data_prep.wording import plural
@@ -77,34 +77,30 @@ def examine(
     copies = find_copies(sets)
     found += describe_pairs(sets, copies, same_bytes=True)
     if pixels:
-        looked = _Looked()
-        for owner, shards in enumerate(sets):
-            found += looked.add(owner, shards, console)
-        alike = find_look_alikes(looked.images, looked.prints, copies)
-        found += describe_pairs(sets, alike, same_bytes=False)
+        places = Places([len(shards) for shards in sets])
+        prints, unreadable = _look_at_all(sets, places, console)
+        found += unreadable
+        found += describe_pairs(sets, find_look_alikes(prints, places, copies), same_bytes=False)
     return Examination(sets, tallies, sort_findings(found))
 
 
-@dataclass
-class _Looked:
-    """Images that could be read, and their fingerprints."""
-
-    images: list[Image] = field(default_factory=list)
-    prints: list[Fingerprint] = field(default_factory=list)
-
-    def add(self, owner: int, shards: ShardSet, console: Console) -> list[Finding]:
-        """Look at every image of a set; return a finding about those that cannot be read."""
-        bad: list[str] = []
+def _look_at_all(
+    sets: Sequence[ShardSet], places: Places, console: Console
+) -> tuple[Fingerprints, list[Finding]]:
+    """Decode every image; return the fingerprints, and a finding per set with images that cannot be read."""
+    prints, found = Fingerprints.allocate(int(places.begins[-1])), []
+    for begin, shards in zip(places.begins.tolist(), sets, strict=False):
+        count, shown = 0, []
         for row, seen in _read_all(shards, _look, shards.index.image_length.tolist(), "images", console):
             if isinstance(seen, Fingerprint):
-                self.images.append(Image(owner, row))
-                self.prints.append(seen)
-            else:
-                bad.append(str(seen))
-        if not bad:
-            return []
-        text = f"{plural(len(bad), 'image')} cannot be read: convert the dataset again"
-        return [Finding("unreadable_images", "warning", shards.source, len(bad), text, tuple(bad[:SHOWN]))]
+                prints.put(begin + row, seen)
+                continue
+            count += 1
+            shown = [*shown, str(seen)][:SHOWN]
+        if count:
+            text = f"{plural(count, 'image')} cannot be read: convert the dataset again"
+            found.append(Finding("unreadable_images", "warning", shards.source, count, text, tuple(shown)))
+    return prints, found
 
 
 def _look(shards: ShardSet, row: int) -> Fingerprint | DataError:

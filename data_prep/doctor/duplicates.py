@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from data_prep.doctor.findings import SHOWN, Finding
-from data_prep.doctor.fingerprints import Fingerprint, find_near
+from data_prep.doctor.fingerprints import Fingerprints, find_near
 from data_prep.wording import plural, quote
 from qdet.data.shards.shard_set import ShardSet
 
@@ -26,22 +26,34 @@ class Image:
     row: int
 
 
+class Places:
+    """Number the images of several sets from 0, one set after the other."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.begins = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+
+    def image(self, number: int) -> Image:
+        """Return the image with a number."""
+        owner = int(np.searchsorted(self.begins, number, side="right")) - 1
+        return Image(owner, number - int(self.begins[owner]))
+
+
 def find_copies(sets: Sequence[ShardSet]) -> list[tuple[Image, Image]]:
     """Return pairs of images with the same bytes, each image with the first of its likes.
 
     Raises:
         DataError: A shard cannot be read.
     """
-    groups: dict[tuple[int, int], list[Image]] = {}
-    for owner, shards in enumerate(sets):
-        index = shards.index
-        keys = zip(index.image_crc32.tolist(), index.image_length.tolist(), strict=True)
-        for row, key in enumerate(keys):
-            groups.setdefault(key, []).append(Image(owner, row))
+    crcs = np.concatenate([shards.index.image_crc32 for shards in sets]).astype(np.uint64)
+    lengths = np.concatenate([shards.index.image_length for shards in sets]).astype(np.uint64)
+    keys = crcs << np.uint64(32) | lengths
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order])) + 1
+    places = Places([len(shards.index.image_crc32) for shards in sets])
     pairs = []
-    for images in groups.values():
-        if len(images) > 1:
-            pairs += _confirm(sets, images)
+    for group in np.split(order, starts) if len(order) else []:
+        if len(group) > 1:
+            pairs += _confirm(sets, [places.image(int(k)) for k in group])
     return pairs
 
 
@@ -56,15 +68,14 @@ def _confirm(sets: Sequence[ShardSet], images: Sequence[Image]) -> list[tuple[Im
 
 
 def find_look_alikes(
-    images: Sequence[Image], prints: Sequence[Fingerprint], copies: Sequence[tuple[Image, Image]]
+    prints: Fingerprints, places: Places, copies: Sequence[tuple[Image, Image]]
 ) -> list[tuple[Image, Image]]:
     """Return pairs of images that look the same, without those that are the same byte for byte."""
-    if not images:
-        return []
-    hashes = np.array([one.hash for one in prints], np.uint64)
-    pairs = find_near(hashes, np.stack([one.thumb for one in prints]))
+    readable = np.flatnonzero(prints.known)
+    pairs = find_near(prints.hashes[readable], prints.thumbs[readable])
     later = {copy for _, copy in copies}
-    return [(images[i], images[j]) for i, j in pairs if images[i] not in later and images[j] not in later]
+    found = [(places.image(int(readable[i])), places.image(int(readable[j]))) for i, j in pairs]
+    return [(one, other) for one, other in found if one not in later and other not in later]
 
 
 def describe_pairs(

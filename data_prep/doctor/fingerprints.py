@@ -12,7 +12,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from qdet.data.image.decode import check_pixels, decode, size_hw
 from qdet.data.shards.shard_set import ShardSet
@@ -28,10 +28,29 @@ _PAIRS = 2**21  # compared at a time
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of an image to compare it with others: 72 bytes."""
+    """What is kept of an image to compare it with others: 72 bytes in arrays."""
 
     hash: int
     thumb: UInt8[np.ndarray, "8 8"]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Those of many images, in arrays; rows of images that could not be read are not known."""
+
+    hashes: UInt64[np.ndarray, " n"]
+    thumbs: UInt8[np.ndarray, "n 8 8"]
+    known: Bool[np.ndarray, " n"]
+
+    @classmethod
+    def allocate(cls, count: int) -> "Fingerprints":
+        """Make room for a number of images."""
+        thumbs = np.zeros((count, _THUMB, _THUMB), np.uint8)
+        return cls(np.zeros(count, np.uint64), thumbs, np.zeros(count, bool))
+
+    def put(self, number: int, one: Fingerprint) -> None:
+        """Store one."""
+        self.hashes[number], self.thumbs[number], self.known[number] = one.hash, one.thumb, True
 
 
 def fingerprint(shards: ShardSet, row: int) -> Fingerprint:
