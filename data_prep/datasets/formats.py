@@ -74,14 +74,13 @@ def read_format(tree: Tree, name: Format, *, classes: Config | None = None) -> F
     Raises:
         DataError: It is not in that format, or something in it is wrong.
     """
+    if name not in find_formats(tree):
+        raise DataError(f"{tree.root} is not in the format {name}: looked for {LOOKED_FOR[name]}")
     if name == "yolo":
         return yolo.read(tree, classes=classes)
     if name == "voc":
         return voc.read(tree)
     if name == "hf":
         return hugging_face.read(tree)
-    files = sort_json(tree)[name]
-    if not files:
-        raise DataError(f"{tree.root} is not in the format {name}: it has not {LOOKED_FOR[name]}")
     reader = {"coco": coco.read, "labelme": labelme.read, "createml": createml.read}[name]
-    return reader(tree, files)
+    return reader(tree, sort_json(tree)[name])
