@@ -34,6 +34,8 @@ class Detector(nn.Module, ABC):
     """Recompute stages in the backward pass instead of keeping their activations."""
     progress: float = 1.0
     """Fraction of training completed; some detectors depend on it."""
+    class_agnostic: tuple[str, ...] = ()
+    """Names of class heads whose first row stands for an object of any class; others are never trained."""
 
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]

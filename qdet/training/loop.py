@@ -89,6 +89,8 @@ class _Training:
         start = Start(job, world, train_shards, folder)
         self.step = start.step
         self.learner = build_learner(job, world, start, classes=len(train_shards.categories))
+        if start.notes and world.main:
+            tracker.tags({"qdet.init_from": "\n".join(start.notes)})
         self.health = HealthMonitor(job, world, self.learner.detector)
         self.exchange = StepExchange(
             job, world, unreadable=self.stream.bad, stop_requested=reporter.stop_requested

@@ -11,6 +11,7 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.locate import DatasetInfo
 from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
 
@@ -69,6 +70,8 @@ def describe(prepared: Prepared) -> None:
     print(_aligned(_detector(job, _classes(train))))
     print()
     print(_aligned(_steps(job, train) | _images("val", job.data.val, val)))
+    if job.store.init_from:
+        print("", *check_start(job, getattr(train, "categories", None)), sep="\n")
 
 
 def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
