@@ -14,6 +14,7 @@ from qdet.job import Job
 from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
+from qdet.training.freeze import freeze
 
 COCO_CLASSES = 80
 COCO_LONG_SIDE = 1333
@@ -86,6 +87,7 @@ def _detector(job: Job, classes: int) -> dict[str, str]:
     height, width = image_size(job)
     with torch.device("meta"):  # shapes without numbers
         detector = job.detector.build(classes)
+        freeze(detector, train.freeze)
         image = torch.empty(1, 3, height, width)
         size = torch.empty(1, 2, dtype=torch.int64)
     parameters = count_parameters(detector)
