@@ -22,6 +22,7 @@ from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.training.train import TrainCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.storage.proxies import exempt_loopback_here
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "run": RunCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,
+    "train": TrainCommand,
     "predict": PredictCommand,
     "evaluate": EvaluateCommand,
     "export": ExportCommand,
