@@ -6,7 +6,7 @@ reason for it. They are defaults; flags of the command line win.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from qdet.detectors import AdaMixerConfig
@@ -67,65 +67,54 @@ def choose_settings(facts: DataFacts, base: Job, *, workers: int, most: int) -> 
         most: Largest short side of resized images in pixels that the machine has the time for.
     """
     batch = _batch_size(facts.images, base.train.batch_size)
-    each = -(-facts.images // batch)
-    epochs = _clip(round(SEEN / facts.images), *EPOCHS)
-    return (
-        _sizes(facts, base, most)
-        | _length(batch, epochs, each, base)
-        | {
-            "train.workers": Setting(
-                math.gcd(workers, batch), "what this machine has, by which a batch divides"
-            ),
-            "detector.queries": Setting(
-                _queries(facts, base),
-                f"{QUERIES_PER_OBJECT:g} for each of {facts.crowd} objects, or the detector's",
-            ),
-        }
-    )
+    queries = f"{QUERIES_PER_OBJECT:g} for each of {facts.crowd} objects, or the detector's own number"
+    found = _choose_sizes(facts, base, most) | _choose_length(facts.images, batch, base)
+    found["train.workers"] = Setting(math.gcd(workers, batch), "what is here and divides a batch")
+    if "queries" in {field.name for field in fields(base.detector)}:  # else they follow from others
+        found["detector.queries"] = Setting(_count_queries(facts, base), queries)
+    return found
 
 
-def _sizes(facts: DataFacts, base: Job, most: int) -> dict[str, Setting]:
+def _choose_sizes(facts: DataFacts, base: Job, most: int) -> dict[str, Setting]:
     short, long = min(facts.size_hw), max(facts.size_hw)
     wanted = short * SIDE / max(facts.side, 1.0)
     side = _round(_clip(wanted, min(128, short), max(min(most, short), 32)), 32)
     longest = _round(1.25 * side * long / short, 32)
-    varied = tuple(_round(side * factor, 16) for factor in (0.875, 1.0, 1.125))
+    near, most_cut, least_cut = (0.875, 1.0, 1.125), _round(1.25 * side, 16), _round(0.7 * side, 16)
     found = {
-        "data.augment.eval_size": Setting(
-            side, f"the short side at which an object has some {SIDE} pixels, up to {most}"
-        ),
-        "data.augment.sizes": Setting(varied, "around it"),
-        "data.augment.max_size": Setting(longest, "a quarter more than its images are long"),
-        "data.augment.crop": Setting(True, "few images: show parts of them too"),
-        "data.augment.crop_sizes": Setting((side, _round(1.25 * side, 16)), "as they are, and larger"),
-        "data.augment.crop_range": Setting(
-            (_round(0.7 * side, 16), _round(1.25 * side, 16)), "most of an image"
-        ),
+        "eval_size": Setting(side, f"a typical object gets {SIDE} pixels; {most} at most"),
+        "sizes": Setting(tuple(_round(side * factor, 16) for factor in near), "around it"),
+        "max_size": Setting(longest, "a quarter more than its images are long"),
+        "crop": Setting(True, "few images: show parts of them too"),
+        "crop_sizes": Setting((side, most_cut), "as they are, and larger"),
+        "crop_range": Setting((least_cut, most_cut), "most of an image"),
     }
+    settings = {f"data.augment.{name}": setting for name, setting in found.items()}
     detector = base.detector
     if isinstance(detector, AdaMixerConfig) and not 0.5 < detector.position_scale * longest < 2:
-        found["detector.position_scale"] = Setting(1 / longest, "positions between 0 and 1")
-    return found
+        settings["detector.position_scale"] = Setting(1 / longest, "positions between 0 and 1")
+    return settings
 
 
-def _length(batch: int, epochs: int, each: int, base: Job) -> dict[str, Setting]:
+def _choose_length(images: int, batch: int, base: Job) -> dict[str, Setting]:
+    epochs, each = _clip(round(SEEN / images), *EPOCHS), -(-images // batch)
     steps, every = epochs * each, max(1, epochs // EVALUATIONS)
     rate = base.optim.lr * math.sqrt(batch / base.train.batch_size)
+    average = round(_clip(1 - 5 / steps, 0.9, 0.9998), 4)
     return {
         "train.batch_size": Setting(batch, "the job's, but at most a quarter of the images"),
-        "train.epochs": Setting(epochs, f"{SEEN:,} images in all, {steps:,} steps"),
+        "train.accumulation": Setting(1, "a batch fits"),
+        "train.epochs": Setting(epochs, f"{steps:,} steps: some {epochs * images:,} images are seen"),
         "train.steps": Setting(None, "counted in epochs"),
         "data.tail": Setting("wrap", "every image in every epoch"),
         "optim.lr": Setting(rate, "the job's, by the square root of the batch"),
         "optim.schedule": Setting("cosine", "needs no epochs to be chosen"),
         "optim.drop_epochs": Setting((), "it has none"),
         "optim.warmup_steps": Setting(_clip(steps // 10, 1, 200), "a tenth of the steps"),
-        "optim.ema_decay": Setting(
-            round(_clip(1 - 5 / steps, 0.9, 0.9998), 4), "averages a fifth of the steps"
-        ),
-        "train.eval_every": Setting(every, f"{epochs // every} evaluations"),
+        "optim.ema_decay": Setting(average, "averages a fifth of the steps"),
+        "train.eval_every": Setting(every, f"{-(-epochs // every)} evaluations"),
         "train.early_stopping": Setting(PATIENCE, "evaluations without a better AP"),
-        "train.checkpoint_every": Setting(max(every * each, 1), "with every evaluation"),
+        "train.checkpoint_every": Setting(every * each, "with every evaluation"),
         "train.log_every": Setting(_clip(steps // 50, 1, 20), "fifty lines"),
     }
 
@@ -135,12 +124,12 @@ def _batch_size(images: int, base: int) -> int:
     return 2 ** int(math.log2(most))
 
 
-def _queries(facts: DataFacts, base: Job) -> int:
+def _count_queries(facts: DataFacts, base: Job) -> int:
     needed = _round(QUERIES_PER_OBJECT * facts.crowd, 10, up=True)
     return max(base.detector.queries, min(needed, 900))
 
 
-def _round(value: float, multiple: int, *, up: bool = False) -> int:
+def _round(value: float | int, multiple: int, *, up: bool = False) -> int:
     return max(multiple, (math.ceil if up else round)(value / multiple) * multiple)
 
 

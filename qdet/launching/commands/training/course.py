@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qdet.config import override, restore
 from qdet.errors import CheckpointError, ConfigError
-from qdet.job import Job
+from qdet.job import Job, StoreConfig
 from qdet.job_files import find_job
 from qdet.launching import cli, paths
 from qdet.launching.commands.training.datasets import Request, find_shards, gather_facts
@@ -20,8 +19,8 @@ DEMO = "demo"
 CPU_SIDE, GPU_SIDE = 320, 800
 """Largest short side in pixels of resized images, without and with a GPU."""
 CPU_WORKERS = 2
-NOT_TRAINING = ("--dry-run", "--sweep", "--table", "--help", "-h")
-"""Job flags with which nothing is trained, or more than one run is."""
+NOT_TRAINING = ("--dry-run", "--help", "-h")
+"""Job flags with which nothing is trained."""
 
 
 def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, source: str | None) -> None:
@@ -40,42 +39,56 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
     shards = find_shards(request)
     facts = gather_facts(shards["train"])
     source = source or (None if job_file else DEMO)
-    recipe, settings = plan(job_file, source, facts, shards, name=Path(request.data).resolve().name)
+    name = Path(request.data).resolve().name
+    base, flags = choose_base(job_file, source or DEMO, flags)
+    job, settings = plan(base, source, facts, shards, name=name)
     print(show(facts, settings), flush=True)
-    job = cli.parse(recipe, flags)
-    if job.store.resume:
-        recipe = replace(recipe, job=override(recipe.job, {"store.init_from": None}))
-    elif not job.store.run:
-        flags = [*flags, "--store.run", record.new_name(job)]
-    cli.launch(recipe.job, sweep=recipe.sweep, args=flags)
+    wanted = cli.parse(Recipe(job=job), flags)
+    if wanted.store.resume:
+        job = override(job, {"store.init_from": None})
+    elif not wanted.store.run:
+        flags = [*flags, "--store.run", record.new_name(wanted)]
+    cli.launch(job, args=flags)
     if not any(flag in NOT_TRAINING for flag in flags):
-        finish(cli.parse(recipe, flags), shards)
+        finish(cli.parse(Recipe(job=job), flags), shards)
+
+
+def choose_base(job_file: str | None, source: str, flags: Sequence[str]) -> tuple[Job, list[str]]:
+    """Return the job whose detector is trained, and the flags that do not choose it.
+
+    Args:
+        job_file: A job's file or `qdet:NAME`, of which flags may choose a variant or the laptop size; None:
+            the job that the model `source` was trained by.
+        source: The model to start from.
+        flags: Command line of the job.
+    """
+    recipe = read(find_job(job_file)) if job_file else Recipe(job=_job_of(source))
+    return cli.choose_job(recipe, flags)
 
 
 def plan(
-    job_file: str | None, source: str | None, facts: DataFacts, shards: Mapping[str, str], *, name: str
-) -> tuple[Recipe, dict[str, Setting]]:
+    base: Job, source: str | None, facts: DataFacts, shards: Mapping[str, str], *, name: str
+) -> tuple[Job, dict[str, Setting]]:
     """Return what is trained, and the settings that were chosen for the data.
 
     Args:
-        job_file: A job's file or `qdet:NAME`; None: the detector of the model `source`.
+        base: The job whose detector is trained.
         source: The model to start from; None: from the backbone's weights.
         facts: About the training images.
         shards: Folder of every split.
         name: Name of the job.
     """
     gpus = _count_gpus()
-    recipe = read(find_job(job_file)) if job_file else Recipe(job=_job_of(source or DEMO))
-    base = override(recipe.job, {"name": name, "train.accelerator": "auto" if gpus else "cpu"})
+    base = override(base, {"name": name, "train.accelerator": "auto" if gpus else "cpu"})
     workers, most = (gpus, GPU_SIDE) if gpus else (min(CPU_WORKERS, os.cpu_count() or 1), CPU_SIDE)
     settings = choose_settings(facts, base, workers=workers, most=most)
     given: dict[str, Any] = {
         "data.train": shards["train"],
         "data.val": shards["val"],
         "data.categories": None,
-        "store": type(base.store)(init_from=source),
+        "store": StoreConfig(init_from=source),
     }
-    return replace(recipe, job=override(base, values(settings) | given)), settings
+    return override(base, values(settings) | given), settings
 
 
 def show(facts: DataFacts, settings: Mapping[str, Setting]) -> str:

@@ -80,9 +80,7 @@ def _existing(request: Request) -> dict[str, str] | None:
     if not found:
         return None
     if request.val_share is not None:
-        raise ConfigError(
-            f"--val-share: {root} is in shards already; give their validation part by --val DIR"
-        )
+        raise ConfigError(f"--val-share: {root} is in shards already; give those to validate with: --val DIR")
     if request.val is not None:
         found["val"] = request.val
     if "val" not in found:

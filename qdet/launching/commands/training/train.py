@@ -10,17 +10,16 @@ from tyro.conf import arg
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a detector on images of yours, with settings chosen for them; what follows `--` are job flags.
+    """Train a detector on your images, with settings chosen for them; flags of the job follow `--`.
 
-    qdet train --data cells
-    qdet train --data cells --from outputs/RUN -- --train.epochs 30 --train.freeze backbone
+    For example: qdet train --data cells -- --train.epochs 30 --train.freeze backbone
     """
 
     data: Annotated[str, arg(metavar="DIR")]
     """Dataset in the format of COCO, YOLO, VOC, LabelMe, CreateML or Hugging Face, or a folder of shards."""
     source: Annotated[str | None, arg(name="from", metavar="MODEL")] = None
-    """Model to start from: a run, a checkpoint, a .safetensors; demo, which comes with qdet, unless --job is
-    given."""
+    """Model to start from: a run, a checkpoint, a .safetensors; by default demo, which comes with qdet, but
+    with --job the weights of its backbone."""
     job: str | None = None
     """Job to train: a file, or qdet:NAME for one that comes with qdet; by default that of the model."""
     val: Annotated[str | None, arg(metavar="DIR")] = None
