@@ -22,6 +22,8 @@ SHARE = 0.1
 """Share of the images to validate with, where a dataset has no part for it."""
 SAMPLED = 2000
 """Most images whose annotations are read for the settings."""
+LOOKED_AT = 5000
+"""Most images in a dataset that are compared pixel by pixel, which finds copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,16 @@ def _convert(request: Request) -> dict[str, str]:
     found = {}
     for name, split in dataset.splits.items():
         found[name] = str(pack_split(split, Path(paths.absolute(str(out))) / name, console=Console()))
+    _print_findings(found, images=sum(map(len, dataset.splits.values())))
     return found
+
+
+def _print_findings(shards: Mapping[str, str], *, images: int) -> None:
+    """Say what may be wrong with labels and images; training goes on all the same."""
+    from data_prep.doctor import check_shards
+
+    for finding in check_shards(list(shards.values()), pixels=images <= LOOKED_AT):
+        print(finding, flush=True)
 
 
 def _open(request: Request) -> "Dataset":
