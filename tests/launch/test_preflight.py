@@ -180,12 +180,17 @@ class TestPreflight:
         [
             ({"data.train": "/nowhere"}, "--data.train: /nowhere holds no shards"),
             ({"data.val": "/nowhere"}, "--data.val: /nowhere holds no shards"),
+            ({"data.train": "{shards}"}, "{shards} holds the shards of train and val: give {shards}/train"),
             ({"store.init_from": "/nowhere"}, "--store.init-from /nowhere: /nowhere is not there"),
             ({"train.batch_size": 64}, "--train.batch-size 64 is more than the 48 images"),
         ],
     )
     def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
-        with pytest.raises(ConfigError, match=re.escape(said)):
+        changes = {
+            path: value.format(shards=demo_shards) if isinstance(value, str) else value
+            for path, value in changes.items()
+        }
+        with pytest.raises(ConfigError, match=re.escape(said.format(shards=demo_shards))):
             check(prepare(override(_job(demo_shards), changes)))
 
     def test_a_run_to_start_from_may_have_other_classes(self, demo_shards: Path, tmp_path: Path):
