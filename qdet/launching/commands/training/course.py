@@ -1,6 +1,7 @@
 """What `qdet train` does: convert, choose settings, train, and score the test images once."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
     shards = find_shards(request)
     facts = gather_facts(shards["train"])
     source = source or (None if job_file else DEMO)
-    name = Path(request.data).resolve().name
+    name = re.sub(r"[^\w-]+", "_", Path(request.data).resolve().name).strip("_") or "data"
     base, flags = choose_base(job_file, source or DEMO, flags)
     job, settings = plan(base, source, facts, shards, name=name)
     print(show(facts, settings), flush=True)
