@@ -23,6 +23,7 @@ from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.training.train import TrainCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.storage.proxies import exempt_loopback_here
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Command]] = {
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "prepare": PrepareCommand,
+    "train": TrainCommand,
     "predict": PredictCommand,
     "evaluate": EvaluateCommand,
     "export": ExportCommand,

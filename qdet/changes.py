@@ -22,6 +22,7 @@ FIXED = (
     "data.tail",
     "train.seed",
     "train.batch_size",
+    "train.freeze",
 )
 """Settings, or groups of them, that the checkpoint or its data order depends on."""
 LEARNING = (
@@ -77,9 +78,9 @@ def describe_allowed_changes() -> str:
     """Return which settings may change, for messages."""
     return (
         "What may change: how it is computed (--train.workers, --train.accumulation, --train.zero, "
-        "--data.readers, --eval, --track, ...) and what it learns from (--optim, --loss, --train.epochs, "
-        "--train.steps, --train.precision). What may not: "
-        + ", ".join(f"--{p.replace('_', '-')}" for p in FIXED)
+        "--data.readers, --eval, --track, ...), when it ends (--train.hours, --train.early-stopping) and "
+        "what it learns from (--optim, --loss, --train.epochs, --train.steps, --train.precision). What may "
+        "not: " + ", ".join(f"--{p.replace('_', '-')}" for p in FIXED)
     )
 
 

@@ -40,7 +40,8 @@ class StoreConfig:
     resume: str | None = None
     """Run to resume, from its last checkpoint and in its MLflow run; `auto`: `run`, if it exists."""
     init_from: str | None = None
-    """Checkpoint folder whose weights training starts from, with a new schedule."""
+    """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
+    a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
 
     def __post_init__(self) -> None:
         """Reject names that contradict each other or cannot be a folder."""

@@ -76,6 +76,12 @@ class TrainConfig:
     """Seeds initialisation, data order and augmentation."""
     eval_every: int = 1
     """Epochs between evaluations; 0 evaluates only at the end."""
+    early_stopping: int = 0
+    """Evaluations without a better val/AP after which training ends; 0 trains to the last step."""
+    hours: float | None = None
+    """Hours of the whole run with its restarts, after which it stops with a checkpoint to be resumed from."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are, in evaluation mode: names such as backbone, or regular expressions."""
     log_every: int = 20
     """Steps between points of the training metrics."""
     checkpoint_every: int = 500
@@ -110,13 +116,23 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_best", "keep_every", "hang_after", "max_skips"):
+        for name in ("keep_best", "keep_every", "hang_after", "max_skips", "early_stopping"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
+        self._check_end()
         check_batch(self.batch_size, self.workers, self.accumulation)
+
+    def _check_end(self) -> None:
+        if self.hours is not None and not self.hours > 0:
+            raise ConfigError(f"--train.hours must be above 0, got {self.hours}")
+        if self.early_stopping and self.eval_every < 1:
+            raise ConfigError(
+                "--train.early-stopping counts evaluations, and --train.eval-every 0 makes only one, at the "
+                "end; give --train.eval-every 1 or more"
+            )
 
     @property
     def least_workers(self) -> int:

@@ -30,6 +30,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Serve": "docs/serving.md",
     },
     "Train": {
+        "Your own images": "docs/own_data_training.md",
         "Jobs": "docs/jobs.md",
         "Sweeps and ablations": "docs/sweeps.md",
         "Your own data": "docs/own_data.md",

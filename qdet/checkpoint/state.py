@@ -25,6 +25,18 @@ class TrainState:
     """The latest finite losses, for the detection of spikes."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Reasons why images could not be read and were substituted, by image id."""
+    best_ap: float | None = None
+    """Best finite val/AP of the run's evaluations, for early stopping."""
+    best_step: int = 0
+    """Steps done when it was measured."""
+    stale_evaluations: int = 0
+    """Evaluations since then."""
+    seconds: float = 0.0
+    """Time of the run so far, for its budget of hours."""
+    seconds_before: float = 0.0
+    """That of the launches before the one that wrote this."""
+    launched: float = 0.0
+    """Unix time at which that launch began."""
     seed: int
     batch_size: int
     data_digest: str

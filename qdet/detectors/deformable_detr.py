@@ -79,6 +79,8 @@ class DeformableDETR(Detector):
         if not c.two_stage:  # points have no size: initial boxes span 0.12 of the image
             heads[0].box_head.start_at_zero(size_bias=-2.0)
         self.heads = nn.ModuleList(heads)
+        if c.two_stage:
+            self.class_agnostic = (f"heads.{count - 1}.class_head",)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes

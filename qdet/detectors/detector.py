@@ -34,6 +34,10 @@ class Detector(nn.Module, ABC):
     """Recompute stages in the backward pass instead of keeping their activations."""
     progress: float = 1.0
     """Fraction of training completed; some detectors depend on it."""
+    fixed: tuple[str, ...] = ()
+    """Names of modules that stay in evaluation mode while the others are trained."""
+    class_agnostic: tuple[str, ...] = ()
+    """Names of class heads whose first row stands for an object of any class; others are never trained."""
 
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
@@ -57,6 +61,13 @@ class Detector(nn.Module, ABC):
         """
         scale = resize_factors(sizes_hw, original_hw, prediction.boxes_xyxy.dtype)
         return top_by_sigmoid(prediction.logits, prediction.boxes_xyxy, scale, self.detections)
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Switch to training mode, or back, except for what is `fixed`."""
+        super().train(mode)
+        for name in self.fixed:
+            self.get_submodule(name).eval()
+        return self
 
     @property
     def recomputes(self) -> bool:

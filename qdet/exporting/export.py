@@ -45,7 +45,9 @@ class Exported:
         )
 
 
-def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -> Exported:
+def export(
+    model: Model | str | Path, to: str | Path, *, form: Form = "batch", half: bool = False
+) -> Exported:
     """Write a model for other programs, and compare what was written with PyTorch.
 
     Computation is in fp32 there. A file of that name is replaced once the new one is whole and compared.
@@ -57,6 +59,7 @@ def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -
         to: A .onnx, .pt2 or .safetensors file; any other name is a new folder in transformers' layout.
         form: What a graph does itself: `batch` normalizes and scores, `image` resizes and pads as well, `raw`
             neither. Not for .safetensors and folders.
+        half: Store the matrices of a .safetensors file in bf16: half the size.
 
     Raises:
         ConfigError: The format does not exist, does not go with `form`, or needs a package.
@@ -64,10 +67,12 @@ def export(model: Model | str | Path, to: str | Path, *, form: Form = "batch") -
     """
     path = Path(to).expanduser()
     ending = check_target(path, form)
+    if half and ending != ".safetensors":
+        raise ConfigError(f"--half is for .safetensors files; {path} is none")
     if not isinstance(model, Model):
         model = load(model, device="cpu")
     if ending == ".safetensors":
-        return Exported(write_safetensors(model, path), None)
+        return Exported(write_safetensors(model, path, half=half), None)
     detector = _on_cpu(model.detector)
     if ending == "":
         return Exported(path, write_folder(detector, model.description, path))

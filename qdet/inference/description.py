@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from qdet.checkpoint import Checkpoint, Manifest
 from qdet.checkpoint.model_file import describe
+from qdet.checkpoint.reading import Peek
 from qdet.config import restore
 from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
@@ -39,13 +40,13 @@ class Description:
     """Path or URL that the model was loaded from."""
 
     @classmethod
-    def of_checkpoint(cls, saved: Checkpoint, manifest: Manifest, *, averaged: bool) -> "Description":
+    def of_checkpoint(cls, saved: Checkpoint | Peek, manifest: Manifest, *, averaged: bool) -> "Description":
         """Describe the model of a checkpoint, or raise `CheckpointError` where its classes are damaged."""
         return cls(
             job=saved.job,
             classes=_classes(saved.state.categories, str(saved.folder)),
             step=saved.state.step,
-            averaged=averaged and bool(saved.names("average")),
+            averaged=averaged and isinstance(saved, Checkpoint) and bool(saved.names("average")),
             metrics=manifest.metrics,
             source=str(saved.folder),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from qdet.errors import CheckpointError, StorageError
 from qdet.inference.build import build, describe_weights
@@ -33,15 +34,29 @@ def load_safetensors(
     Raises:
         CheckpointError: One of the two is missing, damaged or not of this program.
     """
-    path, mark, query = where.partition("?")
-    description = read_description(f"{path.removesuffix('.safetensors')}.json{mark}{query}", model=where)
-    with on_this_machine(where) as file:
-        try:
-            weights = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{where} cannot be read as safetensors: {error}") from error
+    description = describe_file(where)
+    weights = read_file(where)
     announce(describe_weights(description))
     return build(description, weights, device, precision)
+
+
+def describe_file(where: str) -> Description:
+    """Read the description beside a .safetensors file at a path or URL, as `read_description` does."""
+    path, mark, query = where.partition("?")
+    return read_description(f"{path.removesuffix('.safetensors')}.json{mark}{query}", model=where)
+
+
+def read_file(where: str) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file at a path or URL.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    with on_this_machine(where) as file:
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{where} cannot be read as safetensors: {error}") from error
 
 
 def read_description(where: str, *, model: str) -> Description:

@@ -1,6 +1,5 @@
 """Load a trained model: of a run, a checkpoint, an exported file or MLflow, here or behind a URL."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,21 +7,13 @@ from typing import Literal
 
 import torch
 
-from qdet.errors import CheckpointError, ConfigError, did_you_mean
+from qdet.errors import ConfigError
 from qdet.inference.exported_files import load_safetensors
 from qdet.inference.from_mlflow import downloaded_model, is_mlflow, is_run_id
 from qdet.inference.model import Model
+from qdet.inference.origin import FILES, FOREIGN, ending, find_folder, refuse_foreign, shipped
 from qdet.inference.runner import Device, choose_device
 from qdet.inference.trained import load_folder
-from qdet.storage import Folder
-from qdet.storage.urls import is_url
-
-STORE = "outputs"
-"""Folder in which the name of a run is looked for."""
-FILES = (".safetensors", ".onnx", ".pt2")
-"""Endings of exported files."""
-FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-"""Endings of other programs' checkpoints."""
 
 
 def load(
@@ -37,7 +28,8 @@ def load(
 
     Args:
         source: A run's folder, of which the checkpoint with the best val/AP is taken, or its name in
-            `outputs`; a checkpoint's folder; an exported .safetensors, .onnx or .pt2 file;
+            `outputs`; a checkpoint's folder; `demo`, the model that comes with qdet, unless a file, folder or
+            run has that name; an exported .safetensors, .onnx or .pt2 file;
             `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and files may be
             behind a URL, except .pt2.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
@@ -52,61 +44,33 @@ def load(
     """
     announce = announce or (lambda _: None)
     where, to = str(source), choose_device(device)
+    if (file := shipped(where)) is not None:
+        model = _load_file(str(file), to, precision, lambda line: announce(line.replace(str(file), where)))
+        return replace(model, description=replace(model.description, source=where))
     if is_mlflow(where) or is_run_id(where):
         with downloaded_model(where) as file:
             model = _load_file(file, to, precision, lambda line: announce(line.replace(file, where)))
         return replace(model, description=replace(model.description, source=where))
-    if _ending(where) in (*FILES, *FOREIGN):
+    if ending(where) in (*FILES, *FOREIGN):
         return _load_file(where, to, precision, announce)
-    return load_folder(_find_folder(where), to, precision, averaged=averaged, announce=announce)
+    return load_folder(find_folder(where), to, precision, averaged=averaged, announce=announce)
 
 
 def _load_file(where: str, to: torch.device, precision: str, announce: Callable[[str], None]) -> Model:
-    ending = _ending(where)
-    if ending == ".safetensors":
+    kind = ending(where)
+    if kind == ".safetensors":
         return load_safetensors(where, to, precision, announce)
-    if ending == ".onnx":
+    if kind == ".onnx":
         from qdet.inference.runners.onnx import load_onnx
 
         check_precision(precision, where)
         return load_onnx(where, to)
-    if ending == ".pt2":
+    if kind == ".pt2":
         from qdet.inference.runners.program import load_program
 
         check_precision(precision, where)
         return load_program(where, to)
-    raise CheckpointError(
-        f"{where} is no file of qdet; convert an authors' checkpoint first: "
-        f"qdet convert {where} --to weights/{Path(where).stem}"
-    )
-
-
-def _ending(where: str) -> str:
-    return Path(where.partition("?")[0]).suffix.lower()
-
-
-def _find_folder(where: str) -> Folder:
-    """Return the folder of that path, URL or run name.
-
-    Raises:
-        CheckpointError: There is none; the message names what is near.
-    """
-    if is_url(where) or Path(where).expanduser().is_dir():
-        return Folder.open(where if is_url(where) else Path(where).expanduser())
-    if re.fullmatch(r"[\w.-]+", where) and (Path(STORE) / where).is_dir():
-        return Folder.open(Path(STORE) / where)
-    if Path(where).exists():
-        raise CheckpointError(
-            f"{where} is no model; give the folder of a run or checkpoint, or a .safetensors, .onnx or .pt2"
-        )
-    parent = Path(where).expanduser().parent
-    near = [p.name for p in parent.iterdir()] if parent.is_dir() else []
-    if Path(STORE).is_dir():
-        near += [p.name for p in Path(STORE).iterdir()]
-    raise CheckpointError(
-        f"{where} is not there.{did_you_mean(Path(where).name, near)} Give a run's folder, such as "
-        f"{STORE}/RUN, a checkpoint's, an exported file, or runs:/ID of MLflow"
-    )
+    raise refuse_foreign(where)
 
 
 def check_precision(precision: str, source: str) -> None:

@@ -118,13 +118,27 @@ def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
         raise
 
 
-def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
-    """Read the flags that decide what all others change: variant, table and demo."""
+def choose_job(recipe: Recipe, args: Sequence[str]) -> tuple[Job, list[str]]:
+    """Return the job that `--variant` and `--demo` choose, and the other arguments.
+
+    Raises:
+        ConfigError: There is no such variant.
+    """
+    chosen, rest = _choices().parse_known_args(args)
+    return _choose(recipe, list(args)).job, [*(("--table", chosen.table) if chosen.table else ()), *rest]
+
+
+def _choices() -> argparse.ArgumentParser:
+    """Return the parser of the flags that decide what all others change: variant, table and demo."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--variant", nargs="?")  # the parser of all flags refuses a missing name
     first.add_argument("--table", nargs="?")
     first.add_argument("--demo", action="store_true")
-    chosen, _ = first.parse_known_args(arguments)
+    return first
+
+
+def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
+    chosen, _ = _choices().parse_known_args(arguments)
     job = recipe.chosen(chosen.variant, chosen.table)
     space = recipe.sweep or Sweep(space={})
     if chosen.table is not None:

@@ -38,6 +38,18 @@ def _shards(address: str) -> str:
     return "::".join(part if is_pipe(part) else absolute(part) for part in address.split("::"))
 
 
+def _model(source: str, store: str) -> str:
+    """Return a model to start from as an absolute path; a run's name in a remote store and MLflow's stay."""
+    here = absolute(source)
+    if is_url(source) or ":/" in source or source.startswith("package:") or Path(here).exists():
+        return here if Path(here).exists() else source
+    if "/" in source or Path(source).suffix:
+        return here
+    if not is_url(store) and (Path(store) / source).is_dir():
+        return str(Path(store) / source)
+    return f"package:{source}" if source == "demo" else source
+
+
 def resolve(job: Job) -> Job:
     """Return `job` with every path absolute: shards, store, checkpoint and pre-trained weights."""
     changes = {
@@ -50,7 +62,7 @@ def resolve(job: Job) -> Job:
     if not job.data.cache.startswith("~"):  # the home folder differs between machines
         changes["data.cache"] = absolute(job.data.cache)
     if job.store.init_from:
-        changes["store.init_from"] = absolute(job.store.init_from)
+        changes["store.init_from"] = _model(job.store.init_from, absolute(job.store.path))
     for path, value in flatten(job.detector).items():
         # Other values are not files: `imagenet`, `package:NAME`, a URL.
         if path.endswith("weights") and isinstance(value, str) and Path(absolute(value)).is_file():

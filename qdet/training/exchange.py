@@ -6,6 +6,8 @@ Whatever else the ranks must agree on travels with it:
     observer           values      totals
     LossDivisors       2           objects of the global batch: counted by the loss, and matched
     GracefulStop       1           ranks that were asked to stop
+    TimeBudget         1           whether rank 0 sees that the budget of hours is used up
+    EarlyStopping      0           none: all ranks see the same evaluations; it has a state
     UnreadableImages   1           images newly found unreadable
     SkippedSteps       0           none: all ranks skip the same steps; it has a state and a metric
     MeanLoss           1           loss of the previous step
@@ -23,12 +25,14 @@ from qdet.data.loading.substitutes import BadBudget
 from qdet.job import Job
 from qdet.losses import counted_objects, matched_objects
 from qdet.training.distributed import World
-from qdet.training.graceful_stop import GracefulStop
 from qdet.training.health.loss_spikes import MeanLoss
 from qdet.training.health.stragglers import StepTimes
 from qdet.training.health.unreadable import UnreadableImages
 from qdet.training.nonfinite.skip import SkippedSteps
 from qdet.training.observer import Observer
+from qdet.training.stopping.early_stopping import EarlyStopping
+from qdet.training.stopping.graceful_stop import GracefulStop
+from qdet.training.stopping.time_budget import TimeBudget
 from qdet.types import Batch
 
 
@@ -81,20 +85,31 @@ class StepExchange:
         world: The ranks.
         unreadable: The budget for unreadable images of this rank's stream.
         stop_requested: Whether this rank was asked to stop; called in every step, must not wait.
+        launched: Unix time at which this launch of the run began; None: now.
     """
 
     def __init__(
-        self, job: Job, world: World, *, unreadable: BadBudget, stop_requested: Callable[[], bool]
+        self,
+        job: Job,
+        world: World,
+        *,
+        unreadable: BadBudget,
+        stop_requested: Callable[[], bool],
+        launched: float | None = None,
     ) -> None:
         self._world = world
         self.divisors = LossDivisors(job, world)
         self.stop = GracefulStop(stop_requested)
+        self.budget = TimeBudget(job.train.hours, main=world.main, launched=launched)
+        self.early = EarlyStopping(job.train.early_stopping)
         self.skipped = SkippedSteps(job.train.max_skips)
         self.loss = MeanLoss(world)
         self.times = StepTimes(world, sharded=job.train.zero == 3)
         self.observers: tuple[Observer, ...] = (
             self.divisors,
             self.stop,
+            self.budget,
+            self.early,
             UnreadableImages(unreadable, world),
             self.skipped,
             self.loss,

@@ -11,6 +11,7 @@ from qdet.losses import SetLoss
 from qdet.training.checkpointing.resume import Start
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
+from qdet.training.freeze import freeze
 from qdet.training.zero import ZeroEngine
 
 
@@ -37,6 +38,7 @@ def build_learner(job: Job, world: World, start: Start, *, classes: int) -> Lear
     criterion = job.loss.build(classes).to(world.device)
     if not start.load_weights(detector):
         load_pretrained(detector.backbone, job.detector.backbone)
+    freeze(detector, job.train.freeze)
     detector.recompute = job.train.activation_checkpointing
     engine = ZeroEngine(detector, job.train, job.optim, world)
     ema = Ema(detector, job.optim.ema_decay)

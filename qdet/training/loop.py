@@ -39,7 +39,7 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
     stopped: bool = False
-    """It stopped before its last step because it was asked to; it can be resumed from its checkpoint."""
+    """It stopped before its last step, on request or out of time; it can be resumed from its checkpoint."""
 
 
 def train(
@@ -81,6 +81,7 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
+        self.run_name = run.name
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         check_categories(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
@@ -89,9 +90,15 @@ class _Training:
         start = Start(job, world, train_shards, folder)
         self.step = start.step
         self.learner = build_learner(job, world, start, classes=len(train_shards.categories))
+        if start.notes and world.main:
+            tracker.tags({"qdet.init_from": "\n".join(start.notes)})
         self.health = HealthMonitor(job, world, self.learner.detector)
         self.exchange = StepExchange(
-            job, world, unreadable=self.stream.bad, stop_requested=reporter.stop_requested
+            job,
+            world,
+            unreadable=self.stream.bad,
+            stop_requested=reporter.stop_requested,
+            launched=run.launched,
         )
         if start.state:
             self.exchange.restore(start.state)
@@ -110,8 +117,20 @@ class _Training:
 
     def run(self) -> Result:
         """Make the remaining steps, evaluating and saving on the way."""
-        meter, steps, epoch = Meter(self.schedule), self.schedule.steps, self.schedule.steps_per_epoch
+        meter = Meter(self.schedule)
         self.learner.engine.train()
+        if not self.exchange.early.due:  # else a run that was stopped early was started again
+            self._make_steps(meter)
+        if self._interrupted and not self._ended:
+            return self._stop()
+        self._finish()
+        if not self.evaluator.metrics:  # a finished run was started again
+            self.evaluator.evaluate(self.step, self.learner, self.health)
+        return Result(self.step, self.evaluator.metrics)
+
+    def _make_steps(self, meter: Meter) -> None:
+        """Make steps until the last, an early stop or a request to stop."""
+        steps, epoch = self.schedule.steps, self.schedule.steps_per_epoch
         for micro_batches in meter.waiting(self.health.waiting(self.stream.steps(self.step, steps))):
             self.accounting.record(micro_batches)
             terms, norm = self.maker.make(self.step, micro_batches)
@@ -124,15 +143,22 @@ class _Training:
             if self._due(self.job.train.eval_every * epoch):
                 meter.pause()
                 self.evaluator.evaluate(self.step, self.learner, self.health)
+                self.exchange.early.observe(self.step, self.evaluator.metrics)
             if self._save_is_due() or self._must_save_now():
                 meter.pause()
                 self._save()
-            if self.exchange.stop.agreed and self.step < steps:
-                return self._stop()
-        self._finish()
-        if not self.evaluator.metrics:  # a finished run was started again
-            self.evaluator.evaluate(self.step, self.learner, self.health)
-        return Result(self.step, self.evaluator.metrics)
+            if self._ended or self._interrupted:
+                return
+
+    @property
+    def _ended(self) -> bool:
+        """True after the last step, and where early stopping makes this one the last."""
+        return self.step == self.schedule.steps or self.exchange.early.due
+
+    @property
+    def _interrupted(self) -> bool:
+        """True if all ranks have agreed to stop here for now."""
+        return self.exchange.stop.agreed or self.exchange.budget.spent
 
     def _due(self, every: int) -> bool:
         """True after every so many steps, 0 for never, and after the last."""
@@ -155,7 +181,7 @@ class _Training:
     def _must_save_now(self) -> bool:
         """True if this training is about to stop, or a machine of its workers is about to be taken away."""
         asks = self.step % self.job.train.log_every == 0
-        return self.exchange.stop.agreed or (asks and self.reporter.preempted())
+        return self._ended or self._interrupted or (asks and self.reporter.preempted())
 
     def _save(self) -> None:
         """Start writing a checkpoint; training continues meanwhile."""
@@ -170,11 +196,16 @@ class _Training:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
 
     def _stop(self) -> Result:
-        """Wait for the checkpoint that this run will be resumed from."""
+        """Wait for the checkpoint that this run will be resumed from, and say how."""
         with self.health.watchdog.off("checkpoint before the stop"):
             self.checkpoints.writer.wait(at_end=True)
+        why = "" if self.exchange.stop.agreed else f": {self.exchange.budget.explain()}"
         if self.world.main:
-            print(f"stopped as requested after step {self.step} of {self.schedule.steps}", flush=True)
+            print(
+                f"stopped as requested after step {self.step} of {self.schedule.steps}{why}; go on with "
+                f"--store.resume {self.run_name}",
+                flush=True,
+            )
         return Result(self.step, self.evaluator.metrics, stopped=True)
 
     def _finish(self) -> None:
@@ -183,6 +214,10 @@ class _Training:
             self.checkpoints.writer.wait(at_end=True)
             if self.world.main:
                 self.checkpoints.writer.log_model(self.tracker)
+        if self.exchange.early.due and self.step < self.schedule.steps and self.world.main:
+            why = self.exchange.early.explain()
+            print(f"{why}, at step {self.step} of {self.schedule.steps}", flush=True)
+            self.tracker.tags({"qdet.ended": why})
 
 
 def retention(job: Job, steps_per_epoch: int) -> Retention:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from qdet.job import Job, OptimConfig
 
 
 def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    optim: OptimConfig,
+    frozen: Collection[str] = (),
 ) -> list[dict[str, object]]:
     """Sort the trainable parameters into groups of equal learning rate and weight decay.
 
@@ -22,12 +24,15 @@ def parameter_groups(
     the schedule computes `lr`, and the `names` of its parameters in order.
 
     Raises:
-        ConfigError: An expression matches no trainable parameter; it would silently do nothing.
+        ConfigError: An expression matches no trainable parameter, nor one that the job itself has `frozen`;
+            it would silently do nothing.
     """
     groups: dict[tuple[float, float], dict[str, list]] = {}
     unused = {pattern for pattern, _ in optim.lr_multipliers} | set(optim.no_decay)
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
+            if name in frozen:
+                unused = {p for p in unused if not re.search(p, name)}
             continue
         found = [(p, factor) for p, factor in optim.lr_multipliers if re.search(p, name)]
         exempt = [p for p in optim.no_decay if re.search(p, name)]
@@ -62,9 +67,9 @@ class SkippableAdamW(torch.optim.AdamW):
         return None if self.skip else super().step(closure)
 
 
-def build_optimizer(module: nn.Module, optim: OptimConfig) -> SkippableAdamW:
-    """Build AdamW for the trainable parameters of `module`."""
-    return SkippableAdamW(parameter_groups(module.named_parameters(), optim), betas=optim.betas)
+def build_optimizer(module: nn.Module, optim: OptimConfig, frozen: Collection[str] = ()) -> SkippableAdamW:
+    """Build AdamW for the trainable parameters of `module`; `frozen` are those that the job has frozen."""
+    return SkippableAdamW(parameter_groups(module.named_parameters(), optim, frozen), betas=optim.betas)
 
 
 def lr_factor(step: int, *, steps: int, steps_per_epoch: int, optim: OptimConfig) -> float:

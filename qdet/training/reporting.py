@@ -19,6 +19,8 @@ class Run:
     """Absolute path or URL of the folder that contains the folders of all runs."""
     mlflow_run_id: str | None = None
     """The MLflow run to log into; None logs nothing."""
+    launched: float | None = None
+    """Unix time at which this launch of the run began, before any restart; None: when training starts."""
 
 
 @dataclass(frozen=True)

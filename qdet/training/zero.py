@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import World, set_timeout_of_all_groups
+from qdet.training.freeze import find_frozen
 from qdet.training.optim import build_optimizer
 from qdet.training.sharded_state import ShardedState
 
@@ -55,7 +56,7 @@ class ZeroEngine:
         # torch 2.13 warns at every call that DeepSpeed makes to collectives by their old names.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
         deepspeed = _import_deepspeed()
-        self._adamw = build_optimizer(module, optim)
+        self._adamw = build_optimizer(module, optim, find_frozen(module, train.freeze))
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module.to(world.device),
             optimizer=self._adamw,

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
 from qdet.checkpoint import Checkpoint, open_folder
-from qdet.checkpoint.fit import check_start, load_weights
+from qdet.checkpoint.fit import check_fit, load_weights
 from qdet.convert.classes import COCO, IDS
 from qdet.convert.files import Metadata, read
 from qdet.convert.recognize import recognize
 from qdet.data.shards.categories import Categories
-from qdet.detectors import DETRConfig
+from qdet.detectors import AdaMixerConfig, DETRConfig
 from qdet.errors import CheckpointError
+from qdet.inference.origin import describe
 from tests.support.published import as_detrs_authors, small_checkpoint
 
 ONE_OF_EACH = (
@@ -172,15 +173,16 @@ def test_files_that_cannot_be_read_are_named(detr, tmp_path, capsys):
     assert "--to" in refused(capsys, tmp_path / "them.pth", "--to", tmp_path / "ours", code=2)
 
 
-def test_a_job_of_another_detector_or_of_other_classes_is_refused(detr, tmp_path):
+def test_a_job_of_another_detector_is_refused_and_one_of_other_classes_is_not(detr, tmp_path, capsys):
     torch.save({"model": detr}, tmp_path / "them.pth")
     command(tmp_path / "them.pth", "--to", tmp_path / "ours", "--heads", 4)
-    start = saved(tmp_path / "ours")
-    check_start(start, detector="DETRConfig", classes=list("abcde"))
-    with pytest.raises(CheckpointError, match="is of DETRConfig, the job's detector of AdaMixerConfig"):
-        check_start(start, detector="AdaMixerConfig", classes=list("abcde"))
-    with pytest.raises(CheckpointError, match=r"5 classes \(0, 1, 2, \.\.\.\), but .* 2 classes \(a, b\)"):
-        check_start(start, detector="DETRConfig", classes=["a", "b"])
+    assert "is a model of qdet already" in refused(capsys, tmp_path / "ours", "--to", tmp_path / "more")
+    start, found = saved(tmp_path / "ours"), describe(str(tmp_path / "ours"))
+    names, same = found.classes.names, found.detector
+    assert check_fit(same, names, same, tuple("abcde"), source="ours").classes.unnamed
+    assert check_fit(same, names, same, ("a", "b"), source="ours").classes.pairs == []
+    with pytest.raises(CheckpointError, match="is a model of DETR, the job trains AdaMixer"):
+        check_fit(same, names, AdaMixerConfig(), names, source="ours")
     larger = DETRConfig(backbone=ResNetConfig(depth=14, width=8), heads=4).build(5)
     before = {name: t.clone() for name, t in larger.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"there and .* here"):

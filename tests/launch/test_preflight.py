@@ -1,5 +1,6 @@
 """Before the first worker starts: paths, the store, capacity of the cluster, checks, tokens."""
 
+import dataclasses
 import os
 import re
 import socket
@@ -8,18 +9,24 @@ from pathlib import Path
 import pytest
 
 from qdet.config import override
+from qdet.data.shards.categories import Categories
+from qdet.detectors import DETRConfig
 from qdet.errors import ClusterError, ConfigError
 from qdet.job import Job, Sweep, TrainConfig
 from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import memory_per_rank
+from qdet.launching.preflight.start import check_start
 from qdet.launching.ray_backend import auth, connect, head
 from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
+from qdet.losses import DETR_LOSS
 from qdet.search import Choice, Each, Uniform
+from tests.support import small_models
+from tests.support.ranks import tiny_job
 
 
 @pytest.fixture(autouse=True)
@@ -173,20 +180,58 @@ class TestPreflight:
         [
             ({"data.train": "/nowhere"}, "--data.train: /nowhere holds no shards"),
             ({"data.val": "/nowhere"}, "--data.val: /nowhere holds no shards"),
-            ({"store.init_from": "/nowhere"}, "--store.init-from /nowhere: no checkpoint there"),
+            ({"data.train": "{shards}"}, "{shards} holds the shards of train and val: give {shards}/train"),
+            ({"store.init_from": "/nowhere"}, "--store.init-from /nowhere: /nowhere is not there"),
             ({"train.batch_size": 64}, "--train.batch-size 64 is more than the 48 images"),
         ],
     )
     def test_missing_paths_are_named_by_their_flag(self, changes: dict, said: str, demo_shards: Path):
-        with pytest.raises(ConfigError, match=re.escape(said)):
+        changes = {
+            path: value.format(shards=demo_shards) if isinstance(value, str) else value
+            for path, value in changes.items()
+        }
+        with pytest.raises(ConfigError, match=re.escape(said.format(shards=demo_shards))):
             check(prepare(override(_job(demo_shards), changes)))
 
-    def test_a_runs_folder_is_answered_with_its_newest_checkpoint(self, demo_shards: Path, tmp_path: Path):
-        for name in ("step_000002", "step_000010"):
-            (tmp_path / "run" / name).mkdir(parents=True)
-        said = f"holds a run: give one of its checkpoints, such as {tmp_path / 'run' / 'step_000010'}"
-        with pytest.raises(ConfigError, match=re.escape(said)):
-            check(prepare(override(_job(demo_shards), {"store.init_from": str(tmp_path / "run")})))
+    def test_a_run_to_start_from_may_have_other_classes(self, demo_shards: Path, tmp_path: Path):
+        job = override(tiny_job(demo_shards), {"store.path": "outputs"})
+        small_models.write_checkpoint(tmp_path / "outputs/mine", step=2, job=job, metrics={"val/AP": 0.4})
+        small_models.write_checkpoint(tmp_path / "outputs/mine", step=10, job=job, metrics={"val/AP": 0.3})
+        for source in ("mine", "outputs/mine", str(tmp_path / "outputs/mine")):
+            prepared = prepare(override(job, {"store.init_from": source}))
+            check(prepared)
+            taken, classes = check_start(prepared.job, prepared.train.categories)
+            assert taken == f"starts from {tmp_path}/outputs/mine/step_000002"
+            assert classes.startswith("class head: kept")
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"detector.stages": 3}, r"of other sizes: --detector.stages is 3, there \d"),
+            ({"detector": DETRConfig().demo(), "loss": DETR_LOSS}, "model of AdaMixer, the job trains DETR"),
+            ({"store.init_from": "mime"}, "Did you mean mine"),
+            ({"store.init_from": "model.pth"}, "convert an authors' checkpoint first"),
+            ({"store.init_from": "model.onnx"}, "cannot be trained"),
+        ],
+    )
+    def test_a_model_that_does_not_fit_is_refused(
+        self, changes: dict, said: str, demo_shards: Path, tmp_path: Path
+    ):
+        job = override(tiny_job(demo_shards), {"store.path": "outputs"})
+        small_models.write_checkpoint(tmp_path / "outputs/mine", step=2, job=job)
+        with pytest.raises(ConfigError, match=f"--store.init-from .*{said}"):
+            check(prepare(override(job, {"store.init_from": "mine"} | changes)))
+
+    def test_datasets_of_different_classes_are_listed(self, demo_shards: Path):
+        prepared = prepare(tiny_job(demo_shards))
+        (first, *names), ids = prepared.val.categories.names, prepared.val.categories.ids
+        for other, said in (
+            (Categories((first, "hexagon", *names[1:]), ids), "only --data.val has hexagon"),
+            (Categories((first, *names), tuple(i + 1 for i in ids)), "not their ids"),
+        ):
+            vars(prepared)["val"] = dataclasses.replace(prepared.val, categories=other)
+            with pytest.raises(ConfigError, match=rf"do not have the same categories: .*{said}"):
+                check(prepared)
 
 
 class TestConnect:

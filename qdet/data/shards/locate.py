@@ -129,12 +129,23 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
         )
     tars = [join(folder, name) for name in names if name.endswith(".tar")]
     if not tars:
+        if parts := _parts_of(folder):
+            raise DataError(
+                f"{folder} holds the shards of {' and '.join(parts)}: give {join(folder, parts[0])}"
+            )
         raise DataError(
             f"{folder} holds no shards (no {NAME}, no tars). Check the address, make shards with "
             f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}, or name "
             f"third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
         )
     return _from_names(folder, tars, access)
+
+
+def _parts_of(folder: str) -> list[str]:
+    """Return the folders in a local one that hold shards."""
+    here = Path(folder)
+    found = [part.name for part in here.iterdir() if (part / NAME).is_file()] if here.is_dir() else []
+    return sorted(found, key=lambda name: (name != "train", name))
 
 
 def _check_command(name: str, access: Access) -> str:

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import TrainState, open_folder, write_whole
+from qdet.checkpoint import RunFolder, TrainState, open_folder, write_whole
+from qdet.checkpoint.manifest import MANIFEST
 from qdet.config import flatten
 from qdet.convert.files import read
 from qdet.convert.recognize import Recognized, recognize
-from qdet.errors import ConfigError
+from qdet.errors import CheckpointError, ConfigError
 
 
 def convert(
@@ -29,11 +30,22 @@ def convert(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--to {folder} exists already; give a new folder")
+    _refuse_own(source)
     state, metadata = read(source)
     metadata = dataclasses.replace(metadata, dilated=metadata.dilated or dc5, heads=heads or metadata.heads)
     found = recognize(state, metadata, all_classes=all_classes)
     _write(found, folder)
     return found
+
+
+def _refuse_own(source: Path) -> None:
+    """Raise CheckpointError where `source` is a model of qdet, which needs no conversion."""
+    beside = source.with_suffix(".json")
+    own = source.suffix == ".safetensors" and beside.is_file() and '"categories"' in beside.read_text()
+    if own or (source / MANIFEST).is_file() or RunFolder(open_folder(source)).steps():
+        raise CheckpointError(
+            f"{source} is a model of qdet already; a job starts from it with --store.init-from {source}"
+        )
 
 
 def report(found: Recognized, folder: Path) -> str:

@@ -1,12 +1,11 @@
 """What must be true before a job may start, checked before any worker does."""
 
-from qdet.checkpoint import RunFolder, open_folder
-from qdet.checkpoint.manifest import MANIFEST
 from qdet.data.plan.epoch import steps_per_epoch
+from qdet.data.shards.categories import Categories
 from qdet.errors import ConfigError
-from qdet.launching.paths import is_url
 from qdet.launching.preflight import store
 from qdet.launching.preflight.dry_run import COCO_CLASSES
+from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared
 from qdet.tracking.loggers import check_installed
 
@@ -20,29 +19,29 @@ def check(prepared: Prepared) -> None:
     job, train, val = prepared.job, prepared.train, prepared.val
     if train.categories and val.categories and train.categories != val.categories:
         raise ConfigError(
-            f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories"
+            f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories: "
+            + _explain_categories(train.categories, val.categories)
         )
     if train.images is not None:
         steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
     check_installed(job.track.loggers)
-    start = job.store.init_from
-    if start and not is_url(start):
-        _check_start(start)
-    if start and job.store.resume:
+    if job.store.init_from and job.store.resume:
         raise ConfigError(
             "--store.init-from starts a new run and --store.resume continues an old one; give one of them"
         )
+    if job.store.init_from:
+        check_start(job, train.categories)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, digest=train.digest, classes=classes)
 
 
-def _check_start(start: str) -> None:
-    """Raise unless a checkpoint is in the folder; whether its bytes are good is seen when they are read."""
-    folder = open_folder(start)
-    if steps := RunFolder(folder).steps():
-        newest = RunFolder(folder).at(steps[-1])
-        raise ConfigError(
-            f"--store.init-from {start} holds a run: give one of its checkpoints, such as {newest}"
-        )
-    if folder.size(MANIFEST) is None:
-        raise ConfigError(f"--store.init-from {start}: no checkpoint there (a folder with a {MANIFEST})")
+def _explain_categories(train: Categories, val: Categories) -> str:
+    """Say which classes only one of two datasets has, or that their ids differ."""
+    only = {
+        flag: [name for name in one.names if name not in other.names]
+        for flag, one, other in (("--data.train", train, val), ("--data.val", val, train))
+    }
+    if not any(only.values()):
+        return "their names are, but not their ids; convert both from annotations with the same categories"
+    parts = [f"only {flag} has {', '.join(names)}" for flag, names in only.items() if names]
+    return f"{'; '.join(parts)}. Convert both from annotations that list the same categories"

@@ -11,8 +11,10 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.locate import DatasetInfo
 from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
+from qdet.training.freeze import freeze
 
 COCO_CLASSES = 80
 COCO_LONG_SIDE = 1333
@@ -69,6 +71,8 @@ def describe(prepared: Prepared) -> None:
     print(_aligned(_detector(job, _classes(train))))
     print()
     print(_aligned(_steps(job, train) | _images("val", job.data.val, val)))
+    if job.store.init_from:
+        print("", *check_start(job, getattr(train, "categories", None)), sep="\n")
 
 
 def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
@@ -83,6 +87,7 @@ def _detector(job: Job, classes: int) -> dict[str, str]:
     height, width = image_size(job)
     with torch.device("meta"):  # shapes without numbers
         detector = job.detector.build(classes)
+        freeze(detector, train.freeze)
         image = torch.empty(1, 3, height, width)
         size = torch.empty(1, 2, dtype=torch.int64)
     parameters = count_parameters(detector)

@@ -13,6 +13,7 @@ from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
 from qdet.launching.runs import record
 from qdet.training.checkpointing.compatibility import check_unchanged
+from qdet.training.freeze import freeze
 
 GIB = 2**30
 
@@ -36,9 +37,14 @@ def check(job: Job, *, digest: str | None, classes: int) -> None:
 
 
 def checkpoint_bytes(job: Job, classes: int) -> int:
-    """Return what a checkpoint of `job` takes: weights, their average and two moments, all in fp32."""
+    """Return what a checkpoint of `job` takes: weights, their average and two moments, all in fp32.
+
+    Raises:
+        ConfigError: `train.freeze` names nothing of its detector.
+    """
     with torch.device("meta"):  # shapes without numbers
         detector = job.detector.build(classes)
+    freeze(detector, job.train.freeze)
     trained = count_parameters(detector, trainable=True)
     return 4 * (count_parameters(detector) + trained * (3 if job.optim.ema_decay > 0 else 2))
 

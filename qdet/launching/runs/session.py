@@ -7,6 +7,7 @@ database migrated; the worker of rank 0 joins the same MLflow run, again after e
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def open_session(
     Raises:
         ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
     """
+    launched = time.time()
     job, name, resumed = prepared.job, prepared.run.name, prepared.run.resumed
     tracker = MLflowTracker.open(
         spool_folder(name, "driver"),
@@ -87,7 +89,8 @@ def open_session(
             written = record.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
             record.write(job.store.path, written)
         with witnessed(name, run_id, job.track.experiment, uri):
-            yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
+            run = Run(name=name, store=job.store.path, mlflow_run_id=run_id, launched=launched)
+            yield Session(run, tracker)
 
 
 @contextmanager

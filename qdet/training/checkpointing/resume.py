@@ -1,12 +1,15 @@
 """Where training starts: from the run's newest intact checkpoint, from given weights, or from scratch."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from qdet.checkpoint import Checkpoint, RunFolder, TrainState, open_folder, verify
-from qdet.checkpoint.fit import check_start, load_weights
+from qdet.checkpoint.fit import check_fit, load_weights
 from qdet.data.shards.protocol import Dataset
+from qdet.detectors.detector import Detector
+from qdet.errors import CheckpointError
+from qdet.inference import origin
+from qdet.inference.build import describe_weights
 from qdet.job import Job
-from qdet.storage import Folder
 from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
@@ -24,6 +27,8 @@ class Start:
         self.job, self.world, self.shards = job, world, shards
         self.last: Checkpoint | None = self._find(run)
         """The checkpoint that training resumes from; None in a new run."""
+        self.notes: tuple[str, ...] = ()
+        """Lines that say which weights of another model a new run has, and what of it starts afresh."""
 
     @property
     def step(self) -> int:
@@ -35,17 +40,13 @@ class Start:
         """What the last checkpoint holds besides tensors."""
         return None if self.last is None else self.last.state
 
-    def load_weights(self, module: nn.Module) -> bool:
+    def load_weights(self, detector: Detector) -> bool:
         """Load the weights of the last checkpoint or of `store.init_from`; False without either."""
-        source = self.job.store.init_from
         if self.last is not None:
-            load_weights(module, self.last.all("weights"), source=self.last.folder)
-        elif source is not None:
-            start = self._open(open_folder(source))
-            classes = self.shards.categories.names
-            check_start(start, detector=type(self.job.detector).__name__, classes=classes)
-            load_weights(module, start.model(), source=source)
-        return self.last is not None or source is not None
+            load_weights(detector, self.last.all("weights"), source=self.last.folder)
+        elif self.job.store.init_from is not None:
+            self._load_model(detector, self.job.store.init_from)
+        return self.last is not None or self.job.store.init_from is not None
 
     def load_optimizer(self, engine: ZeroEngine, ema: Ema) -> None:
         """Load AdamW's moments and the averaged weights of the last checkpoint."""
@@ -71,8 +72,25 @@ class Start:
             print(f"resuming with changed settings: {'; '.join(map(str, changed))}", flush=True)
         return saved
 
-    def _open(self, folder: Folder) -> Checkpoint:
-        """Open a checkpoint after rank 0 has verified every byte of it."""
-        if folder.local is not None:
-            self.world.on_main(lambda: verify(folder))
-        return Checkpoint(folder, verified=True)
+    def _load_model(self, detector: Detector, source: str) -> None:
+        """Load a trained model into a detector that has the job's own initialisation."""
+        address = self.world.on_main(lambda: self._locate(source))
+        found, classes = origin.describe(address), self.shards.categories.names
+        try:
+            fit = check_fit(found.detector, found.classes.names, self.job.detector, classes, source=address)
+        except CheckpointError as error:
+            raise CheckpointError(f"--store.init-from: {error}") from error
+        fit.load(detector, origin.read_weights(address), source=address)
+        self.notes = (f"starting from {describe_weights(found)}", *fit.describe())
+        if self.world.main:
+            print(*self.notes, sep="\n", flush=True)
+
+    def _locate(self, source: str) -> str:
+        """Return the address of one model; where it is a checkpoint on this machine, verify every byte."""
+        address = origin.locate(
+            source, store=self.job.store.path, announce=lambda line: print(line, flush=True)
+        )
+        folder = open_folder(address)
+        if folder.local is not None and folder.local.is_dir():
+            verify(folder)
+        return address

@@ -15,7 +15,7 @@ ModelSource = Annotated[
     arg(
         metavar="MODEL",
         help="A run's folder or name, a checkpoint, a .safetensors, .onnx or .pt2 file, runs:/ID or "
-        "models:/NAME@ALIAS of MLflow; here or behind a URL.",
+        "models:/NAME@ALIAS of MLflow; here or behind a URL. demo is the model that comes with qdet.",
     ),
 ]
 

@@ -1,0 +1,1 @@
+"""When a training ends before its last step. In: requests, time, metrics. Out: checkpoints."""
