@@ -36,9 +36,9 @@ class StoreConfig:
     path: str = "outputs"
     """Folder or URL (s3://, gs://) of checkpoints; every run has its own folder in it."""
     run: str | None = None
-    """Name of the run, such as a scheduler's job id; by default the job's name, the time, random letters."""
+    """Name of the run, such as a scheduler's job id; by default the job's name and two words."""
     resume: str | None = None
-    """Run to resume, from its last checkpoint and in its MLflow run; `auto`: `run`, if it exists."""
+    """Run to resume from its last checkpoint, of whose name a part is enough; `auto`: `run`, if it exists."""
     init_from: str | None = None
     """Checkpoint folder whose weights training starts from, with a new schedule."""
 
@@ -71,7 +71,7 @@ class Job:
     """One training run."""
 
     name: str
-    """Name of the job; a run adds its start time and random letters."""
+    """Name of the job; a run adds two words."""
     detector: DetectorConfig = field(default_factory=AdaMixerConfig)
     loss: SetLossConfig = field(default_factory=SetLossConfig)
     data: DataConfig = field(default_factory=DataConfig)

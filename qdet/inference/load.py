@@ -1,6 +1,5 @@
 """Load a trained model: of a run, a checkpoint, an exported file or MLflow, here or behind a URL."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from qdet.checkpoint.run_names import STORE, find_folder
 from qdet.errors import CheckpointError, ConfigError, did_you_mean
 from qdet.inference.exported_files import load_safetensors
 from qdet.inference.from_mlflow import downloaded_model, is_mlflow, is_run_id
@@ -17,8 +17,6 @@ from qdet.inference.trained import load_folder
 from qdet.storage import Folder
 from qdet.storage.urls import is_url
 
-STORE = "outputs"
-"""Folder in which the name of a run is looked for."""
 FILES = (".safetensors", ".onnx", ".pt2")
 """Endings of exported files."""
 FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
@@ -37,9 +35,9 @@ def load(
 
     Args:
         source: A run's folder, of which the checkpoint with the best val/AP is taken, or its name in
-            `outputs`; a checkpoint's folder; an exported .safetensors, .onnx or .pt2 file;
-            `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and files may be
-            behind a URL, except .pt2.
+            `outputs`, or a part of either that names one run alone; a checkpoint's folder; an exported
+            .safetensors, .onnx or .pt2 file; `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a
+            run there. Folders and files may be behind a URL, except .pt2.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
         precision: `auto` computes as in training, so that results are those of its evaluations.
         averaged: Take the moving average of the weights, if there is one.
@@ -47,7 +45,7 @@ def load(
 
     Raises:
         CheckpointError: Nothing is there, it is damaged, or of another version.
-        ConfigError: The device is not there, or does not go with the file.
+        ConfigError: The device is not there, or does not go with the file, or several runs are named.
         TrackingError: MLflow does not answer or has no such model.
     """
     announce = announce or (lambda _: None)
@@ -86,15 +84,17 @@ def _ending(where: str) -> str:
 
 
 def _find_folder(where: str) -> Folder:
-    """Return the folder of that path, URL or run name.
+    """Return the folder of that path, URL or run name, or of the run whose name begins so.
 
     Raises:
         CheckpointError: There is none; the message names what is near.
+        ConfigError: It names several runs.
     """
-    if is_url(where) or Path(where).expanduser().is_dir():
-        return Folder.open(where if is_url(where) else Path(where).expanduser())
-    if re.fullmatch(r"[\w.-]+", where) and (Path(STORE) / where).is_dir():
-        return Folder.open(Path(STORE) / where)
+    found = find_folder(where)
+    if found is not None:
+        return found
+    if is_url(where):
+        return Folder.open(where)
     if Path(where).exists():
         raise CheckpointError(
             f"{where} is no model; give the folder of a run or checkpoint, or a .safetensors, .onnx or .pt2"
@@ -105,7 +105,8 @@ def _find_folder(where: str) -> Folder:
         near += [p.name for p in Path(STORE).iterdir()]
     raise CheckpointError(
         f"{where} is not there.{did_you_mean(Path(where).name, near)} Give a run's folder, such as "
-        f"{STORE}/RUN, a checkpoint's, an exported file, or runs:/ID of MLflow"
+        f"{STORE}/RUN, or the beginning of its name, a checkpoint's folder, an exported file, or runs:/ID of "
+        "MLflow"
     )
 
 

@@ -1,13 +1,15 @@
 """Train in this process, without Ray: under a debugger or torchrun."""
 
 import os
+import platform
 from typing import TYPE_CHECKING
 
 from qdet.config import override
+from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.graceful_stop import EXIT_CODE, catch_sigterm
 from qdet.launching.preflight.check import check
-from qdet.launching.runs import record, report
+from qdet.launching.runs import report, words
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import join_session, open_session
 from qdet.tracking import NullTracker, Tracker
@@ -21,7 +23,7 @@ def run_locally(job: Job) -> None:
     """Train `job` in this process, as one rank of torchrun where that started it.
 
     The number of processes sets `train.workers`. Under torchrun all ranks must agree on the run's name, so it
-    contains the rendezvous id.
+    follows from the rendezvous.
 
     Raises:
         SystemExit: SIGTERM stopped the run, which wrote a checkpoint first.
@@ -34,8 +36,9 @@ def run_locally(job: Job) -> None:
     job = prepared.job
     check(prepared)
     if rank != 0:
-        chosen = job.store.run or job.store.resume
-        name = chosen or prepared.name or record.new_name(job)
+        name = job.store.run or job.store.resume or prepared.name
+        if name is None:
+            raise ConfigError("several processes that torchrun did not start need --store.run NAME")
         _train(job, Run(name, job.store.path), NullTracker())
         return
     with (
@@ -67,5 +70,5 @@ def _shared_name(job: Job) -> str | None:
         import psutil
 
         agent = psutil.Process(os.getppid())
-        rendezvous = f"{agent.create_time():.0f}-{agent.pid}"
+        rendezvous = words.derive(f"{platform.node()} {agent.create_time():.0f} {agent.pid}")
     return f"{job.name}-{rendezvous}"

@@ -73,6 +73,11 @@ def state_folder() -> Path:
     return folder
 
 
+def has_spool(run: str) -> bool:
+    """Whether this folder holds metrics of a run of that name, of whatever store."""
+    return (root() / ".qdet" / "tracking" / run).exists()
+
+
 def spool_folder(run: str, process: str) -> Path:
     """Return a local folder that outlives this process, for metrics not yet sent to MLflow."""
     try:

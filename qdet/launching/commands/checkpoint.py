@@ -15,7 +15,7 @@ class CheckpointCommand:
     """List the checkpoints of a run, compare every byte with what was written, and name the one to resume."""
 
     folder: Positional[str]
-    """Folder or URL of a run, or of one checkpoint."""
+    """A run, by its name or a part of it, folder or URL; or the folder or URL of one checkpoint."""
     json: bool = False
     """Print an object for programs instead of a table."""
     export: Path | None = None

@@ -48,7 +48,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
     sweep.check(job)
     check(prepared)
     connection = connect.connect(address)
-    name = record.new_name(replace(job, name=f"{job.name}_sweep"))
+    name = record.claim_name(replace(job, name=f"{job.name}_sweep"))
     try:
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:

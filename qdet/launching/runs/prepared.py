@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from qdet.config import override
 from qdet.data.shards.locate import DatasetInfo, locate
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
@@ -43,13 +44,19 @@ class Prepared:
 
 
 def prepare(job: Job, *, name: str | None = None) -> Prepared:
-    """Make the paths of `job` absolute, for the looks that follow.
+    """Make the paths of `job` absolute and the name of the run to resume whole, for the looks that follow.
 
     Args:
         job: As the command line gives it.
         name: Name of its run where the job gives none.
+
+    Raises:
+        ConfigError: `store.resume` names several runs.
     """
-    return Prepared(paths.resolve(job), name)
+    job = paths.resolve(job)
+    if job.store.resume not in (None, "auto"):
+        job = override(job, {"store.resume": record.full_name(job.store.path, job.store.resume)})
+    return Prepared(job, name)
 
 
 def _look(job: Job, split: Split) -> DatasetInfo:

@@ -82,8 +82,8 @@ def open_session(
         _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
         if resumed is None:
-            written = record.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
-            record.write(job.store.path, written)
+            new = record.RunRecord.new(name, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            record.write(job.store.path, new)
         with witnessed(name, run_id, job.track.experiment, uri):
             yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
 

@@ -88,8 +88,13 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
 
 
 def trial_name(sweep: str, trial: str) -> str:
-    """Return the name of a trial's run."""
-    return f"{sweep}-{trial}"
+    """Return the name of a trial's run: the sweep's with the number at the end of Tune's name.
+
+    >>> trial_name("tiny_sweep-swift-otter", "07fa1_00002")
+    'tiny_sweep-swift-otter-2'
+    """
+    number = trial.rpartition("_")[2]
+    return f"{sweep}-{int(number) if number.isdecimal() else trial}"
 
 
 def _space(sweep: Sweep) -> dict[str, Any]:
