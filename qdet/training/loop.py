@@ -34,6 +34,8 @@ class Result:
     """How training ended."""
 
     step: int
+    steps: int
+    """Steps of the whole training."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
     stopped: bool = False
@@ -116,7 +118,7 @@ class _Training:
         self._finish()
         if not self.evaluator.metrics:  # a finished run was started again
             self.evaluator.evaluate(self.step, self.learner, self.health)
-        return Result(self.step, self.evaluator.metrics)
+        return Result(self.step, steps, self.evaluator.metrics)
 
     def _due(self, every: int) -> bool:
         """True after every so many steps, 0 for never, and after the last."""
@@ -157,9 +159,7 @@ class _Training:
         """Wait for the checkpoint that this run will be resumed from."""
         with self.health.watchdog.off("checkpoint before the stop"):
             self.checkpoints.writer.wait(at_end=True)
-        if self.world.main:
-            print(f"stopped as requested after step {self.step} of {self.schedule.steps}", flush=True)
-        return Result(self.step, self.evaluator.metrics, stopped=True)
+        return Result(self.step, self.schedule.steps, self.evaluator.metrics, stopped=True)
 
     def _finish(self) -> None:
         """Wait for the last checkpoint, and log its model."""

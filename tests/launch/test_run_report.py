@@ -1,6 +1,8 @@
 """What a run prints at its end: tables, one line for programs, the cause of a failure."""
 
 import json
+import math
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,15 @@ from qdet.search import LogUniform
 
 
 def test_ap_table_names_every_number():
-    text = report.ap_table({"val/AP": 0.4321, "val/AP50": 0.65, "val/AR100": 0.5, "train/loss": 3.0})
-    assert text.splitlines() == ["      AP    AP50", "  0.4321  0.6500", "   AR100", "  0.5000"]
+    given = {"val/AP": 0.4321, "val/AP50": 0.65, "val/APl": math.nan, "val/AR100": 0.5, "train/loss": 3.0}
+    lines = [line.split() for line in report.ap_table(given).splitlines()]
+    assert lines == [
+        ["AP", "AP50", "AP75", "APs", "APm", "APl"],
+        ["0.4321", "0.6500", "-", "-", "-", "-"],
+        ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"],
+        ["-", "-", "0.5000", "-", "-", "-"],
+    ]
+    assert len({len(line) for line in report.ap_table(given).splitlines()}) == 1
 
 
 def test_the_outcome_is_written_to_the_result_file(
@@ -33,13 +42,22 @@ def test_the_outcome_is_written_to_the_result_file(
         metrics={"val/AP": 0.5},
         mlflow_run_id="f00",
         tracking_uri="sqlite:////m.db",
-        picture="/p.png",
+        picture=str(tmp_path / "outputs" / "a-1" / "predictions.png"),
+        best=str(tmp_path / "outputs" / "a-1" / "step_000002"),
+        best_ap=0.51234,
     )
+    monkeypatch.setenv("QDET_ROOT", str(tmp_path))
     report.print_summary(outcome)
     said = capsys.readouterr().out
-    assert "/p.png" in said
-    assert "qdet predict outputs/a-1 " in said
-    assert "mlflow ui --backend-store-uri sqlite:////m.db --host 127.0.0.1 --allowed-hosts" in said
+    assert re.search(r"^predictions +outputs/a-1/predictions.png$", said, re.MULTILINE)
+    assert re.search(r"^best checkpoint +outputs/a-1/step_000002 \(AP 0.5123\)$", said, re.MULTILINE)
+    commands = said.split("next:\n")[1].splitlines()
+    assert [command.split("qdet ")[1].split()[:2] for command in commands[:2]] == [
+        ["predict", "a-1"],
+        ["evaluate", "a-1"],
+    ]
+    assert commands[2].endswith("qdet ui")
+    assert str(tmp_path) not in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})
     assert last_line(written, minutes=9.04) == "AP=0.5000 minutes=9.0 run=f00"

@@ -18,8 +18,6 @@ HELD_OUT = "data/demo/coco/val"
 PREDICTIONS = "data/demo/predictions"
 SHOWN = 4
 """Held-out images to predict in at the end."""
-BIN = ".venv/bin/"
-"""Where `make setup` puts the command."""
 SHARDS = ("data/demo/shards/train", "data/demo/shards/val")
 
 
@@ -50,7 +48,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
             JOB,
             ["--demo", *arguments],
             address=local.dashboard,
-            variables={report.RESULT: str(result.absolute())},
+            variables={report.RESULT: str(result.absolute()), report.BRIEF: "1"},
         )
     finally:
         if not was_up:
@@ -58,7 +56,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
             head.down()
     if code == 0:
         outcome = _read(result)
-        show_prediction(outcome["folder"])
+        show_prediction(report.named(outcome["folder"]))
         print(last_line(outcome, minutes=(time.time() - started) / 60), flush=True)
     return code
 
@@ -74,13 +72,14 @@ def show_prediction(run: str) -> None:
         prediction = Prediction(load(run), score=None, drawings=drawn, results=None)
         prediction.run(list(map(str, images)))
     commands = (
-        f"qdet predict {run} photo.jpg --to predictions",
-        f"qdet evaluate {run} --html report.html",
-        f"qdet visualize {run} {HELD_OUT}/000002.jpg --to looks",
-        f"qdet export {run} --to model.onnx",
-        f"qdet serve {run}",
+        f"predict {run} photo.jpg --to predictions",
+        f"evaluate {run} --html report.html",
+        f"visualize {run} {HELD_OUT}/000002.jpg --to looks",
+        f"export {run} --to model.onnx",
+        f"serve {run}",
+        "ui",
     )
-    print("next:", *(f"  {BIN}{command}" for command in commands), sep="\n", flush=True)
+    print("next:", *(f"  {paths.program('qdet')} {command}" for command in commands), sep="\n", flush=True)
 
 
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from qdet.checkpoint import RunFolder, open_folder
+from qdet.checkpoint.run_folder import METRIC, best_first
 from qdet.config import flatten
 from qdet.errors import QdetError
 from qdet.job import Job
@@ -21,7 +23,7 @@ from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared
-from qdet.launching.runs.report import Outcome, last_picture
+from qdet.launching.runs.report import Outcome, keep_picture
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
@@ -42,14 +44,19 @@ class Session:
     def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
         """Say how the run ended."""
         run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
+        run = RunFolder(open_folder(self.run.store).child(self.run.name))
+        manifests = run.manifests()
+        best = next(iter(best_first(manifests)), None)
         return Outcome(
             run=self.run.name,
-            folder=paths.shorten(mask(f"{self.run.store}/{self.run.name}")),
+            folder=paths.shorten(mask(run.folder.url)),
             step=step,
             metrics=metrics,
             mlflow_run_id=run_id,
             tracking_uri=mask(uri),
-            picture=last_picture(run_id, uri) if run_id else None,
+            picture=keep_picture(run_id, uri, run.folder.url) if run_id else None,
+            best=None if best is None else str(run.at(best)),
+            best_ap=None if best is None else manifests[best].metrics.get(METRIC),
         )
 
 

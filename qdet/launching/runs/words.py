@@ -1,4 +1,4 @@
-"""Names that can be typed: an adjective and an animal, some hundred of each, in plain ASCII of at most seven letters.
+"""Names that can be typed: an adjective and an animal, short, common and in plain ASCII.
 
 No two words of a list share their first four letters, so a few letters of each already say which it is.
 """
