@@ -5,6 +5,7 @@ The driver checks the job, joins the cluster, opens the MLflow run and waits; ev
 """
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -202,6 +203,8 @@ def _train_worker(
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     rank = ray.train.get_context().get_world_rank()
+    if rank == 0 and isinstance(output, PlainLines):
+        print(f"rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
     watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
     with join_session(job, run, rank=rank) as tracker, watched as stop:
         reporter = RayReporter(stop, watch_preemption=watch_preemption, display=output if rank == 0 else None)
