@@ -13,7 +13,7 @@ from qdet.data.config import DataConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
-from qdet.search import Each, Space
+from qdet.search import Choice, Each, LogUniform, Space
 from qdet.train_config import OptimConfig, TrainConfig
 
 
@@ -152,6 +152,21 @@ class Sweep:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--sweep.{flag} must be at least 1, got {getattr(self, name)}")
+
+    def demo(self, job: Job) -> "Sweep":
+        """Return this search over what matters at laptop size, near the demo's own settings.
+
+        Outside of 3e-4 to 2e-3 the demo learns next to nothing in its few steps.
+
+        Args:
+            job: The demo, whose settings are searched.
+        """
+        near: dict[str, Space] = {
+            "optim.lr": LogUniform(3e-4, 2e-3),
+            "detector.queries": Choice((20, 30, 60)),
+        }
+        known = flatten(job)
+        return dataclasses.replace(self, space={path: space for path, space in near.items() if path in known})
 
     @property
     def runs(self) -> int:

@@ -2,10 +2,11 @@
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -37,10 +38,14 @@ class _Command:
     """Print the resolved job, its parameters, MACs and memory, and stop."""
     local: bool = False
     """Train in this process, without Ray; implied by torchrun."""
+    json: bool = False
+    """Print what a dry run or a sweep finds as one JSON object, and everything else on stderr."""
     ray_address: str | None = None
     """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
     ray_wait: float = 60.0
     """Seconds to wait for a cluster that is too small for the job."""
+    base: tyro.conf.Suppress[tyro.conf.Fixed[Job | None]] = None
+    """The job before other flags changed it."""
 
 
 def launch(
@@ -122,12 +127,28 @@ def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
     space = recipe.sweep or Sweep(space={})
     if chosen.table is not None:
         space = recipe.table(chosen.table).sweep(job)
-    return _Command(job=job.demo(recipe.demo) if chosen.demo else job, space=space)
+    if not chosen.demo:
+        return _Command(job=job, space=space, base=job)
+    small = job.demo(recipe.demo)
+    space = space.demo(small) if space.space and chosen.table is None else space
+    return _Command(job=small, space=space, base=small)
 
 
 def _run(command: _Command) -> None:
-    job = command.job
     sweeps = command.sweep or command.table is not None
+    if not command.json:
+        _start(command, sweeps=sweeps)
+        return
+    if not (command.dry_run or sweeps):
+        raise ConfigError("--json goes with --dry-run, --sweep or --table; `qdet runs --json` lists runs")
+    with redirect_stdout(sys.stderr):
+        found = _start(command, sweeps=sweeps)
+    print(json.dumps(found if isinstance(found, dict) else found.as_json(), indent=1))
+
+
+def _start(command: _Command, *, sweeps: bool) -> Any:
+    """Do what the command asks; return what --json prints, or a `Swept`."""
+    job = command.job
     if sweeps:
         if not command.space.space:
             raise ConfigError(
@@ -138,12 +159,13 @@ def _run(command: _Command) -> None:
         from qdet.launching.preflight.dry_run import describe
         from qdet.launching.runs.prepared import prepare
 
-        describe(prepare(job))
-    elif sweeps:
+        prepared = prepare(job)
+        return describe(prepared, prepare(command.base).job if command.base else None)
+    if sweeps:
         from qdet.launching.ray_backend.tune import search
 
-        search(job, command.space, address=command.ray_address, wait=command.ray_wait)
-    elif command.local or _under_torchrun():
+        return search(job, command.space, address=command.ray_address, wait=command.ray_wait)
+    if command.local or _under_torchrun():
         from qdet.launching.local import run_locally
 
         run_locally(job)
@@ -151,6 +173,7 @@ def _run(command: _Command) -> None:
         from qdet.launching.ray_backend.train import run_on_ray
 
         run_on_ray(job, address=command.ray_address, wait=command.ray_wait)
+    return None
 
 
 def _under_torchrun() -> bool:

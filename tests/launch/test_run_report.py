@@ -14,7 +14,8 @@ from qdet.job import Sweep
 from qdet.launching.commands.demo_run import last_line
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.runs import report
-from qdet.launching.runs.sweep import TrialRow, as_flags, best_first, table
+from qdet.launching.runs.resume_command import train_command
+from qdet.launching.runs.sweep import Swept, TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
 
 
@@ -82,6 +83,35 @@ def test_sweep_table_shows_metric_setting_and_state():
     assert lines[2].split() == ["t3", "0.3000", "8", "finished", "3e-05"]
     assert lines[4].split() == ["t2", "-", "-", "failed", "2e-05"]
     assert lines[5] == "t2 failed: DataError: x"
+
+
+def test_a_sweep_in_json_has_the_best_trial_first_and_unrounded():
+    said = json.loads(json.dumps(Swept("s", "val/AP", ROWS, "f00").as_json()))
+    assert said["best"] == said["trials"][0]
+    assert (said["best"]["trial"], said["best"]["settings"], said["best"]["metric"]) == (
+        "t3",
+        {"optim.lr": 3e-5},
+        0.3,
+    )
+    assert said["trials"][-1]["error"] == "DataError: x"
+    assert Swept("s", "val/AP", ROWS[1:2], None).as_json()["best"] is None
+
+
+def test_the_best_trial_is_trained_by_the_same_command_without_the_sweep():
+    arguments = [
+        "jobs/a.py",
+        "--demo",
+        "--sweep",
+        "--sweep.trials",
+        "3",
+        "--sweep.concurrent=2",
+        "--train.steps",
+        "9",
+        "--json",
+    ]
+    said = train_command({"optim.lr": 0.00043218765, "detector.queries": 30}, arguments)
+    expected = "python jobs/a.py --demo --train.steps 9 --optim.lr 0.0004322 --detector.queries 30"
+    assert said == expected
 
 
 def test_printed_settings_parse_as_flags():

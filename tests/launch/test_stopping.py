@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from qdet.launching.graceful_stop import STOPPING, catch_signals
+from qdet.launching.ray_backend import submit
 from qdet.launching.runs.resume_command import describe_stop, resume_command
 
 RUN = "tiny-calm-owl"
@@ -75,3 +77,35 @@ def test_under_torchrun_ctrl_c_stays_pythons(monkeypatch: pytest.MonkeyPatch):
     before = signal.getsignal(signal.SIGINT)
     with catch_signals(interrupts=False):
         assert signal.getsignal(signal.SIGINT) == before
+
+
+class FakeClient:
+    """A cluster whose job prints ten lines; its log is read from the start, in chunks of any size."""
+
+    def __init__(self, interrupt_at: int, chunk: int) -> None:
+        self.text = "".join(f"line {number}\n" for number in range(10))
+        self.interrupt_at, self.chunk, self.stopped = interrupt_at, chunk, False
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for start in range(0, len(self.text), self.chunk):
+            if not self.stopped and start >= self.interrupt_at:
+                raise KeyboardInterrupt
+            yield self.text[start : start + self.chunk]
+        if not self.stopped:
+            raise KeyboardInterrupt
+
+    def stop_job(self, job: str) -> None:
+        self.stopped = True
+        self.text += "stopped after step 3 of 9; go on with: ...\n"
+
+
+@pytest.mark.parametrize("interrupt_at", [0, 7, 30, 1000])
+def test_after_ctrl_c_the_log_goes_on_where_it_was_left(interrupt_at: int, monkeypatch: pytest.MonkeyPatch):
+    client, shown = FakeClient(interrupt_at, chunk=11), []
+    log = submit._Log(client, "job", shown.append)
+    with pytest.raises(KeyboardInterrupt):
+        log.follow()
+    client.stop_job("job")
+    client.chunk = 4  # other chunks than the first time
+    log.follow()
+    assert "".join(shown) == client.text

@@ -19,17 +19,30 @@ from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
+from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.interruptible import call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
-from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
+from qdet.launching.ray_backend.train import fit
+from qdet.launching.ray_backend.worker_output import forwarded_to
+from qdet.launching.ray_backend.worker_settings import tracking_variables, worker_environment
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared, prepare
+from qdet.launching.runs.resume_command import train_command
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
+from qdet.launching.runs.sweep import (
+    Swept,
+    TrialRow,
+    as_flags,
+    open_sweep,
+    table,
+    trial_name,
+    trial_number,
+)
 from qdet.search import Each, LogUniform, Space, Uniform
+from qdet.training.reporting import PlainLines
 
 REDUCTION = 3
 """ASHA promotes one in this many trials at every rung."""
@@ -37,8 +50,8 @@ REDUCTION = 3
 DRIVER: dict[str, float] = {"memory": 2**20}
 
 
-def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> None:
-    """Train `job` with `sweep.trials` settings and print the results, best first.
+def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> Swept:
+    """Train `job` with `sweep.trials` settings; print the results, best first, and return them.
 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
@@ -54,7 +67,8 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
             tuner = _build_tuner(prepared, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
-            rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
+            with forwarded_to(PlainLines()):
+                rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.disconnect()
             parent.finish_trials(rows)
             parent.log(rows, sweep.metric)
@@ -66,7 +80,11 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
         raise TrainingError(
             f"all {sweep.runs} trials failed; the first: {rows[0].error if rows else 'none ran'}"
         )
-    print(f"best setting: {as_flags(best.settings)}", flush=True)
+    print(f"best setting: {as_flags(best.settings)}")
+    print(f"train it: {train_command(best.settings)}")
+    if parent.mlflow_run_id is not None:
+        print(f"compare the trials: {paths.program('qdet')} ui, run {parent.mlflow_run_id}", flush=True)
+    return Swept(name, sweep.metric, rows, parent.mlflow_run_id)
 
 
 def require_evaluation(job: Job) -> Job:
@@ -144,7 +162,7 @@ def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | N
             search_alg=BasicVariantGenerator(max_concurrent=sweep.concurrent, random_state=job.train.seed),
         ),
         run_config=tune.RunConfig(
-            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress_callback(sweep)]
+            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress_callback()]
         ),
     )
 
@@ -168,7 +186,8 @@ def _run_trial(
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
     with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
-        fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()])
+        output = PlainLines(f"trial {trial_number(trial)}: ")
+        fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()], output=output)
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
@@ -179,7 +198,7 @@ def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
     else:
         state = "finished" if step == _planned_steps(prepared, settings) else "stopped early"
     return TrialRow(
-        trial=metrics.get("trial_id", Path(result.path).name),
+        trial=trial_number(metrics.get("trial_id", Path(result.path).name)),
         settings=settings,
         metric=None if result.error else metrics.get(sweep.metric),
         step=step,
@@ -195,26 +214,16 @@ def _planned_steps(prepared: Prepared, settings: Mapping[str, Any]) -> int:
     return _count_steps(tried, _count_images(Prepared(tried)))
 
 
-def _progress_callback(sweep: Sweep) -> Any:
+def _progress_callback() -> Any:
     from ray.tune import Callback
 
     class Progress(Callback):
-        """Print a line when a trial starts, is evaluated or fails."""
+        """Print a line when a trial starts or fails; its workers say how it is going."""
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            print(f"trial {trial.trial_id} tries {as_flags(trial.config)}", flush=True)
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            value = result.get(sweep.metric)
-            if value is not None:
-                print(
-                    f"trial {trial.trial_id} step {result.get('step')}: {sweep.metric} {value:.4f}",
-                    flush=True,
-                )
+            print(f"trial {trial_number(trial.trial_id)} tries {as_flags(trial.config)}", flush=True)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            print(f"trial {trial.trial_id} failed; the sweep continues", flush=True)
+            print(f"trial {trial_number(trial.trial_id)} failed; the sweep continues", flush=True)
 
     return Progress()

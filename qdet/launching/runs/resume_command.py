@@ -1,16 +1,20 @@
-"""The command that resumes a run: that of this process, with `--store.resume`."""
+"""The command that resumes a run, or trains the best trial of a sweep: that of this process, changed."""
 
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from qdet.launching.runs.sweep import as_flags
 from qdet.masking import mask
 
 COMMAND = "QDET_COMMAND"
 """Environment variable: what starts the job, such as `qdet submit jobs/NAME.py --`; its flags follow."""
 _NAMING = ("--store.resume", "--store.run")
+_SWEEPING = ("--sweep.metric", "--sweep.trials", "--sweep.concurrent", "--sweep.grace-epochs", "--table")
+_SWITCHES = ("--sweep", "--json")
 
 
 def resume_command(
@@ -27,6 +31,14 @@ def resume_command(
     environment = os.environ if environment is None else environment
     words = [*_program(program, environment), *_without(flags, _NAMING), "--store.resume", run]
     return mask(shlex.join(words))
+
+
+def train_command(settings: Mapping[str, Any], arguments: Sequence[str] | None = None) -> str:
+    """Return the command, as it is typed, that trains once with the settings of a trial, secrets masked."""
+    program, *flags = sys.argv if arguments is None else arguments
+    words = [*_program(program, os.environ), *_without(flags, (*_NAMING, *_SWEEPING))]
+    plain = shlex.join(word for word in words if word not in _SWITCHES)
+    return mask(f"{plain} {as_flags(settings)}")
 
 
 def describe_stop(run: str, step: int, steps: int) -> str:
