@@ -8,7 +8,6 @@ from typing import Protocol
 import tyro
 
 from qdet.launching.commands.chaos import ChaosCommand
-from qdet.launching.commands.checkpoint import CheckpointCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.demo import DemoCommand
 from qdet.launching.commands.head import HeadCommand
@@ -18,7 +17,8 @@ from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
-from qdet.launching.commands.replay import ReplayCommand
+from qdet.launching.commands.runs.checkpoint import CheckpointCommand
+from qdet.launching.commands.runs.replay import ReplayCommand
 from qdet.launching.commands.submit import SubmitCommand
 from qdet.launching.commands.sync_tracking import SyncTrackingCommand
 from qdet.launching.commands.zoo import ZooCommand

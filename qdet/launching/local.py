@@ -11,7 +11,7 @@ from qdet.job import Job
 from qdet.launching.display.live import open_display
 from qdet.launching.graceful_stop import StopFlag, catch_signals
 from qdet.launching.preflight.check import check
-from qdet.launching.runs import report, words
+from qdet.launching.runs import record, report, words
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.resume_command import describe_stop
 from qdet.launching.runs.session import join_session, open_session
@@ -42,8 +42,9 @@ def run_locally(job: Job) -> None:
         name = job.store.run or job.store.resume or prepared.name
         if name is None:
             raise ConfigError("several processes that torchrun did not start need --store.run NAME")
+        run = Run(name, job.store.path, hash=record.hash_name(name))
         with _catch_signals() as stop:
-            if _train(job, Run(name, job.store.path), NullTracker(), LocalReporter(stop, None)).stopped:
+            if _train(job, run, NullTracker(), LocalReporter(stop, None)).stopped:
                 raise SystemExit(stop.exit_code)
         return
     with (

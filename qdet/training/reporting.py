@@ -20,6 +20,8 @@ class Run:
     """Absolute path or URL of the folder that contains the folders of all runs."""
     mlflow_run_id: str | None = None
     """The MLflow run to log into; None logs nothing."""
+    hash: str | None = None
+    """Tells it from runs of the same name in other stores."""
 
 
 @dataclass(frozen=True, kw_only=True)

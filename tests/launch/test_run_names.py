@@ -165,12 +165,22 @@ def test_an_old_record_is_read_and_a_newer_one_too(tmp_path: Path):
 
 
 def test_a_new_record_keeps_job_time_and_hash(tmp_path: Path):
-    new = record.RunRecord.new("tiny-calm-owl", _job(tmp_path), mlflow_run_id=None, tracking_uri="")
+    new = record.RunRecord.new(
+        record.Choice("tiny-calm-owl", None, "0a1b2c3d"), _job(tmp_path), mlflow_run_id=None, tracking_uri=""
+    )
     record.write(str(tmp_path), new)
     content = json.loads((tmp_path / "tiny-calm-owl" / "run.json").read_text())
     assert content["job"] == "tiny"
     assert content["started"].endswith("+00:00")
-    assert len(bytes.fromhex(content["hash"])) == 4
+    assert content["hash"] == "0a1b2c3d"
+
+
+def test_a_drawn_name_has_a_random_hash_and_a_given_one_always_the_same(tmp_path: Path):
+    drawn = [record.choose(_job(tmp_path / store)).hash for store in ("one", "two")]
+    assert len(bytes.fromhex(f"{drawn[0]}{drawn[1]}")) == 8
+    assert drawn[0] != drawn[1]
+    named = override(_job(tmp_path), {"store.run": "night"})
+    assert record.choose(named).hash == record.choose(named).hash == record.hash_name("night")
 
 
 def test_folders_are_found_by_path_by_name_and_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -38,6 +38,7 @@ from qdet.launching.runs.sweep import (
     as_flags,
     open_sweep,
     table,
+    trial_hash,
     trial_name,
     trial_number,
 )
@@ -185,7 +186,8 @@ def _run_trial(
     trial = tune.get_context().get_trial_id()
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
+    prepared = Prepared(job, name, trial_hash(parent, name))
+    with open_session(prepared, parent=parent, tags={"qdet.trial": trial}) as session:
         output = PlainLines(f"trial {trial_number(trial)}: ")
         fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()], output=output)
 

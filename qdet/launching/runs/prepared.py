@@ -26,6 +26,8 @@ class Prepared:
     job: Job
     name: str | None = None
     """Name of its run where the job gives none; see `qdet.launching.runs.record.choose`."""
+    hash: str | None = None
+    """That of a run of that name, if it does not follow from the name."""
 
     @cached_property
     def train(self) -> DatasetInfo:
@@ -40,7 +42,7 @@ class Prepared:
     @cached_property
     def run(self) -> record.Choice:
         """Which run this is, new or resumed; ConfigError where the store does not allow it."""
-        return record.choose(self.job, name=self.name)
+        return record.choose(self.job, name=self.name, hash=self.hash)
 
 
 def prepare(job: Job, *, name: str | None = None) -> Prepared:

@@ -6,6 +6,7 @@
 The store is a folder or a URL.
 """
 
+import hashlib
 import json
 import random
 import secrets
@@ -37,18 +38,18 @@ class RunRecord:
     started: str | None = None
     """When it was first started: ISO 8601, in UTC."""
     hash: str | None = None
-    """Eight random hexadecimal digits, which tell runs of one name in different stores apart."""
+    """Eight hexadecimal digits, which tell runs of one name in different stores apart."""
 
     @classmethod
-    def new(cls, name: str, job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
+    def new(cls, choice: "Choice", job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
         """Return the record of a run that starts now."""
         return cls(
-            name=name,
+            name=choice.name,
             mlflow_run_id=mlflow_run_id,
             tracking_uri=tracking_uri,
             job=job.name,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            hash=secrets.token_hex(4),
+            hash=choice.hash,
         )
 
 
@@ -85,15 +86,23 @@ class Choice(NamedTuple):
     name: str
     resumed: RunRecord | None
     """What its store has of it; None of a new run."""
+    hash: str | None = None
+    """Tells it from runs of the same name in other stores; None of runs of earlier versions."""
 
 
-def choose(job: Job, *, name: str | None = None) -> Choice:
+def hash_name(name: str) -> str:
+    """Return the hash of a run whose name was given, which all of its processes know by themselves."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Choice:
     """Return the run that `job` asks for, with its record where that is resumed.
 
     Args:
         job: Its `store.run` and `store.resume` decide.
         name: Name of the run where the job gives none. If the store has that run, it is resumed: torchrun or
             a sweep has started it again.
+        hash: Of a new run of that name; by default it follows from the name.
 
     Raises:
         ConfigError: The run to resume is not there, or the name of a new one is taken.
@@ -101,16 +110,20 @@ def choose(job: Job, *, name: str | None = None) -> Choice:
     store = job.store
     if store.resume == "auto" or (name and not store.run and not store.resume):
         wanted = store.run or name or ""
-        return Choice(wanted, read(store.path, wanted) if exists(store.path, wanted) else None)
+        known = read(store.path, wanted) if exists(store.path, wanted) else None
+        return Choice(wanted, known, known.hash if known else hash or hash_name(wanted))
     if store.resume:
         wanted = full_name(store.path, store.resume)
-        return Choice(wanted, read(store.path, wanted))
+        known = read(store.path, wanted)
+        return Choice(wanted, known, known.hash)
     if store.run and exists(store.path, store.run):
         raise ConfigError(
             f"--store.run {store.run}: --store.path {store.path} has a run of that name. Resume it with "
             f"--store.resume {store.run}, or give another name"
         )
-    return Choice(store.run or claim_name(job), None)
+    if store.run:
+        return Choice(store.run, None, hash_name(store.run))
+    return Choice(claim_name(job), None, secrets.token_hex(4))
 
 
 def exists(store: str, name: str) -> bool:

@@ -79,6 +79,7 @@ def open_session(
         spool_folder(name, "driver"),
         experiment=job.track.experiment,
         run_name=name,
+        run_hash=prepared.run.hash,
         run_id=resumed.mlflow_run_id if resumed else None,
         parent_run_id=parent,
         tags=tags,
@@ -89,10 +90,11 @@ def open_session(
         _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
         if resumed is None:
-            new = record.RunRecord.new(name, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            new = record.RunRecord.new(prepared.run, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
             record.write(job.store.path, new)
-        with witnessed(name, run_id, job.track.experiment, uri):
-            yield Session(Run(name=name, store=job.store.path, mlflow_run_id=run_id), tracker)
+        run = Run(name=name, store=job.store.path, mlflow_run_id=run_id, hash=prepared.run.hash)
+        with witnessed(run, job.track.experiment, uri):
+            yield Session(run, tracker)
 
 
 @contextmanager
@@ -108,6 +110,7 @@ def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
         spool_folder(run.name, "worker"),
         experiment=job.track.experiment,
         run_name=run.name,
+        run_hash=run.hash,
         run_id=run.mlflow_run_id,
         tracking_uri=paths.tracking_uri(),
         system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,

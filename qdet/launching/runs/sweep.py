@@ -1,6 +1,7 @@
 """A sweep in MLflow: the run that its trials are shown under."""
 
 import contextlib
+import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
+from qdet.launching.runs import record
 from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
 from qdet.tracking import MLflowTracker, Tracker, send_spool
 
@@ -72,6 +74,7 @@ class SweepSession:
                 spool_folder(name, "sweep"),
                 experiment=self.experiment,
                 run_name=name,
+                run_hash=trial_hash(self.mlflow_run_id, name),
                 parent_run_id=self.mlflow_run_id,
                 tracking_uri=paths.tracking_uri(),
             )
@@ -100,6 +103,7 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
         spool_folder(name, "sweep"),
         experiment=job.track.experiment,
         run_name=name,
+        run_hash=secrets.token_hex(4),
         tags={"qdet.sweep": "true"},
         tracking_uri=paths.tracking_uri(),
     )
@@ -116,6 +120,11 @@ def trial_name(sweep: str, trial: str) -> str:
     'tiny_sweep-swift-otter-2'
     """
     return f"{sweep}-{trial_number(trial)}"
+
+
+def trial_hash(sweep_id: str | None, name: str) -> str:
+    """Return the hash of a trial's run, by the MLflow run of its sweep and its own name."""
+    return record.hash_name(f"{sweep_id} {name}")
 
 
 def trial_number(trial: str) -> str:

@@ -15,7 +15,7 @@ class ReplayCommand:
 
     def run(self, _: Sequence[str]) -> int:
         """Run the step, and print its layers."""
-        from qdet.launching.commands.step_replay import replay
+        from qdet.launching.commands.runs.step_replay import replay
 
         print(replay(self.file))
         return 0

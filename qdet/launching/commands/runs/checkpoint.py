@@ -27,7 +27,7 @@ class CheckpointCommand:
 
     def run(self, _: Sequence[str]) -> int:
         """Print what was found, then export."""
-        from qdet.launching.commands import checkpoint_report as report
+        from qdet.launching.commands.runs import checkpoint_report as report
 
         if (self.ema or self.weights) and (self.export is None or (self.ema and self.weights)):
             raise ConfigError("--ema or --weights says what --export FILE writes: give one of them, with it")
