@@ -8,12 +8,9 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=30
 STARTED := $(shell date +%s)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-slow test-ci-slow check format setup clean
+.PHONY: demo test test-slow test-ci-slow check docs format setup clean
 
 demo: setup  ## render images, make shards, train on a local Ray, show AP and pictures (12 minutes on 2 cores)
-	$(BIN)/python -m data_prep.synthetic --out data/demo/coco
-	$(BIN)/python -m data_prep.coco_to_shards --coco data/demo/coco --split train --out data/demo/shards/train
-	$(BIN)/python -m data_prep.coco_to_shards --coco data/demo/coco --split val --out data/demo/shards/val
 	$(BIN)/python -m qdet demo --started $(STARTED)
 
 test: setup  ## everything that takes seconds, side by side where that is safe (under 10 minutes on 2 cores)
@@ -31,6 +28,9 @@ check: setup  ## lint, format, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: setup  ## the documentation site, in site/
+	$(BIN)/python docs/site/build.py --out site
 
 format: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

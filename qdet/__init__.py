@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from qdet.recipes import Published, Table, Variant
     from qdet.search import Choice, Each, LogUniform, Uniform
     from qdet.train_config import OptimConfig, TrainConfig
+    from qdet.training.hooks.callbacks import Callbacks
 
 _EXPORTS = {
     "qdet.backbones": ("HuggingFaceConfig", "ResNetConfig", "ResNeXtDCNConfig", "SwinConfig"),
@@ -92,6 +93,7 @@ _EXPORTS = {
     "qdet.recipes": ("Published", "Table", "Variant"),
     "qdet.search": ("Choice", "Each", "LogUniform", "Uniform"),
     "qdet.train_config": ("OptimConfig", "TrainConfig"),
+    "qdet.training.hooks.callbacks": ("Callbacks",),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -104,6 +106,7 @@ __all__ = [
     "AdaMixerConfig",
     "AnchorDETRConfig",
     "AugmentConfig",
+    "Callbacks",
     "Choice",
     "ConditionalDETRConfig",
     "ConvSMCAConfig",

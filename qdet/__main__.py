@@ -17,6 +17,7 @@ from qdet.launching.commands.models.predict import PredictCommand
 from qdet.launching.commands.models.serve import ServeCommand
 from qdet.launching.commands.models.visualize import VisualizeCommand
 from qdet.launching.commands.order import OrderCommand
+from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.runs.checkpoint import CheckpointCommand
 from qdet.launching.commands.runs.replay import ReplayCommand
 from qdet.launching.commands.submit import SubmitCommand
@@ -35,6 +36,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, type[Command]] = {
     "head": HeadCommand,
+    "run": RunCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,
     "predict": PredictCommand,

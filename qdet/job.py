@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qdet import trials
 from qdet.config import flatten, override
@@ -64,6 +64,8 @@ class TrackConfig:
     """MLflow experiment."""
     system_metrics: bool = True
     """Log CPU, memory and GPU use."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Log there as well: TensorBoard files in the run's folder, or Weights & Biases (extra `wandb`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

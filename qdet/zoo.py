@@ -7,17 +7,15 @@ COCO val2017 instead, which are smaller: their numbers are about 0.85 of those h
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
 from qdet.complexity import count_macs, count_parameters
 from qdet.config import override
-from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.job_files import PREFIX, find_job, name_job, shipped
 from qdet.recipes import Published, Recipe, describe_backbone, read, table_name
 
-JOBS = Path(__file__).parents[1] / "jobs"
 SIZE_HW = (800, 1333)
 """Size of the image that multiply-accumulates are counted for."""
 
@@ -66,11 +64,8 @@ def models() -> Iterator[Model]:
     Raises:
         ConfigError: There are no job files.
     """
-    paths = sorted(JOBS.glob("*.py"))
-    if not paths:
-        raise ConfigError(f"there are no job files in {JOBS}; the zoo needs a checkout of the project")
-    for path in paths:
-        recipe, command = read(path), f"jobs/{path.name}"
+    for path in shipped():
+        recipe, command = read(path), name_job(path)
         if recipe.published is None:
             continue
         yield Model(recipe.job, command, recipe.published)
@@ -122,12 +117,12 @@ def row(model: Model) -> Row:
 
 
 def load_job(name: str, variant: str | None = None) -> Job:
-    """Read one job file of the `jobs` folder, or one of its variants.
+    """Read one job file that comes with qdet, or one of its variants.
 
     Raises:
         ConfigError: The folder has no such file, or the file no such variant.
     """
-    return read(JOBS / f"{name}.py").chosen(variant)
+    return read(find_job(f"{PREFIX}{name}")).chosen(variant)
 
 
 def table() -> str:

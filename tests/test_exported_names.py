@@ -23,6 +23,7 @@ PUBLIC = [
     "AdaMixerConfig",
     "AnchorDETRConfig",
     "AugmentConfig",
+    "Callbacks",
     "Choice",
     "ConditionalDETRConfig",
     "ConvSMCAConfig",

@@ -6,6 +6,7 @@ is detected.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+LONGEST = 64 * 2**20
+"""Bytes of the longest manifest that is read: some 400,000 ranks."""
+_ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_FILE = re.compile(
+    rf"rank_\d{{5,}}\.{_ATTEMPT.pattern}\.safetensors|(state|job|tensors)\.{_ATTEMPT.pattern}\.json"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +42,29 @@ class Manifest:
     """Metrics of an evaluation of these weights; empty if there was none at this step."""
     files: Mapping[str, Fingerprint]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for names, sizes and numbers that no checkpoint has; a manifest may be anybody's.
+
+        The names are joined to folders, so they hold no slash and nothing else that leads elsewhere.
+        """
+        numbers = (self.step, self.world_size, self.zero)
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not _ATTEMPT.fullmatch(self.attempt):
+            raise ValueError("it has numbers or letters that no checkpoint has")
+        for name, printed in self.files.items():
+            fits = isinstance(printed.bytes, int) and printed.bytes >= 0
+            if not (fits and _FILE.fullmatch(name) and _SHA256.fullmatch(printed.sha256)):
+                raise ValueError(f"it lists {name[:80]!r}, which is no file of a checkpoint")
+
     def file(self, role: str) -> str:
-        """Return the name of the JSON file `role`: state, job or tensors."""
-        return f"{role}.{self.attempt}.json"
+        """Return the name of the JSON file `role`: state, job or tensors.
+
+        Raises:
+            CheckpointError: It is not listed.
+        """
+        name = f"{role}.{self.attempt}.json"
+        if name not in self.files:
+            raise CheckpointError(f"the {MANIFEST} of step {self.step} lists no {role} file")
+        return name
 
     @property
     def rank_files(self) -> list[str]:
@@ -62,7 +90,7 @@ def read_manifest(folder: Folder) -> Manifest:
     """
     missing = f"{folder} is not a complete checkpoint: it has no {MANIFEST}"
     with _explain_failure(folder, MANIFEST, missing=missing):
-        text = folder.read(MANIFEST)
+        text = _read_bounded(folder, MANIFEST, LONGEST)
     try:
         content = json.loads(text)
         version = content.pop("format")
@@ -74,10 +102,11 @@ def read_manifest(folder: Folder) -> Manifest:
         del content["digest"]  # `render` computes it again
         files = {name: Fingerprint(**print_) for name, print_ in content.pop("files").items()}
         manifest = Manifest(files=files, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{folder}/{MANIFEST} is damaged: it is not what was written") from error
+        why = str(error) if str(error).startswith("it ") else "it is not what was written"
+        raise CheckpointError(f"{folder}/{MANIFEST} is damaged: {why}") from error
     if text != manifest.render():
         raise CheckpointError(f"{folder}/{MANIFEST} is damaged: it is not what was written")
     return manifest
@@ -98,16 +127,18 @@ def verify(folder: Folder) -> Manifest:
 def copy_and_check(folder: Folder, name: str, expected: Fingerprint, to: Any = None) -> None:
     """Read the file `name` and compare it with `expected`; with `to`, a binary file, also copy it there.
 
+    No more than the expected bytes are read and written, whatever a server sends.
+
     Raises:
         CheckpointError: It is missing or not what it should be.
     """
     digest, size = hashlib.sha256(), 0
     missing = f"{folder}/{name} is missing although {MANIFEST} lists it"
     with _explain_failure(folder, name, missing=missing), folder.reader(name) as file:
-        while chunk := file.read(CHUNK):
+        while size <= expected.bytes and (chunk := file.read(CHUNK)):
             digest.update(chunk)
             size += len(chunk)
-            if to is not None:
+            if to is not None and size <= expected.bytes:
                 to.write(chunk)
     if Fingerprint(size, digest.hexdigest()) != expected:
         raise CheckpointError(f"{folder}/{name} is damaged: its size or sha256 is not what {MANIFEST} says")
@@ -123,6 +154,17 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
         raise CheckpointError(str(error)) from error
     except OSError as error:
         raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
+
+
+def _read_bounded(folder: Folder, name: str, longest: int) -> bytes:
+    """Read a small file, but no more than `longest` bytes of it."""
+    content = bytearray()
+    with folder.reader(name) as file:
+        while len(content) <= longest and (chunk := file.read(CHUNK)):
+            content += chunk
+    if len(content) > longest:
+        raise CheckpointError(f"{folder}/{name} is damaged: it has more than {longest:,} bytes")
+    return bytes(content)
 
 
 def _check(folder: Folder, name: str, expected: Fingerprint) -> None:

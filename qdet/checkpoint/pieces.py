@@ -33,10 +33,10 @@ class Piece:
         return self.values.numel() * self.values.element_size()
 
 
-def name_and_start(key: str) -> tuple[str, int]:
-    """Parse a piece's `key`."""
+def name_and_start(key: str) -> tuple[str, int | None]:
+    """Parse a piece's `key`; without a start it is none."""
     name, _, start = key.rpartition("@")
-    return name, int(start)
+    return name, int(start) if start.isascii() and start.isdigit() and len(start) < 20 else None
 
 
 def even_shares(tensors: Mapping[str, Tensor], *, rank: int, world: int) -> dict[str, range]:

@@ -46,12 +46,12 @@ class Checkpoint:
         self._downloaded: tempfile.TemporaryDirectory[str] | None = None
         here = folder.local or self._download()
         state, job, shapes = (
-            json.loads((here / self.manifest.file(role)).read_text()) for role in ("state", "job", "tensors")
+            (here / self.manifest.file(role)).read_bytes() for role in ("state", "job", "tensors")
         )
-        self.state = TrainState.from_json(state)
-        self.job: dict[str, Any] = job
+        self.state = parse_state(state, folder)
+        self.job: dict[str, Any] = parse_object(job, folder, "job")
         """The flat settings."""
-        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.shapes = _parse_shapes(shapes, folder)
         self._pieces: dict[str, list[tuple[range, Any, str]]] = {name: [] for name in self.shapes}
         self._open_files([here / name for name in self.manifest.rank_files])
 
@@ -96,7 +96,10 @@ class Checkpoint:
                 raise CheckpointError(f"{path} cannot be read: {error}") from error
             for key in file.keys():  # noqa: SIM118  (a safetensors file is not a dictionary)
                 name, start = name_and_start(key)
-                length = file.get_slice(key).get_shape()[0]
+                shape = file.get_slice(key).get_shape()
+                if start is None or len(shape) != 1:
+                    raise CheckpointError(f"{path} holds {key[:80]!r}, which is no piece of a tensor")
+                length = shape[0]
                 if name not in self._pieces:
                     raise CheckpointError(f"{path} holds a piece of {name}, but there is no such tensor")
                 self._pieces[name].append((range(start, start + length), file, key))
@@ -156,14 +159,55 @@ def peek(folder: Folder) -> Peek:
     """
     manifest = read_manifest(folder)
 
-    def content(role: str) -> Any:
+    def content(role: str) -> bytes:
         name, buffer = manifest.file(role), io.BytesIO()
-        if name not in manifest.files:
-            raise CheckpointError(f"{folder} has no {role} file")
         copy_and_check(folder, name, manifest.files[name], buffer)
-        return json.loads(buffer.getvalue())
+        return buffer.getvalue()
 
-    return Peek(folder, TrainState.from_json(content("state")), content("job"))
+    return Peek(folder, parse_state(content("state"), folder), parse_object(content("job"), folder, "job"))
+
+
+def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
+    """Return the JSON object of one of a checkpoint's files.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+        said = f"it holds {type(found).__name__}"
+    except (ValueError, RecursionError) as error:
+        said = str(error)[:200]
+    raise CheckpointError(f"{folder}: its {role} file holds no settings by name: {said}")
+
+
+def parse_state(text: bytes, folder: Folder) -> TrainState:
+    """Return the training state in a checkpoint's file.
+
+    Raises:
+        CheckpointError: It is of another version, or of something else.
+    """
+    content = parse_object(text, folder, "state")
+    try:
+        return TrainState.from_json(content)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder}: its state is not as this version of qdet writes it ({str(error)[:200]}); "
+            "read it with the version that wrote it"
+        ) from error
+
+
+def _parse_shapes(text: bytes, folder: Folder) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, shape in parse_object(text, folder, "tensors").items():
+        if not (isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)):
+            raise CheckpointError(
+                f"{folder}: its tensors file says that {name[:80]!r} has shape {shape!r:.80}"
+            )
+        shapes[name] = tuple(shape)
+    return shapes
 
 
 def newest(run: RunFolder) -> Peek | None:

@@ -1,8 +1,10 @@
 """Progress of a run, and what must stay the same when it resumes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import msgspec
 
 RANDOM = "every step seeds torch anew with (seed * 1000003 + step) * 1009 + rank"
 """How random numbers follow from a checkpoint's other fields, so that it stores no generator state."""
@@ -39,12 +41,11 @@ class TrainState:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainState":
-        """Read it from JSON, which has no tuples, and only strings as keys."""
-        return cls(
-            **{
-                **content,
-                "skipped": tuple(content["skipped"]),
-                "losses": tuple(content.get("losses", ())),
-                "unreadable": {int(i): reason for i, reason in content.get("unreadable", {}).items()},
-            }
-        )
+        """Read it from JSON, which has no tuples, and only strings as keys.
+
+        Raises:
+            ValueError: A field is missing, unknown or of another type.
+        """
+        if unknown := sorted(content.keys() - {field.name for field in fields(cls)}):
+            raise ValueError(f"it has {unknown[0][:80]!r}, which this version does not know")
+        return msgspec.convert(content, cls, strict=False, str_keys=True)

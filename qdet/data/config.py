@@ -42,6 +42,8 @@ class DataConfig:
     """Images that `sequential` reading holds in a worker's memory and draws the next one from."""
     allow_pipes: tuple[str, ...] = ()
     """First words of commands that `pipe:` addresses in `train` may run, as 'curl -sf'; no shell does."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts and buckets that a manifest behind a URL may name beside its own folder."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
@@ -81,6 +83,7 @@ class DataConfig:
             categories=self.categories,
             max_pixels=self.max_pixels,
             allow_pipes=self.allow_pipes,
+            allow_hosts=self.allow_hosts,
         )
 
     def open(self, address: str) -> ShardSet:

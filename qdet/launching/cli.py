@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -18,6 +18,9 @@ from qdet.job import Job, Sweep
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
+
+if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -56,6 +59,7 @@ def launch(
     variants: Mapping[str, Variant] | None = None,
     tables: Mapping[str, Table] | None = None,
     demo: Mapping[str, Any] | None = None,
+    callbacks: Sequence["Callbacks"] = (),
     args: Sequence[str] | None = None,
 ) -> None:
     """Run `job` as the command line asks: train it once, search its `sweep`, or print it.
@@ -67,6 +71,7 @@ def launch(
         variants: What `--variant NAME` runs instead.
         tables: What `--table NAME` trains, row by row.
         demo: Dotted paths that `--demo` sets on top of `job.demo()`, such as the job's own learning rate.
+        callbacks: Called at steps, evaluations, checkpoints and the end, beside the training.
         args: Command line; by default the process's.
     """
     recipe = Recipe(
@@ -78,7 +83,7 @@ def launch(
         tables=tables or {},
     )
     arguments = list(sys.argv[1:] if args is None else args)
-    exit_on_user_error(lambda: _run(_parse(recipe, arguments)))
+    exit_on_user_error(lambda: _run(_parse(recipe, arguments), callbacks))
 
 
 def parse(recipe: Recipe, args: Sequence[str]) -> Job:
@@ -134,19 +139,23 @@ def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
     return _Command(job=small, space=space, base=small)
 
 
-def _run(command: _Command) -> None:
+def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
+    if callbacks:
+        from qdet.training.hooks.calling import check_callbacks
+
+        check_callbacks(callbacks, sent=not (command.local or _under_torchrun()))
     sweeps = command.sweep or command.table is not None
     if not command.json:
-        _start(command, sweeps=sweeps)
+        _start(command, callbacks, sweeps=sweeps)
         return
     if not (command.dry_run or sweeps):
         raise ConfigError("--json goes with --dry-run, --sweep or --table; `qdet runs --json` lists runs")
     with redirect_stdout(sys.stderr):
-        found = _start(command, sweeps=sweeps)
+        found = _start(command, callbacks, sweeps=sweeps)
     print(json.dumps(found if isinstance(found, dict) else found.as_json(), indent=1))
 
 
-def _start(command: _Command, *, sweeps: bool) -> Any:
+def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool) -> Any:
     """Do what the command asks; return what --json prints, or a `Swept`."""
     job = command.job
     if sweeps:
@@ -164,15 +173,16 @@ def _start(command: _Command, *, sweeps: bool) -> Any:
     if sweeps:
         from qdet.launching.ray_backend.tune import search
 
-        return search(job, command.space, address=command.ray_address, wait=command.ray_wait)
+        address, wait = command.ray_address, command.ray_wait
+        return search(job, command.space, callbacks=callbacks, address=address, wait=wait)
     if command.local or _under_torchrun():
         from qdet.launching.local import run_locally
 
-        run_locally(job)
+        run_locally(job, callbacks)
     else:
         from qdet.launching.ray_backend.train import run_on_ray
 
-        run_on_ray(job, address=command.ray_address, wait=command.ray_wait)
+        run_on_ray(job, callbacks=callbacks, address=command.ray_address, wait=command.ray_wait)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from qdet.tracking import NullTracker, Tracker
 from qdet.training.reporting import LocalReporter, PlainLines, Run
 
 if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
     from qdet.training.loop import Result
 
 
-def run_locally(job: Job) -> None:
+def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     """Train `job` in this process, as one rank of torchrun where that started it.
 
     The number of processes sets `train.workers`. Under torchrun all ranks must agree on the run's name, so it
@@ -44,7 +46,7 @@ def run_locally(job: Job) -> None:
             raise ConfigError("several processes that torchrun did not start need --store.run NAME")
         run = Run(name, job.store.path, hash=record.hash_name(name))
         with _catch_signals() as stop:
-            if _train(job, run, NullTracker(), LocalReporter(stop, None)).stopped:
+            if _train(job, run, NullTracker(), LocalReporter(stop, None), callbacks).stopped:
                 raise SystemExit(stop.exit_code)
         return
     with (
@@ -57,7 +59,7 @@ def run_locally(job: Job) -> None:
             _catch_signals() as stop,
             open_display(session.run.name) if size == 1 else nullcontext(PlainLines()) as display,
         ):
-            result = _train(job, session.run, tracker, LocalReporter(stop, display))
+            result = _train(job, session.run, tracker, LocalReporter(stop, display), callbacks)
         if result.stopped:
             print(describe_stop(session.run.name, result.step, result.steps), flush=True)
             raise SystemExit(stop.exit_code)
@@ -69,10 +71,12 @@ def _catch_signals() -> AbstractContextManager[StopFlag]:
     return catch_signals(interrupts="TORCHELASTIC_RUN_ID" not in os.environ)
 
 
-def _train(job: Job, run: Run, tracker: Tracker, reporter: LocalReporter) -> "Result":
+def _train(
+    job: Job, run: Run, tracker: Tracker, reporter: LocalReporter, callbacks: Sequence["Callbacks"]
+) -> "Result":
     from qdet.training.loop import train  # imports PyTorch
 
-    return train(job, run=run, reporter=reporter, tracker=tracker)
+    return train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
 
 
 def _shared_name(job: Job) -> str | None:

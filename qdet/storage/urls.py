@@ -65,6 +65,17 @@ def join(base: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{question}{query}"
 
 
+def is_below(base: str, url: str) -> bool:
+    """Whether a URL lies in the folder `base`, a URL too; one that climbs out (`%2e%2e` too) does not."""
+    folder, found = urllib.parse.urlsplit(base), urllib.parse.urlsplit(url)
+    if (folder.scheme, folder.netloc) != (found.scheme, found.netloc):
+        return False
+    path = urllib.parse.unquote(found.path)
+    return path.startswith(f"{urllib.parse.unquote(folder.path).rstrip('/')}/") and ".." not in path.split(
+        "/"
+    )
+
+
 def is_pattern(source: str) -> bool:
     """True if `source` names tars, and not a folder of them."""
     return is_pipe(source) or "{" in source or "::" in source or source.partition("?")[0].endswith(".tar")

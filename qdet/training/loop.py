@@ -4,7 +4,7 @@ It runs unchanged alone in a process, under torchrun and inside a Ray worker: ra
 `distributed.join`, checkpoints and progress go to a `Reporter`, metrics to a `Tracker`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from qdet.training.distributed import World, join, set_deterministic
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
+from qdet.training.hooks.callbacks import Callbacks, Ended
+from qdet.training.hooks.calling import calling
 from qdet.training.learner import build_learner
 from qdet.training.meter import Meter
 from qdet.training.nonfinite.diagnose import Diagnosis
@@ -42,8 +44,17 @@ class Result:
     """It stopped before its last step because it was asked to; it can be resumed from its checkpoint."""
 
 
-def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result:
+def train(
+    job: Job, *, run: Run, reporter: Reporter, tracker: Tracker, callbacks: Sequence[Callbacks] = ()
+) -> Result:
     """Train `job` to its last step, from its last checkpoint if there is one. Collective.
+
+    Args:
+        job: What to train.
+        run: Its name and store.
+        reporter: The launcher's.
+        tracker: What the run logs to.
+        callbacks: A user's, called on rank 0.
 
     Raises:
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
@@ -52,15 +63,18 @@ def train(job: Job, *, run: Run, reporter: Reporter, tracker: Tracker) -> Result
     world = join(job.train.accelerator, timeout=job.train.timeout)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
-    training = _Training(job, world, run, reporter, tracker)
-    try:
-        with training.health:
-            return training.run()
-    except BaseException:
-        training.checkpoints.writer.close()
-        raise
-    finally:
-        training.maker.diagnosis.close()
+    with calling(reporter, callbacks if world.main else ()) as (called, end):
+        training = _Training(job, world, run, called, tracker)
+        try:
+            with training.health:
+                result = training.run()
+        except BaseException:
+            training.checkpoints.writer.close()
+            raise
+        finally:
+            training.maker.diagnosis.close()
+        end(Ended("stopped" if result.stopped else "finished", result.step, result.metrics))
+    return result
 
 
 class _Training:
@@ -86,7 +100,9 @@ class _Training:
         diagnosis = Diagnosis(job, world, criterion=self.learner.criterion, folder=folder.folder)
         self.maker = StepMaker(self.schedule, self.learner, self.exchange, self.health, diagnosis)
         self.evaluator = Evaluator(job, world, val_shards, reporter, tracker)
-        writer = CheckpointWriter(folder, world, retention(job, self.stream.steps_per_epoch))
+        writer = CheckpointWriter(
+            folder, world, retention(job, self.stream.steps_per_epoch), saved=reporter.saved
+        )
         self.checkpoints = Checkpoints(job, world, train_shards, writer)
         if self.step and world.main:
             print(f"resuming from step {self.step} of {self.schedule.steps}", flush=True)

@@ -144,6 +144,10 @@ class Reporter(Protocol):
         """Take the metrics of an evaluation after `step` steps (every rank, the same metrics)."""
         ...
 
+    def saved(self, step: int, folder: str) -> None:
+        """Take note that the checkpoint in `folder` is complete (rank 0 only, on the writing thread)."""
+        ...
+
     def stop_requested(self) -> bool:
         """Whether this worker was asked to stop. Does not wait; called in every step."""
         ...
@@ -178,6 +182,9 @@ class LocalReporter:
         self._ap = found.ap
         if self._display is not None:
             self._display.evaluated(found)
+
+    def saved(self, step: int, folder: str) -> None:
+        """Do nothing."""
 
     def stop_requested(self) -> bool:
         """Whether this process was asked to stop."""

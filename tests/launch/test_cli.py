@@ -36,7 +36,7 @@ def _python(*command: str, **variables: str) -> subprocess.CompletedProcess[str]
 def ran(monkeypatch: pytest.MonkeyPatch) -> list:
     """Collect commands instead of running them."""
     caught: list = []
-    monkeypatch.setattr(cli, "_run", lambda command: caught.append(command))
+    monkeypatch.setattr(cli, "_run", lambda command, callbacks: caught.append(command))
     return caught
 
 

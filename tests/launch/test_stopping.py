@@ -4,9 +4,11 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from qdet.job_files import JOBS
 from qdet.launching.graceful_stop import STOPPING, catch_signals
 from qdet.launching.ray_backend import submit
 from qdet.launching.runs.resume_command import describe_stop, resume_command
@@ -31,13 +33,19 @@ RUN = "tiny-calm-owl"
             {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"},
             "torchrun --nproc-per-node 2 a.py --x 1",
         ),
+        ([str(JOBS / "detr_r50.py"), "--demo"], {}, "qdet run qdet:detr_r50 -- --demo"),
         (["/opt/bin/qdet", "train", "a"], {}, "qdet train a"),
         (["/opt/lib/qdet/__main__.py", "train", "a"], {}, "python -m qdet train a"),
     ],
 )
 def test_the_resuming_command_is_the_one_that_started(
-    arguments: list[str], environment: dict[str, str], command: str
+    arguments: list[str],
+    environment: dict[str, str],
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.chdir(tmp_path)
     assert resume_command(RUN, arguments, environment) == f"{command} --store.resume {RUN}"
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.download import Absent, names_in, read_bytes, size_of
@@ -18,7 +19,8 @@ from qdet.data.files.pipes import allowed_words
 from qdet.data.shards.categories import Categories, named_categories
 from qdet.data.shards.manifest import NAME, Listed, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.urls import checked, expand, is_pattern, is_pipe, is_url, join
+from qdet.masking import mask
+from qdet.storage.urls import checked, expand, is_below, is_pattern, is_pipe, is_url, join
 
 UNFINISHED = ".parts"
 """Folder that a conversion keeps until it is finished."""
@@ -38,15 +40,31 @@ class Access:
     """Largest image that is decoded."""
     allow_pipes: tuple[str, ...] = ()
     """Commands that may be run where shards are read from front to back."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts and buckets beside its own that a manifest behind a URL may name."""
 
     @property
     def folder(self) -> Path:
         """The cache's folder on this machine."""
         return Path(self.cache).expanduser()
 
+    def name(self, base: str, listed: str) -> str:
+        """Return where a shard lies that a manifest in `base` lists.
+
+        Raises:
+            DataError: The manifest is behind a URL, and names something elsewhere that is not allowed.
+        """
+        name = join(base, listed)
+        if is_url(base) and not is_below(base, name):
+            host = urlsplit(name).hostname if is_url(name) else None
+            if host is None or host not in self.allow_hosts:
+                there = f"; --data.allow-hosts {host} allows it" if host else ", on this machine"
+                raise DataError(f"{base}: its manifest names {mask(name)}, which is outside of it{there}")
+        return name
+
     def files(self, shards: Sequence[Mapping[str, Any]], base: str) -> ShardFiles | CachedShards:
         """Shards that a manifest in `base` lists, for reading."""
-        names = [join(base, shard["url"]) for shard in shards]
+        names = [self.name(base, shard["url"]) for shard in shards]
         if not any(map(is_url, names)):
             return ShardFiles([Path(name) for name in names])
         here = [name for name in names if not is_url(name)]
@@ -103,7 +121,7 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
         return _from_names(address, expand(address, lambda name: _check_command(name, access)), access)
     folder = checked(address)
     with suppress(Absent):
-        return _from_manifest(folder, _read_manifest(folder))
+        return _from_manifest(folder, _read_manifest(folder), access)
     names = names_in(folder)
     if UNFINISHED in names:
         raise DataError(
@@ -139,13 +157,13 @@ def _read_manifest(folder: str) -> bytes:
         raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
 
 
-def _from_manifest(folder: str, data: bytes) -> DatasetInfo:
+def _from_manifest(folder: str, data: bytes, access: Access) -> DatasetInfo:
     where = join(folder, NAME)
     manifest = parse_manifest(data, where=where)
     shards = manifest["shardlist"]
     return DatasetInfo(
         address=folder,
-        shards=tuple(Listed(join(folder, s["url"]), s["filesize"], s.get("sha256")) for s in shards),
+        shards=tuple(Listed(access.name(folder, s["url"]), s["filesize"], s.get("sha256")) for s in shards),
         categories=Categories.from_coco(manifest["categories"], where=where),
         digest=manifest["digest"],
         images=sum(shard["nsamples"] for shard in shards),

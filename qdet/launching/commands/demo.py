@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Train the demo on the shards of `make demo`. What follows `--` is added to its command line."""
+    """Render images, train on them, predict. What follows `--` is added to the job's command line."""
 
     started: float | None = None
     """Unix time that the minutes are counted from."""

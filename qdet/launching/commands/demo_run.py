@@ -1,4 +1,7 @@
-"""The demonstration: `jobs/adamixer_swin.py --demo` as a Ray job on a local head, its result in one line."""
+"""The demonstration: rendered images, and `adamixer_swin --demo` as a Ray job on a local head.
+
+It runs in any folder, with or without a checkout of the project.
+"""
 
 import json
 import os
@@ -7,18 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qdet.errors import ConfigError, TrainingError
+from rich.console import Console
+
+from qdet.errors import TrainingError
+from qdet.job_files import find_job, name_job
 from qdet.launching import paths
 from qdet.launching.ray_backend import head
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
 
-JOB = "jobs/adamixer_swin.py"
+JOB = "adamixer_swin"
 HELD_OUT = "data/demo/coco/val"
 PREDICTIONS = "data/demo/predictions"
 SHOWN = 4
 """Held-out images to predict in at the end."""
-SHARDS = ("data/demo/shards/train", "data/demo/shards/val")
+COCO, SHARDS, SPLITS = Path("data/demo/coco"), Path("data/demo/shards"), ("train", "val")
 
 
 def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> int:
@@ -32,12 +38,10 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
         The exit code of the job.
 
     Raises:
-        ConfigError: The demo's shards have not been made.
+        QdetError: The images cannot be written, or the cluster does not start.
     """
     started = time.time() if started is None else started
-    missing = [folder for folder in SHARDS if not (Path(folder) / "manifest.json").is_file()]
-    if missing:
-        raise ConfigError(f"{missing[0]} holds no shards; `make demo` renders and converts them")
+    render_shards()
     was_up = head.running() is not None
     local = head.up()
     os.environ.update(local.environment)
@@ -45,7 +49,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
     result.unlink(missing_ok=True)
     try:
         code = submit(
-            JOB,
+            name_job(find_job(f"qdet:{JOB}")),
             ["--demo", *arguments],
             address=local.dashboard,
             variables={report.RESULT: str(result.absolute()), report.BRIEF: "1"},
@@ -59,6 +63,16 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
         show_prediction(report.named(outcome["folder"]))
         print(last_line(outcome, minutes=(time.time() - started) / 60), flush=True)
     return code
+
+
+def render_shards() -> None:
+    """Render the demo's images and convert them to shards, both unless that is done."""
+    from data_prep import coco_to_shards, synthetic
+
+    synthetic.main(synthetic.SyntheticConfig(out=COCO))
+    for split in SPLITS:
+        conversion = coco_to_shards.Conversion(coco=COCO, split=split, out=SHARDS / split)
+        coco_to_shards.convert(conversion, console=Console())
 
 
 def show_prediction(run: str) -> None:

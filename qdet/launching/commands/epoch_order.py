@@ -99,10 +99,11 @@ def settings_of(job: Path | None, flags: Sequence[str]) -> DataConfig:
     if job is None and not flags:
         return DataConfig()
     from qdet.job import Job
+    from qdet.job_files import find_job
     from qdet.launching.cli import parse
     from qdet.recipes import Recipe, read
 
-    return parse(Recipe(job=Job(name="order")) if job is None else read(job), flags).data
+    return parse(Recipe(job=Job(name="order")) if job is None else read(find_job(job)), flags).data
 
 
 def _check_name(shards: ShardSet, data: str, split: str) -> ShardSet:

@@ -11,7 +11,7 @@ class SubmitCommand:
     """Submit a job file to a Ray cluster and follow it: qdet submit jobs/NAME.py -- --train.epochs 12."""
 
     job: Positional[str]
-    """The job file, below the current folder. What follows `--` is its command line."""
+    """The job file, below the current folder, or qdet:NAME. What follows `--` is its command line."""
     address: str | None = None
     """URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, then the local head."""
     start_head: bool = False

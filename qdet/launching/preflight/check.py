@@ -8,6 +8,7 @@ from qdet.launching.paths import is_url
 from qdet.launching.preflight import store
 from qdet.launching.preflight.dry_run import COCO_CLASSES
 from qdet.launching.runs.prepared import Prepared
+from qdet.tracking.loggers import check_installed
 
 
 def check(prepared: Prepared) -> None:
@@ -23,6 +24,7 @@ def check(prepared: Prepared) -> None:
         )
     if train.images is not None:
         steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
+    check_installed(job.track.loggers)
     start = job.store.init_from
     if start and not is_url(start):
         _check_start(start)

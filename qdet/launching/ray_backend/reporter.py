@@ -36,6 +36,9 @@ class RayReporter:
             self._display.evaluated(found)
         ray.train.report({"step": step, **metrics})
 
+    def saved(self, step: int, folder: str) -> None:
+        """Do nothing: Ray Train knows nothing of our checkpoints."""
+
     def stop_requested(self) -> bool:
         """Return whether the driver requests a graceful stop."""
         return self._stop()

@@ -45,7 +45,8 @@ def submit(
     """Run a job file on a cluster and follow it to its end; Ctrl-C stops the job, with a checkpoint.
 
     Args:
-        job_file: Path of the job file, below the current folder, which is uploaded.
+        job_file: Path of the job file, below the current folder, which is uploaded; or `qdet:NAME` for one
+            that comes with qdet.
         arguments: Its command line.
         address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS or the local head.
         variables: Further environment variables of the job.
@@ -59,14 +60,11 @@ def submit(
             secret.
         ClusterError: No cluster answers.
     """
-    if not Path(job_file).is_file() or Path(job_file).is_absolute():
-        from qdet.recipes import answer
-
-        raise ConfigError(answer(Path(job_file)) or f"{job_file}: no such job file below {Path.cwd()}")
+    entry = _entry_point(job_file)
     address = find_dashboard(address)
     environment = _environment(address) | dict(variables or {})
     environment[COMMAND] = shlex.join(["qdet", "submit", job_file, "--"])
-    command = shlex.join(["python", job_file, *arguments])
+    command = shlex.join([*entry, *arguments])
     _refuse_secrets(environment | {"the job's command line": command})
     client = _client(address)
     job = _submit(client, command, {"working_dir": ".", "excludes": EXCLUDES, "env_vars": environment})
@@ -79,6 +77,20 @@ def submit(
         client.stop_job(job)
         log.follow()  # what it says of where it stopped
     return _exit_code(client, job)
+
+
+def _entry_point(job_file: str) -> list[str]:
+    """Return the command of a job; one that comes with qdet is found where the cluster has qdet installed."""
+    from qdet.job_files import PREFIX, find_job
+
+    if not job_file.startswith(PREFIX):
+        if Path(job_file).is_absolute() or not Path(job_file).is_file():
+            from qdet.recipes import answer
+
+            raise ConfigError(answer(Path(job_file)) or f"{job_file}: no such job file below {Path.cwd()}")
+        return ["python", job_file]
+    find_job(job_file)
+    return ["python", "-m", "qdet", "run", job_file, "--"]
 
 
 def find_dashboard(address: str | None = None) -> str:

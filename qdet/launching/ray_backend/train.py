@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
 
+    from qdet.training.hooks.callbacks import Callbacks
+
 RAY_TRAIN_SETTINGS = {
     # How often Ray Train polls its workers' health and reports; at 2 s a report costs 1.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -57,11 +59,14 @@ GROWTH_CHECK = "QDET_GROWTH_CHECK_S"
 GROWTH_CHECK_SECONDS = 30.0
 
 
-def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> None:
+def run_on_ray(
+    job: Job, *, callbacks: Sequence["Callbacks"] = (), address: str | None = None, wait: float = 60.0
+) -> None:
     """Train `job` on a Ray cluster and print its results.
 
     Args:
         job: What to train.
+        callbacks: The user's.
         address: The cluster to join; see `connect`.
         wait: Seconds to wait for nodes if the cluster is too small.
 
@@ -83,7 +88,9 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
                 open_display(session.run.name) as display,
                 forwarded_to(display),
             ):
-                result = _fit_with_graceful_stop(job, session.run, requested, gpu=gpu, display=display)
+                result = _fit_with_graceful_stop(
+                    job, session.run, callbacks, requested, gpu=gpu, display=display
+                )
             if result["stopped"]:
                 print(describe_stop(session.run.name, result["step"], result["steps"]), flush=True)
                 raise SystemExit(requested.exit_code)
@@ -94,14 +101,20 @@ def run_on_ray(job: Job, *, address: str | None = None, wait: float = 60.0) -> N
 
 
 def _fit_with_graceful_stop(
-    job: Job, run: Run, requested: graceful_stop.StopFlag, *, gpu: bool, display: Display
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    requested: graceful_stop.StopFlag,
+    *,
+    gpu: bool,
+    display: Display,
 ) -> dict[str, Any]:
     """Train as `fit` does; the workers stop after a checkpoint once that is requested."""
     workers = graceful_stop.WorkerStop(run.name)
     output: Display = PlainLines() if isinstance(display, PlainLines) else EventLines()
     try:
         stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
-        return fit(job, run, gpu=gpu, stop=stop, output=output)
+        return fit(job, run, callbacks, gpu=gpu, stop=stop, output=output)
     except TrainingError as error:
         advice = failures.advise_resume(run.name, job.train.max_failures)
         raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
@@ -110,9 +123,10 @@ def _fit_with_graceful_stop(
 def fit(
     job: Job,
     run: Run,
+    callbacks: Sequence["Callbacks"] = (),
     *,
     gpu: bool,
-    callbacks: Sequence["UserCallback"] = (),
+    ray_callbacks: Sequence["UserCallback"] = (),
     stop: GracefulStop | None = None,
     output: Display | None = None,
 ) -> dict[str, Any]:
@@ -121,8 +135,9 @@ def fit(
     Args:
         job: What to train.
         run: Name and store of the run.
+        callbacks: The user's, for the worker of rank 0.
         gpu: Whether the workers train on GPUs.
-        callbacks: For Ray Train.
+        ray_callbacks: For Ray Train.
         stop: How a graceful stop is requested; by default it cannot be.
         output: What rank 0 reports progress to, in its process; by default nothing.
 
@@ -136,7 +151,7 @@ def fit(
     """
     from ray.train import TrainingFailedError
 
-    trainer = _build_trainer(job, run, gpu=gpu, callbacks=callbacks, output=output)
+    trainer = _build_trainer(job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks, output=output)
     try:
         return call_interruptibly(trainer.fit, stop).return_value or {}
     except TrainingFailedError as error:
@@ -144,7 +159,13 @@ def fit(
 
 
 def _build_trainer(
-    job: Job, run: Run, *, gpu: bool, callbacks: Sequence["UserCallback"], output: Display | None
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    *,
+    gpu: bool,
+    ray_callbacks: Sequence["UserCallback"],
+    output: Display | None,
 ) -> "TorchTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -165,6 +186,7 @@ def _build_trainer(
             _train_worker,
             job,
             run,
+            callbacks,
             watch_preemption=watch_preemption,
             tracking=tracking_variables(),
             output=output,
@@ -181,7 +203,7 @@ def _build_trainer(
             storage_path=run.store,
             failure_config=FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[failures.stop_on_user_errors(), *callbacks],
+            callbacks=[failures.stop_on_user_errors(), *ray_callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -189,7 +211,13 @@ def _build_trainer(
 
 @mask_errors
 def _train_worker(
-    job: Job, run: Run, *, watch_preemption: bool, tracking: Mapping[str, str], output: Display | None
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    *,
+    watch_preemption: bool,
+    tracking: Mapping[str, str],
+    output: Display | None,
 ) -> dict[str, Any]:
     """Run one rank of the training in a Ray worker; return `step`, `steps`, `metrics` and `stopped`."""
     import logging
@@ -207,8 +235,9 @@ def _train_worker(
         print(f"rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
     watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
     with join_session(job, run, rank=rank) as tracker, watched as stop:
-        reporter = RayReporter(stop, watch_preemption=watch_preemption, display=output if rank == 0 else None)
-        result = train(job, run=run, reporter=reporter, tracker=tracker)
+        shown = output if rank == 0 else None
+        reporter = RayReporter(stop, watch_preemption=watch_preemption, display=shown)
+        result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
     return asdict(result)
 
 

@@ -10,10 +10,10 @@ each evaluation reaches the scheduler through `TuneReportCallback`.
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
@@ -25,6 +25,7 @@ from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.interruptible import call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
+from qdet.launching.ray_backend.search_space import tune_space
 from qdet.launching.ray_backend.train import fit
 from qdet.launching.ray_backend.worker_output import forwarded_to
 from qdet.launching.ray_backend.worker_settings import tracking_variables, worker_environment
@@ -42,8 +43,10 @@ from qdet.launching.runs.sweep import (
     trial_name,
     trial_number,
 )
-from qdet.search import Each, LogUniform, Space, Uniform
 from qdet.training.reporting import PlainLines
+
+if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
 
 REDUCTION = 3
 """ASHA promotes one in this many trials at every rung."""
@@ -51,7 +54,14 @@ REDUCTION = 3
 DRIVER: dict[str, float] = {"memory": 2**20}
 
 
-def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 60.0) -> Swept:
+def search(
+    job: Job,
+    sweep: Sweep,
+    *,
+    callbacks: Sequence["Callbacks"] = (),
+    address: str | None = None,
+    wait: float = 60.0,
+) -> Swept:
     """Train `job` with `sweep.trials` settings; print the results, best first, and return them.
 
     Raises:
@@ -67,7 +77,7 @@ def search(job: Job, sweep: Sweep, *, address: str | None = None, wait: float = 
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
-            tuner = _build_tuner(prepared, sweep, name, parent=parent.mlflow_run_id, gpu=gpu)
+            tuner = _build_tuner(prepared, sweep, name, callbacks, parent=parent.mlflow_run_id, gpu=gpu)
             with forwarded_to(PlainLines()):
                 rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.disconnect()
@@ -112,23 +122,15 @@ def _count_steps(job: Job, images: int) -> int:
     return job.train.steps or job.train.epochs * _count_epoch_steps(job, images)
 
 
-def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
-    """Return a sweep's space as Ray Tune's search space, by dotted path."""
-    from ray import tune
-
-    def convert(space: Space) -> Any:
-        if isinstance(space, Uniform):
-            return tune.uniform(space.low, space.high)
-        if isinstance(space, LogUniform):
-            return tune.loguniform(space.low, space.high)
-        if isinstance(space, Each):
-            return tune.grid_search(list(space.options))
-        return tune.choice(list(space.options))
-
-    return {path: convert(space) for path, space in spaces.items()}
-
-
-def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | None, gpu: bool) -> Any:
+def _build_tuner(
+    prepared: Prepared,
+    sweep: Sweep,
+    name: str,
+    callbacks: Sequence["Callbacks"],
+    *,
+    parent: str | None,
+    gpu: bool,
+) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables, whatever `verbose` says
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -145,6 +147,7 @@ def _build_tuner(prepared: Prepared, sweep: Sweep, name: str, *, parent: str | N
             _run_trial,
             job=job,
             sweep=name,
+            callbacks=callbacks,
             parent=parent,
             gpu=gpu,
             environment=worker_environment(job, gpu=gpu) | tracking_variables(),
@@ -174,6 +177,7 @@ def _run_trial(
     *,
     job: Job,
     sweep: str,
+    callbacks: Sequence["Callbacks"],
     parent: str | None,
     gpu: bool,
     environment: Mapping[str, str],
@@ -188,8 +192,8 @@ def _run_trial(
     name = trial_name(sweep, trial)
     prepared = Prepared(job, name, trial_hash(parent, name))
     with open_session(prepared, parent=parent, tags={"qdet.trial": trial}) as session:
-        output = PlainLines(f"trial {trial_number(trial)}: ")
-        fit(job, session.run, gpu=gpu, callbacks=[TuneReportCallback()], output=output)
+        output, reports = PlainLines(f"trial {trial_number(trial)}: "), [TuneReportCallback()]
+        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=reports, output=output)
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:

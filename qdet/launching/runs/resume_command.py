@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qdet.job_files import JOBS, PREFIX, name_job
 from qdet.launching.runs.sweep import as_flags
 from qdet.masking import mask
 
@@ -52,6 +53,9 @@ def _program(program: str, environment: Mapping[str, str]) -> list[str]:
     if "TORCHELASTIC_RUN_ID" in environment:
         return ["torchrun", "--nproc-per-node", environment.get("LOCAL_WORLD_SIZE", "1"), program]
     path = Path(program)
+    if path.is_absolute() and path.parent == JOBS:  # one that comes with qdet
+        named = name_job(path)
+        return ["qdet", "run", named, "--"] if named.startswith(PREFIX) else ["python", named]
     if path.name == "__main__.py":
         return ["python", "-m", path.parent.name]
     return ["python", program] if path.suffix == ".py" else [path.name]

@@ -27,6 +27,7 @@ from qdet.launching.runs.report import Outcome, keep_picture
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
+from qdet.tracking.loggers import SeveralTrackers, open_loggers
 from qdet.training.reporting import Run
 
 FIRST_ANSWER = 30.0
@@ -99,14 +100,14 @@ def open_session(
 
 @contextmanager
 def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
-    """Log into a run that the driver has opened: rank 0 to MLflow, the others nowhere.
+    """Log into a run that the driver has opened: rank 0 to MLflow and `--track.loggers`, the others nowhere.
 
     The MLflow run stays open when the worker leaves; how it ended is the driver's to say.
     """
     if rank != 0:
         yield NullTracker()
         return
-    tracker = MLflowTracker.open(
+    mlflow = MLflowTracker.open(
         spool_folder(run.name, "worker"),
         experiment=job.track.experiment,
         run_name=run.name,
@@ -115,10 +116,24 @@ def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
         tracking_uri=paths.tracking_uri(),
         system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,
     )
+    tracker = _add_loggers(mlflow, job, run)
     try:
         yield tracker
     finally:
         tracker.close()
+
+
+def _add_loggers(tracker: Tracker, job: Job, run: Run) -> Tracker:
+    """Return a tracker that also logs to `--track.loggers`."""
+    if not job.track.loggers:
+        return tracker
+    folder, scratch = open_folder(run.store).child(run.name), spool_folder(run.name, "loggers")
+    others = open_loggers(
+        job.track.loggers, experiment=job.track.experiment, run=run.name, folder=folder, scratch=scratch
+    )
+    several = SeveralTrackers(tracker, others)
+    several.params(flatten(job))
+    return several
 
 
 @contextmanager

@@ -31,8 +31,14 @@ CLOSING = 20.0
 class CheckpointWriter:
     """Writes the checkpoints of one run. All methods but `log_model` and `close` are collective."""
 
-    def __init__(self, run: RunFolder, world: World, retention: Retention) -> None:
-        self.run, self.world, self.retention = run, world, retention
+    def __init__(
+        self,
+        run: RunFolder,
+        world: World,
+        retention: Retention,
+        saved: Callable[[int, str], None] = lambda step, folder: None,
+    ) -> None:
+        self.run, self.world, self.retention, self._saved = run, world, retention, saved
         self.attempt: str = world.broadcast(secrets.token_hex(4))
         """Part of the names of all files that this training writes, the same on every rank."""
         self._host, self._background = HostCopy(), BackgroundTask()
@@ -57,7 +63,7 @@ class CheckpointWriter:
         rest = contents() if self.world.main else None
         folder = self._folder = self.run.at(step)
         self._give_up.clear()
-        self._background.start(lambda: self._write(folder, copies, rest))
+        self._background.start(lambda: self._write(folder, copies, rest, step))
         return time.perf_counter() - started
 
     def wait(self, *, at_end: bool = False) -> None:
@@ -103,7 +109,7 @@ class CheckpointWriter:
                 return failed > 0
             self._background.wait(0.1)
 
-    def _write(self, folder: Folder, pieces: list[Piece], contents: Contents | None) -> None:
+    def _write(self, folder: Folder, pieces: list[Piece], contents: Contents | None, step: int) -> None:
         """Write this rank's share and, on rank 0, the manifest when all shares are there; on the thread."""
         rank, attempt = self.world.rank, self.attempt
         try:
@@ -114,6 +120,7 @@ class CheckpointWriter:
             folder.remove(f"{share_name(rank, attempt)}.safetensors")  # it may be what fills the disk
             raise
         if contents is not None:
+            self._saved(step, str(folder))
             try:
                 self.run.tidy(self.retention)
             except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from qdet.job import Job
+from qdet.job_files import find_job
 from qdet.launching.cli import parse
 from qdet.launching.commands.models.picture_files import PictureFolder
 from qdet.recipes import read
@@ -25,7 +26,7 @@ def draw_batches(
         ConfigError: There is no such job, or a setting cannot work.
         DataError: The training set cannot be read.
     """
-    job = parse(read(job_file), job_flags)
+    job = parse(read(find_job(job_file)), job_flags)
     pictures = PictureFolder(folder)
     shards = job.data.open_train()
     stream = build_stream(job, shards, World(0, 1, torch.device("cpu")))
