@@ -16,6 +16,7 @@ from qdet.config import flatten
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.exit_status import exit_on_user_error
+from qdet.launching.flag_types import REGISTRY
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
 
@@ -108,7 +109,8 @@ def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
     description = "\n\n".join(filter(None, (sys.modules["__main__"].__doc__, choices)))
 
     def read(args: list[str]) -> _Command:
-        return tyro.cli(_Command, default=default, args=args, description=description, config=CONFIG)
+        about: dict[str, Any] = {"description": description, "config": CONFIG, "registry": REGISTRY}
+        return tyro.cli(_Command, default=default, args=args, **about)
 
     shown = [mask(argument) for argument in arguments]
     if shown == arguments:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from qdet.launching.exit_status import Exit
+
 GRACE = 60.0
 """Seconds that a driver waits for its workers' last checkpoint; most schedulers kill sooner."""
-EXIT_CODE = 128 + signal.SIGTERM
-"""Exit code of a run that SIGTERM stopped; Ctrl-C is 128 + 2."""
 STOPPING = "stopping after this step, with a checkpoint; Ctrl-C again stops at once, without"
 _POLL = 0.5
 _CLOSING = 5.0  # seconds for a poll to be answered
@@ -26,7 +26,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.exit_code = EXIT_CODE
+        self.exit_code: int = Exit.STOPPED
         """Exit code of a run that is stopped now, which says by what signal."""
 
     def __call__(self) -> bool:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching import paths
+from qdet.launching.exit_status import Exit
 from qdet.launching.ray_backend import head
 from qdet.launching.runs.resume_command import COMMAND
 from qdet.masking import mask
@@ -31,7 +32,6 @@ EXCLUDES = [
     "*.tar",
     "__pycache__/",
 ]
-STOPPED = 130  # the shell's exit code after Ctrl-C
 
 
 def submit(
@@ -187,7 +187,7 @@ def _exit_code(client: "JobSubmissionClient", job: str) -> int:
     if info.status == "SUCCEEDED":
         return 0
     if info.status == "STOPPED":
-        return STOPPED
+        return Exit.INTERRUPTED
     if info.driver_exit_code is None:  # the command was never started
         raise ClusterError(f"the job could not start: {info.message}")
     return info.driver_exit_code

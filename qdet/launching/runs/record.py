@@ -10,13 +10,14 @@ import hashlib
 import json
 import random
 import secrets
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from qdet.checkpoint import open_folder
 from qdet.checkpoint.run_names import RECORD, find_run, list_runs
-from qdet.errors import CheckpointError, ConfigError, did_you_mean
+from qdet.errors import CheckpointError, ConfigError, QdetError, did_you_mean
 from qdet.job import Job
 from qdet.launching.paths import has_spool
 from qdet.launching.runs import words
@@ -39,6 +40,11 @@ class RunRecord:
     """When it was first started: ISO 8601, in UTC."""
     hash: str | None = None
     """Eight hexadecimal digits, which tell runs of one name in different stores apart."""
+    status: str | None = None
+    """`running`, `finished`, `stopped` by a signal, `failed` or `killed`; None in earlier versions' records.
+
+    A run whose machine lost power stays `running` until it is resumed.
+    """
 
     @classmethod
     def new(cls, choice: "Choice", job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
@@ -124,6 +130,12 @@ def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Cho
     if store.run:
         return Choice(store.run, None, hash_name(store.run))
     return Choice(claim_name(job), None, secrets.token_hex(4))
+
+
+def set_status(store: str, name: str, status: str) -> None:
+    """Record how a run is doing, if its store can be written to: training matters more."""
+    with suppress(QdetError, OSError):
+        write(store, replace(read(store, name), status=status))
 
 
 def exists(store: str, name: str) -> bool:

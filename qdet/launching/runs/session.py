@@ -94,8 +94,23 @@ def open_session(
             new = record.RunRecord.new(prepared.run, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
             record.write(job.store.path, new)
         run = Run(name=name, store=job.store.path, mlflow_run_id=run_id, hash=prepared.run.hash)
-        with witnessed(run, job.track.experiment, uri):
+        with witnessed(run, job.track.experiment, uri), _recorded_status(run):
             yield Session(run, tracker)
+
+
+@contextmanager
+def _recorded_status(run: Run) -> Iterator[None]:
+    """Keep in the run's record how the block is doing, for `qdet runs`."""
+    record.set_status(run.store, run.name, "running")
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        raise
+    finally:
+        record.set_status(run.store, run.name, status)
 
 
 @contextmanager
