@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import tyro
 from tyro.conf import Positional, arg
@@ -33,6 +33,7 @@ from qdet.launching.exit_status import Exit, exit_on_user_error
 from qdet.launching.flag_types import REGISTRY
 
 
+@runtime_checkable
 class Command(Protocol):
     """A dataclass of a command's arguments."""
 

@@ -28,7 +28,7 @@ def convert(
         CheckpointError: `source` is not the checkpoint of a detector that is known here.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--to {folder} exists already; give a new folder")
+        raise ConfigError(f"--to {folder} is already there; give a new folder")
     state, metadata = read(source)
     metadata = dataclasses.replace(metadata, dilated=metadata.dilated or dc5, heads=heads or metadata.heads)
     found = recognize(state, metadata, all_classes=all_classes)
