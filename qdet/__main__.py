@@ -31,6 +31,7 @@ from qdet.launching.commands.sync_tracking import SyncTrackingCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import Exit, exit_on_user_error
 from qdet.launching.flag_types import REGISTRY
+from qdet.storage.proxies import exempt_loopback_here
 
 
 @runtime_checkable
@@ -80,6 +81,7 @@ COMMANDS: dict[str, type[Command]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads of torch leave the cores to readers
+    exempt_loopback_here()
     given = list(sys.argv[1:] if args is None else args)
     split = given.index("--") if "--" in given else len(given)
     own, job_flags = given[:split], given[split + 1 :]

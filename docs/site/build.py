@@ -31,6 +31,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     },
     "Train": {
         "Jobs": "docs/jobs.md",
+        "Sweeps and ablations": "docs/sweeps.md",
         "Data": "docs/data.md",
         "Clusters": "docs/clusters.md",
         "Reliability": "docs/reliability.md",

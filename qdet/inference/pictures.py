@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from qdet.data.image.decode import check_pixels, decode, kind_of, size_hw
+from qdet.data.image.decode import check_pixels, decode, kind_of, size_hw, to_rgb
 from qdet.data.shards.locate import Access
 from qdet.errors import DataError, StorageError
 from qdet.storage import Folder
@@ -167,10 +167,8 @@ def _upright(stored: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.n
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     check_pixels(image.height, image.width, max_pixels, name=name)
-    if image.mode[0] in "IF":
-        raise DataError(f"{name}: its pixels are {image.mode}, more than 8 bits; convert it to 8 bits first")
     try:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
         raise DataError(f"{name} cannot be decoded: {error}") from error
 

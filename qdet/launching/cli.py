@@ -19,6 +19,7 @@ from qdet.launching.exit_status import exit_on_user_error
 from qdet.launching.flag_types import REGISTRY
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
+from qdet.storage.proxies import exempt_loopback_here
 
 if TYPE_CHECKING:
     from qdet.training.hooks.callbacks import Callbacks
@@ -83,6 +84,7 @@ def launch(
         variants=variants or {},
         tables=tables or {},
     )
+    exempt_loopback_here()
     arguments = list(sys.argv[1:] if args is None else args)
     exit_on_user_error(lambda: _run(_parse(recipe, arguments), callbacks))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from qdet.errors import QdetError, StorageError
+from qdet.storage.proxies import name_proxy
 
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0)
@@ -44,7 +45,7 @@ def retry(url: str, act: Callable[[], T]) -> T:
             if pause is None or _is_refusal(error):
                 said = str(error) or type(error).__name__
                 raise StorageError(
-                    f"{url} cannot be read: {said}; check the server and the address"
+                    f"{url} cannot be read{name_proxy(url)}: {said}; check the server and the address"
                 ) from error
             time.sleep(pause)
 

@@ -1,8 +1,9 @@
 """Image bytes to pixels: what kind of file it is, how large it is, and its RGB values as they are stored.
 
 The EXIF orientation is ignored, because COCO's boxes are in stored pixels. JPEG goes through simplejpeg,
-which gives the same values as Pillow in two thirds of the time and, unlike Pillow, refuses a damaged body;
-other formats go through Pillow.
+which gives the same values as Pillow in two thirds of the time and, unlike Pillow, refuses a damaged body.
+Bytes between the last pixel and the end mark damage nothing: libjpeg warns of them, and Pillow decodes the
+image. Other formats go through Pillow; 16 bits of grey become 8.
 """
 
 import io
@@ -19,6 +20,8 @@ from qdet.errors import DataError
 # by the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
+_HARMLESS = re.compile(r"extraneous bytes before marker")
+"""What libjpeg says of bytes behind all pixels; simplejpeg makes an error of it."""
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")
 
 _MAGIC = (
@@ -49,6 +52,7 @@ def size_hw(data: bytes, *, name: str) -> tuple[int, int]:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         else:
             with _open(data) as image:
+                _check_depth(image)
                 width, height = image.size
     except Exception as error:
         raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
@@ -69,15 +73,41 @@ def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
     kind = kind_of(data, name=name)
     try:
         if kind == "jpg":
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            return _decode_jpeg(data)
         with _open(data) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(
-                    f"its pixels are {image.mode}, more than 8 bits; save it with 8 bits per channel"
-                )
-            return np.array(image.convert("RGB"))
+            return to_rgb(image)
     except Exception as error:
         raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
+
+
+def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        if not _HARMLESS.search(str(error)):
+            raise
+        with _open(data) as image:
+            return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of Pillow's image.
+
+    Raises:
+        ValueError: They have a range that nobody knows, or the file is damaged.
+    """
+    _check_depth(image)
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Raise ValueError for pixels whose range nobody knows; the header says it."""
+    if image.mode in ("I", "F"):
+        bits = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its pixels are {bits}; save it with 8 or 16 bits per channel")
 
 
 def _explain(error: Exception) -> str:

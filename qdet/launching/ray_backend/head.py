@@ -6,6 +6,7 @@ project folder: `ray job submit jobs/adamixer_swin.py` finds the job, its data a
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from pathlib import Path
 from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
+from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
 
 HOST = "127.0.0.1"
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
@@ -67,6 +69,7 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     Raises:
         ClusterError: A port is taken, or the head did not start; the message names its log.
     """
+    exempt_loopback_here()
     already = running()
     if already is not None:
         return already
@@ -74,7 +77,7 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
-    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS}
+    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS, **exempt_loopback(environment)}
     log = paths.state_folder() / "head.log"
     process = _start(chosen, _job_environment(environment), log, cpus)
     record = Head(
@@ -123,7 +126,9 @@ def down(*, grace: float = 20.0) -> bool:
 
 def export_lines(record: Head) -> str:
     """Return the shell lines with which `ray job submit` and the dashboard reach the head."""
-    return "\n".join(f"export {name}={value}" for name, value in sorted(record.environment.items()))
+    return "\n".join(
+        f"export {name}={shlex.quote(value)}" for name, value in sorted(record.environment.items())
+    )
 
 
 def _start(
@@ -158,7 +163,7 @@ def _job_environment(environment: dict[str, str]) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH")))),
     }
     kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    return kept | LOCAL_SETTINGS | own
+    return kept | LOCAL_SETTINGS | exempt_loopback(kept) | own
 
 
 def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:

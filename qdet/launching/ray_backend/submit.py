@@ -16,6 +16,7 @@ from qdet.launching.exit_status import Exit
 from qdet.launching.ray_backend import head
 from qdet.launching.runs.resume_command import COMMAND
 from qdet.masking import mask
+from qdet.storage.proxies import name_proxy
 from qdet.tracking import COMMIT_VARIABLE, git_commit
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def _client(address: str) -> "JobSubmissionClient":
         return JobSubmissionClient(address)
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise ClusterError(f"--address {address}: {reason[0] if reason else type(error).__name__}") from error
+        said = reason[0] if reason else type(error).__name__
+        raise ClusterError(f"--address {address}: {said}{name_proxy(address)}") from error
 
 
 def _environment(address: str) -> dict[str, str]:

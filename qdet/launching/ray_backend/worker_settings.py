@@ -4,6 +4,7 @@ import os
 
 from qdet.job import Job
 from qdet.launching import paths
+from qdet.storage.proxies import exempt_loopback
 from qdet.tracking import tracking_environment
 
 
@@ -16,6 +17,7 @@ def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
         # A spinning thread takes the core from other workers: 6 to 12 times slower on a busy machine.
         "OMP_WAIT_POLICY": "PASSIVE",
         paths.ROOT: str(paths.root()),
+        **exempt_loopback(os.environ),
     }
     if not gpu:
         variables["DS_ACCELERATOR"] = "cpu"
