@@ -51,8 +51,8 @@ def main(settings: Settings) -> None:
         pipeline = _pipeline(theirs)
         ways: dict[str, Callable[[], object]] = {
             "forward": _forward(model, files, settings.batch),
-            "predict": lambda: model.predict(files, batch=settings.batch),
-            "predict, one by one": lambda: [model.predict(file) for file in files],
+            "predict": lambda: model.predict(files, batch=settings.batch, score=0.0),
+            "predict, one by one": lambda: [model.predict(file, score=0.0) for file in files],
             "pipeline": lambda: [pipeline(str(file), threshold=0.0) for file in files],
         }
         _report(ways, settings)

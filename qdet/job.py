@@ -13,7 +13,7 @@ from qdet.data.config import DataConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
-from qdet.search import Each, Space
+from qdet.search import Choice, Each, LogUniform, Space
 from qdet.train_config import OptimConfig, TrainConfig
 
 
@@ -36,9 +36,9 @@ class StoreConfig:
     path: str = "outputs"
     """Folder or URL (s3://, gs://) of checkpoints; every run has its own folder in it."""
     run: str | None = None
-    """Name of the run, such as a scheduler's job id; by default the job's name, the time, random letters."""
+    """Name of the run, such as a scheduler's job id; by default the job's name and two words."""
     resume: str | None = None
-    """Run to resume, from its last checkpoint and in its MLflow run; `auto`: `run`, if it exists."""
+    """Run to resume from its last checkpoint, of whose name a part is enough; `auto`: `run`, if it exists."""
     init_from: str | None = None
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
@@ -74,7 +74,7 @@ class Job:
     """One training run."""
 
     name: str
-    """Name of the job; a run adds its start time and random letters."""
+    """Name of the job; a run adds two words."""
     detector: DetectorConfig = field(default_factory=AdaMixerConfig)
     loss: SetLossConfig = field(default_factory=SetLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -155,6 +155,21 @@ class Sweep:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--sweep.{flag} must be at least 1, got {getattr(self, name)}")
+
+    def demo(self, job: Job) -> "Sweep":
+        """Return this search over what matters at laptop size, near the demo's own settings.
+
+        Outside of 3e-4 to 2e-3 the demo learns next to nothing in its few steps.
+
+        Args:
+            job: The demo, whose settings are searched.
+        """
+        near: dict[str, Space] = {
+            "optim.lr": LogUniform(3e-4, 2e-3),
+            "detector.queries": Choice((20, 30, 60)),
+        }
+        known = flatten(job)
+        return dataclasses.replace(self, space={path: space for path, space in near.items() if path in known})
 
     @property
     def runs(self) -> int:

@@ -37,6 +37,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Data": "docs/data.md",
         "Clusters": "docs/clusters.md",
         "Reliability": "docs/reliability.md",
+        "Exit codes": "docs/exit_codes.md",
         "Callbacks and loggers": "docs/extend.md",
     },
     "Background": {

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def open_folder(where: str | Path) -> Folder:
         raise CheckpointError(str(error)) from error
 
 
+def best_first(manifests: Mapping[int, Manifest]) -> list[int]:
+    """Return the steps of checkpoints, the highest AP first and later ones first; last those without AP."""
+    ap = {step: float(m.metrics.get(METRIC, math.nan)) for step, m in manifests.items()}
+    return sorted(ap, key=lambda step: (-math.inf if math.isnan(ap[step]) else ap[step], step), reverse=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retention:
     """Which checkpoints to keep after writing a new one."""
@@ -41,7 +48,7 @@ class Retention:
         """Return the steps to keep."""
         steps = sorted(manifests)
         ap = {step: float(m.metrics.get(METRIC, math.nan)) for step, m in manifests.items()}
-        ranked = sorted((s for s in steps if math.isfinite(ap[s])), key=lambda s: (ap[s], s), reverse=True)
+        ranked = [step for step in best_first(manifests) if math.isfinite(ap[step])]
         multiples = {s for s in steps if self.every_steps and s % self.every_steps == 0}
         return set(steps[-self.last - 1 :]) | set(ranked[: self.best]) | multiples
 
@@ -62,6 +69,14 @@ class RunFolder:
         return sorted(
             int(found[1]) for name in self.folder.folders() if (found := re.fullmatch(r"step_(\d+)", name))
         )
+
+    def manifests(self) -> dict[int, Manifest]:
+        """Return what the finished checkpoints say of themselves, by step; their bytes are not read."""
+        found: dict[int, Manifest] = {}
+        for step in self.steps():
+            with suppress(CheckpointError):
+                found[step] = read_manifest(self.at(step))
+        return found
 
     def newest_good(self, passed_over: Callable[[str], None]) -> Folder | None:
         """Return the newest intact checkpoint; None if the run has none yet.
@@ -90,13 +105,7 @@ class RunFolder:
 
     def tidy(self, retention: Retention) -> None:
         """Remove what `retention` does not keep, and incomplete ones older than the newest."""
-        manifests: dict[int, Manifest] = {}
-        for step in self.steps():
-            try:
-                manifests[step] = read_manifest(self.at(step))
-            except CheckpointError:
-                continue
-        sound = {step: m for step, m in manifests.items() if step not in self._damaged}
+        sound = {step: m for step, m in self.manifests().items() if step not in self._damaged}
         kept = retention.keeps(sound)
         newest = max(sound, default=0)
         for step in self.steps():

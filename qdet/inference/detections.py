@@ -9,15 +9,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from qdet.data.shards.categories import Categories
+from qdet.inference.defaults import SCORE
 from qdet.inference.pictures import Picture
 from qdet.types import BatchDetections
 from qdet.visualize.boxes import DrawnBoxes, draw
 
 if TYPE_CHECKING:
     import supervision
-
-SHOWN = 0.3
-"""Score from which detections are drawn where nothing else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +94,7 @@ class Detections:
         """Return those of at least that score."""
         return self[self.scores >= np.float64(score)]  # a Python float would be rounded to float32
 
-    def draw(self, *, score: float = SHOWN, size: int | None = None) -> Image.Image:
+    def draw(self, *, score: float = SCORE, size: int | None = None) -> Image.Image:
         """Draw those of at least that score on the image.
 
         Args:

@@ -28,10 +28,10 @@ def load(
 
     Args:
         source: A run's folder, of which the checkpoint with the best val/AP is taken, or its name in
-            `outputs`; a checkpoint's folder; `demo`, the model that comes with qdet, unless a file, folder or
-            run has that name; an exported .safetensors, .onnx or .pt2 file;
-            `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and files may be
-            behind a URL, except .pt2.
+            `outputs`, or a part of either that names one run alone; a checkpoint's folder; `demo`, the model
+            that comes with qdet, unless a file, folder or run has that name; an exported .safetensors, .onnx
+            or .pt2 file; `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and
+            files may be behind a URL, except .pt2.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
         precision: `auto` computes as in training, so that results are those of its evaluations.
         averaged: Take the moving average of the weights, if there is one.
@@ -39,7 +39,7 @@ def load(
 
     Raises:
         CheckpointError: Nothing is there, it is damaged, or of another version.
-        ConfigError: The device is not there, or does not go with the file.
+        ConfigError: The device is not there, or does not go with the file, or several runs are named.
         TrackingError: MLflow does not answer or has no such model.
     """
     announce = announce or (lambda _: None)

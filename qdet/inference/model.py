@@ -15,6 +15,7 @@ from qdet.data.shards.categories import Categories
 from qdet.detectors.detector import Detector
 from qdet.errors import ConfigError, DataError
 from qdet.inference.batches import Preparation, detect_in
+from qdet.inference.defaults import SCORE
 from qdet.inference.description import Description
 from qdet.inference.detections import Detections, Unreadable
 from qdet.inference.pictures import MAX_PIXELS, Picture, is_one_image, open_picture
@@ -82,7 +83,7 @@ class Model:
         self,
         images: Any,
         *,
-        score: float = 0.0,
+        score: float = SCORE,
         batch: int | None = None,
         size: int | None = None,
         tile: int | tuple[int, int] | None = None,
@@ -128,7 +129,7 @@ class Model:
     ) -> Iterator[tuple[int, Detections | Unreadable]]:
         """Yield what is found in opened pictures with their numbers as soon as it is, the largest first.
 
-        Arguments and errors are those of `predict`.
+        Arguments and errors are those of `predict`, but for `score`: by default all are kept.
         """
         return self._detect(pictures, self._settings(score, batch, size, tile, MAX_PIXELS))
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qdet.checkpoint import Checkpoint
+from qdet.checkpoint import Checkpoint, run_names
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
 from qdet.checkpoint.reading import peek
 from qdet.checkpoint.run_folder import RunFolder
+from qdet.checkpoint.run_names import STORE
 from qdet.errors import CheckpointError, StorageError, did_you_mean
 from qdet.inference.description import Description
 from qdet.inference.exported_files import MODEL, describe_file, read_file
@@ -24,8 +25,6 @@ from qdet.inference.trained import best_checkpoint
 from qdet.storage import Folder
 from qdet.storage.urls import is_url
 
-STORE = "outputs"
-"""Folder in which the name of a run is looked for."""
 GRAPHS = (".onnx", ".pt2")
 """Endings of exported graphs, which predict and are not trained."""
 FILES = (".safetensors", *GRAPHS)
@@ -105,15 +104,19 @@ def shipped(source: str, *, store: str = STORE) -> Path | None:
 
 
 def find_folder(where: str, *, store: str = STORE) -> Folder:
-    """Return the folder of that path, URL or run name.
+    """Return the folder of that path, URL or run name, or of the run that a part of its name tells.
 
     Raises:
         CheckpointError: There is none; the message names what is near.
+        ConfigError: It names several runs.
     """
-    if is_url(where) or Path(where).expanduser().is_dir():
-        return Folder.open(where if is_url(where) else Path(where).expanduser())
-    if _is_run(where, store):
-        return Folder.open(store).child(where)
+    found = run_names.find_folder(where)
+    if found is not None:
+        return found
+    if is_url(where):
+        return Folder.open(where)
+    if store != STORE and (run := run_names.find_run(store, where)) is not None:
+        return Folder.open(store).child(run)
     if Path(where).exists():
         raise CheckpointError(
             f"{where} is no model; give the folder of a run or checkpoint, or a .safetensors, .onnx or .pt2"
@@ -124,7 +127,8 @@ def find_folder(where: str, *, store: str = STORE) -> Folder:
         near += [p.name for p in Path(store).iterdir()]
     raise CheckpointError(
         f"{where} is not there.{did_you_mean(Path(where).name, [*near, *SHIPPED])} Give a run's folder, such "
-        f"as {STORE}/RUN, a checkpoint's, an exported file, runs:/ID of MLflow, or demo"
+        f"as {STORE}/RUN, a part of its name, a checkpoint's folder, an exported file, runs:/ID of MLflow, or "
+        "demo"
     )
 
 

@@ -1,13 +1,12 @@
 """Models from the folders that training writes: a run's best checkpoint, or a given one."""
 
-import math
 from collections.abc import Callable
 
 import torch
 
 from qdet.checkpoint import Checkpoint, Manifest, RunFolder, verify
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
-from qdet.checkpoint.run_folder import METRIC
+from qdet.checkpoint.run_folder import best_first
 from qdet.errors import CheckpointError, StorageError
 from qdet.inference.build import build, describe_weights
 from qdet.inference.description import Description
@@ -50,10 +49,7 @@ def best_checkpoint(run: RunFolder, announce: Callable[[str], None]) -> Folder:
     manifests = _manifests(run, announce)
     if not manifests:
         raise CheckpointError(_explain_no_checkpoint(run))
-    ap = {step: m.metrics.get(METRIC, math.nan) for step, m in manifests.items()}
-    ranked = sorted(
-        ap, key=lambda step: (-math.inf if math.isnan(ap[step]) else ap[step], step), reverse=True
-    )
+    ranked = best_first(manifests)
     for step in ranked:
         try:
             verify(run.at(step))

@@ -2,10 +2,11 @@
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from qdet.config import flatten
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.exit_status import exit_on_user_error
+from qdet.launching.flag_types import REGISTRY
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
 from qdet.storage.proxies import exempt_loopback_here
@@ -41,10 +43,14 @@ class _Command:
     """Print the resolved job, its parameters, MACs and memory, and stop."""
     local: bool = False
     """Train in this process, without Ray; implied by torchrun."""
+    json: bool = False
+    """Print what a dry run or a sweep finds as one JSON object, and everything else on stderr."""
     ray_address: str | None = None
     """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
     ray_wait: float = 60.0
     """Seconds to wait for a cluster that is too small for the job."""
+    base: tyro.conf.Suppress[tyro.conf.Fixed[Job | None]] = None
+    """The job before other flags changed it."""
 
 
 def launch(
@@ -105,7 +111,8 @@ def _read(arguments: list[str], default: _Command, choices: str) -> _Command:
     description = "\n\n".join(filter(None, (sys.modules["__main__"].__doc__, choices)))
 
     def read(args: list[str]) -> _Command:
-        return tyro.cli(_Command, default=default, args=args, description=description, config=CONFIG)
+        about: dict[str, Any] = {"description": description, "config": CONFIG, "registry": REGISTRY}
+        return tyro.cli(_Command, default=default, args=args, **about)
 
     shown = [mask(argument) for argument in arguments]
     if shown == arguments:
@@ -143,16 +150,32 @@ def _choose(recipe: Recipe, arguments: list[str]) -> _Command:
     space = recipe.sweep or Sweep(space={})
     if chosen.table is not None:
         space = recipe.table(chosen.table).sweep(job)
-    return _Command(job=job.demo(recipe.demo) if chosen.demo else job, space=space)
+    if not chosen.demo:
+        return _Command(job=job, space=space, base=job)
+    small = job.demo(recipe.demo)
+    space = space.demo(small) if space.space and chosen.table is None else space
+    return _Command(job=small, space=space, base=small)
 
 
 def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
-    job, local = command.job, command.local or _under_torchrun()
     if callbacks:
         from qdet.training.hooks.calling import check_callbacks
 
-        check_callbacks(callbacks, sent=not local)
+        check_callbacks(callbacks, sent=not (command.local or _under_torchrun()))
     sweeps = command.sweep or command.table is not None
+    if not command.json:
+        _start(command, callbacks, sweeps=sweeps)
+        return
+    if not (command.dry_run or sweeps):
+        raise ConfigError("--json goes with --dry-run, --sweep or --table; `qdet runs --json` lists runs")
+    with redirect_stdout(sys.stderr):
+        found = _start(command, callbacks, sweeps=sweeps)
+    print(json.dumps(found if isinstance(found, dict) else found.as_json(), indent=1))
+
+
+def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool) -> Any:
+    """Do what the command asks; return what --json prints, or a `Swept`."""
+    job = command.job
     if sweeps:
         if not command.space.space:
             raise ConfigError(
@@ -163,12 +186,14 @@ def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
         from qdet.launching.preflight.dry_run import describe
         from qdet.launching.runs.prepared import prepare
 
-        describe(prepare(job))
-    elif sweeps:
+        prepared = prepare(job)
+        return describe(prepared, prepare(command.base).job if command.base else None)
+    if sweeps:
         from qdet.launching.ray_backend.tune import search
 
-        search(job, command.space, callbacks=callbacks, address=command.ray_address, wait=command.ray_wait)
-    elif local:
+        address, wait = command.ray_address, command.ray_wait
+        return search(job, command.space, callbacks=callbacks, address=address, wait=wait)
+    if command.local or _under_torchrun():
         from qdet.launching.local import run_locally
 
         run_locally(job, callbacks)
@@ -176,6 +201,7 @@ def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
         from qdet.launching.ray_backend.train import run_on_ray
 
         run_on_ray(job, callbacks=callbacks, address=command.ray_address, wait=command.ray_wait)
+    return None
 
 
 def _under_torchrun() -> bool:

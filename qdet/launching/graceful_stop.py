@@ -1,4 +1,4 @@
-"""Graceful stop: a SIGTERM to the process that was launched becomes a checkpoint and a clean exit.
+"""Graceful stop: Ctrl-C or SIGTERM at the process that was launched becomes a checkpoint and a clean exit.
 
 Schedulers send SIGTERM half a minute before they kill (Slurm, Kubernetes), `ray job stop` some seconds. A
 process without workers notes the signal and trains to the end of the step. A driver on Ray passes it to the
@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from qdet.launching.exit_status import Exit
+
 GRACE = 60.0
 """Seconds that a driver waits for its workers' last checkpoint; most schedulers kill sooner."""
-EXIT_CODE = 128 + signal.SIGTERM
-"""Exit code of a run that was stopped on request."""
+STOPPING = "stopping after this step, with a checkpoint; Ctrl-C again stops at once, without"
 _POLL = 0.5
 _CLOSING = 5.0  # seconds for a poll to be answered
 
@@ -25,6 +26,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.exit_code: int = Exit.STOPPED
+        """Exit code of a run that is stopped now, which says by what signal."""
 
     def __call__(self) -> bool:
         """Return whether a stop is requested."""
@@ -36,10 +39,13 @@ class StopFlag:
 
 
 @contextmanager
-def catch_sigterm() -> Iterator[StopFlag]:
-    """Yield a flag that the first SIGTERM inside the block sets; a second one ends the process at once.
+def catch_signals(*, interrupts: bool = True) -> Iterator[StopFlag]:
+    """Yield a flag that the first Ctrl-C or SIGTERM inside the block sets; a second ends the process at once.
 
     Only a process's main thread receives signals: in any other thread the flag stays unset.
+
+    Args:
+        interrupts: Whether Ctrl-C is caught too; not under torchrun, which turns it into a SIGTERM.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -49,13 +55,18 @@ def catch_sigterm() -> Iterator[StopFlag]:
     def handle(number: int, _: FrameType | None) -> None:
         if flag():
             raise SystemExit(128 + number)
+        flag.exit_code = 128 + number
         flag.set()
+        if number == signal.SIGINT:  # in a thread: the signal may have interrupted a line being printed
+            threading.Thread(target=print, args=(STOPPING,), kwargs={"flush": True}, daemon=True).start()
 
-    before = signal.signal(signal.SIGTERM, handle)
+    caught = (signal.SIGINT, signal.SIGTERM) if interrupts else (signal.SIGTERM,)
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class WorkerStop:

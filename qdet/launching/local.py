@@ -1,18 +1,23 @@
 """Train in this process, without Ray: under a debugger or torchrun."""
 
 import os
+import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from qdet.config import override
+from qdet.errors import ConfigError
 from qdet.job import Job
-from qdet.launching.graceful_stop import EXIT_CODE, catch_sigterm
+from qdet.launching.display.live import open_display
+from qdet.launching.graceful_stop import StopFlag, catch_signals
 from qdet.launching.preflight.check import check
-from qdet.launching.runs import record, report
+from qdet.launching.runs import record, report, words
 from qdet.launching.runs.prepared import prepare
+from qdet.launching.runs.resume_command import describe_stop
 from qdet.launching.runs.session import join_session, open_session
 from qdet.tracking import NullTracker, Tracker
-from qdet.training.reporting import LocalReporter, Run
+from qdet.training.reporting import LocalReporter, PlainLines, Run
 
 if TYPE_CHECKING:
     from qdet.training.hooks.callbacks import Callbacks
@@ -23,10 +28,10 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     """Train `job` in this process, as one rank of torchrun where that started it.
 
     The number of processes sets `train.workers`. Under torchrun all ranks must agree on the run's name, so it
-    contains the rendezvous id.
+    follows from the rendezvous.
 
     Raises:
-        SystemExit: SIGTERM stopped the run, which wrote a checkpoint first.
+        SystemExit: Ctrl-C or SIGTERM stopped the run, which wrote a checkpoint first.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     job = override(job, {"train.workers": size})
@@ -36,28 +41,42 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     job = prepared.job
     check(prepared)
     if rank != 0:
-        chosen = job.store.run or job.store.resume
-        name = chosen or prepared.name or record.new_name(job)
-        _train(job, Run(name, job.store.path), NullTracker(), callbacks)
+        name = job.store.run or job.store.resume or prepared.name
+        if name is None:
+            raise ConfigError("several processes that torchrun did not start need --store.run NAME")
+        run = Run(name, job.store.path, hash=record.hash_name(name))
+        with _catch_signals() as stop:
+            if _train(job, run, NullTracker(), LocalReporter(stop, None), callbacks).stopped:
+                raise SystemExit(stop.exit_code)
         return
     with (
         open_session(prepared) as session,
         join_session(job, session.run, rank=0) as tracker,
     ):
-        result = _train(job, session.run, tracker, callbacks)
+        processes = "this process" if size == 1 else f"{size} processes"
+        print(f"run {session.run.name}: training in {processes}", flush=True)
+        with (
+            _catch_signals() as stop,
+            open_display(session.run.name) if size == 1 else nullcontext(PlainLines()) as display,
+        ):
+            result = _train(job, session.run, tracker, LocalReporter(stop, display), callbacks)
+        if result.stopped:
+            print(describe_stop(session.run.name, result.step, result.steps, result.why), flush=True)
+            raise SystemExit(stop.exit_code)
         tracker.close()
         report.print_summary(session.outcome(result.step, result.metrics))
 
 
-def _train(job: Job, run: Run, tracker: Tracker, callbacks: Sequence["Callbacks"]) -> "Result":
-    """Train to the end and return the result; after a SIGTERM exit with its code instead."""
-    from qdet.training.loop import train
+def _catch_signals() -> AbstractContextManager[StopFlag]:
+    return catch_signals(interrupts="TORCHELASTIC_RUN_ID" not in os.environ)
 
-    with catch_sigterm() as stop:
-        result = train(job, run=run, reporter=LocalReporter(stop), tracker=tracker, callbacks=callbacks)
-    if result.stopped:
-        raise SystemExit(EXIT_CODE)
-    return result
+
+def _train(
+    job: Job, run: Run, tracker: Tracker, reporter: LocalReporter, callbacks: Sequence["Callbacks"]
+) -> "Result":
+    from qdet.training.loop import train  # imports PyTorch
+
+    return train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
 
 
 def _shared_name(job: Job) -> str | None:
@@ -69,5 +88,5 @@ def _shared_name(job: Job) -> str | None:
         import psutil
 
         agent = psutil.Process(os.getppid())
-        rendezvous = f"{agent.create_time():.0f}-{agent.pid}"
+        rendezvous = words.derive(f"{platform.node()} {agent.create_time():.0f} {agent.pid}")
     return f"{job.name}-{rendezvous}"

@@ -6,6 +6,8 @@ places. The launcher resolves every path of a job once, before any worker starts
 """
 
 import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +33,19 @@ def shorten(path: str) -> str:
     """Return a path below the root relative to it, for commands that users type there; else as it is."""
     found = Path(path)
     return str(found.relative_to(root())) if not is_url(path) and found.is_relative_to(root()) else path
+
+
+def program(name: str) -> str:
+    """Return how a command of this installation is typed here: its name where the shell finds that.
+
+    In a Ray job the shell that finds it is not the user's, who starts at `root`.
+    """
+    beside = Path(sys.executable).parent / name
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    found = None if in_job else shutil.which(name)
+    if not beside.is_file() or (found and Path(found).samefile(beside)):
+        return name
+    return shorten(str(beside))
 
 
 def _shards(address: str) -> str:
@@ -83,6 +98,11 @@ def state_folder() -> Path:
     folder = root() / ".qdet"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def has_spool(run: str) -> bool:
+    """Whether this folder holds metrics of a run of that name, of whatever store."""
+    return (root() / ".qdet" / "tracking" / run).exists()
 
 
 def spool_folder(run: str, process: str) -> Path:

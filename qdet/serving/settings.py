@@ -5,7 +5,7 @@ import hmac
 from dataclasses import dataclass, field
 
 from qdet.errors import ConfigError
-from qdet.inference.detections import SHOWN
+from qdet.inference.defaults import SCORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Limits:
 class ServiceSettings:
     """How a service batches and answers."""
 
-    score: float = SHOWN
+    score: float = SCORE
     """Least score of detections where a request names none."""
     detections: int = 100
     """Most detections per image where a request names no number."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
+from uuid import uuid4
 
 from qdet.errors import StorageError
 from qdet.masking import mask
@@ -22,6 +23,8 @@ from qdet.storage.network import Readable, ResumingReader, retry
 from qdet.storage.remote import RemoteFiles
 
 T = TypeVar("T")
+CLAIM = ".claim-"
+"""Beginning of the empty file that claims a folder behind a URL."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,31 @@ class Folder:
             file.write(content)
         if self.local is not None:
             sync_folder((self.local / name).parent)
+
+    def claim(self, name: str) -> bool:
+        """Make the folder `name` if nothing has it yet, and return whether it is now the caller's alone.
+
+        Of any number of processes, on any machines, that claim a name at the same time, one gets it or none.
+        """
+        if self.local is not None:
+            return LocalFiles.make_folder(self._at(name))
+        mine = f"{CLAIM}{uuid4().hex}"
+        inside = self.child(name)
+        if inside.names() or inside.folders():
+            return False
+        inside.put(mine, b"")
+        # Of two that write and then list, the second to write sees both files: it must not have the name.
+        if inside.names() == [mine] and not inside.folders():
+            return True
+        inside.remove(mine)
+        return False
+
+    def remove_claim(self) -> None:
+        """Remove what `claim` left in this folder, which now holds other files."""
+        if self.local is None:
+            for name in self.names():
+                if name.startswith(CLAIM):
+                    self.remove(name)
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, or the folder `name` with everything in it, if it is there."""

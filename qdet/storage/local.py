@@ -55,6 +55,16 @@ class LocalFiles:
                 file.flush()
                 os.fsync(file.fileno())
 
+    @staticmethod
+    def make_folder(path: str) -> bool:
+        """Make a new folder, with its parents; return False where something has its name."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(path).mkdir()
+        except FileExistsError:
+            return False
+        return True
+
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it; FileNotFoundError where there is neither."""
         target = Path(path)

@@ -12,6 +12,9 @@ from qdet.tracking.server import artifact_location, quiet_environment
 NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
 
+HASH_TAG = "qdet.hash"
+"""Tag that tells runs of one name in different stores apart; runs of earlier versions have none."""
+
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's UI show an experiment as model training, not prompt engineering."""
 
@@ -32,13 +35,15 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
             raise
     experiment = _experiment(client, about["experiment"], uri)
     name = about["run_name"].replace("'", "")
-    found = _first_of_name(client, experiment, name)
+    found = _first_of_name(client, experiment, name, about.get("run_hash"))
     if found is not None:
         return found
+    if about.get("run_hash"):
+        about["tags"][HASH_TAG] = about["run_hash"]
     tags = about["tags"] | {NAME_TAG: name, CLAIM_TAG: f"{time.time_ns():020d}-{uuid.uuid4().hex}"}
     mine = client.create_run(experiment, start_time=about["created"], run_name=about["run_name"], tags=tags)
     # A driver and its worker may both create one when a server recovers: the first one counts.
-    first = _first_of_name(client, experiment, name) or mine
+    first = _first_of_name(client, experiment, name, about.get("run_hash")) or mine
     if first.info.run_id != mine.info.run_id:
         client.delete_run(mine.info.run_id)
     return first
@@ -56,8 +61,9 @@ def has_ended(run_id: str, uri: str) -> bool:
         return False
 
 
-def _first_of_name(client: Any, experiment: str, name: str) -> Any:
-    found = client.search_runs([experiment], filter_string=f"tags.`{NAME_TAG}` = '{name}'")
+def _first_of_name(client: Any, experiment: str, name: str, run_hash: str | None) -> Any:
+    wanted = f"tags.`{NAME_TAG}` = '{name}'" + (f" AND tags.`{HASH_TAG}` = '{run_hash}'" if run_hash else "")
+    found = client.search_runs([experiment], filter_string=wanted)
     return min(found, key=lambda run: run.data.tags.get(CLAIM_TAG, ""), default=None)
 
 

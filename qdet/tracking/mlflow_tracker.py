@@ -51,6 +51,7 @@ class MLflowTracker:
         *,
         experiment: str,
         run_name: str,
+        run_hash: str | None = None,
         run_id: str | None = None,
         parent_run_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -63,7 +64,8 @@ class MLflowTracker:
         Args:
             folder: Local folder for this process's spool. Records left by an earlier process are sent too.
             experiment: MLflow experiment, created if it does not exist.
-            run_name: Name of the run, unique within the experiment.
+            run_name: Name of the run, unique within its store.
+            run_hash: Tells it from runs of that name in other stores; without it, the name alone decides.
             run_id: The run, if already known.
             parent_run_id: The run this one is nested under, such as a trial under its sweep.
             tags: Tags of the run, if it is a new one.
@@ -76,12 +78,14 @@ class MLflowTracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs every migration of a new database
         spool = _spool(folder)
         known = spool.about()
+        same = (known.get("run_name"), known.get("run_hash")) == (run_name, run_hash)
         spool.describe(
             {
                 "tracking_uri": mask(uri),
                 "experiment": experiment,
                 "run_name": run_name,
-                "run_id": run_id or (known.get("run_id") if known.get("run_name") == run_name else None),
+                "run_hash": run_hash,
+                "run_id": run_id or (known.get("run_id") if same else None),
                 "tags": _run_tags(parent_run_id) | as_mlflow.tags(tags or {}),
                 "created": _now(),
             }

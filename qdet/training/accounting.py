@@ -53,7 +53,8 @@ class Accounting:
 
     def _report(self, total: Ledger, step: int) -> None:
         account = total.account(self.order, step)
-        print(account, flush=True)
+        if not account.as_planned:
+            print(account, flush=True)
         self.tracker.metrics(account.metrics(), step)
         if images := account.table():
             self.tracker.table(images, f"data/epoch_{account.epoch:04d}_to_{account.last}.json")

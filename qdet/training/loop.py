@@ -36,10 +36,14 @@ class Result:
     """How training ended."""
 
     step: int
+    steps: int
+    """Steps of the whole training."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Those of the last evaluation, such as `val/AP`; on rank 0."""
     stopped: bool = False
     """It stopped before its last step, on request or out of time; it can be resumed from its checkpoint."""
+    why: str = ""
+    """Why it stopped, if nobody asked for it."""
 
 
 def train(
@@ -81,7 +85,6 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
-        self.run_name = run.name
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         check_categories(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
@@ -126,7 +129,7 @@ class _Training:
         self._finish()
         if not self.evaluator.metrics:  # a finished run was started again
             self.evaluator.evaluate(self.step, self.learner, self.health)
-        return Result(self.step, self.evaluator.metrics)
+        return Result(self.step, self.schedule.steps, self.evaluator.metrics)
 
     def _make_steps(self, meter: Meter) -> None:
         """Make steps until the last, an early stop or a request to stop."""
@@ -199,14 +202,8 @@ class _Training:
         """Wait for the checkpoint that this run will be resumed from, and say how."""
         with self.health.watchdog.off("checkpoint before the stop"):
             self.checkpoints.writer.wait(at_end=True)
-        why = "" if self.exchange.stop.agreed else f": {self.exchange.budget.explain()}"
-        if self.world.main:
-            print(
-                f"stopped as requested after step {self.step} of {self.schedule.steps}{why}; go on with "
-                f"--store.resume {self.run_name}",
-                flush=True,
-            )
-        return Result(self.step, self.evaluator.metrics, stopped=True)
+        why = "" if self.exchange.stop.agreed else self.exchange.budget.explain()
+        return Result(self.step, self.schedule.steps, self.evaluator.metrics, stopped=True, why=why)
 
     def _finish(self) -> None:
         """Wait for the last checkpoint, and log its model."""

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import psutil
+import torch
 from torch import Tensor
 
 from qdet.training.distributed import World
@@ -12,6 +14,31 @@ from qdet.training.optim import Schedule
 from qdet.training.reporting import Progress
 
 Item = TypeVar("Item")
+_NOT_A_TERM = ("loss", "pos_acc")
+
+
+class RemainingTime:
+    """Estimates the time until the last step from all steps so far, recent ones counting more.
+
+    The weight of a step halves every `half_life` steps after it, so that a slow batch or a busy minute moves
+    the estimate little, and a lasting change is followed.
+    """
+
+    def __init__(self, half_life: float = 100.0) -> None:
+        self._half_life = half_life
+        self._seconds, self._weight = 0.0, 0.0
+
+    def add(self, seconds: float, steps: int) -> None:
+        """Add the time that the last `steps` took together."""
+        if steps < 1:
+            return
+        kept = 0.5 ** (steps / self._half_life)
+        self._seconds = kept * self._seconds + (1 - kept) * seconds / steps
+        self._weight = kept * self._weight + 1 - kept
+
+    def estimate(self, steps: int) -> float:
+        """Return the seconds that `steps` more take; NaN before the first were added."""
+        return steps * self._seconds / self._weight if self._weight else math.nan
 
 
 class Meter:
@@ -23,6 +50,7 @@ class Meter:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
+        self._remaining = RemainingTime()
         self._reset()
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -66,18 +94,21 @@ class Meter:
         totals = world.sum(*(float(total) for total in self._terms.values()))
         means = {name: t / world.size / made for name, t in zip(self._terms, totals, strict=True)}
         seconds = max(self._elapsed, 1e-9)
+        self._remaining.add(seconds, self._count)
         schedule, job = self.schedule, self.schedule.job
         lr = job.optim.lr * schedule.lr_factor(step - 1)
         progress = Progress(
             step=step,
             steps=schedule.steps,
             epoch=step / schedule.steps_per_epoch,
-            loss=means.get("loss", float("nan")),
+            loss=means.get("loss", math.nan),
+            losses={n: v for n, v in means.items() if "/" not in n and n not in _NOT_A_TERM},
             lr=lr,
             grad_norm=self._norm / made,
             images_per_second=job.train.batch_size * count / seconds,
             data_wait=min(self._waited / seconds, 1.0),
-            eta_seconds=(schedule.steps - step) * seconds / count,
+            memory=memory_in_use(world.device),
+            eta_seconds=self._remaining.estimate(schedule.steps - step),
         )
         metrics = {f"train/{name}": value for name, value in means.items()} | {
             "train/lr": lr,
@@ -97,3 +128,10 @@ class Meter:
         self._count, self._made = 0, 0
         self._started: float | None = None
         self._ended = 0.0
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Return the bytes of this process: the most so far on a GPU, or what it now takes on the host."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)

@@ -4,8 +4,9 @@
 `qdet.launching.ray_backend.reporter` has the one for Ray.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -21,9 +22,11 @@ class Run:
     """The MLflow run to log into; None logs nothing."""
     launched: float | None = None
     """Unix time at which this launch of the run began, before any restart; None: when training starts."""
+    hash: str | None = None
+    """Tells it from runs of the same name in other stores."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far training is; reported every few steps on rank 0."""
 
@@ -31,20 +34,104 @@ class Progress:
     steps: int
     epoch: float
     loss: float
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Terms of the loss by name, each summed over stages."""
     lr: float
     grad_norm: float
     images_per_second: float
     data_wait: float
     """Share of the time since the last report spent waiting for data, in [0, 1]."""
+    memory: float = 0.0
+    """Bytes that rank 0 takes: the most so far on its GPU, or now on the host."""
     eta_seconds: float
 
     def line(self) -> str:
         """Return it as one line."""
-        minutes, seconds = divmod(round(self.eta_seconds), 60)
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
         return (
-            f"step {self.step}/{self.steps}  loss {self.loss:.3f}  {self.images_per_second:.1f} images/s  "
-            f"waiting for data {self.data_wait:.0%}  ETA {minutes}:{seconds:02d}"
+            f"step {self.step}/{self.steps}  loss {self.loss:.3f}{f' ({terms})' if terms else ''}  "
+            f"{self.images_per_second:.1f} images/s  waiting for data {self.data_wait:.0%}  "
+            f"epoch {self.epoch:.2f}  {gigabytes(self.memory)}  ETA {clock(self.eta_seconds)}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    step: int
+    metrics: Mapping[str, float]
+    """All of it, such as `val/AP`."""
+    before: float | None = None
+    """AP of the evaluation before it in this process."""
+
+    @property
+    def ap(self) -> float:
+        """COCO's AP; NaN without ground truth."""
+        return self.metrics.get("val/AP", math.nan)
+
+    def line(self) -> str:
+        """Return it as one line, with the change of AP."""
+        change = "" if self.before is None else f" ({self.ap - self.before:+.4f})"
+        others = "".join(
+            f"  {name} {self.metrics[f'val/{name}']:.4f}"
+            for name in ("AP50", "AP75")
+            if f"val/{name}" in self.metrics
+        )
+        return f"evaluated after step {self.step}: AP {self.ap:.4f}{change}{others}"
+
+
+@runtime_checkable
+class Display(Protocol):
+    """Where people see how a run is going."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far training is."""
+        ...
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Show what an evaluation found."""
+        ...
+
+
+class PlainLines:
+    """A display that prints a line for everything: for pipes and logs.
+
+    Args:
+        label: Begins every line.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self._label = label
+
+    def progress(self, progress: Progress) -> None:
+        """Print one line."""
+        print(f"{self._label}{progress.line()}", flush=True)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Print one line."""
+        print(f"{self._label}{evaluation.line()}", flush=True)
+
+
+_LINES = PlainLines()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as a clock shows it.
+
+    >>> clock(62), clock(3 * 3600 + 5)
+    ('1:02', '3:00:05')
+    """
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def gigabytes(size: float) -> str:
+    """Return a number of bytes in GB."""
+    return f"{size / 1e9:.1f} GB"
 
 
 @runtime_checkable
@@ -73,21 +160,30 @@ class Reporter(Protocol):
 
 
 class LocalReporter:
-    """Prints progress: for one process, and torchrun.
+    """Reports to a display in this process: for one process, and torchrun.
 
     Args:
         stop_requested: Whether this process was asked to stop.
+        display: Where it is shown, by default as lines; None, of all ranks but the first, shows nothing.
     """
 
-    def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
-        self._stop_requested = stop_requested
+    def __init__(
+        self, stop_requested: Callable[[], bool] = lambda: False, display: Display | None = _LINES
+    ) -> None:
+        self._stop_requested, self._display = stop_requested, display
+        self._ap: float | None = None
 
     def progress(self, progress: Progress) -> None:
-        """Print one line."""
-        print(progress.line(), flush=True)
+        """Show it."""
+        if self._display is not None:
+            self._display.progress(progress)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Do nothing: no scheduler is waiting."""
+        """Show it."""
+        found = Evaluation(step=step, metrics=metrics, before=self._ap)
+        self._ap = found.ap
+        if self._display is not None:
+            self._display.evaluated(found)
 
     def saved(self, step: int, folder: str) -> None:
         """Do nothing."""

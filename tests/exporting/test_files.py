@@ -36,7 +36,8 @@ def test_it_was_compared_with_pytorch(exported):
 def test_it_detects_the_same_in_pictures_of_any_size(exported, model):
     loaded = qdet.load(exported.path)
     pictures = [photo(), photo(120, 333), photo(70, 64), photo(40, 200)]
-    for found, wanted in zip(loaded.predict(pictures), model.predict(pictures), strict=True):
+    pairs = zip(*(one.predict(pictures, score=0.0) for one in (loaded, model)), strict=True)
+    for found, wanted in pairs:
         assert_same_detections(found, wanted)
 
 
@@ -95,7 +96,7 @@ def test_weights_alone_come_back_as_the_module(model, tmp_path):
     loaded = qdet.load(file)
     assert loaded.classes == model.classes
     assert all(t.equal(model.detector.state_dict()[name]) for name, t in loaded.detector.state_dict().items())
-    assert_same_detections(loaded.predict(photo()), model.predict(photo()))
+    assert_same_detections(loaded.predict(photo(), score=0.0), model.predict(photo(), score=0.0))
     assert {p.name for p in file.parent.iterdir()} == {"model.safetensors", "model.json"}
     modes = {stat.S_IMODE(p.stat().st_mode) for p in file.parent.iterdir()}
     assert len(modes) == 1
@@ -201,8 +202,8 @@ def test_a_graph_that_resizes_finds_what_evaluation_finds(ending, model, tmp_pat
     assert found.difference.within
     loaded = qdet.load(found.path)
     for height, width in ((128, 200), (200, 128), (300, 300)):
-        wanted = model.predict(photo(height, width))
-        seen = loaded.predict(photo(height, width))
+        wanted = model.predict(photo(height, width), score=0.0)
+        seen = loaded.predict(photo(height, width), score=0.0)
         np.testing.assert_allclose(seen.scores, wanted.scores, atol=5e-3)
         np.testing.assert_allclose(seen.boxes_xyxy, wanted.boxes_xyxy, atol=1.5)
 
@@ -214,7 +215,8 @@ def test_a_raw_graph_is_scored_by_qdet(ending, model, tmp_path):
     assert found.difference.within
     loaded = qdet.load(found.path)
     pictures = [photo(), photo(120, 333), photo(70, 64)]
-    for seen, wanted in zip(loaded.predict(pictures), model.predict(pictures), strict=True):
+    pairs = zip(*(one.predict(pictures, score=0.0) for one in (loaded, model)), strict=True)
+    for seen, wanted in pairs:
         assert_same_detections(seen, wanted)
 
 

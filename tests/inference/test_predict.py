@@ -100,12 +100,12 @@ def assert_same(found: qdet.Detections, boxes, scores, labels, tolerance: float 
 
 def test_an_image_is_detected_in_as_a_literal_reading_does(model, arrays):
     for array in arrays:
-        assert_same(model.predict(array), *literally(model, array))
+        assert_same(model.predict(array, score=0.0), *literally(model, array))
 
 
 def test_every_way_of_giving_an_image_gives_the_same(model, arrays, files, tmp_path):
     array, file = arrays[0], files[0]
-    wanted = model.predict(array)
+    wanted = model.predict(array, score=0.0)
     ways = [
         file,
         str(file),
@@ -116,7 +116,7 @@ def test_every_way_of_giving_an_image_gives_the_same(model, arrays, files, tmp_p
         encode(array, "BMP"),
     ]
     for way in ways:
-        found = model.predict(way)
+        found = model.predict(way, score=0.0)
         np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
         np.testing.assert_array_equal(found.scores, wanted.scores)
         np.testing.assert_array_equal(found.labels, wanted.labels)
@@ -125,8 +125,8 @@ def test_every_way_of_giving_an_image_gives_the_same(model, arrays, files, tmp_p
 
 def test_grey_images_are_three_equal_channels(model, arrays):
     grey = arrays[0][..., 0].copy()
-    wanted = model.predict(np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(model.predict(grey).scores, wanted.scores)
+    wanted = model.predict(np.repeat(grey[..., None], 3, axis=2), score=0.0)
+    np.testing.assert_array_equal(model.predict(grey, score=0.0).scores, wanted.scores)
 
 
 @given(
@@ -136,7 +136,7 @@ def test_grey_images_are_three_equal_channels(model, arrays):
 )
 def test_results_come_in_the_given_order_however_they_are_batched(mean_model, arrays, order, batch, lazily):
     images = [arrays[i] for i in order]
-    found = list(mean_model.predict(iter(images) if lazily else images, batch=batch))
+    found = list(mean_model.predict(iter(images) if lazily else images, batch=batch, score=0.0))
     assert len(found) == len(order)
     for one, image in zip(found, images, strict=True):
         assert_mean_of(one, image)
@@ -150,19 +150,19 @@ def test_an_iterator_is_read_no_further_than_needed(mean_model, arrays):
             taken.append(number)
             yield arrays[number % len(arrays)]
 
-    found = mean_model.predict(images(), batch=2)
+    found = mean_model.predict(images(), batch=2, score=0.0)
     next(found)
     assert len(taken) <= 8
 
 
 def test_a_batch_of_four_dimensions_is_a_list(mean_model, arrays):
     both = np.stack([arrays[1], arrays[4]])
-    for found, array in zip(mean_model.predict(both), both, strict=True):
+    for found, array in zip(mean_model.predict(both, score=0.0), both, strict=True):
         assert_mean_of(found, array)
 
 
 def test_score_leaves_out_the_rest(model, arrays):
-    everything = model.predict(arrays[0])
+    everything = model.predict(arrays[0], score=0.0)
     least = float(np.median(everything.scores))
     np.testing.assert_array_equal(
         model.predict(arrays[0], score=least).scores, everything.scores[everything.scores >= least]
@@ -170,7 +170,7 @@ def test_score_leaves_out_the_rest(model, arrays):
 
 
 def test_another_size_is_the_short_side_and_keeps_the_limit_in_proportion(model, arrays):
-    found = model.predict(arrays[0], size=96)
+    found = model.predict(arrays[0], size=96, score=0.0)
     assert_same(found, *literally(model, arrays[0], short=96, longest=96))
 
 
@@ -199,12 +199,12 @@ def test_impossible_settings_are_named(model, arrays, options, named):
 )
 def test_what_is_no_image_is_said_to_be_none(model, image, said):
     with pytest.raises(DataError, match=said):
-        model.predict(image)
+        model.predict(image, score=0.0)
 
 
 def test_a_bad_image_among_others_is_returned_in_its_place(mean_model, arrays, files):
     files[2].write_bytes(files[2].read_bytes()[:40])
-    found = mean_model.predict([*files, "nowhere.png"], errors="return")
+    found = mean_model.predict([*files, "nowhere.png"], errors="return", score=0.0)
     assert [type(one) for one in found] == [qdet.Detections] * 2 + [Unreadable] + [qdet.Detections] * 4 + [
         Unreadable
     ]
@@ -212,7 +212,7 @@ def test_a_bad_image_among_others_is_returned_in_its_place(mean_model, arrays, f
     for number in (0, 1, 3, 4, 5, 6):
         assert_mean_of(found[number], arrays[number])
     with pytest.raises(DataError, match=files[2].name):
-        mean_model.predict(files)
+        mean_model.predict(files, score=0.0)
 
 
 @pytest.mark.parametrize("size", [(300, 500), (90, 64), (64, 64)])
@@ -221,7 +221,7 @@ def test_tiles_find_each_object_once_in_pixels_of_the_whole_image(model, size):
     places = [(y, x) for y in range(10, size[0] - 20, 70) for x in range(10, size[1] - 20, 70)]
     for y, x in places:
         image[y : y + 9, x : x + 13] = 255
-    found = dataclasses.replace(model, runner=WhiteRunner()).predict(image, tile=64, size=64)
+    found = dataclasses.replace(model, runner=WhiteRunner()).predict(image, tile=64, size=64, score=0.0)
     whole = {(y, x, y + 9, x + 13) for y, x in places}
     boxes = [(box[1], box[0], box[3], box[2]) for box in found.boxes_xyxy.round().astype(int).tolist()]
     assert len(boxes) == len(set(boxes))
@@ -236,13 +236,13 @@ HEADS = [b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP", 
 @pytest.mark.parametrize("head", HEADS)
 def test_reasons_name_no_address_in_memory(model, head):
     with pytest.raises(DataError, match="image 0 is no readable") as raised:
-        model.predict(head + bytes(40))
+        model.predict(head + bytes(40), score=0.0)
     assert "0x" not in str(raised.value)
 
 
 def test_no_more_pixels_are_decoded_than_allowed(model, arrays):
     with pytest.raises(DataError, match="60x40"):
-        model.predict(encode(arrays[0], "PNG"), max_pixels=1000)
+        model.predict(encode(arrays[0], "PNG"), max_pixels=1000, score=0.0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -253,10 +253,10 @@ def test_photographs_are_turned_upright(model, arrays, orientation, kind):
     stored = encode(arrays[0], kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
     with Image.open(io.BytesIO(stored)) as opened:
         upright = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-    found = model.predict(stored)
+    found = model.predict(stored, score=0.0)
     assert found.size_hw == upright.shape[:2]
     np.testing.assert_array_equal(found.image, upright)
-    np.testing.assert_array_equal(found.scores, model.predict(upright).scores)
+    np.testing.assert_array_equal(found.scores, model.predict(upright, score=0.0).scores)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "RGBA", "1", "L"])
@@ -265,7 +265,9 @@ def test_all_modes_become_rgb_as_pillow_makes_them(model, arrays, mode):
     kind = "TIFF" if mode == "CMYK" else "PNG"
     out = io.BytesIO()
     image.save(out, kind)
-    np.testing.assert_array_equal(model.predict(out.getvalue()).image, np.array(image.convert("RGB")))
+    np.testing.assert_array_equal(
+        model.predict(out.getvalue(), score=0.0).image, np.array(image.convert("RGB"))
+    )
 
 
 def test_predictions_of_a_folder_have_the_ap_of_the_evaluation(model, demo_shards):
@@ -282,7 +284,9 @@ def test_predictions_of_a_folder_have_the_ap_of_the_evaluation(model, demo_shard
         return detect_in_batches(model.runner, EvalStream(shards, description.augment, config), category_ids)
 
     rows = detect(0, 1)
-    found = model.predict([demo_shards / "coco" / "val" / image["file_name"] for image in truth["images"]])
+    found = model.predict(
+        [demo_shards / "coco" / "val" / image["file_name"] for image in truth["images"]], score=0.0
+    )
     boxes = np.concatenate([one.boxes_xyxy for one in found]).astype(np.float64)
     labels = np.concatenate([one.labels for one in found])
     predicted = DetectionRows(

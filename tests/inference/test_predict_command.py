@@ -32,7 +32,7 @@ def predict(run, capfd):
 
 
 def as_results(model, files: list[Path], **options):
-    found = model.predict(files, **options)
+    found = model.predict(files, **{"score": 0.0} | options)
     return [one for image, file in zip(found, files, strict=True) for one in image.to_coco(int(file.stem))]
 
 
@@ -123,7 +123,11 @@ def test_a_video_is_predicted_frame_by_frame(predict, model, arrays, tmp_path, n
     assert len(out.splitlines()) == 6
     with VideoReader(str(video), max_pixels=10**6) as reader:
         frames = list(reader)
-    wanted = [one for i, found in enumerate(model.predict(frames)) for one in found.to_coco(f"{name}#{i}")]
+    wanted = [
+        one
+        for i, found in enumerate(model.predict(frames, score=0.0))
+        for one in found.to_coco(f"{name}#{i}")
+    ]
     results = json.loads((tmp_path / "r.json").read_text())
     assert len(results) == len(wanted)
     assert {one["image_id"] for one in results} == {f"{name}#{i}" for i in range(6)}

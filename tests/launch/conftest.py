@@ -93,7 +93,7 @@ class Watched:
         """Return the workers of the job's private Ray, rank 0, which prints the steps, first."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         workers = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
-        printing = re.findall(r"\(RayTrainWorker pid=(\d+)\) step ", self.text)
+        printing = re.findall(r"^rank 0 is process (\d+) on ", self.text, re.MULTILINE)
         return sorted(workers, key=lambda process: str(process.pid) not in printing)
 
     def when(self, pattern: str, *, after: float = 0.0) -> float:
@@ -108,8 +108,6 @@ class Watched:
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
-            if ", ip=" in line:  # nodes on one machine share a log folder, and each forwards all of it
-                continue
             self.lines.append((time.monotonic(), line))
             print(line, end="")
 

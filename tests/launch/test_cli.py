@@ -1,5 +1,6 @@
 """The command line of a job: what it accepts and rejects, and that `--help` is quick."""
 
+import json
 import os
 import re
 import resource
@@ -15,7 +16,7 @@ from qdet.errors import ConfigError, DataError
 from qdet.job import Job, Sweep
 from qdet.launching import cli
 from qdet.recipes import Published, Table, Variant
-from qdet.search import Choice, Each, Uniform
+from qdet.search import Choice, Each, LogUniform, Uniform
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = REPO / "jobs" / "adamixer_swin.py"
@@ -242,6 +243,40 @@ def test_dry_run_prints_settings_size_memory_and_steps(demo_shards: Path, capsys
     assert rows["multiply-accumulates"].endswith("G for 128 x 128 pixels")
     assert "at ZeRO-2 over 2 workers" in rows["memory per rank"]
     assert rows["steps"] == "3 per epoch, 1,200 in all"
+
+
+def test_dry_run_in_json_is_one_object_on_stdout(demo_shards: Path, capsys: pytest.CaptureFixture):
+    where = ["--data.train", str(demo_shards / "train"), "--data.val", str(demo_shards / "val")]
+    cli.launch(_swin(), args=["--demo", "--dry-run", "--json", "--optim.lr", "1.23456789e-4", *where])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["settings"]["optim.lr"] == 1.23456789e-4
+    assert found["settings"]["data.augment.sizes"] == [128]
+    assert (found["steps_per_epoch"], found["steps"], found["classes"]) == (3, 1200, 6)
+    assert (
+        sum(v for k, v in found["memory_per_rank"].items() if k != "total")
+        == found["memory_per_rank"]["total"]
+    )
+    assert re.search(r"^--optim.lr +0.000123456789  \(was 0.001\)$", said.err, re.MULTILINE)
+
+
+def test_json_alone_is_refused(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        cli.launch(_swin(), args=["--json"])
+    assert left.value.code == 2
+    assert "--json goes with --dry-run, --sweep or --table" in capsys.readouterr().err
+
+
+def test_the_demo_searches_near_its_own_settings(ran: list):
+    wide = Sweep(space={"optim.lr": Uniform(1e-5, 1e-4), "train.batch_size": Choice((8, 16))}, trials=24)
+    cli.launch(Job(name="a"), sweep=wide, args=["--demo", "--sweep", "--sweep.trials", "3"])
+    cli.launch(Job(name="a"), sweep=wide, args=["--sweep"])
+    small, whole = (command.space for command in ran)
+    assert (small.space["optim.lr"], small.trials) == (LogUniform(3e-4, 2e-3), 3)
+    assert set(small.space["detector.queries"].options) == {20, 30, 60}
+    assert set(small.space) == {"optim.lr", "detector.queries"}
+    assert whole.space == wide.space
+    small.check(ran[0].job)
 
 
 def _swin() -> Job:

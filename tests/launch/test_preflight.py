@@ -82,11 +82,6 @@ class TestPaths:
 
 
 class TestRuns:
-    def test_run_names_are_unique(self):
-        names = {record.new_name(Job(name="a")) for _ in range(200)}
-        assert len(names) == 200
-        assert all(re.fullmatch(r"a-\d{8}-\d{6}-[0-9a-f]{4,}", name) for name in names)
-
     def test_a_run_record_round_trips(self, tmp_path: Path):
         written = record.RunRecord(name="a-1", mlflow_run_id="f00", tracking_uri="sqlite:///x")
         record.write(str(tmp_path / "store"), written)
@@ -112,20 +107,20 @@ class TestRuns:
     def test_a_new_run_under_a_used_name_is_refused(self, tmp_path: Path):
         written = record.RunRecord(name="night", mlflow_run_id=None, tracking_uri="")
         job = override(Job(name="a"), {"store.path": str(tmp_path), "store.run": "night"})
-        assert record.choose(job) == ("night", None)
+        assert record.choose(job)[:2] == ("night", None)
         record.write(str(tmp_path), written)
         with pytest.raises(ConfigError, match=r"--store\.run night: .*with --store\.resume night"):
             record.choose(job)
-        assert record.choose(override(job, {"store.resume": "night"})) == ("night", written)
+        assert record.choose(override(job, {"store.resume": "night"}))[:2] == ("night", written)
 
     def test_one_command_starts_a_run_and_later_resumes_it(self, tmp_path: Path):
         job = override(
             Job(name="a"), {"store.path": str(tmp_path), "store.run": "job-7", "store.resume": "auto"}
         )
-        assert record.choose(job) == ("job-7", None)
+        assert record.choose(job)[:2] == ("job-7", None)
         written = record.RunRecord(name="job-7", mlflow_run_id="f00", tracking_uri="")
         record.write(str(tmp_path), written)
-        assert record.choose(job) == ("job-7", written)
+        assert record.choose(job)[:2] == ("job-7", written)
 
     @pytest.mark.parametrize(
         ("changes", "said"),

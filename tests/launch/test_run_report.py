@@ -1,6 +1,8 @@
 """What a run prints at its end: tables, one line for programs, the cause of a failure."""
 
 import json
+import math
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +14,21 @@ from qdet.job import Sweep
 from qdet.launching.commands.demo_run import last_line
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.runs import report
-from qdet.launching.runs.sweep import TrialRow, as_flags, best_first, table
+from qdet.launching.runs.resume_command import train_command
+from qdet.launching.runs.sweep import Swept, TrialRow, as_flags, best_first, table
 from qdet.search import LogUniform
 
 
 def test_ap_table_names_every_number():
-    text = report.ap_table({"val/AP": 0.4321, "val/AP50": 0.65, "val/AR100": 0.5, "train/loss": 3.0})
-    assert text.splitlines() == ["      AP    AP50", "  0.4321  0.6500", "   AR100", "  0.5000"]
+    given = {"val/AP": 0.4321, "val/AP50": 0.65, "val/APl": math.nan, "val/AR100": 0.5, "train/loss": 3.0}
+    lines = [line.split() for line in report.ap_table(given).splitlines()]
+    assert lines == [
+        ["AP", "AP50", "AP75", "APs", "APm", "APl"],
+        ["0.4321", "0.6500", "-", "-", "-", "-"],
+        ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"],
+        ["-", "-", "0.5000", "-", "-", "-"],
+    ]
+    assert len({len(line) for line in report.ap_table(given).splitlines()}) == 1
 
 
 def test_the_outcome_is_written_to_the_result_file(
@@ -33,13 +43,22 @@ def test_the_outcome_is_written_to_the_result_file(
         metrics={"val/AP": 0.5},
         mlflow_run_id="f00",
         tracking_uri="sqlite:////m.db",
-        picture="/p.png",
+        picture=str(tmp_path / "outputs" / "a-1" / "predictions.png"),
+        best=str(tmp_path / "outputs" / "a-1" / "step_000002"),
+        best_ap=0.51234,
     )
+    monkeypatch.setenv("QDET_ROOT", str(tmp_path))
     report.print_summary(outcome)
     said = capsys.readouterr().out
-    assert "/p.png" in said
-    assert "qdet predict outputs/a-1 " in said
-    assert "mlflow ui --backend-store-uri sqlite:////m.db --host 127.0.0.1 --allowed-hosts" in said
+    assert re.search(r"^predictions +outputs/a-1/predictions.png$", said, re.MULTILINE)
+    assert re.search(r"^best checkpoint +outputs/a-1/step_000002 \(AP 0.5123\)$", said, re.MULTILINE)
+    commands = said.split("next:\n")[1].splitlines()
+    assert [command.split("qdet ")[1].split()[:2] for command in commands[:2]] == [
+        ["predict", "a-1"],
+        ["evaluate", "a-1"],
+    ]
+    assert commands[2].endswith("qdet ui")
+    assert str(tmp_path) not in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})
     assert last_line(written, minutes=9.04) == "AP=0.5000 minutes=9.0 run=f00"
@@ -64,6 +83,35 @@ def test_sweep_table_shows_metric_setting_and_state():
     assert lines[2].split() == ["t3", "0.3000", "8", "finished", "3e-05"]
     assert lines[4].split() == ["t2", "-", "-", "failed", "2e-05"]
     assert lines[5] == "t2 failed: DataError: x"
+
+
+def test_a_sweep_in_json_has_the_best_trial_first_and_unrounded():
+    said = json.loads(json.dumps(Swept("s", "val/AP", ROWS, "f00").as_json()))
+    assert said["best"] == said["trials"][0]
+    assert (said["best"]["trial"], said["best"]["settings"], said["best"]["metric"]) == (
+        "t3",
+        {"optim.lr": 3e-5},
+        0.3,
+    )
+    assert said["trials"][-1]["error"] == "DataError: x"
+    assert Swept("s", "val/AP", ROWS[1:2], None).as_json()["best"] is None
+
+
+def test_the_best_trial_is_trained_by_the_same_command_without_the_sweep():
+    arguments = [
+        "jobs/a.py",
+        "--demo",
+        "--sweep",
+        "--sweep.trials",
+        "3",
+        "--sweep.concurrent=2",
+        "--train.steps",
+        "9",
+        "--json",
+    ]
+    said = train_command({"optim.lr": 0.00043218765, "detector.queries": 30}, arguments)
+    expected = "python jobs/a.py --demo --train.steps 9 --optim.lr 0.0004322 --detector.queries 30"
+    assert said == expected
 
 
 def test_printed_settings_parse_as_flags():

@@ -40,7 +40,7 @@ def test_answers_are_those_of_predict(shared_site, model, kind, content_type):
     sent = {} if content_type is None else {"content_type": content_type}
     answer = shared_site.ask("/predict", data, **sent)
     assert answer.status == 200, answer.body
-    expected = model.predict(data, batch=1)
+    expected = model.predict(data, batch=1, score=0.0)
     assert len(expected) > 5
     assert answer.json == as_reply(expected, model)
     boxes = np.array([one["box_xyxy"] for one in answer.json["detections"]])
@@ -51,10 +51,12 @@ def test_a_form_of_several_files_is_a_list_in_their_order(shared_site, model):
     files = [image_bytes(64, 64, seed=seed) for seed in (1, 2, 3)]
     body, kind = form(*files)
     answer = shared_site.ask("/predict?score=0.2", body, content_type=kind)
-    assert answer.json == [as_reply(one.above(0.2), model) for one in model.predict(files, batch=3)]
+    assert answer.json == [
+        as_reply(one.above(0.2), model) for one in model.predict(files, batch=3, score=0.0)
+    ]
     body, kind = form(files[1])
     assert shared_site.ask("/predict", body, content_type=kind).json == as_reply(
-        model.predict(files[1]), model
+        model.predict(files[1], score=0.0), model
     )
 
 
@@ -64,18 +66,18 @@ def test_images_are_turned_upright(shared_site, model):
     data = image_bytes(50, 90, "jpeg", exif=exif)
     reply = shared_site.ask("/predict", data, content_type="image/jpeg").json
     assert (reply["width"], reply["height"]) == (50, 90)
-    assert reply == as_reply(model.predict(data), model)
+    assert reply == as_reply(model.predict(data, score=0.0), model)
 
 
 def test_score_max_and_size_are_those_asked_for(shared_site, make_site, model):
     data = image_bytes(60, 60, seed=5)
-    whole = model.predict(data, size=96)
+    whole = model.predict(data, size=96, score=0.0)
     middle = float(np.median(whole.scores))
     answer = shared_site.ask(f"/predict?size=96&score={middle}&max=3", data)
     assert 1 <= len(answer.json["detections"]) <= 3
     assert answer.json == as_reply(whole.above(middle)[:3], model)
     reply = make_site(score=0.5, detections=2).ask("/predict", data).json
-    assert reply == as_reply(model.predict(data).above(0.5)[:2], model)
+    assert reply == as_reply(model.predict(data, score=0.0).above(0.5)[:2], model)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_service_answers_on_loopback_only_survives_its_replica_and_ends_its_re
     proxy = "http://127.0.0.1:9"
     with served(tmp_path, http_proxy=proxy, HTTP_PROXY=proxy, https_proxy=proxy) as (site, process, log):
         data = image_bytes()
-        expected = load(tmp_path / "run", device="cpu").predict(data)
+        expected = load(tmp_path / "run", device="cpu").predict(data, score=0.0)
         answer = site.ask("/predict?score=0", data, content_type="image/png")
         assert answer.status == 200, answer.body
         found = answer.json["detections"]

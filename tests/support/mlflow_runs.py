@@ -14,6 +14,17 @@ def find_run(project: Path, name: str) -> tuple[Any, Any]:
     return client, run
 
 
+def ledgers(project: Path, name: str) -> list[tuple[int, int]]:
+    """Return how many images every epoch of a run lost and duplicated."""
+    client, run = find_run(project, name)
+    lost, doubled = (
+        {point.step: int(point.value) for point in client.get_metric_history(run.info.run_id, f"data/{what}")}
+        for what in ("lost", "duplicated")
+    )
+    assert lost.keys() == doubled.keys()
+    return [(lost[step], doubled[step]) for step in sorted(lost)]
+
+
 def loss_curve(project: Path, name: str, steps: int) -> dict[int, float]:
     """Return the loss by step of a finished run, after checking that MLflow has each step once."""
     client, run = find_run(project, name)

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.errors import DivergedError
-from qdet.launching.commands.step_replay import replay
+from qdet.launching.commands.runs.step_replay import replay
 from qdet.losses import matched_objects
 from qdet.training import loop
 from qdet.training.nonfinite.skip import IN_A_ROW, SkippedSteps, nan_grad_if_nonfinite, nonfinite_loss

@@ -12,7 +12,7 @@ from qdet.checkpoint import open_folder
 from qdet.config import flatten
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
-from qdet.launching.commands.step_replay import replay
+from qdet.launching.commands.runs.step_replay import replay
 from qdet.losses import matched_objects
 from qdet.training.nonfinite import record as bad_step
 from qdet.training.nonfinite.record import BadStep, Facts

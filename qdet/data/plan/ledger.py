@@ -138,6 +138,11 @@ class Account:
         counts = " ".join(f"{name}={len(ids)}" for name, ids in self._images().items())
         return f"images of epoch {self.epoch}, steps {self.first} to {self.last}: {counts}"
 
+    @property
+    def as_planned(self) -> bool:
+        """True if every image was received once, and none dropped, repeated or substituted."""
+        return not any(self._images().values())
+
     def metrics(self) -> dict[str, int]:
         """All counts by the name of their metric."""
         return {f"data/{name}": len(ids) for name, ids in self._images().items()}

@@ -20,7 +20,6 @@ from qdet.launching.chaos.faults import FAULTS, Victim
 LAUNCHES = 100
 """Launches after which a run counts as never finishing."""
 _STEP = re.compile(r"^\s*(?:\[\w+\]:)?step (\d+)/\d+")
-_LEDGER = re.compile(r"lost=(\d+) duplicated=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ class Trial:
     def __init__(self, name: str, folder: Path, *, workers: int, flags: Sequence[str] = ()) -> None:
         self.name, self.folder, self.workers, self.flags = name, folder, workers, tuple(flags)
         self.events: list[Event] = []
-        self.ledgers: list[tuple[int, int]] = []
-        """Lost and duplicated images of every finished epoch."""
         self.startup: float | None = None
         """Seconds from the first launch to the first step."""
         self.seconds = 0.0
@@ -68,7 +65,7 @@ class Trial:
         return self.folder / "store" / self.name
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
-        """Run to the end, relaunching after faults; fills `events`, `ledgers`, `startup` and `seconds`.
+        """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
 
         Args:
             plan: Faults in order; each waits for the one before it.
@@ -130,8 +127,6 @@ class Trial:
             log.write(line)
             if found := _STEP.search(line):
                 self._record_step(int(found[1]))
-            if found := _LEDGER.search(line):
-                self.ledgers.append((int(found[1]), int(found[2])))
 
     def _record_step(self, step: int) -> None:
         now = time.monotonic() - self._began

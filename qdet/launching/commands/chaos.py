@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,7 @@ class ChaosCommand:
     """Time for broken runs; the last one is let through to its end."""
     folder: Path | None = None
     """New folder for images, checkpoints and logs; by default a temporary one."""
-    faults: tuple[str, ...] = ()
+    faults: Annotated[tuple[str, ...], arg(metavar="FAULT ...", help_behavior_hint="")] = ()
     """Faults to choose from: worker, workers, driver, term, freeze, damage. By default all."""
     workers: int = 2
     """Training processes."""

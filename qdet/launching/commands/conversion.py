@@ -29,7 +29,7 @@ def convert(
         CheckpointError: `source` is not the checkpoint of a detector that is known here.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--to {folder} exists already; give a new folder")
+        raise ConfigError(f"--to {folder} is already there; give a new folder")
     _refuse_own(source)
     state, metadata = read(source)
     metadata = dataclasses.replace(metadata, dilated=metadata.dilated or dc5, heads=heads or metadata.heads)

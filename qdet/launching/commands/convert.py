@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from qdet.launching.commands.overwriting import replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +16,10 @@ class ConvertCommand:
 
     checkpoint: Positional[Path]
     """File of a detector's authors or of transformers (.pth, .bin, .safetensors), or its folder."""
-    to: Path
+    to: Annotated[Path, arg(metavar="DIR")]
     """New folder to write."""
+    force: bool = False
+    """Overwrite what is there already."""
     all_classes: bool = False
     """Keep all 91 rows of heads that count in COCO's ids, instead of those of its 80 classes."""
     dc5: bool = False
@@ -24,10 +29,12 @@ class ConvertCommand:
 
     def run(self, _: Sequence[str]) -> int:
         """Convert, and print what was recognized."""
+        from qdet.checkpoint.manifest import MANIFEST
         from qdet.launching.commands import conversion
 
-        found = conversion.convert(
-            self.checkpoint, self.to, all_classes=self.all_classes, dc5=self.dc5, heads=self.heads
-        )
+        with replaced(self.to, sign=MANIFEST, force=self.force) as folder:
+            found = conversion.convert(
+                self.checkpoint, folder, all_classes=self.all_classes, dc5=self.dc5, heads=self.heads
+            )
         print(conversion.report(found, self.to))
         return 0

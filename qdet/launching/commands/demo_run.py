@@ -5,7 +5,6 @@ It runs in any folder, with or without a checkout of the project.
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
             name_job(find_job(f"qdet:{JOB}")),
             ["--demo", *arguments],
             address=local.dashboard,
-            variables={report.RESULT: str(result.absolute())},
+            variables={report.RESULT: str(result.absolute()), report.BRIEF: "1"},
         )
     finally:
         if not was_up:
@@ -61,7 +60,7 @@ def run_demo(arguments: Sequence[str] = (), *, started: float | None = None) -> 
             head.down()
     if code == 0:
         outcome = _read(result)
-        show_prediction(outcome["folder"])
+        show_prediction(report.named(outcome["folder"]))
         print(last_line(outcome, minutes=(time.time() - started) / 60), flush=True)
     return code
 
@@ -87,13 +86,14 @@ def show_prediction(run: str) -> None:
         prediction = Prediction(load(run), score=None, drawings=drawn, results=None)
         prediction.run(list(map(str, images)))
     commands = (
-        f"qdet predict {run} photo.jpg --to predictions",
-        f"qdet evaluate {run} --html report.html",
-        f"qdet visualize {run} {HELD_OUT}/000002.jpg --to looks",
-        f"qdet export {run} --to model.onnx",
-        f"qdet serve {run}",
+        f"predict {run} photo.jpg --to predictions",
+        f"evaluate {run} --html report.html",
+        f"visualize {run} {HELD_OUT}/000002.jpg --to looks",
+        f"export {run} --to model.onnx",
+        f"serve {run}",
+        "ui",
     )
-    print("next:", *(f"  {_command_folder()}{command}" for command in commands), sep="\n", flush=True)
+    print("next:", *(f"  {paths.program('qdet')} {command}" for command in commands), sep="\n", flush=True)
 
 
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
@@ -103,12 +103,6 @@ def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
     'AP=0.4321 minutes=9.0 run=0af1'
     """
     return f"AP={outcome['metrics']['val/AP']:.4f} minutes={minutes:.1f} run={outcome['mlflow_run_id']}"
-
-
-def _command_folder() -> str:
-    """Return what to type before `qdet`: the folder of this environment where it is below this one."""
-    folder = Path(sys.executable).parent
-    return f"{folder.relative_to(Path.cwd())}/" if folder.is_relative_to(Path.cwd()) else ""
 
 
 def _read(result: Path) -> dict[str, Any]:

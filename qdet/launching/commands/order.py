@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderCommand:
     """Print which images training reads, a line of JSON per step. What follows `--` are flags of the job."""
 
-    data: str
+    data: Annotated[str, arg(metavar="SHARDS")]
     """Folder or URL of shards, or one that holds a folder per split."""
-    split: str = "train"
+    split: Annotated[str, arg(metavar="NAME")] = "train"
     """Split to print the order of."""
     seed: int = 0
     """The job's --train.seed."""
@@ -25,7 +28,7 @@ class OrderCommand:
     """First step, counted from the epoch's beginning."""
     steps: int | None = None
     """Steps to print; by default all up to the epoch's end, which they never pass."""
-    job: Path | None = None
+    job: Annotated[Path | None, arg(metavar="FILE")] = None
     """Job file whose augmentation, tail and batching by size are taken; by default those of DataConfig."""
 
     def run(self, job_flags: Sequence[str]) -> int:

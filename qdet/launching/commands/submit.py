@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,7 @@ class SubmitCommand:
 
     job: Positional[str]
     """The job file, below the current folder, or qdet:NAME. What follows `--` is its command line."""
-    address: str | None = None
+    address: Annotated[str | None, arg(metavar="URL")] = None
     """URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, then the local head."""
     start_head: bool = False
     """Bring a local head up where none runs, and leave it running."""

@@ -1,7 +1,8 @@
 """A dry run: what a job is and what it needs, without Ray and without a step of training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 
@@ -59,20 +60,77 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
     )
 
 
-def describe(prepared: Prepared) -> None:
-    """Print the resolved job as flags, the size of its detector, its memory per rank and its steps.
+def describe(prepared: Prepared, base: Job | None = None) -> dict[str, Any]:
+    """Print the size of a job's detector, its memory per rank, its steps, and all settings as flags.
 
     A dataset that cannot be used is no error here: what follows from it is unknown.
+
+    Args:
+        prepared: The job, its datasets and which run it is.
+        base: The job before the command line changed it; settings that differ say what they were.
+
+    Returns:
+        The same for programs, numbers unrounded; None of what is unknown.
     """
     job = prepared.job
-    print(_aligned(_flags(job)))
-    print()
     train, val = _look(prepared, "train"), _look(prepared, "val")
-    print(_aligned(_detector(job, _classes(train))))
+    size = measure(job, _classes(train))
+    steps = _count_steps(job, train)
+    print(_aligned(size.rows(job)))
     print()
-    print(_aligned(_steps(job, train) | _images("val", job.data.val, val)))
+    print(
+        _aligned(_images("train", job.data.train, train) | _steps(steps) | _images("val", job.data.val, val))
+    )
     if job.store.init_from:
         print("", *check_start(job, getattr(train, "categories", None)), sep="\n")
+    print()
+    print(_aligned(_flags(job, base or job)))
+    return size.as_json() | {
+        "steps_per_epoch": steps[0] if steps else None,
+        "steps": steps[1] if steps else None,
+        "train_images": None if isinstance(train, ConfigError) else train.images,
+        "val_images": None if isinstance(val, ConfigError) else val.images,
+        "settings": {path: _masked(path, value) for path, value in flatten(job).items()},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a detector is, and what a step of its training takes."""
+
+    parameters: int
+    trained: int
+    classes: int
+    macs: int
+    """Multiply-accumulates of one image."""
+    image: tuple[int, int]
+    """Its height and width in pixels."""
+    memory: Memory
+
+    def rows(self, job: Job) -> dict[str, str]:
+        """Return it for people."""
+        train, (height, width) = job.train, self.image
+        at_a_time = train.batch_size // (train.most_workers * train.accumulation)
+        shares = ", ".join(f"{f.name} {getattr(self.memory, f.name) / GIB:.2f}" for f in fields(self.memory))
+        passes = "1 pass" if train.accumulation == 1 else f"{train.accumulation} passes"
+        return {
+            "parameters": f"{self.parameters:,}, {self.trained:,} of them trained ({self.classes} classes)",
+            "multiply-accumulates": f"{self.macs / 1e9:.2f} G for {height} x {width} pixels",
+            "memory per rank": f"{self.memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over "
+            f"{train.most_workers} workers ({shares}); activations come on top",
+            "images per worker": f"{at_a_time} in a pass, {passes} in a step, in {train.precision}",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs; memory in bytes."""
+        return {
+            "parameters": self.parameters,
+            "trained_parameters": self.trained,
+            "classes": self.classes,
+            "macs": self.macs,
+            "image": list(self.image),
+            "memory_per_rank": asdict(self.memory) | {"total": self.memory.total},
+        }
 
 
 def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
@@ -82,7 +140,8 @@ def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
         return error
 
 
-def _detector(job: Job, classes: int) -> dict[str, str]:
+def measure(job: Job, classes: int) -> Size:
+    """Count parameters and arithmetic of a job's detector, and estimate its memory."""
     train = job.train
     height, width = image_size(job)
     with torch.device("meta"):  # shapes without numbers
@@ -95,26 +154,26 @@ def _detector(job: Job, classes: int) -> dict[str, str]:
     memory = memory_per_rank(
         parameters, trained, zero=train.zero, ranks=train.most_workers, average=job.optim.ema_decay > 0
     )
-    parts = ("weights", "gradients", "optimizer", "average")
-    shares = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
-    at_a_time = train.batch_size // (train.most_workers * train.accumulation)
-    giga_macs = count_macs(detector, image, size) / 1e9
-    return {
-        "parameters": f"{parameters:,}, {trained:,} of them trained ({classes} classes)",
-        "multiply-accumulates": f"{giga_macs:.2f} G for {height} x {width} pixels",
-        "memory per rank": f"{memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over {train.most_workers} "
-        f"workers ({shares}); activations come on top",
-        "images per worker": f"{at_a_time} at a time, {train.accumulation} per step, in {train.precision}",
-    }
+    return Size(
+        parameters=parameters,
+        trained=trained,
+        classes=classes,
+        macs=count_macs(detector, image, size),
+        image=(height, width),
+        memory=memory,
+    )
 
 
-def _steps(job: Job, train: DatasetInfo | ConfigError) -> dict[str, str]:
-    found = _images("train", job.data.train, train)
+def _count_steps(job: Job, train: DatasetInfo | ConfigError) -> tuple[int, int] | None:
+    """Return the steps of an epoch and of the whole training; None where the images are not known."""
     if isinstance(train, ConfigError) or train.images is None:
-        return found
+        return None
     each = steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
-    steps = job.train.steps or each * job.train.epochs
-    return found | {"steps": f"{each:,} per epoch, {steps:,} in all"}
+    return each, job.train.steps or each * job.train.epochs
+
+
+def _steps(steps: tuple[int, int] | None) -> dict[str, str]:
+    return {} if steps is None else {"steps": f"{steps[0]:,} per epoch, {steps[1]:,} in all"}
 
 
 def _images(split: Split, address: str, info: DatasetInfo | ConfigError) -> dict[str, str]:
@@ -139,14 +198,23 @@ def _classes(train: DatasetInfo | ConfigError) -> int:
     return len(train.categories)
 
 
-def _flags(job: Job) -> dict[str, str]:
+def _flags(job: Job, base: Job) -> dict[str, str]:
     """Return every setting under its flag, and the class of every group of settings."""
-    flat = flatten(job)
+    flat, before = flatten(job), flatten(base)
     groups = {path.rpartition(".")[0] for path in flat}
-    return {
-        path if path in groups else "--" + path.replace("_", "-"): mask(str(value), key=path)
-        for path, value in flat.items()
-    }
+    rows = {}
+    for path, value in flat.items():
+        was = f"  (was {mask(str(before[path]), key=path)})" if before.get(path, value) != value else ""
+        name = path if path in groups else "--" + path.replace("_", "-")
+        rows[name] = mask(str(value), key=path) + was
+    return rows
+
+
+def _masked(path: str, value: Any) -> Any:
+    """Return a setting as JSON holds it, without secrets."""
+    if isinstance(value, tuple):
+        return [_masked(path, one) for one in value]
+    return value if isinstance(value, bool | int | float | None) else mask(str(value), key=path)
 
 
 def _aligned(rows: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from qdet.launching.graceful_stop import EXIT_CODE
+from qdet.launching.graceful_stop import StopFlag
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class GracefulStop:
     """How to stop a blocking call from outside."""
 
-    requested: Callable[[], bool]
+    requested: StopFlag
     """Whether it should stop."""
     request: Callable[[], None]
     """Asks the call to stop; called once."""
@@ -50,7 +50,7 @@ def call_interruptibly(call: Callable[[], T], stop: GracefulStop | None = None) 
             stop.request()
             deadline = time.monotonic() + stop.grace
         if deadline is not None and time.monotonic() > deadline:
-            raise SystemExit(EXIT_CODE)
+            raise SystemExit(stop.requested.exit_code if stop else None)
     if raised:
         raise raised[0]
     return returned[0]

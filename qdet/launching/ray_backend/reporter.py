@@ -1,8 +1,8 @@
-"""Report through Ray Train: metrics to schedulers, progress to the driver's output."""
+"""Report through Ray Train: metrics to schedulers, progress to the driver's display."""
 
 from collections.abc import Callable, Mapping
 
-from qdet.training.reporting import Progress
+from qdet.training.reporting import Display, Evaluation, Progress
 
 
 class RayReporter:
@@ -11,20 +11,29 @@ class RayReporter:
     Args:
         stop: Whether the driver requests a graceful stop.
         watch_preemption: Whether Ray Train watches for preempted nodes.
+        display: Prints what Ray forwards to the driver; None, of all ranks but the first, shows nothing.
     """
 
-    def __init__(self, stop: Callable[[], bool], *, watch_preemption: bool) -> None:
-        self._stop, self._watch_preemption = stop, watch_preemption
+    def __init__(
+        self, stop: Callable[[], bool], *, watch_preemption: bool, display: Display | None = None
+    ) -> None:
+        self._stop, self._watch_preemption, self._display = stop, watch_preemption, display
+        self._ap: float | None = None
         self._draining: set[str] = set()
 
     def progress(self, progress: Progress) -> None:
-        """Print one line, which Ray forwards to the driver."""
-        print(progress.line(), flush=True)
+        """Print it; Ray forwards that to the driver."""
+        if self._display is not None:
+            self._display.progress(progress)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train: it waits for all workers and takes a second, too slow for every step."""
         import ray.train
 
+        found = Evaluation(step=step, metrics=metrics, before=self._ap)
+        self._ap = found.ap
+        if self._display is not None:
+            self._display.evaluated(found)
         ray.train.report({"step": step, **metrics})
 
     def saved(self, step: int, folder: str) -> None:

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching import paths
+from qdet.launching.exit_status import Exit
 from qdet.launching.ray_backend import head
+from qdet.launching.runs.resume_command import COMMAND
 from qdet.masking import mask
 from qdet.storage.proxies import name_proxy
 from qdet.tracking import COMMIT_VARIABLE, git_commit
@@ -31,7 +33,6 @@ EXCLUDES = [
     "*.tar",
     "__pycache__/",
 ]
-STOPPED = 130  # the shell's exit code after Ctrl-C
 
 
 def submit(
@@ -42,7 +43,7 @@ def submit(
     variables: Mapping[str, str] | None = None,
     show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
 ) -> int:
-    """Run a job file on a cluster and follow it to its end; Ctrl-C also stops the job.
+    """Run a job file on a cluster and follow it to its end; Ctrl-C stops the job, with a checkpoint.
 
     Args:
         job_file: Path of the job file, below the current folder, which is uploaded; or `qdet:NAME` for one
@@ -63,16 +64,19 @@ def submit(
     entry = _entry_point(job_file)
     address = find_dashboard(address)
     environment = _environment(address) | dict(variables or {})
+    environment[COMMAND] = shlex.join(["qdet", "submit", job_file, "--"])
     command = shlex.join([*entry, *arguments])
     _refuse_secrets(environment | {"the job's command line": command})
     client = _client(address)
     job = _submit(client, command, {"working_dir": ".", "excludes": EXCLUDES, "env_vars": environment})
     show(f"submitted {command!r} to {address} as {job}\n")
+    log = _Log(client, job, show)
     try:
-        asyncio.run(_follow(client, job, show))
+        log.follow()
     except KeyboardInterrupt:
-        show(f"stopping {job}\n")
+        show(f"stopping {job}, with a checkpoint; Ctrl-C again leaves it to that\n")
         client.stop_job(job)
+        log.follow()  # what it says of where it stopped
     return _exit_code(client, job)
 
 
@@ -158,9 +162,25 @@ def _submit(client: "JobSubmissionClient", command: str, runtime_env: dict[str, 
             time.sleep(1)
 
 
-async def _follow(client: "JobSubmissionClient", job: str, show: Callable[[str], None]) -> None:
-    async for text in client.tail_job_logs(job):
-        show(text)
+class _Log:
+    """The log of a job, shown as it grows; when followed again, from where it was left."""
+
+    def __init__(self, client: Any, job: str, show: Callable[[str], None]) -> None:
+        self._client, self._job, self._show = client, job, show
+        self._shown = 0
+
+    def follow(self) -> None:
+        """Show what is new until the job ends."""
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        passed = 0
+        async for text in self._client.tail_job_logs(self._job):
+            new = text[max(0, self._shown - passed) :]
+            passed += len(text)
+            self._shown = max(self._shown, passed)
+            if new:
+                self._show(new)
 
 
 def _exit_code(client: "JobSubmissionClient", job: str) -> int:
@@ -169,7 +189,7 @@ def _exit_code(client: "JobSubmissionClient", job: str) -> int:
     if info.status == "SUCCEEDED":
         return 0
     if info.status == "STOPPED":
-        return STOPPED
+        return Exit.INTERRUPTED
     if info.driver_exit_code is None:  # the command was never started
         raise ClusterError(f"the job could not start: {info.message}")
     return info.driver_exit_code

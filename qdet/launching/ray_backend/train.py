@@ -5,24 +5,34 @@ The driver checks the job, joins the cluster, opens the MLflow run and waits; ev
 """
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job
-from qdet.launching import graceful_stop, paths
+from qdet.launching import graceful_stop
+from qdet.launching.display.events import EventLines
+from qdet.launching.display.live import open_display
 from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect, failures
 from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
+from qdet.launching.ray_backend.worker_output import forwarded_to
+from qdet.launching.ray_backend.worker_settings import (
+    is_single_machine,
+    tracking_variables,
+    worker_environment,
+    worker_resources,
+)
 from qdet.launching.runs import report
 from qdet.launching.runs.prepared import prepare
+from qdet.launching.runs.resume_command import describe_stop
 from qdet.launching.runs.session import open_session
-from qdet.storage.proxies import exempt_loopback
-from qdet.tracking import tracking_environment
-from qdet.training.reporting import Run
+from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -61,7 +71,7 @@ def run_on_ray(
         wait: Seconds to wait for nodes if the cluster is too small.
 
     Raises:
-        SystemExit: SIGTERM stopped the run, after a checkpoint.
+        SystemExit: Ctrl-C or SIGTERM stopped the run, after a checkpoint.
         QdetError: The job cannot run, or its training failed; the message is the cause.
     """
     prepared = prepare(job)
@@ -73,24 +83,39 @@ def run_on_ray(
         with open_session(prepared) as session:
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
-            result = _fit_with_graceful_stop(job, session.run, callbacks, gpu=gpu)
-            connect.disconnect()
+            with (
+                graceful_stop.catch_signals() as requested,
+                open_display(session.run.name) as display,
+                forwarded_to(display),
+            ):
+                result = _fit_with_graceful_stop(
+                    job, session.run, callbacks, requested, gpu=gpu, display=display
+                )
             if result["stopped"]:
-                raise SystemExit(graceful_stop.EXIT_CODE)
+                said = describe_stop(session.run.name, result["step"], result["steps"], result["why"])
+                print(said, flush=True)
+                raise SystemExit(requested.exit_code)
+            connect.disconnect()
             report.print_summary(session.outcome(result["step"], result["metrics"]))
     finally:
         connect.disconnect()
 
 
 def _fit_with_graceful_stop(
-    job: Job, run: Run, callbacks: Sequence["Callbacks"], *, gpu: bool
+    job: Job,
+    run: Run,
+    callbacks: Sequence["Callbacks"],
+    requested: graceful_stop.StopFlag,
+    *,
+    gpu: bool,
+    display: Display,
 ) -> dict[str, Any]:
-    """Train as `fit` does; a SIGTERM to this process makes the workers stop after a checkpoint."""
+    """Train as `fit` does; the workers stop after a checkpoint once that is requested."""
     workers = graceful_stop.WorkerStop(run.name)
+    output: Display = PlainLines() if isinstance(display, PlainLines) else EventLines()
     try:
-        with graceful_stop.catch_sigterm() as requested:
-            stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
-            return fit(job, run, callbacks, gpu=gpu, stop=stop)
+        stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
+        return fit(job, run, callbacks, gpu=gpu, stop=stop, output=output)
     except TrainingError as error:
         advice = failures.advise_resume(run.name, job.train.max_failures)
         raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
@@ -104,6 +129,7 @@ def fit(
     gpu: bool,
     ray_callbacks: Sequence["UserCallback"] = (),
     stop: GracefulStop | None = None,
+    output: Display | None = None,
 ) -> dict[str, Any]:
     """Train `job` on the cluster that this process has joined.
 
@@ -114,9 +140,10 @@ def fit(
         gpu: Whether the workers train on GPUs.
         ray_callbacks: For Ray Train.
         stop: How a graceful stop is requested; by default it cannot be.
+        output: What rank 0 reports progress to, in its process; by default nothing.
 
     Returns:
-        What rank 0 returns: `step`, `metrics` and whether the run was `stopped` on request.
+        What rank 0 returns: `step`, `steps`, `metrics` and whether the run was `stopped` on request.
 
     Raises:
         SystemExit: The workers did not stop within the grace period.
@@ -125,7 +152,7 @@ def fit(
     """
     from ray.train import TrainingFailedError
 
-    trainer = _build_trainer(job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks)
+    trainer = _build_trainer(job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks, output=output)
     try:
         return call_interruptibly(trainer.fit, stop).return_value or {}
     except TrainingFailedError as error:
@@ -139,6 +166,7 @@ def _build_trainer(
     *,
     gpu: bool,
     ray_callbacks: Sequence["UserCallback"],
+    output: Display | None,
 ) -> "TorchTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -146,7 +174,7 @@ def _build_trainer(
 
     train = job.train
     elastic = train.least_workers < train.most_workers
-    watch_preemption = not _is_single_machine()
+    watch_preemption = not is_single_machine()
     settings = RAY_TRAIN_SETTINGS | {
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(watch_preemption)),
         START_TIMEOUT: START_TIMEOUTS[elastic],
@@ -162,11 +190,12 @@ def _build_trainer(
             callbacks,
             watch_preemption=watch_preemption,
             tracking=tracking_variables(),
+            output=output,
         ),
         scaling_config=ScalingConfig(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
-            resources_per_worker=_worker_resources(job, gpu=gpu),
+            resources_per_worker=worker_resources(job, gpu=gpu),
             elastic_resize_monitor_interval_s=_growth_interval(),
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
@@ -181,32 +210,6 @@ def _build_trainer(
     )
 
 
-def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:
-    """Return the environment variables that every worker starts with."""
-    threads = str(job.train.cpus_per_worker)
-    variables = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        # A spinning thread takes the core from other workers: 6 to 12 times slower on a busy machine.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        paths.ROOT: str(paths.root()),
-        **exempt_loopback(os.environ),
-    }
-    if not gpu:
-        variables["DS_ACCELERATOR"] = "cpu"
-        if _all_on_loopback():
-            variables["GLOO_SOCKET_IFNAME"] = "lo"
-    return variables
-
-
-def tracking_variables() -> dict[str, str]:
-    """Return the variables with which workers reach MLflow.
-
-    A URI may hold a password, and Ray logs the environment of what it starts: workers set these themselves.
-    """
-    return tracking_environment() | {paths.TRACKING: paths.tracking_uri()}
-
-
 @mask_errors
 def _train_worker(
     job: Job,
@@ -215,8 +218,9 @@ def _train_worker(
     *,
     watch_preemption: bool,
     tracking: Mapping[str, str],
+    output: Display | None,
 ) -> dict[str, Any]:
-    """Run one rank of the training in a Ray worker; return `step`, `metrics` and `stopped`."""
+    """Run one rank of the training in a Ray worker; return `step`, `steps`, `metrics` and `stopped`."""
     import logging
 
     import ray.train
@@ -228,15 +232,14 @@ def _train_worker(
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     rank = ray.train.get_context().get_world_rank()
+    if rank == 0 and isinstance(output, PlainLines):
+        print(f"rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
     watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
     with join_session(job, run, rank=rank) as tracker, watched as stop:
-        reporter = RayReporter(stop, watch_preemption=watch_preemption)
+        shown = output if rank == 0 else None
+        reporter = RayReporter(stop, watch_preemption=watch_preemption, display=shown)
         result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
-    return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}
-
-
-def _worker_resources(job: Job, *, gpu: bool) -> dict[str, float]:
-    return {"CPU": job.train.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    return asdict(result)
 
 
 def _growth_interval() -> float:
@@ -245,19 +248,3 @@ def _growth_interval() -> float:
         return float(given or GROWTH_CHECK_SECONDS)
     except ValueError:
         raise ConfigError(f"{GROWTH_CHECK}={given}: not a number of seconds") from None
-
-
-def _node_addresses() -> list[str]:
-    import ray
-
-    return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-
-
-def _is_single_machine() -> bool:
-    """Return whether the cluster is this machine alone, on loopback."""
-    return len(_node_addresses()) == 1 and _all_on_loopback()
-
-
-def _all_on_loopback() -> bool:
-    """Return whether all nodes are on this machine; tests have several, at 127.0.0.2, 127.0.0.3, ..."""
-    return os.uname().sysname == "Linux" and all(address.startswith("127.") for address in _node_addresses())

@@ -19,17 +19,31 @@ from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
+from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.interruptible import call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
-from qdet.launching.ray_backend.train import fit, tracking_variables, worker_environment
+from qdet.launching.ray_backend.search_space import tune_space
+from qdet.launching.ray_backend.train import fit
+from qdet.launching.ray_backend.worker_output import forwarded_to
+from qdet.launching.ray_backend.worker_settings import tracking_variables, worker_environment
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared, prepare
+from qdet.launching.runs.resume_command import train_command
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
-from qdet.search import Each, LogUniform, Space, Uniform
+from qdet.launching.runs.sweep import (
+    Swept,
+    TrialRow,
+    as_flags,
+    open_sweep,
+    table,
+    trial_hash,
+    trial_name,
+    trial_number,
+)
+from qdet.training.reporting import PlainLines
 
 if TYPE_CHECKING:
     from qdet.training.hooks.callbacks import Callbacks
@@ -47,8 +61,8 @@ def search(
     callbacks: Sequence["Callbacks"] = (),
     address: str | None = None,
     wait: float = 60.0,
-) -> None:
-    """Train `job` with `sweep.trials` settings and print the results, best first.
+) -> Swept:
+    """Train `job` with `sweep.trials` settings; print the results, best first, and return them.
 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
@@ -58,13 +72,14 @@ def search(
     sweep.check(job)
     check(prepared)
     connection = connect.connect(address)
-    name = record.new_name(replace(job, name=f"{job.name}_sweep"))
+    name = record.claim_name(replace(job, name=f"{job.name}_sweep"))
     try:
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_sweep(job, sweep, name) as parent:
             print(f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}", flush=True)
             tuner = _build_tuner(prepared, sweep, name, callbacks, parent=parent.mlflow_run_id, gpu=gpu)
-            rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
+            with forwarded_to(PlainLines()):
+                rows = [_make_row(result, prepared, sweep) for result in call_interruptibly(tuner.fit)]
             connect.disconnect()
             parent.finish_trials(rows)
             parent.log(rows, sweep.metric)
@@ -76,7 +91,11 @@ def search(
         raise TrainingError(
             f"all {sweep.runs} trials failed; the first: {rows[0].error if rows else 'none ran'}"
         )
-    print(f"best setting: {as_flags(best.settings)}", flush=True)
+    print(f"best setting: {as_flags(best.settings)}")
+    print(f"train it: {train_command(best.settings)}")
+    if parent.mlflow_run_id is not None:
+        print(f"compare the trials: {paths.program('qdet')} ui, run {parent.mlflow_run_id}", flush=True)
+    return Swept(name, sweep.metric, rows, parent.mlflow_run_id)
 
 
 def require_evaluation(job: Job) -> Job:
@@ -101,22 +120,6 @@ def _count_epoch_steps(job: Job, images: int) -> int:
 
 def _count_steps(job: Job, images: int) -> int:
     return job.train.steps or job.train.epochs * _count_epoch_steps(job, images)
-
-
-def tune_space(spaces: Mapping[str, Space]) -> dict[str, Any]:
-    """Return a sweep's space as Ray Tune's search space, by dotted path."""
-    from ray import tune
-
-    def convert(space: Space) -> Any:
-        if isinstance(space, Uniform):
-            return tune.uniform(space.low, space.high)
-        if isinstance(space, LogUniform):
-            return tune.loguniform(space.low, space.high)
-        if isinstance(space, Each):
-            return tune.grid_search(list(space.options))
-        return tune.choice(list(space.options))
-
-    return {path: convert(space) for path, space in spaces.items()}
 
 
 def _build_tuner(
@@ -163,7 +166,7 @@ def _build_tuner(
             search_alg=BasicVariantGenerator(max_concurrent=sweep.concurrent, random_state=job.train.seed),
         ),
         run_config=tune.RunConfig(
-            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress_callback(sweep)]
+            name=name, storage_path=job.store.path, verbose=0, callbacks=[_progress_callback()]
         ),
     )
 
@@ -187,8 +190,10 @@ def _run_trial(
     trial = tune.get_context().get_trial_id()
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
-        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=[TuneReportCallback()])
+    prepared = Prepared(job, name, trial_hash(parent, name))
+    with open_session(prepared, parent=parent, tags={"qdet.trial": trial}) as session:
+        output, reports = PlainLines(f"trial {trial_number(trial)}: "), [TuneReportCallback()]
+        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=reports, output=output)
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
@@ -199,7 +204,7 @@ def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:
     else:
         state = "finished" if step == _planned_steps(prepared, settings) else "stopped early"
     return TrialRow(
-        trial=metrics.get("trial_id", Path(result.path).name),
+        trial=trial_number(metrics.get("trial_id", Path(result.path).name)),
         settings=settings,
         metric=None if result.error else metrics.get(sweep.metric),
         step=step,
@@ -215,26 +220,16 @@ def _planned_steps(prepared: Prepared, settings: Mapping[str, Any]) -> int:
     return _count_steps(tried, _count_images(Prepared(tried)))
 
 
-def _progress_callback(sweep: Sweep) -> Any:
+def _progress_callback() -> Any:
     from ray.tune import Callback
 
     class Progress(Callback):
-        """Print a line when a trial starts, is evaluated or fails."""
+        """Print a line when a trial starts or fails; its workers say how it is going."""
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            print(f"trial {trial.trial_id} tries {as_flags(trial.config)}", flush=True)
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            value = result.get(sweep.metric)
-            if value is not None:
-                print(
-                    f"trial {trial.trial_id} step {result.get('step')}: {sweep.metric} {value:.4f}",
-                    flush=True,
-                )
+            print(f"trial {trial_number(trial.trial_id)} tries {as_flags(trial.config)}", flush=True)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            print(f"trial {trial.trial_id} failed; the sweep continues", flush=True)
+            print(f"trial {trial_number(trial.trial_id)} failed; the sweep continues", flush=True)
 
     return Progress()

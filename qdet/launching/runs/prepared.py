@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from qdet.config import override
 from qdet.data.shards.locate import DatasetInfo, locate
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
@@ -25,6 +26,8 @@ class Prepared:
     job: Job
     name: str | None = None
     """Name of its run where the job gives none; see `qdet.launching.runs.record.choose`."""
+    hash: str | None = None
+    """That of a run of that name, if it does not follow from the name."""
 
     @cached_property
     def train(self) -> DatasetInfo:
@@ -39,17 +42,23 @@ class Prepared:
     @cached_property
     def run(self) -> record.Choice:
         """Which run this is, new or resumed; ConfigError where the store does not allow it."""
-        return record.choose(self.job, name=self.name)
+        return record.choose(self.job, name=self.name, hash=self.hash)
 
 
 def prepare(job: Job, *, name: str | None = None) -> Prepared:
-    """Make the paths of `job` absolute, for the looks that follow.
+    """Make the paths of `job` absolute and the name of the run to resume whole, for the looks that follow.
 
     Args:
         job: As the command line gives it.
         name: Name of its run where the job gives none.
+
+    Raises:
+        ConfigError: `store.resume` names several runs.
     """
-    return Prepared(paths.resolve(job), name)
+    job = paths.resolve(job)
+    if job.store.resume not in (None, "auto"):
+        job = override(job, {"store.resume": record.full_name(job.store.path, job.store.resume)})
+    return Prepared(job, name)
 
 
 def _look(job: Job, split: Split) -> DatasetInfo:

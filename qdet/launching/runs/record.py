@@ -6,18 +6,25 @@
 The store is a folder or a URL.
 """
 
+import hashlib
 import json
+import random
 import secrets
-import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from qdet.checkpoint import open_folder
-from qdet.errors import CheckpointError, ConfigError, did_you_mean
+from qdet.checkpoint.run_names import RECORD, find_run, list_runs
+from qdet.errors import CheckpointError, ConfigError, QdetError, did_you_mean
 from qdet.job import Job
+from qdet.launching.paths import has_spool
+from qdet.launching.runs import words
 from qdet.storage import Folder
 
-RECORD = "run.json"
+_PLAIN, _ATTEMPTS = 20, 200
+"""Draws of two words, after which a number is added, and draws at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +34,56 @@ class RunRecord:
     name: str
     mlflow_run_id: str | None
     tracking_uri: str
+    job: str | None = None
+    """Name of its job; None in records of earlier versions, as in the two below."""
+    started: str | None = None
+    """When it was first started: ISO 8601, in UTC."""
+    hash: str | None = None
+    """Eight hexadecimal digits, which tell runs of one name in different stores apart."""
+    status: str | None = None
+    """`running`, `finished`, `stopped` by a signal, `failed` or `killed`; None in earlier versions' records.
+
+    A run whose machine lost power stays `running` until it is resumed.
+    """
+
+    @classmethod
+    def new(cls, choice: "Choice", job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
+        """Return the record of a run that starts now."""
+        return cls(
+            name=choice.name,
+            mlflow_run_id=mlflow_run_id,
+            tracking_uri=tracking_uri,
+            job=job.name,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            hash=choice.hash,
+        )
 
 
-def new_name(job: Job) -> str:
-    """Return a name that no other run has: the job's, the time, eight random letters.
+def claim_name(job: Job, *, rng: random.Random | None = None) -> str:
+    """Return a name that no other run of the store has, and make its folder: the job's name and two words.
 
     Ray Train silently continues a run whose name it finds in the store, so a name must never come twice.
+    Words are drawn rather than counted: drivers that start at once hardly ever draw the same ones, and an old
+    name is not used again when its folder is removed.
+
+    Args:
+        job: Its name and its store.
+        rng: Draws the words; by default from the system's randomness.
+
+    Raises:
+        ConfigError: The store cannot be written to.
     """
-    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    rng, store = rng or random.SystemRandom(), _open(job.store.path)
+    try:
+        for attempt in range(_ATTEMPTS):
+            name = f"{job.name}-{words.draw(rng)}" + (
+                f"-{rng.randrange(2, 100)}" if attempt >= _PLAIN else ""
+            )
+            if not has_spool(name) and store.claim(name):
+                return name
+    except OSError as error:
+        raise ConfigError(f"--store.path {job.store.path}: cannot be written to ({error})") from error
+    raise ConfigError(f"--store.path {job.store.path} has no name left for {job.name}: give --store.run NAME")
 
 
 class Choice(NamedTuple):
@@ -43,15 +92,23 @@ class Choice(NamedTuple):
     name: str
     resumed: RunRecord | None
     """What its store has of it; None of a new run."""
+    hash: str | None = None
+    """Tells it from runs of the same name in other stores; None of runs of earlier versions."""
 
 
-def choose(job: Job, *, name: str | None = None) -> Choice:
+def hash_name(name: str) -> str:
+    """Return the hash of a run whose name was given, which all of its processes know by themselves."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Choice:
     """Return the run that `job` asks for, with its record where that is resumed.
 
     Args:
         job: Its `store.run` and `store.resume` decide.
         name: Name of the run where the job gives none. If the store has that run, it is resumed: torchrun or
             a sweep has started it again.
+        hash: Of a new run of that name; by default it follows from the name.
 
     Raises:
         ConfigError: The run to resume is not there, or the name of a new one is taken.
@@ -59,15 +116,26 @@ def choose(job: Job, *, name: str | None = None) -> Choice:
     store = job.store
     if store.resume == "auto" or (name and not store.run and not store.resume):
         wanted = store.run or name or ""
-        return Choice(wanted, read(store.path, wanted) if exists(store.path, wanted) else None)
+        known = read(store.path, wanted) if exists(store.path, wanted) else None
+        return Choice(wanted, known, known.hash if known else hash or hash_name(wanted))
     if store.resume:
-        return Choice(store.resume, read(store.path, store.resume))
+        wanted = full_name(store.path, store.resume)
+        known = read(store.path, wanted)
+        return Choice(wanted, known, known.hash)
     if store.run and exists(store.path, store.run):
         raise ConfigError(
             f"--store.run {store.run}: --store.path {store.path} has a run of that name. Resume it with "
             f"--store.resume {store.run}, or give another name"
         )
-    return Choice(store.run or new_name(job), None)
+    if store.run:
+        return Choice(store.run, None, hash_name(store.run))
+    return Choice(claim_name(job), None, secrets.token_hex(4))
+
+
+def set_status(store: str, name: str, status: str) -> None:
+    """Record how a run is doing, if its store can be written to: training matters more."""
+    with suppress(QdetError, OSError):
+        write(store, replace(read(store, name), status=status))
 
 
 def exists(store: str, name: str) -> bool:
@@ -77,29 +145,43 @@ def exists(store: str, name: str) -> bool:
 
 def write(store: str, record: RunRecord) -> None:
     """Put `record` into the run's folder in the store, which this makes."""
+    folder = _open(store).child(record.name)
     try:
-        _open(store).child(record.name).put(RECORD, json.dumps(asdict(record), indent=2).encode())
+        folder.put(RECORD, json.dumps(asdict(record), indent=2).encode())
+        folder.remove_claim()
     except OSError as error:
         raise ConfigError(f"--store.path {store}: cannot be written to ({error})") from error
 
 
-def read(store: str, name: str) -> RunRecord:
-    """Return the record of the run `name`.
+def full_name(store: str, name: str) -> str:
+    """Return the name of the run of the store that `name` is, begins, or begins the last words of.
 
     Raises:
-        ConfigError: No such run is in the store; the message lists those that are.
+        ConfigError: `name` names several runs.
+    """
+    return find_run(_open(store), name) or name
+
+
+def read(store: str, name: str) -> RunRecord:
+    """Return the record of the run `name`, of which the beginning is enough.
+
+    Raises:
+        ConfigError: No such run is in the store, or several; the message lists them.
     """
     folder = _open(store)
-    names = _names(folder)
-    if name not in names:
-        hint = did_you_mean(name, names)
+    given, name = name, full_name(store, name)
+    if folder.child(name).size(RECORD) is None:
+        names = _names(folder)
+        hint = did_you_mean(given, names)
         there = ", ".join(names[-5:]) or "none"
         raise ConfigError(
-            f"--store.resume {name}: no such run in --store.path {store}.{hint} Latest runs: {there}"
+            f"--store.resume {given}: no such run in --store.path {store}.{hint} Latest runs: {there}"
         )
+    known = {field.name for field in fields(RunRecord)}
     try:
-        return RunRecord(**json.loads(folder.child(name).read(RECORD)))
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(folder.child(name).read(RECORD))
+        return RunRecord(**{key: value for key, value in content.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); restore it from a backup, or "
             f"give the run another name and start it from a checkpoint of {name} by --store.init-from"
@@ -108,7 +190,7 @@ def read(store: str, name: str) -> RunRecord:
 
 def _names(store: Folder) -> list[str]:
     """Names of the runs that are there, the latest last."""
-    found = [name for name in store.folders() if store.child(name).size(RECORD) is not None]
+    found = [name for name in list_runs(store) if store.child(name).size(RECORD) is not None]
     return sorted(found, key=lambda name: store.child(name).modified(RECORD))
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from qdet.checkpoint import open_folder
+from qdet.checkpoint import RunFolder, open_folder
+from qdet.checkpoint.run_folder import METRIC, best_first
 from qdet.config import flatten
 from qdet.errors import QdetError
 from qdet.job import Job
@@ -23,7 +24,7 @@ from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared
-from qdet.launching.runs.report import Outcome, last_picture
+from qdet.launching.runs.report import Outcome, keep_picture
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
@@ -45,14 +46,19 @@ class Session:
     def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
         """Say how the run ended."""
         run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
+        run = RunFolder(open_folder(self.run.store).child(self.run.name))
+        manifests = run.manifests()
+        best = next(iter(best_first(manifests)), None)
         return Outcome(
             run=self.run.name,
-            folder=paths.shorten(mask(f"{self.run.store}/{self.run.name}")),
+            folder=paths.shorten(mask(run.folder.url)),
             step=step,
             metrics=metrics,
             mlflow_run_id=run_id,
             tracking_uri=mask(uri),
-            picture=last_picture(run_id, uri) if run_id else None,
+            picture=keep_picture(run_id, uri, run.folder.url) if run_id else None,
+            best=None if best is None else str(run.at(best)),
+            best_ap=None if best is None else manifests[best].metrics.get(METRIC),
         )
 
 
@@ -76,6 +82,7 @@ def open_session(
         spool_folder(name, "driver"),
         experiment=job.track.experiment,
         run_name=name,
+        run_hash=prepared.run.hash,
         run_id=resumed.mlflow_run_id if resumed else None,
         parent_run_id=parent,
         tags=tags,
@@ -86,11 +93,32 @@ def open_session(
         _log_inputs(tracker, prepared)
         uri = paths.tracking_uri()
         if resumed is None:
-            written = record.RunRecord(name=name, mlflow_run_id=run_id, tracking_uri=mask(uri))
-            record.write(job.store.path, written)
-        with witnessed(name, run_id, job.track.experiment, uri):
-            run = Run(name=name, store=job.store.path, mlflow_run_id=run_id, launched=launched)
+            new = record.RunRecord.new(prepared.run, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
+            record.write(job.store.path, new)
+        run = Run(
+            name=name,
+            store=job.store.path,
+            mlflow_run_id=run_id,
+            hash=prepared.run.hash,
+            launched=launched,
+        )
+        with witnessed(run, job.track.experiment, uri), _recorded_status(run):
             yield Session(run, tracker)
+
+
+@contextmanager
+def _recorded_status(run: Run) -> Iterator[None]:
+    """Keep in the run's record how the block is doing, for `qdet runs`."""
+    record.set_status(run.store, run.name, "running")
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        raise
+    finally:
+        record.set_status(run.store, run.name, status)
 
 
 @contextmanager
@@ -106,6 +134,7 @@ def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
         spool_folder(run.name, "worker"),
         experiment=job.track.experiment,
         run_name=run.name,
+        run_hash=run.hash,
         run_id=run.mlflow_run_id,
         tracking_uri=paths.tracking_uri(),
         system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,

@@ -1,10 +1,11 @@
 """A sweep in MLflow: the run that its trials are shown under."""
 
 import contextlib
+import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from qdet.config import flatten
@@ -12,6 +13,7 @@ from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
+from qdet.launching.runs import record
 from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
 from qdet.tracking import MLflowTracker, Tracker, send_spool
 
@@ -28,6 +30,28 @@ class TrialRow:
     state: str
     """`finished`, `stopped early` or `failed`."""
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How a sweep ended."""
+
+    name: str
+    metric: str
+    rows: Sequence[TrialRow]
+    mlflow_run_id: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs, the best trial first, numbers unrounded."""
+        ranked = best_first(self.rows)
+        best = ranked[0] if ranked and ranked[0].metric is not None else None
+        return {
+            "sweep": self.name,
+            "metric": self.metric,
+            "mlflow_run_id": self.mlflow_run_id,
+            "best": None if best is None else asdict(best),
+            "trials": [asdict(row) for row in ranked],
+        }
 
 
 @dataclass(frozen=True)
@@ -50,6 +74,7 @@ class SweepSession:
                 spool_folder(name, "sweep"),
                 experiment=self.experiment,
                 run_name=name,
+                run_hash=trial_hash(self.mlflow_run_id, name),
                 parent_run_id=self.mlflow_run_id,
                 tracking_uri=paths.tracking_uri(),
             )
@@ -78,6 +103,7 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
         spool_folder(name, "sweep"),
         experiment=job.track.experiment,
         run_name=name,
+        run_hash=secrets.token_hex(4),
         tags={"qdet.sweep": "true"},
         tracking_uri=paths.tracking_uri(),
     )
@@ -88,8 +114,27 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
 
 
 def trial_name(sweep: str, trial: str) -> str:
-    """Return the name of a trial's run."""
-    return f"{sweep}-{trial}"
+    """Return the name of a trial's run: the sweep's with the number at the end of Tune's name.
+
+    >>> trial_name("tiny_sweep-swift-otter", "07fa1_00002")
+    'tiny_sweep-swift-otter-2'
+    """
+    return f"{sweep}-{trial_number(trial)}"
+
+
+def trial_hash(sweep_id: str | None, name: str) -> str:
+    """Return the hash of a trial's run, by the MLflow run of its sweep and its own name."""
+    return record.hash_name(f"{sweep_id} {name}")
+
+
+def trial_number(trial: str) -> str:
+    """Return the number at the end of Tune's name of a trial, or the name where there is none.
+
+    >>> trial_number("07fa1_00002")
+    '2'
+    """
+    number = trial.rpartition("_")[2]
+    return str(int(number)) if number.isdecimal() else trial
 
 
 def _space(sweep: Sweep) -> dict[str, Any]:
@@ -99,13 +144,13 @@ def _space(sweep: Sweep) -> dict[str, Any]:
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:
-    """Return settings as they are typed on the command line.
+    """Return settings as they are typed on the command line, numbers with four digits.
 
-    >>> as_flags({"optim.lr": 2e-5, "detector.queries": 100})
+    >>> as_flags({"optim.lr": 2.00001e-5, "detector.queries": 100})
     '--optim.lr 2e-05 --detector.queries 100'
     """
     return " ".join(
-        f"--{path.replace('_', '-')} {shlex.quote(str(value))}" for path, value in settings.items()
+        f"--{path.replace('_', '-')} {shlex.quote(_short(value, 4))}" for path, value in settings.items()
     )
 
 
@@ -136,5 +181,5 @@ def table(rows: Sequence[TrialRow], sweep: Sweep) -> str:
     return "\n".join(["", *(line.rstrip() for line in lines), *failed])
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _short(value: Any, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

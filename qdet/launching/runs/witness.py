@@ -11,15 +11,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qdet.training.reporting import Run
+
 GOODBYE = b"ended\n"
 CAUSE = "the driver ended without a status, as after kill -9 or out of memory"
 
 
 @contextmanager
-def witnessed(run_name: str, run_id: str | None, experiment: str, tracking_uri: str) -> Iterator[None]:
+def witnessed(run: Run, experiment: str, tracking_uri: str) -> Iterator[None]:
     """Have the block witnessed: if this process dies inside of it, the MLflow run is marked KILLED."""
     command = [sys.executable, "-m", "qdet.launching.runs.witness"]
-    about = {"run": run_name, "id": run_id, "experiment": experiment, "uri": tracking_uri}
+    about = {"run": run.name, "store": run.store, "hash": run.hash, "id": run.mlflow_run_id}
+    about |= {"experiment": experiment, "uri": tracking_uri}
     try:
         # A session of its own: signals for the driver's group are not for the witness.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -61,9 +64,11 @@ def _mark_killed(about: dict[str, str | None]) -> None:
 
     from qdet.errors import TrackingError
     from qdet.launching.paths import spool_folder
+    from qdet.launching.runs import record
     from qdet.tracking import MLflowTracker, has_ended, send_spool
 
     name = str(about["run"])
+    record.set_status(str(about["store"]), name, "killed")
     time.sleep(2.0)  # workers end with their driver, and write until then
     for process in ("driver", "worker"):
         with contextlib.suppress(TrackingError):
@@ -74,6 +79,7 @@ def _mark_killed(about: dict[str, str | None]) -> None:
         spool_folder(name, "witness"),
         experiment=str(about["experiment"]),
         run_name=name,
+        run_hash=about["hash"],
         run_id=about["id"],
         tracking_uri=str(about["uri"]),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, arg
 
 from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
+from qdet.launching.commands.overwriting import check_free
 
 if TYPE_CHECKING:
     from qdet.inference.judging.report import Report
@@ -23,13 +24,15 @@ class EvaluateCommand:
     """Folder or URL of shards with ground truth; by default those that the job evaluated on."""
     json: bool = False
     """Print one JSON object with unrounded numbers instead of tables."""
-    html: Path | None = None
+    html: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write everything, with pictures, to this file, which needs no other file and no network."""
-    compare: str | None = None
+    force: bool = False
+    """Overwrite what is there already."""
+    compare: Annotated[str | None, arg(metavar="MODEL")] = None
     """A second model to compare with, given as the first."""
     tta: bool = False
     """Test-time augmentation: detect in mirrored images and three sizes, and fuse what is found."""
-    mlflow: str | None = None
+    mlflow: Annotated[str | None, arg(metavar="RUN_ID")] = None
     """Id of an MLflow run to log the report to."""
     batch: int | None = None
     """Images per forward pass; by default as in the job's evaluation, for the same numbers."""
@@ -49,6 +52,8 @@ class EvaluateCommand:
         """Evaluate and show the report."""
         from qdet.inference.judging.judge import evaluate
 
+        if self.html is not None:
+            check_free(self.html, flag="--html", force=self.force)
         if self.workers > 1:
             from qdet.launching.ray_backend.connect import connect
 

@@ -24,7 +24,7 @@ ModelSource = Annotated[
 class ModelFlags:
     """How a model is loaded."""
 
-    device: str = "auto"
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto computes as in training, so that results are those of its evaluations."""

@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from qdet.errors import ConfigError
 from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
+from qdet.launching.commands.overwriting import check_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +18,16 @@ class PredictCommand:
     """Detect objects in images, videos and datasets; print what is found, draw it, write it as JSON."""
 
     model: ModelSource
-    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")] = ()
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
     """Files, patterns such as 'photos/**/*.jpg', folders, URLs, videos, or shards."""
     score: float | None = None
     """Least score; by default 0.3 for what is printed and drawn, and none for --json."""
-    to: Path | None = None
+    to: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the images and videos with what was found drawn on them."""
-    json: Path | None = None
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write all detections to this file as COCO results."""
+    force: bool = False
+    """Overwrite what is there already."""
     show_classes: bool = False
     """Print the model's classes, with their ids in COCO results."""
     size: int | None = None
@@ -43,6 +46,9 @@ class PredictCommand:
 
         if not self.sources and not self.show_classes:
             raise ConfigError("nothing to predict in: name files, folders, URLs, videos or shards")
+        for flag, path in (("--to", self.to), ("--json", self.json)):
+            if path is not None:
+                check_free(path, flag=flag, force=self.force)
         model = self.load.open(self.model)
         if self.show_classes:
             print(list_classes(model))

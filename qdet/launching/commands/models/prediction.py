@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qdet.errors import ConfigError, DataError
-from qdet.inference.detections import SHOWN, Detections, Unreadable
+from qdet.inference.defaults import SCORE
+from qdet.inference.detections import Detections, Unreadable
 from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
 from qdet.inference.sources import Still, find_sources
@@ -84,7 +85,7 @@ class Prediction:
 
     @property
     def _shown(self) -> float:
-        return SHOWN if self.score is None else self.score
+        return SCORE if self.score is None else self.score
 
     def _take(
         self, still: Still, found: Detections | Unreadable, out: "CocoResults | None", console: Console

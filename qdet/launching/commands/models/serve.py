@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from qdet.errors import ConfigError
+from qdet.inference.defaults import SCORE
 from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ class ServeCommand:
     """Answer HTTP requests with a model: POST an image to /predict, and read /docs in a browser."""
 
     model: ModelSource
-    host: str = "127.0.0.1"
+    host: Annotated[str, arg(metavar="HOST")] = "127.0.0.1"
     """Address to listen at; any other than loopback demands a token: QDET_SERVE_TOKEN, or a generated one."""
     port: int = 8000
     """Port to listen at; 0 takes a free one."""
-    replicas: str = "1"
+    replicas: Annotated[str, arg(metavar="N[:M]")] = "1"
     """Processes with the model: a number, or 1:4 for as many as the load needs."""
-    score: float = 0.3
+    score: float = SCORE
     """Least score of detections where a request names none."""
     detections: int = 100
     """Most detections per image where a request names no number."""

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from qdet.errors import ConfigError
+from qdet.inference.defaults import SCORE
 from qdet.launching.commands.models.model_flags import ModelFlags
+from qdet.launching.commands.overwriting import check_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +22,21 @@ class VisualizeCommand:
         Positional[tuple[str, ...]],
         arg(
             metavar="MODEL IMAGE ...",
+            help_behavior_hint="",
             help="A model, as for predict; then images, patterns, folders, shards.",
         ),
     ] = ()
     what: Literal["points", "gaussians", "regions", "attention", "stages"] | None = None
     """Sampling points, SMCA's Gaussians, regions, attention maps, or how boxes move from stage to stage; by
     default the first of these that the model has."""
-    score: float = 0.3
+    score: float = SCORE
     """Least score of the detections whose queries are drawn."""
     queries: int = 3
     """Queries drawn of each image, the best first."""
-    to: Path = Path("looks")
+    to: Annotated[Path, arg(metavar="DIR")] = Path("looks")
     """Folder for the pictures."""
+    force: bool = False
+    """Overwrite what is there already."""
     panel: int = 320
     """Longer side in pixels of each image in a picture."""
     size: int | None = None
@@ -39,7 +44,7 @@ class VisualizeCommand:
     max_pixels: int = 100_000_000
     """Pixels of the largest image that is decoded."""
     load: OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
-    job: Path | None = None
+    job: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw the training batches of this job file instead; what follows `--` are flags of the job."""
     step: int = 0
     """First step to draw, with --job."""
@@ -49,6 +54,7 @@ class VisualizeCommand:
     def run(self, job_flags: Sequence[str]) -> int:
         """Draw; return 1 if some image could not be read."""
         self._check(job_flags)
+        check_free(self.to, force=self.force)
         if self.job is not None:
             from qdet.launching.commands.models.batch_sheets import draw_batches
 

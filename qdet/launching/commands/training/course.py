@@ -47,10 +47,11 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
     wanted = cli.parse(Recipe(job=job), flags)
     if wanted.store.resume:
         job = override(job, {"store.init_from": None})
-    elif not wanted.store.run:
-        flags = [*flags, "--store.run", record.new_name(wanted)]
+    trains = not any(flag in NOT_TRAINING for flag in flags)
+    if trains and not wanted.store.run and not wanted.store.resume:
+        flags = [*flags, "--store.run", record.claim_name(paths.resolve(wanted))]
     cli.launch(job, args=flags)
-    if not any(flag in NOT_TRAINING for flag in flags):
+    if trains:
         finish(cli.parse(Recipe(job=job), flags), shards)
 
 

@@ -123,9 +123,11 @@ def _open(request: Request) -> "Dataset":
     """Open a dataset; one without a part to validate with is split."""
     from data_prep.datasets import open_dataset
 
-    settings: dict[str, Any] = {"format": request.format, "val": request.val, "val_share": request.val_share}
-    dataset = open_dataset(request.data, **settings)
+    def split(val_share: float | None) -> "Dataset":
+        return open_dataset(request.data, format=request.format, val=request.val, val_share=val_share)
+
+    dataset = split(request.val_share)
     if "val" in dataset.splits:
         return dataset
     print(f"{request.data} has no part to validate with: --val-share {SHARE} of its images are", flush=True)
-    return open_dataset(request.data, **settings | {"val_share": SHARE})
+    return split(SHARE)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import Checkpoint, Manifest, RunFolder, open_folder, verify
+from qdet.checkpoint import Checkpoint, Manifest, RunFolder, verify
 from qdet.checkpoint.manifest import MANIFEST, read_manifest
 from qdet.checkpoint.reading import export
 from qdet.checkpoint.run_folder import METRIC
+from qdet.checkpoint.run_names import require_folder
 from qdet.errors import CheckpointError
 from qdet.storage import Folder
 
@@ -52,8 +53,9 @@ def look(url: str | Path) -> list[Look]:
 
     Raises:
         CheckpointError: There is neither in the folder.
+        ConfigError: It is the beginning of several runs' names.
     """
-    folder = open_folder(url)
+    folder = require_folder(url)
     run = RunFolder(folder)
     found = [run.at(step) for step in run.steps()]
     if not found and folder.size(MANIFEST) is not None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
+from qdet.checkpoint.run_names import require_folder
 from qdet.config import restore
+from qdet.errors import CheckpointError
 from qdet.job import Job
 from qdet.training.nonfinite import record as bad_step
 from qdet.training.nonfinite.diagnose import retrace
@@ -14,15 +16,27 @@ from qdet.training.nonfinite.trace import Trace
 
 
 def replay(file: str | Path) -> str:
-    """Run the step in `file`, a path or URL, again; return its first bad layer and the range of every layer.
+    """Run the step in `file` again; return its first bad layer and the range of values of every layer.
+
+    Args:
+        file: A bad step by path or URL, or a run, of which the last one is taken.
 
     Raises:
         QdetError: The file is not a bad step, or of a version whose settings this one does not have.
     """
-    bad = bad_step.read(file)
+    bad = bad_step.read(file if Path(file).suffix == ".safetensors" else _find_last(file))
     job = restore(Job, bad.facts.job)
     criterion = job.loss.build(bad.facts.classes)
     return _report(bad, retrace(job, bad, criterion, torch.device("cpu")))
+
+
+def _find_last(run: str | Path) -> str:
+    """Return the path or URL of the last bad step of a run, named as anywhere."""
+    folder = require_folder(run)
+    kept = [name for name in folder.names() if Path(name).match("bad_step_*.safetensors")]
+    if not kept:
+        raise CheckpointError(f"{folder} holds no bad_step_*.safetensors: no step of this run was skipped")
+    return folder.child(kept[-1]).url
 
 
 def _report(bad: BadStep, trace: Trace) -> str:

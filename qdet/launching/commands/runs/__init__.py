@@ -1,0 +1,1 @@
+"""Commands about runs: a list, their checkpoints, their bad steps. In: printing. Out: using models."""

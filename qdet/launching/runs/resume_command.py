@@ -1,0 +1,73 @@
+"""The command that resumes a run, or trains the best trial of a sweep: that of this process, changed."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qdet.job_files import JOBS, PREFIX, name_job
+from qdet.launching.runs.sweep import as_flags
+from qdet.masking import mask
+
+COMMAND = "QDET_COMMAND"
+"""Environment variable: what starts the job, such as `qdet submit jobs/NAME.py --`; its flags follow."""
+_NAMING = ("--store.resume", "--store.run")
+_SWEEPING = ("--sweep.metric", "--sweep.trials", "--sweep.concurrent", "--sweep.grace-epochs", "--table")
+_SWITCHES = ("--sweep", "--json")
+
+
+def resume_command(
+    run: str, arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    """Return the command, as it is typed, that resumes `run`, with secrets masked.
+
+    Args:
+        run: Its name.
+        arguments: Of this process, the program first; by default those that it was started with.
+        environment: By default that of this process.
+    """
+    program, *flags = sys.argv if arguments is None else arguments
+    environment = os.environ if environment is None else environment
+    words = [*_program(program, environment), *_without(flags, _NAMING), "--store.resume", run]
+    return mask(shlex.join(words))
+
+
+def train_command(settings: Mapping[str, Any], arguments: Sequence[str] | None = None) -> str:
+    """Return the command, as it is typed, that trains once with the settings of a trial, secrets masked."""
+    program, *flags = sys.argv if arguments is None else arguments
+    words = [*_program(program, os.environ), *_without(flags, (*_NAMING, *_SWEEPING))]
+    plain = shlex.join(word for word in words if word not in _SWITCHES)
+    return mask(f"{plain} {as_flags(settings)}")
+
+
+def describe_stop(run: str, step: int, steps: int, why: str = "") -> str:
+    """Return where a run was stopped, why if nobody asked for it, and how to resume it."""
+    reason = f" ({why})" if why else ""
+    return f"stopped after step {step} of {steps}{reason}; go on with: {resume_command(run)}"
+
+
+def _program(program: str, environment: Mapping[str, str]) -> list[str]:
+    if given := environment.get(COMMAND):
+        return shlex.split(given)
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return ["torchrun", "--nproc-per-node", environment.get("LOCAL_WORLD_SIZE", "1"), program]
+    path = Path(program)
+    if path.is_absolute() and path.parent == JOBS:  # one that comes with qdet
+        named = name_job(path)
+        return ["qdet", "run", named, "--"] if named.startswith(PREFIX) else ["python", named]
+    if path.name == "__main__.py":
+        return ["python", "-m", path.parent.name]
+    return ["python", program] if path.suffix == ".py" else [path.name]
+
+
+def _without(flags: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the command line without some flags and their values."""
+    kept: list[str] = []
+    skip = False
+    for flag in flags:
+        if not skip and flag.partition("=")[0] not in names:
+            kept.append(flag)
+        skip = not skip and flag in names
+    return kept
