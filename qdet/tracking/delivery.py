@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
@@ -33,6 +34,7 @@ class Delivery:
             "artifact": self._artifact,
             "table": self._table,
             "picture": self._picture,
+            "model": self._model,
             "end": self._end,
         }
 
@@ -134,6 +136,12 @@ class Delivery:
             self._client.log_artifact(self._id, str(file), "images")
         self._client.set_tag(self._id, "mlflow.loggedImages", "True")
 
+    def _model(self, record: Record) -> None:
+        """Log a model, with its metrics at the times at which the run has them: MLflow then keeps one."""
+        stamps = {key: self._known.stamp(key, record["step"]) for key in record["values"]}
+        known = {key: stamp for key, stamp in stamps.items() if stamp is not None}
+        deliver_model(self._client, self._id, self._folder / record["file"], record | {"stamps": known})
+
 
 class KnownPoints:
     """The points of one MLflow run, fetched per metric name before its first point is sent."""
@@ -147,6 +155,10 @@ class KnownPoints:
     def takes(self, name: str, step: int, stamp: int) -> bool:
         """Whether a point may be sent: it is new, or already there with the same time stamp."""
         return self._of(name).get(step, stamp) == stamp
+
+    def stamp(self, name: str, step: int) -> int | None:
+        """Time stamp of a point that is there; None without one."""
+        return self._of(name).get(step)
 
     def add(self, name: str, step: int, stamp: int) -> None:
         """Record that a point has arrived."""

@@ -67,6 +67,7 @@ def quiet_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # nothing here loads a model that way
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():

@@ -52,8 +52,24 @@ class Tracker(Protocol):
         """Log text as `file`, without secrets."""
         ...
 
-    def model(self, folder: Path) -> None:
-        """Log the exported model."""
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
+        """Log a model in MLflow's format.
+
+        Args:
+            folder: The model, which the caller may remove afterwards.
+            name: Its name within the run.
+            step: Training steps behind its weights.
+            metrics: Those of an evaluation of these weights.
+            params: What else to show of it.
+        """
         ...
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
@@ -93,7 +109,15 @@ class NullTracker:
     def text(self, text: str, file: str) -> None:
         """Drop it."""
 
-    def model(self, folder: Path) -> None:
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
         """Drop it."""
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:

@@ -46,7 +46,7 @@ def test_a_run_logs_settings_metrics_and_files(tmp_path, uri, client, monkeypatc
     tracker.table({"class": ["cat", "dog"], "AP": [0.75, None]}, "tables/per_class.json")
     tracker.picture(np.zeros((40, 600, 3), np.uint8), "val/boxes", 5)
     tracker.text("job = very-hidden-value", "job/adamixer.py")
-    tracker.model(tmp_path / "exported")
+    tracker.artifact(tmp_path / "exported", "model")
     time.sleep(0.5)
     assert tracker.close("FINISHED", wait=60)
 
