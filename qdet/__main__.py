@@ -21,7 +21,9 @@ from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.replay import ReplayCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.submit import SubmitCommand
-from qdet.launching.commands.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.tracking.register import RegisterCommand
+from qdet.launching.commands.tracking.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.tracking.ui import UiCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.storage.proxies import exempt_loopback_here
@@ -45,6 +47,8 @@ COMMANDS: dict[str, type[Command]] = {
     "export": ExportCommand,
     "visualize": VisualizeCommand,
     "serve": ServeCommand,
+    "ui": UiCommand,
+    "register": RegisterCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,

@@ -10,8 +10,8 @@ from qdet.launching.graceful_stop import EXIT_CODE, catch_sigterm
 from qdet.launching.preflight.check import check
 from qdet.launching.runs import record, report
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.session import join_session, open_session
-from qdet.tracking import NullTracker, Tracker
+from qdet.launching.runs.session import Place, join_session, open_session
+from qdet.tracking import Tracker
 from qdet.training.reporting import LocalReporter, Run
 
 if TYPE_CHECKING:
@@ -28,21 +28,22 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     Raises:
         SystemExit: SIGTERM stopped the run, which wrote a checkpoint first.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    place, size = Place.of_torchrun(os.environ), int(os.environ.get("WORLD_SIZE", "1"))
     job = override(job, {"train.workers": size})
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun restarted this run
     prepared = prepare(job, name=_shared_name(job))
     job = prepared.job
     check(prepared)
-    if rank != 0:
+    if place.rank != 0:
         chosen = job.store.run or job.store.resume
-        name = chosen or prepared.name or record.new_name(job)
-        _train(job, Run(name, job.store.path), NullTracker(), callbacks)
+        run = Run(chosen or prepared.name or record.new_name(job), job.store.path)
+        with join_session(job, run, place) as tracker:
+            _train(job, run, tracker, callbacks)
         return
     with (
         open_session(prepared) as session,
-        join_session(job, session.run, rank=0) as tracker,
+        join_session(job, session.run, place) as tracker,
     ):
         result = _train(job, session.run, tracker, callbacks)
         tracker.close()

@@ -8,7 +8,7 @@ from qdet.errors import TrackingError
 from qdet.masking import MASK, mask
 from qdet.tracking.delivery import Delivery
 from qdet.tracking.mlflow_run import find_or_create_run
-from qdet.tracking.server import quiet_environment, tracking_uri
+from qdet.tracking.server import open_client, tracking_uri
 from qdet.tracking.spool import Record, Spool
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit
@@ -33,11 +33,8 @@ class Sender:
     def connect(self) -> Delivery:
         """Find or create the run on the first call; return its delivery."""
         if self._delivery is None:
-            quiet_environment()
-            from mlflow import MlflowClient
-
             about = self.spool.about()
-            client = MlflowClient(tracking_uri=self._uri)
+            client = open_client(self._uri)
             run = find_or_create_run(client, about, self._uri)
             self.spool.describe(about | {"run_id": run.info.run_id})
             self.run_id = run.info.run_id

@@ -39,7 +39,7 @@ def test_the_outcome_is_written_to_the_result_file(
     said = capsys.readouterr().out
     assert "/p.png" in said
     assert "qdet predict outputs/a-1 " in said
-    assert "mlflow ui --backend-store-uri sqlite:////m.db --host 127.0.0.1 --allowed-hosts" in said
+    assert "qdet ui --tracking-uri sqlite:////m.db" in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})
     assert last_line(written, minutes=9.04) == "AP=0.5000 minutes=9.0 run=f00"

@@ -19,7 +19,7 @@ from qdet.launching.ray_backend.interruptible import GracefulStop, call_interrup
 from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.runs import report
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.session import open_session
+from qdet.launching.runs.session import Place, open_session
 from qdet.storage.proxies import exempt_loopback
 from qdet.tracking import tracking_environment
 from qdet.training.reporting import Run
@@ -219,20 +219,32 @@ def _train_worker(
     """Run one rank of the training in a Ray worker; return `step`, `metrics` and `stopped`."""
     import logging
 
-    import ray.train
-
     from qdet.launching.ray_backend.reporter import RayReporter
     from qdet.launching.runs.session import join_session
     from qdet.training.loop import train
 
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
-    rank = ray.train.get_context().get_world_rank()
-    watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
-    with join_session(job, run, rank=rank) as tracker, watched as stop:
+    place = _find_place()
+    main = place.rank == 0
+    watched = graceful_stop.watch_driver(run.name) if main else nullcontext(graceful_stop.StopFlag())
+    with join_session(job, run, place) as tracker, watched as stop:
         reporter = RayReporter(stop, watch_preemption=watch_preemption)
         result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
     return {"step": result.step, "metrics": dict(result.metrics), "stopped": result.stopped}
+
+
+def _find_place() -> Place:
+    import ray.train
+
+    context = ray.train.get_context()
+    return Place.among(
+        rank=context.get_world_rank(),
+        local_rank=context.get_local_rank(),
+        node=context.get_node_rank(),
+        world=context.get_world_size(),
+        local_world=context.get_local_world_size(),
+    )
 
 
 def _worker_resources(job: Job, *, gpu: bool) -> dict[str, float]:

@@ -28,7 +28,7 @@ from qdet.launching.ray_backend.train import fit, tracking_variables, worker_env
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared, prepare
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name
+from qdet.launching.runs.sweep import TrialRow, as_flags, open_sweep, table, trial_name, trial_title
 from qdet.search import Each, LogUniform, Space, Uniform
 
 if TYPE_CHECKING:
@@ -187,8 +187,10 @@ def _run_trial(
     trial = tune.get_context().get_trial_id()
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
-    with open_session(Prepared(job, name), parent=parent, tags={"qdet.trial": trial}) as session:
-        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=[TuneReportCallback()])
+    title, tags = trial_title(settings), {"qdet.trial": trial}
+    with open_session(Prepared(job, name), parent=parent, tags=tags, title=title) as session:
+        result = fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=[TuneReportCallback()])
+        session.describe_results(result["step"], result["metrics"])
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from qdet.tracking import mlflow_ui_command
+from qdet.launching import paths
+from qdet.masking import mask
 
 RESULT = "QDET_RESULT"
 """Environment variable: a file that gets the outcome as JSON, for the program that started the job."""
@@ -36,12 +38,16 @@ def print_summary(outcome: Outcome) -> None:
         print(f"predictions beside ground truth: {outcome.picture}")
     print(f"use the model: qdet predict {outcome.folder} photo.jpg --to predictions")
     if outcome.mlflow_run_id:
-        print(
-            f"MLflow run {outcome.mlflow_run_id} of {outcome.run}: {mlflow_ui_command(outcome.tracking_uri)}"
-        )
+        print(f"see it in MLflow, with all other runs: {ui_command(outcome.tracking_uri)}")
     target = os.environ.get(RESULT)
     if target:
         Path(target).write_text(json.dumps(asdict(outcome), indent=2))
+
+
+def ui_command(uri: str) -> str:
+    """Return the command that shows the runs at a tracking URI in a browser."""
+    usual = f"sqlite:///{paths.root() / 'mlflow.db'}"
+    return "qdet ui" if uri == usual else shlex.join(["qdet", "ui", "--tracking-uri", mask(uri)])
 
 
 def ap_table(metrics: Mapping[str, float]) -> str:
