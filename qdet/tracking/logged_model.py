@@ -11,6 +11,8 @@ from qdet.tracking.spool import Record
 KEY_TAG = "qdet.key"
 """Tag by which a model that is delivered twice is the same one."""
 READY = "READY"
+NOTE_TAG = "mlflow.note.content"
+"""MLflow's tag for a description, in Markdown."""
 
 
 def deliver_model(client: Any, run_id: str, folder: Path, record: Record) -> str | None:
@@ -47,9 +49,19 @@ def _find_or_create(client: Any, run: Any, record: Record) -> Any:
         run.info.experiment_id,
         name=record["name"],
         source_run_id=run.info.run_id,
-        tags={KEY_TAG: record["key"], "qdet.run": run.info.run_name, "qdet.checked": "loaded and compared"},
+        tags={KEY_TAG: record["key"], NOTE_TAG: _usage(run.info.run_id, record["name"])},
         params=record["params"],
         model_type="object-detector",
+    )
+
+
+def _usage(run_id: str, name: str) -> str:
+    """Return how the model is used, from Python and from the command line."""
+    address = f"runs:/{run_id}/{name}"
+    return (
+        f'```\nqdet predict {address} photo.jpg\n\nmodel = qdet.load("{address}")\n'
+        f'model = mlflow.pyfunc.load_model("{address}")\n```\n\n'
+        "Loaded and compared with its checkpoint before it was logged."
     )
 
 

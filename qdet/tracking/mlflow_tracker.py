@@ -116,11 +116,12 @@ class MLflowTracker:
         """Set tags, replacing those of the same name."""
         self._put({"kind": "tags", "values": as_mlflow.tags(values)})
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
         """Log which data was read; `context` is its role, such as "training"."""
-        self._put(
-            {"kind": "dataset", "name": name, "digest": digest, "source": mask(source), "context": context}
-        )
+        about = {"name": name, "digest": digest, "source": mask(source), "context": context}
+        self._put({"kind": "dataset", "profile": dict(sizes or {})} | about)
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Log a table by columns as `file`, which ends in .json and replaces one of that name."""

@@ -32,8 +32,18 @@ class Tracker(Protocol):
         """Set tags, replacing those of the same name."""
         ...
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Log which data was read; `context` is its role, such as "training"."""
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        """Log which data was read.
+
+        Args:
+            name: Of the dataset.
+            digest: Identity of its content.
+            source: Where it is.
+            context: Its role, such as "training".
+            sizes: How many images and classes it has, where that is known.
+        """
         ...
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
@@ -94,7 +104,9 @@ class NullTracker:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Drop them."""
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
         """Drop it."""
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:

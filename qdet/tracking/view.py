@@ -45,7 +45,9 @@ def _view() -> str:
         "datasetsFilter": [],
         "selectedColumns": [*metrics, *others],
         "columnOrder": [name, created, *metrics, duration, *others],
-        "columnWidths": {name: 260, created: 150, duration: 100} | dict.fromkeys(metrics, 100),
+        "columnWidths": {name: 240, created: 150, duration: 100, others[0]: 110, others[-1]: 220}
+        | dict.fromkeys(metrics, 100)
+        | dict.fromkeys(others[1:-1], 130),
     }
     return json.dumps(
         {"name": NAME, "createdAt": _CREATED, "updatedAt": _CREATED, "state": json.dumps(state)}

@@ -103,7 +103,7 @@ def test_models_are_linked_to_run_data_and_metrics(run, tmp_path, uri):
     for name, ap in (("model", 0.5), ("last", 0.25)):
         (metric,) = models[name].metrics
         assert (metric.key, metric.value) == ("val/AP", ap)
-        assert (metric.dataset_name, metric.dataset_digest) == ("val", "a" * 36)
+        assert (metric.dataset_name, metric.dataset_digest) == ("val", "a" * 8)
     points = client.get_metric_history(run_id, "val/AP")  # the models' points are the run's own
     assert sorted((m.step, m.value) for m in points) == [(4, 0.5), (8, 0.25)]
 

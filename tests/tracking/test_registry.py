@@ -17,23 +17,29 @@ from qdet.training.checkpointing.model_log import log_models
 from tests.support import small_models
 
 
-@pytest.fixture
-def project(tmp_path, database, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def made(_empty_database, tmp_path_factory) -> Path:
     """A folder with a run in `outputs`, and its models in MLflow, whose address the run's record has."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(paths.TRACKING, raising=False)
-    monkeypatch.setenv(paths.ROOT, str(tmp_path))
-    shutil.copy(database, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    folder = tmp_path / "outputs" / "tiny-otter"
+    root = tmp_path_factory.mktemp("project")
+    shutil.copy(_empty_database, root / "mlflow.db")
+    uri = f"sqlite:///{root}/mlflow.db"
+    folder = root / "outputs" / "tiny-otter"
     small_models.write_checkpoint(folder, step=4, seed=1, metrics={"val/AP": 0.5})
     small_models.write_checkpoint(folder, step=8, seed=2, metrics={"val/AP": 0.25})
-    tracker = MLflowTracker.open(tmp_path / "spool", experiment="e", run_name="tiny-otter", tracking_uri=uri)
+    tracker = MLflowTracker.open(root / "spool", experiment="e", run_name="tiny-otter", tracking_uri=uri)
     log_models(RunFolder(open_folder(folder)), tracker)
     assert tracker.close("FINISHED", wait=60)
     known = record.RunRecord(name="tiny-otter", mlflow_run_id=tracker.run_id, tracking_uri=uri)
-    record.write("outputs", known)
-    return tmp_path
+    record.write(str(root / "outputs"), known)
+    return root
+
+
+@pytest.fixture
+def project(made: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(made)
+    monkeypatch.delenv(paths.TRACKING, raising=False)
+    monkeypatch.setenv(paths.ROOT, str(made))
+    return made
 
 
 def run_id(project: Path) -> str:
@@ -54,12 +60,13 @@ def test_a_registered_model_is_loaded_by_its_alias(project):
     assert qdet.load("models:/shapes/1").description.step == 4
 
 
-def test_a_run_is_found_by_name_where_its_record_has_no_id(project):
+def test_a_run_is_found_by_name_where_its_record_has_no_id(project, tmp_path, monkeypatch):
     known = record.RunRecord(name="tiny-otter", mlflow_run_id=None, tracking_uri="")
-    record.write("outputs", known)
-    assert register("tiny-otter", name="shapes", alias=None, checkpoint="best").version == "1"
-    shutil.rmtree(project / "outputs")
-    assert register("tiny-otter", name="shapes", alias=None, checkpoint="best").version == "1"
+    record.write(str(tmp_path / "elsewhere"), known)
+    where = str(tmp_path / "elsewhere" / "tiny-otter")
+    assert register(where, name="of-record", alias=None, checkpoint="best").version == "1"
+    monkeypatch.chdir(tmp_path)  # where there is no folder outputs
+    assert register("tiny-otter", name="of-name", alias=None, checkpoint="best").version == "1"
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ def test_a_description_says_what_it_is_how_it_was_started_and_what_came_out():
     assert rows[0] == "|AP|AP50|AP75|APs|APm|APl|"
     assert rows[2] == "|0.5123|0.8000|-|-|-|-|"  # what no image has is a dash, not missing
     assert rows[3] == "|AR1|AR10|AR100|ARs|ARm|ARl|"
-    assert "Best checkpoint: `step_000900`" in said
+    assert "After 1200 steps; best checkpoint: `step_000900`" in said
     assert "qdet predict outputs/a-1 photo.jpg" in said
     assert "(the last)" in note.describe_results(METRICS, step=900, folder="x", best=900)
-    assert "Best" not in note.describe_results({}, step=900, folder="x", best=None)
+    assert "best" not in note.describe_results({}, step=900, folder="x", best=None)
 
 
 def test_secrets_of_a_command_are_masked():

@@ -28,7 +28,7 @@ def describe_start(docstring: str | None, arguments: Sequence[str]) -> str:
 
 
 def describe_results(metrics: Mapping[str, float], *, step: int, folder: str, best: int | None) -> str:
-    """Return the table of results and the next commands.
+    """Return the table of results, first, as the page shows only the first lines, and the next commands.
 
     Args:
         metrics: Of the last evaluation, such as `val/AP`.
@@ -36,10 +36,10 @@ def describe_results(metrics: Mapping[str, float], *, step: int, folder: str, be
         folder: The run's, as a user types it.
         best: Steps behind its best checkpoint; None where it has none.
     """
-    parts = [f"### After {step} steps", *(_table(metrics, names) for names in NAMES)]
+    done = f"After {step} steps"
     if best is not None:
-        parts.append(f"Best checkpoint: `step_{best:06d}`" + (" (the last)" if best == step else ""))
-    return "\n\n".join([*parts, "### Next", _next_commands(folder)])
+        done += f"; best checkpoint: `step_{best:06d}`" + (" (the last)" if best == step else "")
+    return "\n\n".join([*(_table(metrics, names) for names in NAMES), done, _next_commands(folder)])
 
 
 def find_best(store: str, run: str) -> int | None:
@@ -81,7 +81,7 @@ def describe_trials(rows: Sequence[Mapping[str, Any]], command: str | None) -> s
     lines = ["|".join(head), "|".join("---" for _ in head)]
     lines += ["|".join(str(row[name]).replace("|", "/") for name in head) for row in rows]
     table = "\n".join(f"|{line}|" for line in lines) if rows else ""
-    return f"### Trials\n\n{table}" + (f"\n\n### Best setting\n\n```\n{command}\n```" if command else "")
+    return table + (f"\n\nBest setting:\n\n```\n{command}\n```" if command else "")
 
 
 def _table(metrics: Mapping[str, float], names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ class Session:
         """Add the results to the run's description in MLflow."""
         best = note.find_best(self.run.store, self.run.name)
         results = note.describe_results(metrics, step=step, folder=self.folder, best=best)
-        self.tracker.tags({note.TAG: f"{self.about}\n\n{results}"})
+        self.tracker.tags({note.TAG: f"{results}\n\n{self.about}".strip()})
 
     def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
         """Say how the run ended, in MLflow too."""
@@ -228,7 +228,9 @@ def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
         (data.val, prepared.val, "validation"),
     ):
         if info.digest is not None:  # of third-party shards behind a URL only workers will know it
-            tracker.dataset(Path(address).name, info.digest, mask(address), context)
+            counts = {"images": info.images, "classes": info.categories and len(info.categories.names)}
+            sizes = {name: count for name, count in counts.items() if count}
+            tracker.dataset(Path(address).name, info.digest, mask(address), context, sizes)
     if script := note.job_file():
         tracker.text(script.read_text(), f"job/{script.name}")
 

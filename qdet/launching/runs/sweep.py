@@ -80,7 +80,7 @@ class SweepSession:
         cells = zip(*(map(_short, column) for column in columns.values()), strict=True)
         shown = [dict(zip(columns, row, strict=True)) for row in cells]
         command = None if best is None else f"{shlex.join(note.command_line()[:2])} {as_flags(best.settings)}"
-        self.tracker.tags({note.TAG: f"{self.about}\n\n{note.describe_trials(shown, command)}"})
+        self.tracker.tags({note.TAG: f"{note.describe_trials(shown, command)}\n\n{self.about}".strip()})
 
 
 @contextmanager
