@@ -16,7 +16,7 @@ from qdet.tracking.spool import Record
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 DIGEST_LENGTH = 8  # as long as those of MLflow's own datasets; the source carries the whole digest
-THUMBNAIL = 256  # MLflow's page shows small copies of pictures beside the full ones
+THUMBNAIL = 1024  # of the copy that MLflow's page shows, pixel for pixel; a click shows the whole picture
 
 
 class Delivery:

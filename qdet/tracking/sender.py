@@ -1,6 +1,7 @@
 """Send a spool's records to MLflow, in order, each at least once."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -130,8 +131,12 @@ def _send_one(folder: Path, override: str | None) -> int:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error, without secrets."""
+    """Return the first line of an error, without secrets; of an address that does not answer, no more."""
     lines = str(error).strip().splitlines()
+    if silent := re.match(
+        r"API request to (\S+?://[^/\s]+)\S* failed with exception", lines[0] if lines else ""
+    ):
+        return mask(f"{silent[1]} does not answer")
     return mask(f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
 
 

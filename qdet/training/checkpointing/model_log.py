@@ -41,7 +41,7 @@ def choose_models(run: RunFolder) -> dict[str, int]:
         return {}
     last = max(ap)
     best = max((s for s in ap if math.isfinite(ap[s])), key=lambda step: (ap[step], step), default=last)
-    return {BEST: best} | ({} if best == last else {LAST: last})
+    return ({} if best == last else {LAST: last}) | {BEST: best}  # the page shows what comes last
 
 
 def _log(run: RunFolder, step: int, name: str, tracker: Tracker) -> None:
