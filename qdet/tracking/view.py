@@ -45,7 +45,7 @@ def _view() -> str:
         "datasetsFilter": [],
         "selectedColumns": [*metrics, *others],
         "columnOrder": [name, created, *metrics, duration, *others],
-        "columnWidths": {name: 240, created: 150, duration: 100, others[0]: 110, others[-1]: 220}
+        "columnWidths": {name: 240, created: 150, duration: 100, others[0]: 150, others[-1]: 160}
         | dict.fromkeys(metrics, 100)
         | dict.fromkeys(others[1:-1], 130),
     }

@@ -1,6 +1,7 @@
 """A headless Chromium, steered through its debugging protocol: opens pages, waits, clicks, takes pictures."""
 
 import base64
+import io
 import itertools
 import json
 import shutil
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SIZE = 1500, 900
@@ -48,9 +51,13 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def open(self, url: str) -> None:
-        """Go to a page, which may be the same with another fragment."""
+    def open(self, url: str, *, width: int = SIZE[0], height: int = SIZE[1]) -> None:
+        """Go to a page, which may be the same with another fragment, in a window of that size."""
         self.call("Page.navigate", url="about:blank")
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
         self.call("Page.navigate", url=url)
 
     def text(self) -> str:
@@ -70,14 +77,17 @@ class Page:
             shown = "document.body && document.body.innerText"
             self.wait_for(f"{shown}.includes({json.dumps(text)})", seconds)
 
-    def screenshot(self, file: Path, *, height: int = SIZE[1], settle: float = 1.5) -> None:
-        """Write what is shown as a PNG, after a while for animations and late pictures."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=SIZE[0], height=height, deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
+    def press(self, key: str, code: int) -> None:
+        """Press a key, given by its name and its code in Windows."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def screenshot(self, file: Path, *, settle: float = 1.5) -> None:
+        """Write what is shown as a PNG of few colours, after a while for animations and late pictures."""
         time.sleep(settle)
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        taken = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        with Image.open(io.BytesIO(taken)) as image:
+            image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
 
     def close(self) -> None:
         """Disconnect."""

@@ -53,25 +53,25 @@ def take_pictures(page: Page, address: str, client: Any, to: Path) -> None:
     run = client.search_runs([experiment], order_by=["metrics.`val/AP` DESC"])[0]
     base, training = address.partition("/#")[0], "workflowType=machine_learning"
     runs = f"{base}/#/experiments/{experiment}/runs"
-    page.open(address)
+    page.open(address, height=560)
     page.wait_for_text(
-        "matching run", "val/AP", "val/AP50", "train/loss", f"{run.data.metrics['val/AP']:.4f}"
+        "matching run", "val/AP", "val/AP50", "train/loss", str(run.data.metrics["val/AP"])[:6]
     )
-    page.screenshot(to / "runs.png", height=560)
-    page.open(f"{runs}/{run.info.run_id}?{training}")
+    page.screenshot(to / "runs.png")
+    page.open(f"{runs}/{run.info.run_id}?{training}", height=1700)
     page.wait_for_text("Description", "AP50", "Ready", "train (", "val (", "qdet.started")
-    page.screenshot(to / "run.png", height=1200)
+    page.screenshot(to / "run.png")
     page.open(f"{base}/#/experiments/{experiment}/models?{training}")
     page.wait_for_text("Model name", "Ready", run.info.run_name[:10])
     logged = client.search_logged_models([experiment], filter_string="name = 'model'")
     model = next(one for one in logged if one.source_run_id == run.info.run_id)
-    page.open(f"{base}/#/experiments/{experiment}/models/{model.model_id}?{training}")
+    page.open(f"{base}/#/experiments/{experiment}/models/{model.model_id}?{training}", height=1000)
     page.wait_for_text("val/AP", "Ready", "qdet predict runs:/", run.info.run_id)
-    page.screenshot(to / "model.png", height=1000)
-    page.open(f"{runs}/{run.info.run_id}/model-metrics?{training}")
+    page.screenshot(to / "model.png")
+    page.open(f"{runs}/{run.info.run_id}/model-metrics?{training}", height=1000)
     page.wait_for_text("val", "Add section")
     _show_pictures(page)
-    page.screenshot(to / "pictures.png", height=1000)
+    page.screenshot(to / "pictures.png")
 
 
 def _show_pictures(page: Page) -> None:
@@ -85,8 +85,10 @@ def _show_pictures(page: Page) -> None:
     }})()""")
     page.wait_for("document.querySelector('[role=dialog] [role=slider]') !== null")
     page.run("document.querySelector('[role=dialog] [role=slider]').focus()")
-    for kind in ("keyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key="End", code="End", windowsVirtualKeyCode=35)
+    at_end = (
+        """(e => e.ariaValueNow === e.ariaValueMax)(document.querySelector('[role=dialog] [role=slider]'))"""
+    )
+    _until(page, lambda: page.run(at_end) or page.press("ArrowRight", 39))
     shown = "[...document.querySelectorAll('[role=dialog] img')].filter(e => e.naturalWidth > 256)"
     page.wait_for(f"({shown}).length > 0")
     page.run(f"({shown})[0].scrollIntoView({{block: 'center'}})")
@@ -98,7 +100,7 @@ def _last_with_text(text: str) -> str:
         e => !e.children.length && e.textContent.trim() === '{text}').pop()"""
 
 
-def _until(page: Page, done: Callable[[], bool], seconds: float = 60) -> None:
+def _until(page: Page, done: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, page.text()[-1000:]
