@@ -28,7 +28,9 @@ from qdet.launching.commands.runs.replay import ReplayCommand
 from qdet.launching.commands.runs.runs import RunsCommand
 from qdet.launching.commands.runs.show import ShowCommand
 from qdet.launching.commands.submit import SubmitCommand
-from qdet.launching.commands.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.tracking.register import RegisterCommand
+from qdet.launching.commands.tracking.sync_tracking import SyncTrackingCommand
+from qdet.launching.commands.tracking.ui import UiCommand
 from qdet.launching.commands.training.train import TrainCommand
 from qdet.launching.commands.zoo import ZooCommand
 from qdet.launching.exit_status import Exit, exit_on_user_error
@@ -69,6 +71,8 @@ COMMANDS: dict[str, type[Command]] = {
     "export": ExportCommand,
     "visualize": VisualizeCommand,
     "serve": ServeCommand,
+    "ui": UiCommand,
+    "register": RegisterCommand,
     "sync-tracking": SyncTrackingCommand,
     "convert": ConvertCommand,
     "order": OrderCommand,

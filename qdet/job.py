@@ -125,7 +125,7 @@ class Job:
                 precision="bf16",
                 workers=2,
                 accelerator="cpu",
-                eval_every=0,
+                eval_every=1,
                 log_every=10,
                 checkpoint_every=300,
             ),

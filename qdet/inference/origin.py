@@ -127,8 +127,8 @@ def find_folder(where: str, *, store: str = STORE) -> Folder:
         near += [p.name for p in Path(store).iterdir()]
     raise CheckpointError(
         f"{where} is not there.{did_you_mean(Path(where).name, [*near, *SHIPPED])} Give a run's folder, such "
-        f"as {STORE}/RUN, a part of its name, a checkpoint's folder, an exported file, runs:/ID of MLflow, or "
-        "demo"
+        f"as {STORE}/RUN, a part of its name, a checkpoint's folder, an exported file, runs:/ID of MLflow "
+        "or demo"
     )
 
 

@@ -15,8 +15,8 @@ from qdet.launching.preflight.check import check
 from qdet.launching.runs import record, report, words
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.resume_command import describe_stop
-from qdet.launching.runs.session import join_session, open_session
-from qdet.tracking import NullTracker, Tracker
+from qdet.launching.runs.session import Place, join_session, open_session
+from qdet.tracking import Tracker
 from qdet.training.reporting import LocalReporter, PlainLines, Run
 
 if TYPE_CHECKING:
@@ -33,25 +33,25 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     Raises:
         SystemExit: Ctrl-C or SIGTERM stopped the run, which wrote a checkpoint first.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    place, size = Place.of_torchrun(os.environ), int(os.environ.get("WORLD_SIZE", "1"))
     job = override(job, {"train.workers": size})
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun restarted this run
     prepared = prepare(job, name=_shared_name(job))
     job = prepared.job
     check(prepared)
-    if rank != 0:
+    if place.rank != 0:
         name = job.store.run or job.store.resume or prepared.name
         if name is None:
             raise ConfigError("several processes that torchrun did not start need --store.run NAME")
         run = Run(name, job.store.path, hash=record.hash_name(name))
-        with _catch_signals() as stop:
-            if _train(job, run, NullTracker(), LocalReporter(stop, None), callbacks).stopped:
+        with join_session(job, run, place) as tracker, _catch_signals() as stop:
+            if _train(job, run, tracker, LocalReporter(stop, None), callbacks).stopped:
                 raise SystemExit(stop.exit_code)
         return
     with (
         open_session(prepared) as session,
-        join_session(job, session.run, rank=0) as tracker,
+        join_session(job, session.run, place) as tracker,
     ):
         processes = "this process" if size == 1 else f"{size} processes"
         print(f"run {session.run.name}: training in {processes}", flush=True)

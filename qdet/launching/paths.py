@@ -85,9 +85,9 @@ def resolve(job: Job) -> Job:
     return override(job, changes)
 
 
-def tracking_uri() -> str:
-    """Return MLflow's tracking URI, the same from every working directory."""
-    uri = os.environ.get(TRACKING) or "sqlite:///mlflow.db"
+def tracking_uri(given: str | None = None) -> str:
+    """Return MLflow's tracking URI, the given one or MLFLOW_TRACKING_URI, from every working directory."""
+    uri = given or os.environ.get(TRACKING) or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{root() / uri.removeprefix('sqlite:///')}"
     return uri if ":" in uri else absolute(uri)

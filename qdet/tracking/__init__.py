@@ -6,7 +6,6 @@ from qdet.tracking.sender import send_spool
 from qdet.tracking.server import (
     COMMIT_VARIABLE,
     git_commit,
-    mlflow_ui_command,
     tracking_environment,
     tracking_uri,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "Tracker",
     "git_commit",
     "has_ended",
-    "mlflow_ui_command",
     "send_spool",
     "tracking_environment",
     "tracking_uri",

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
-DIGEST_LENGTH = 36  # MLflow's limit; the source carries the whole digest
-THUMBNAIL = 256  # MLflow's page shows small copies of pictures beside the full ones
+DIGEST_LENGTH = 8  # as long as those of MLflow's own datasets; the source carries the whole digest
+THUMBNAIL = 1024  # of the copy that MLflow's page shows, pixel for pixel; a click shows the whole picture
 
 
 class Delivery:
@@ -33,6 +35,7 @@ class Delivery:
             "artifact": self._artifact,
             "table": self._table,
             "picture": self._picture,
+            "model": self._model,
             "end": self._end,
         }
 
@@ -98,11 +101,14 @@ class Delivery:
     def _dataset(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        kind = _source_type(record["source"])
+        source = {"url" if kind == "http" else "uri": record["source"], "digest": record["digest"]}
         dataset = Dataset(
             name=record["name"],
             digest=record["digest"][:DIGEST_LENGTH],
-            source_type="shards",
-            source=json.dumps({"uri": record["source"], "digest": record["digest"]}),
+            source_type=kind,
+            source=json.dumps(source),
+            profile=json.dumps(record.get("profile", {})),
         )
         tags = [InputTag("mlflow.data.context", record["context"])]
         self._client.log_inputs(self._id, datasets=[DatasetInput(dataset, tags)])
@@ -134,6 +140,18 @@ class Delivery:
             self._client.log_artifact(self._id, str(file), "images")
         self._client.set_tag(self._id, "mlflow.loggedImages", "True")
 
+    def _model(self, record: Record) -> None:
+        """Log a model, with its metrics at the times at which the run has them: MLflow then keeps one."""
+        stamps = {key: self._known.stamp(key, record["step"]) for key in record["values"]}
+        known = {key: stamp for key, stamp in stamps.items() if stamp is not None}
+        deliver_model(self._client, self._id, self._folder / record["file"], record | {"stamps": known})
+
+
+def _source_type(address: str) -> str:
+    """Return the name under which MLflow knows such a source, so that `mlflow.data.get_source` opens it."""
+    scheme = urlsplit(address).scheme
+    return {"": "local", "file": "local", "https": "http"}.get(scheme, scheme)
+
 
 class KnownPoints:
     """The points of one MLflow run, fetched per metric name before its first point is sent."""
@@ -147,6 +165,10 @@ class KnownPoints:
     def takes(self, name: str, step: int, stamp: int) -> bool:
         """Whether a point may be sent: it is new, or already there with the same time stamp."""
         return self._of(name).get(step, stamp) == stamp
+
+    def stamp(self, name: str, step: int) -> int | None:
+        """Time stamp of a point that is there; None without one."""
+        return self._of(name).get(step)
 
     def add(self, name: str, step: int, stamp: int) -> None:
         """Record that a point has arrived."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from qdet.errors import TrackingError
 from qdet.masking import mask
-from qdet.tracking.server import artifact_location, quiet_environment
+from qdet.tracking.server import artifact_location, open_client
+from qdet.tracking.view import view_tags
 
 NAME_TAG = "qdet.run"
 """Tag that holds a run's unique name, by which every process of it, and a later resume, find the same run."""
@@ -15,11 +16,8 @@ NAME_TAG = "qdet.run"
 HASH_TAG = "qdet.hash"
 """Tag that tells runs of one name in different stores apart; runs of earlier versions have none."""
 
-TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's UI show an experiment as model training, not prompt engineering."""
-
 CLAIM_TAG = "qdet.claim"
-"""Tag that says when a run was created, to the nanosecond."""
+"""Tag that says when a run was created, to the nanosecond; removed once the run is settled."""
 
 
 def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
@@ -46,17 +44,18 @@ def find_or_create_run(client: Any, about: dict[str, Any], uri: str) -> Any:
     first = _first_of_name(client, experiment, name, about.get("run_hash")) or mine
     if first.info.run_id != mine.info.run_id:
         client.delete_run(mine.info.run_id)
+    elif CLAIM_TAG in mine.data.tags:  # without it, it comes before any later one
+        client.delete_tag(mine.info.run_id, CLAIM_TAG)
     return first
 
 
 def has_ended(run_id: str, uri: str) -> bool:
     """Whether MLflow reports a run as over; False if it does not answer."""
-    quiet_environment()
-    from mlflow import MlflowClient
+    client = open_client(uri)
     from mlflow.exceptions import MlflowException
 
     try:
-        return MlflowClient(tracking_uri=uri).get_run(run_id).info.status != "RUNNING"
+        return client.get_run(run_id).info.status != "RUNNING"
     except MlflowException:
         return False
 
@@ -74,7 +73,7 @@ def _experiment(client: Any, name: str, uri: str) -> str:
     if found is None:
         # Another process may have created it in between.
         with contextlib.suppress(MlflowException):
-            return client.create_experiment(name, artifact_location(uri, name), tags=TRAINING_VIEW)
+            return client.create_experiment(name, artifact_location(uri, name), tags=view_tags())
         found = client.get_experiment_by_name(name)
     if found is None:
         raise TrackingError(f"MLflow experiment {name!r} cannot be created at {mask(uri)}")

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, SupportsFloat
@@ -119,11 +120,12 @@ class MLflowTracker:
         """Set tags, replacing those of the same name."""
         self._put({"kind": "tags", "values": as_mlflow.tags(values)})
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
         """Log which data was read; `context` is its role, such as "training"."""
-        self._put(
-            {"kind": "dataset", "name": name, "digest": digest, "source": mask(source), "context": context}
-        )
+        about = {"name": name, "digest": digest, "source": mask(source), "context": context}
+        self._put({"kind": "dataset", "profile": dict(sizes or {})} | about)
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Log a table by columns as `file`, which ends in .json and replaces one of that name."""
@@ -160,9 +162,19 @@ class MLflowTracker:
         """Log text as `file`, without secrets."""
         self._file("artifact", mask(text).encode(), file)
 
-    def model(self, folder: Path) -> None:
-        """Log the exported model as `model/`."""
-        self.artifact(folder, "model")
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
+        """Log a model in MLflow's format; MLflow calls it ready once all of it has arrived."""
+        about = {"name": name, "step": step, "key": uuid.uuid4().hex}
+        about |= {"values": as_mlflow.metrics(metrics), "params": as_mlflow.params(params)}
+        self._hold({"kind": "model"} | about, name, folder)
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
         """Send the rest within `wait` seconds; return whether all was sent. No status: the run stays open."""
@@ -190,12 +202,16 @@ class MLflowTracker:
     def _file(self, kind: str, content: bytes | Path, to: str) -> None:
         target = PurePosixPath(to)
         folder = "" if target.parent == PurePosixPath() else str(target.parent)
+        self._hold({"kind": kind, "to": folder}, target.name, content)
+
+    def _hold(self, record: Record, name: str, content: bytes | Path) -> None:
+        """Queue a record with what it sends; the caller may remove that at once."""
         try:
-            held = self._spool.hold(target.name, content)
+            held = self._spool.hold(name, content)
         except OSError as error:
-            _log.warning("cannot log %s: %s", to, error)
+            _log.warning("cannot log %s: %s", name, error)
             return
-        self._put({"kind": kind, "file": held, "to": folder})
+        self._put(record | {"file": held})
 
 
 def _spool(folder: Path) -> Spool:

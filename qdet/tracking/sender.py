@@ -1,6 +1,7 @@
 """Send a spool's records to MLflow, in order, each at least once."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from qdet.errors import TrackingError
 from qdet.masking import MASK, mask
 from qdet.tracking.delivery import Delivery
 from qdet.tracking.mlflow_run import find_or_create_run
-from qdet.tracking.server import quiet_environment, tracking_uri
+from qdet.tracking.server import open_client, tracking_uri
 from qdet.tracking.spool import Record, Spool
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit
@@ -33,11 +34,8 @@ class Sender:
     def connect(self) -> Delivery:
         """Find or create the run on the first call; return its delivery."""
         if self._delivery is None:
-            quiet_environment()
-            from mlflow import MlflowClient
-
             about = self.spool.about()
-            client = MlflowClient(tracking_uri=self._uri)
+            client = open_client(self._uri)
             run = find_or_create_run(client, about, self._uri)
             self.spool.describe(about | {"run_id": run.info.run_id})
             self.run_id = run.info.run_id
@@ -133,8 +131,12 @@ def _send_one(folder: Path, override: str | None) -> int:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error, without secrets."""
+    """Return the first line of an error, without secrets; of an address that does not answer, no more."""
     lines = str(error).strip().splitlines()
+    if silent := re.match(
+        r"API request to (\S+?://[^/\s]+)\S* failed with exception", lines[0] if lines else ""
+    ):
+        return mask(f"{silent[1]} does not answer")
     return mask(f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
 
 

@@ -1,13 +1,9 @@
 """Where MLflow stores its runs, and how to view them."""
 
 import os
-import shlex
 import subprocess
-import sys
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from qdet.masking import mask
+from typing import Any
 
 COMMIT_VARIABLE = "QDET_GIT_COMMIT"
 """Passes the commit on to processes without the repository, such as Ray workers."""
@@ -67,24 +63,28 @@ def quiet_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs the tables of a new database
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # nothing here loads a model that way
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
 
 
-def mlflow_ui_command(uri: str | None = None) -> str:
-    """Return how to open the MLflow UI: a command for a database, the address for a server."""
-    uri = uri or tracking_uri()
-    if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {mask(uri)}"
-    beside = Path(sys.executable).parent / "mlflow"
-    program = str(beside) if beside.exists() else "mlflow"
-    if beside.exists() and beside.is_relative_to(Path.cwd()):
-        program = str(beside.relative_to(Path.cwd()))
-    # Only loopback names: another site's name could otherwise be made to resolve here (DNS rebinding).
-    guard = ["--host", "127.0.0.1", "--allowed-hosts", "localhost:*,127.0.0.1:*"]
-    return shlex.join([program, "ui", "--backend-store-uri", mask(uri), *guard])
+def open_client(uri: str) -> Any:
+    """Return a client of MLflow that fails fast.
+
+    A database that it makes keeps the files of MLflow's own experiment, `Default`, beside it, not in the
+    folder where this process happens to run.
+    """
+    quiet_environment()
+    from mlflow import MlflowClient
+
+    database = local_database(uri)
+    if database is not None and not (database.is_file() and database.stat().st_size):
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(uri, (database.parent / "mlruns").as_uri())
+    return MlflowClient(tracking_uri=uri)
 
 
 def git_commit() -> str | None:

@@ -110,12 +110,18 @@ class Spool:
             aside.unlink()
 
     def hold(self, name: str, content: bytes | Path) -> str:
-        """Keep a file under its own name until it is sent; return its path inside the spool."""
-        home = self._files / uuid.uuid4().hex
-        home.mkdir()
-        target = home / name
+        """Keep a file, or a folder, under its own name until it is sent; return its path inside the spool."""
+        target = self._files / uuid.uuid4().hex / name
+        self._copy(content, target)
+        return str(target.relative_to(self.folder))
+
+    def _copy(self, content: bytes | Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             target.write_bytes(content)
+        elif content.is_dir():
+            for file in (path for path in content.rglob("*") if path.is_file()):
+                self._copy(file, target / file.relative_to(content))
         elif content.stat().st_size < COPIED_BELOW:
             shutil.copyfile(content, target)
         else:
@@ -123,7 +129,6 @@ class Spool:
                 os.link(content, target)
             except OSError:
                 shutil.copyfile(content, target)
-        return str(target.relative_to(self.folder))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -32,8 +32,18 @@ class Tracker(Protocol):
         """Set tags, replacing those of the same name."""
         ...
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Log which data was read; `context` is its role, such as "training"."""
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        """Log which data was read.
+
+        Args:
+            name: Of the dataset.
+            digest: Identity of its content.
+            source: Where it is.
+            context: Its role, such as "training".
+            sizes: How many images and classes it has, where that is known.
+        """
         ...
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
@@ -52,8 +62,24 @@ class Tracker(Protocol):
         """Log text as `file`, without secrets."""
         ...
 
-    def model(self, folder: Path) -> None:
-        """Log the exported model."""
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
+        """Log a model in MLflow's format.
+
+        Args:
+            folder: The model, which the caller may remove afterwards.
+            name: Its name within the run.
+            step: Training steps behind its weights.
+            metrics: Those of an evaluation of these weights.
+            params: What else to show of it.
+        """
         ...
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
@@ -78,7 +104,9 @@ class NullTracker:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Drop them."""
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
         """Drop it."""
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
@@ -93,7 +121,15 @@ class NullTracker:
     def text(self, text: str, file: str) -> None:
         """Drop it."""
 
-    def model(self, folder: Path) -> None:
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
         """Drop it."""
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:

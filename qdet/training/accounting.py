@@ -1,6 +1,6 @@
 """A check, at the end of every epoch, that all ranks together received the planned images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Int32, Int64
@@ -55,7 +55,8 @@ class Accounting:
         account = total.account(self.order, step)
         if not account.as_planned:
             print(account, flush=True)
-        self.tracker.metrics(account.metrics(), step)
+        if counts := _nonzero(account.metrics()):
+            self.tracker.metrics(counts, step)
         if images := account.table():
             self.tracker.table(images, f"data/epoch_{account.epoch:04d}_to_{account.last}.json")
         account.check()
@@ -84,7 +85,8 @@ class ImageCounts:
                 f"substituted={substituted}; without a plan, lost and repeated images are unknown",
                 flush=True,
             )
-            self.tracker.metrics({"data/received": received, "data/substituted": substituted}, step)
+            counts = {"data/received": received, "data/substituted": substituted}
+            self.tracker.metrics(_nonzero(counts), step)
         self._start(step)
 
     def state(self) -> Int64[Tensor, " 3"]:
@@ -101,3 +103,8 @@ class ImageCounts:
         self._first = step
         self._counts = torch.zeros(2, dtype=torch.int64)
         """Images received, and how many of them substitute for others."""
+
+
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
+    """Leave out what did not happen: a chart of zeros only hides others."""
+    return {name: count for name, count in counts.items() if count}

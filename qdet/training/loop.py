@@ -14,6 +14,7 @@ from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
 from qdet.training.checkpointing.contents import Checkpoints
+from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join, set_deterministic
@@ -206,11 +207,11 @@ class _Training:
         return Result(self.step, self.schedule.steps, self.evaluator.metrics, stopped=True, why=why)
 
     def _finish(self) -> None:
-        """Wait for the last checkpoint, and log its model."""
+        """Wait for the last checkpoint, and log its model and the best one's."""
         with self.health.watchdog.off("last checkpoint"):
             self.checkpoints.writer.wait(at_end=True)
-            if self.world.main:
-                self.checkpoints.writer.log_model(self.tracker)
+            if self.world.main and self.checkpoints.writer.wrote:
+                log_models(self.checkpoints.writer.run, self.tracker)
         if self.exchange.early.due and self.step < self.schedule.steps and self.world.main:
             why = self.exchange.early.explain()
             print(f"{why}, at step {self.step} of {self.schedule.steps}", flush=True)

@@ -97,7 +97,7 @@ def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path)
     logged = []
 
     class Tracker:
-        def dataset(self, *about: str) -> None:
+        def dataset(self, *about) -> None:
             logged.append(about)
 
         def __getattr__(self, name: str):
@@ -107,9 +107,10 @@ def test_mlflow_logs_the_digests_of_remote_datasets(job: Job, demo_shards: Path)
     digests = [
         json.loads((demo_shards / s / "manifest.json").read_text())["digest"] for s in ("train", "val")
     ]
+    classes = len(ShardSet.open(demo_shards / "val").categories.names)
     assert logged == [
-        ("train", digests[0], job.data.train, "training"),
-        ("val", digests[1], job.data.val, "validation"),
+        ("train", digests[0], job.data.train, "training", {"images": 48, "classes": classes}),
+        ("val", digests[1], job.data.val, "validation", {"images": 16, "classes": classes}),
     ]
 
 

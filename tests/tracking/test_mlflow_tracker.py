@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+import mlflow.data
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,12 +42,12 @@ def test_a_run_logs_settings_metrics_and_files(tmp_path, uri, client, monkeypatc
     tracker.params({"where": "s3://me:pw1234@host/x", "said": "it is very-hidden-value", "made": opened})
     for step in range(5):
         tracker.metrics({"train/loss": 1 / (step + 1), "AP of 50%": step, "bad": float("nan")}, step)
-    tracker.dataset("shapes", "a" * 64, "/data/shapes/train", "training")
+    tracker.dataset("shapes", "a" * 64, "/data/shapes/train", "training", {"images": 7})
     tracker.table({"class": ["cat", "dog"], "AP": [0.5, None]}, "tables/per_class.json")
     tracker.table({"class": ["cat", "dog"], "AP": [0.75, None]}, "tables/per_class.json")
     tracker.picture(np.zeros((40, 600, 3), np.uint8), "val/boxes", 5)
     tracker.text("job = very-hidden-value", "job/adamixer.py")
-    tracker.model(tmp_path / "exported")
+    tracker.artifact(tmp_path / "exported", "model")
     time.sleep(0.5)
     assert tracker.close("FINISHED", wait=60)
 
@@ -67,9 +68,11 @@ def test_a_run_logs_settings_metrics_and_files(tmp_path, uri, client, monkeypatc
     assert len(client.get_metric_history(tracker.run_id, "AP of 50_")) == 5
     assert any(name.startswith("system/cpu_utilization") for name in run.data.metrics)
     dataset = run.inputs.dataset_inputs[0]
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("shapes", "a" * 36)
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("shapes", "a" * 8)
     assert json.loads(dataset.dataset.source)["digest"] == "a" * 64
     assert dataset.tags[0].value == "training"
+    assert json.loads(dataset.dataset.profile) == {"images": 7}
+    assert mlflow.data.get_source(dataset.dataset).uri == "/data/shapes/train"
     table = Path(client.download_artifacts(tracker.run_id, "tables/per_class.json", str(tmp_path)))
     assert pd.read_json(table, orient="split")["AP"].tolist() == [0.75, pytest.approx(np.nan, nan_ok=True)]
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [

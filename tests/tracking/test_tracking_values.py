@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdet.masking import is_secret_name, mask
-from qdet.tracking import git_commit, mlflow_ui_command, tracking_environment, tracking_uri
+from qdet.tracking import git_commit, tracking_environment, tracking_uri
 from qdet.tracking.server import artifact_location
 from qdet.tracking.values import metrics, params, stable
 
@@ -18,7 +18,6 @@ def test_default_is_an_absolute_database_in_the_working_directory(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     assert artifact_location(tracking_uri(), "my exp/1") == f"file://{tmp_path}/mlruns/my_exp_1"
-    assert f"ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in mlflow_ui_command()
     assert tracking_environment()["MLFLOW_TRACKING_URI"] == tracking_uri()
 
 
@@ -28,7 +27,6 @@ def test_the_variable_is_honoured_and_made_absolute(tmp_path, monkeypatch):
     assert tracking_uri() == f"sqlite:///{tmp_path}/runs.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret99@mlflow.example:8080")
     assert tracking_uri() == "https://me:secret99@mlflow.example:8080"
-    assert mlflow_ui_command() == "open https://me:***@mlflow.example:8080"
     assert artifact_location(tracking_uri(), "e") is None
 
 

@@ -10,7 +10,7 @@ def test_epochs_are_accounted_for_after_a_change_of_ranks(demo_shards, tmp_path,
     # 48 images: 4 steps that leave 8 of them out, or 5 steps that take 2 of them twice.
     job = tiny_job(demo_shards, **{"train.batch_size": 10, "train.workers": 2, "train.steps": 6})
     two = train_all(2, {"drop": override(job, {"train.checkpoint_every": 5})}, tmp_path)
-    assert counts(two["drop"]) == {4: (0, 0, 8, 0, 0), 6: (0, 0, 0, 0, 0)}
+    assert counts(two["drop"]) == {4: (0, 0, 8, 0, 0)}  # nothing happened in the second
     shutil.rmtree(tmp_path / "drop" / "step_000006")
     alone = override(job, {"train.workers": 1, "train.steps": 8})
     wrapping = override(alone, {"train.steps": 5, "data.tail": "wrap"})
@@ -29,7 +29,7 @@ def test_epochs_are_accounted_for_after_a_change_of_ranks(demo_shards, tmp_path,
 def counts(points):
     names = ("lost", "duplicated", "dropped", "wrapped", "substituted")
     return {
-        step: tuple(int(values[f"data/{name}"]) for name in names)
+        step: tuple(int(values.get(f"data/{name}", 0)) for name in names)
         for step, values in points.items()
-        if "data/lost" in values
+        if any(key.startswith("data/") for key in values)
     }

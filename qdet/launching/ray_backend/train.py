@@ -31,7 +31,7 @@ from qdet.launching.ray_backend.worker_settings import (
 from qdet.launching.runs import report
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.resume_command import describe_stop
-from qdet.launching.runs.session import open_session
+from qdet.launching.runs.session import Place, open_session
 from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:
@@ -223,23 +223,35 @@ def _train_worker(
     """Run one rank of the training in a Ray worker; return `step`, `steps`, `metrics` and `stopped`."""
     import logging
 
-    import ray.train
-
     from qdet.launching.ray_backend.reporter import RayReporter
     from qdet.launching.runs.session import join_session
     from qdet.training.loop import train
 
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
-    rank = ray.train.get_context().get_world_rank()
-    if rank == 0 and isinstance(output, PlainLines):
+    place = _find_place()
+    main = place.rank == 0
+    if main and isinstance(output, PlainLines):
         print(f"rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
-    watched = graceful_stop.watch_driver(run.name) if rank == 0 else nullcontext(graceful_stop.StopFlag())
-    with join_session(job, run, rank=rank) as tracker, watched as stop:
-        shown = output if rank == 0 else None
+    watched = graceful_stop.watch_driver(run.name) if main else nullcontext(graceful_stop.StopFlag())
+    with join_session(job, run, place) as tracker, watched as stop:
+        shown = output if main else None
         reporter = RayReporter(stop, watch_preemption=watch_preemption, display=shown)
         result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
     return asdict(result)
+
+
+def _find_place() -> Place:
+    import ray.train
+
+    context = ray.train.get_context()
+    return Place.among(
+        rank=context.get_world_rank(),
+        local_rank=context.get_local_rank(),
+        node=context.get_node_rank(),
+        world=context.get_world_size(),
+        local_world=context.get_local_world_size(),
+    )
 
 
 def _growth_interval() -> float:

@@ -42,6 +42,7 @@ from qdet.launching.runs.sweep import (
     trial_hash,
     trial_name,
     trial_number,
+    trial_title,
 )
 from qdet.training.reporting import PlainLines
 
@@ -191,9 +192,11 @@ def _run_trial(
     job = require_evaluation(override(job, settings))
     name = trial_name(sweep, trial)
     prepared = Prepared(job, name, trial_hash(parent, name))
-    with open_session(prepared, parent=parent, tags={"qdet.trial": trial}) as session:
+    title, tags = trial_title(settings), {"qdet.trial": trial}
+    with open_session(prepared, parent=parent, tags=tags, title=title) as session:
         output, reports = PlainLines(f"trial {trial_number(trial)}: "), [TuneReportCallback()]
-        fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=reports, output=output)
+        result = fit(job, session.run, callbacks, gpu=gpu, ray_callbacks=reports, output=output)
+        session.describe_results(result["step"], result["metrics"])
 
 
 def _make_row(result: Any, prepared: Prepared, sweep: Sweep) -> TrialRow:

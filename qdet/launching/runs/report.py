@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from qdet.checkpoint import open_folder
 from qdet.checkpoint.run_names import STORE
 from qdet.evaluation.coco import METRICS
 from qdet.launching import paths
+from qdet.masking import mask
 
 RESULT = "QDET_RESULT"
 """Environment variable: a file that gets the outcome as JSON, for the program that started the job."""
@@ -55,16 +57,23 @@ def print_summary(outcome: Outcome) -> None:
 def next_commands(outcome: Outcome) -> list[str]:
     """Return the commands that use the model of a run, as they are typed."""
     qdet, run = paths.program("qdet"), named(outcome.folder)
+    ui = ui_command(outcome.tracking_uri).removeprefix("qdet ")
     return [
         f"{qdet} predict {run} photo.jpg --to predictions",
         f"{qdet} evaluate {run} --html report.html",
-        f"{qdet} ui",
+        f"{qdet} {ui}",
     ]
 
 
 def named(folder: str) -> str:
     """Return how a run is named on the command line: by its name in `outputs`, elsewhere by its folder."""
     return Path(folder).name if Path(folder).parent == Path(STORE) else folder
+
+
+def ui_command(uri: str) -> str:
+    """Return the command that shows the runs at a tracking URI in a browser."""
+    usual = f"sqlite:///{paths.root() / 'mlflow.db'}"
+    return "qdet ui" if uri == usual else shlex.join(["qdet", "ui", "--tracking-uri", mask(uri)])
 
 
 def ap_table(metrics: Mapping[str, float]) -> str:

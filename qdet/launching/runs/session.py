@@ -4,8 +4,10 @@ The driver opens a session before the first worker starts, so that workers find 
 database migrated; the worker of rank 0 joins the same MLflow run, again after every restart.
 """
 
+import hashlib
+import json
 import signal
-import sys
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,18 +24,21 @@ from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
-from qdet.launching.runs import record
+from qdet.launching.runs import note, record
 from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.report import Outcome, keep_picture
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
 from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
 from qdet.tracking.loggers import SeveralTrackers, open_loggers
+from qdet.tracking.values import stable
 from qdet.training.reporting import Run
 
 FIRST_ANSWER = 30.0
 """Seconds that the driver waits for MLflow; the first use of a database creates its tables."""
 SYSTEM_METRICS_EVERY = 10.0  # seconds
+TITLE_TAG = "mlflow.runName"
+"""MLflow's tag for the name that it shows."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,30 @@ class Session:
 
     run: Run
     tracker: Tracker
+    about: str = ""
+    """What its description in MLflow begins with."""
+
+    @property
+    def folder(self) -> str:
+        """The run's folder as a user types it."""
+        return paths.shorten(mask(f"{self.run.store}/{self.run.name}"))
+
+    def describe_results(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the results to the run's description in MLflow."""
+        best = note.find_best(self.run.store, self.run.name)
+        results = note.describe_results(metrics, step=step, folder=self.folder, best=best)
+        self.tracker.tags({note.TAG: f"{results}\n\n{self.about}".strip()})
 
     def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
-        """Say how the run ended."""
+        """Say how the run ended, in MLflow too."""
+        self.describe_results(step, metrics)
         run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
         run = RunFolder(open_folder(self.run.store).child(self.run.name))
         manifests = run.manifests()
         best = next(iter(best_first(manifests)), None)
         return Outcome(
             run=self.run.name,
-            folder=paths.shorten(mask(run.folder.url)),
+            folder=self.folder,
             step=step,
             metrics=metrics,
             mlflow_run_id=run_id,
@@ -62,9 +81,44 @@ class Session:
         )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which process of a training this is."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """Among those of its machine."""
+    node: str | None = None
+    """Name of the machine, where there are several."""
+
+    @classmethod
+    def among(cls, *, rank: int, local_rank: int, node: int, world: int, local_world: int) -> "Place":
+        """Name the machine by its number if it has not all of the processes."""
+        return cls(rank, local_rank, f"node{node}" if world > local_world else None)
+
+    @classmethod
+    def of_torchrun(cls, environment: Mapping[str, str]) -> "Place":
+        """Read torchrun's variables; without them, this is the only process."""
+
+        def read(name: str, default: int) -> int:
+            return int(environment.get(name, default))
+
+        return cls.among(
+            rank=read("RANK", 0),
+            local_rank=read("LOCAL_RANK", 0),
+            node=read("GROUP_RANK", 0),
+            world=read("WORLD_SIZE", 1),
+            local_world=read("LOCAL_WORLD_SIZE", read("WORLD_SIZE", 1)),
+        )
+
+
 @contextmanager
 def open_session(
-    prepared: Prepared, *, parent: str | None = None, tags: Mapping[str, str] | None = None
+    prepared: Prepared,
+    *,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> Iterator[Session]:
     """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
 
@@ -72,6 +126,7 @@ def open_session(
         prepared: The job, its datasets and which run it is.
         parent: MLflow run that this one is shown under.
         tags: Further tags of the MLflow run.
+        title: Name that MLflow shows instead of the run's.
 
     Raises:
         ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
@@ -85,12 +140,15 @@ def open_session(
         run_hash=prepared.run.hash,
         run_id=resumed.mlflow_run_id if resumed else None,
         parent_run_id=parent,
-        tags=tags,
+        tags=_run_tags(prepared) | dict(tags or {}),
         tracking_uri=paths.tracking_uri(),
     )
     with report_run_status(tracker):
         run_id = tracker.wait_for_run(FIRST_ANSWER)
+        about = note.describe_process() or title or ""
         _log_inputs(tracker, prepared)
+        if title or resumed is None:
+            tracker.tags({note.TAG: about} | ({TITLE_TAG: title} if title else {}))
         uri = paths.tracking_uri()
         if resumed is None:
             new = record.RunRecord.new(prepared.run, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
@@ -103,7 +161,7 @@ def open_session(
             launched=launched,
         )
         with witnessed(run, job.track.experiment, uri), _recorded_status(run):
-            yield Session(run, tracker)
+            yield Session(run, tracker, about)
 
 
 @contextmanager
@@ -122,26 +180,31 @@ def _recorded_status(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def join_session(job: Job, run: Run, *, rank: int) -> Iterator[Tracker]:
-    """Log into a run that the driver has opened: rank 0 to MLflow and `--track.loggers`, the others nowhere.
+def join_session(job: Job, run: Run, place: Place) -> Iterator[Tracker]:
+    """Log into a run that the driver has opened: rank 0 to MLflow and `--track.loggers`.
 
-    The MLflow run stays open when the worker leaves; how it ended is the driver's to say.
+    The first process of every machine logs the use of its CPUs and GPUs. The MLflow run stays open when the
+    worker leaves; how it ended is the driver's to say.
     """
-    if rank != 0:
+    system_metrics = SYSTEM_METRICS_EVERY if job.track.system_metrics and place.local_rank == 0 else None
+    if place.rank != 0 and system_metrics is None:
         yield NullTracker()
         return
     mlflow = MLflowTracker.open(
-        spool_folder(run.name, "worker"),
+        spool_folder(run.name, "worker" if place.rank == 0 else f"worker-{place.rank}"),
         experiment=job.track.experiment,
         run_name=run.name,
         run_hash=run.hash,
         run_id=run.mlflow_run_id,
         tracking_uri=paths.tracking_uri(),
-        system_metrics=SYSTEM_METRICS_EVERY if job.track.system_metrics else None,
+        system_metrics=system_metrics,
+        node=place.node,
     )
-    tracker = _add_loggers(mlflow, job, run)
+    if place.node:
+        mlflow.tags({f"qdet.{place.node}": socket.gethostname()})
+    tracker = _add_loggers(mlflow, job, run) if place.rank == 0 else mlflow
     try:
-        yield tracker
+        yield tracker if place.rank == 0 else NullTracker()
     finally:
         tracker.close()
 
@@ -178,6 +241,16 @@ def report_run_status(tracker: Tracker) -> Iterator[None]:
         tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
 
 
+def _run_tags(prepared: Prepared) -> dict[str, str]:
+    """Return what tells runs of one job apart: when each was started, and a digest of its settings."""
+    settings = json.dumps(flatten(prepared.job), sort_keys=True, default=stable).encode()
+    return {
+        "qdet.job": prepared.job.name,
+        "qdet.started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "qdet.settings": hashlib.sha256(settings).hexdigest()[:8],
+    }
+
+
 def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
     data = prepared.job.data
     tracker.params(flatten(prepared.job))
@@ -186,9 +259,10 @@ def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
         (data.val, prepared.val, "validation"),
     ):
         if info.digest is not None:  # of third-party shards behind a URL only workers will know it
-            tracker.dataset(Path(address).name, info.digest, mask(address), context)
-    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
-    if script.suffix == ".py" and script.is_file():
+            counts = {"images": info.images, "classes": info.categories and len(info.categories.names)}
+            sizes = {name: count for name, count in counts.items() if count}
+            tracker.dataset(Path(address).name, info.digest, mask(address), context, sizes)
+    if script := note.job_file():
         tracker.text(script.read_text(), f"job/{script.name}")
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,9 +13,13 @@ from qdet.errors import TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
-from qdet.launching.runs import record
+from qdet.launching.runs import note, record
 from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
 from qdet.tracking import MLflowTracker, Tracker, send_spool
+from qdet.tracking.values import stable
+
+TITLE = 80
+"""Most characters of the name that MLflow shows of a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class SweepSession:
     experiment: str
     mlflow_run_id: str | None
     tracker: Tracker
+    about: str = ""
+    """What its description in MLflow begins with."""
 
     def finish_trials(self, rows: Sequence[TrialRow]) -> None:
         """End the MLflow runs of trials whose drivers could not: the scheduler stopped them, or they died."""
@@ -92,8 +98,13 @@ class SweepSession:
         settings = ranked[0].settings if ranked else {}
         columns |= {path: [row.settings.get(path) for row in ranked] for path in settings}
         self.tracker.table(columns, "trials.json")
-        if ranked and ranked[0].metric is not None:
-            self.tracker.metrics({f"best/{metric}": ranked[0].metric}, ranked[0].step or 0)
+        best = ranked[0] if ranked and ranked[0].metric is not None else None
+        if best is not None and best.metric is not None:
+            self.tracker.metrics({f"best/{metric}": best.metric}, best.step or 0)
+        cells = zip(*(map(_short, column) for column in columns.values()), strict=True)
+        shown = [dict(zip(columns, row, strict=True)) for row in cells]
+        command = None if best is None else f"{shlex.join(note.command_line()[:2])} {as_flags(best.settings)}"
+        self.tracker.tags({note.TAG: f"{note.describe_trials(shown, command)}\n\n{self.about}".strip()})
 
 
 @contextmanager
@@ -110,7 +121,9 @@ def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
     with report_run_status(tracker):
         run_id = tracker.wait_for_run(FIRST_ANSWER)
         tracker.params(flatten(job) | _space(sweep))
-        yield SweepSession(name, job.track.experiment, run_id, tracker)
+        about = note.describe_process()
+        tracker.tags({note.TAG: about})
+        yield SweepSession(name, job.track.experiment, run_id, tracker, about)
 
 
 def trial_name(sweep: str, trial: str) -> str:
@@ -135,6 +148,25 @@ def trial_number(trial: str) -> str:
     """
     number = trial.rpartition("_")[2]
     return str(int(number)) if number.isdecimal() else trial
+
+
+def trial_title(settings: Mapping[str, Any]) -> str:
+    """Return the name that MLflow shows of a trial: what it tries, by names as short as they stay unique.
+
+    >>> trial_title({"optim.lr": 4.31e-5, "detector.queries": 20})
+    'lr=4.31e-05 queries=20'
+    """
+    shown = " ".join(f"{_short_path(path, settings)}={_short(value)}" for path, value in settings.items())
+    return shown if len(shown) <= TITLE else f"{shown[: TITLE - 1].rstrip()}…"
+
+
+def _short_path(path: str, paths: Iterable[str]) -> str:
+    parts = path.split(".")
+    for start in reversed(range(len(parts))):
+        end = "." + ".".join(parts[start:])
+        if sum(f".{other}".endswith(end) for other in paths) == 1:
+            return end[1:]
+    return path
 
 
 def _space(sweep: Sweep) -> dict[str, Any]:
@@ -182,4 +214,4 @@ def table(rows: Sequence[TrialRow], sweep: Sweep) -> str:
 
 
 def _short(value: Any, digits: int = 3) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else stable(value)

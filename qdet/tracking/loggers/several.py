@@ -38,9 +38,11 @@ class SeveralTrackers:
         """Set tags, replacing those of the same name."""
         self._all("tags", values)
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def dataset(
+        self, name: str, digest: str, source: str, context: str, sizes: Mapping[str, int] | None = None
+    ) -> None:
         """Log which data was read."""
-        self._all("dataset", name, digest, source, context)
+        self._all("dataset", name, digest, source, context, sizes)
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Log a table by columns."""
@@ -58,9 +60,17 @@ class SeveralTrackers:
         """Log text as `file`."""
         self._all("text", text, file)
 
-    def model(self, folder: Path) -> None:
-        """Log the exported model; the folder may be gone when the others would read it, so they do not."""
-        self._first.model(folder)
+    def model(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        params: Mapping[str, Any],
+    ) -> None:
+        """Log a model; the folder may be gone when the others would read it, so they do not."""
+        self._first.model(folder, name=name, step=step, metrics=metrics, params=params)
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
         """Send the rest within `wait` seconds; return whether all was sent."""

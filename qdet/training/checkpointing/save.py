@@ -6,19 +6,15 @@ so that a slow store does not look like a dead rank.
 """
 
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from qdet.checkpoint import Checkpoint, Piece, RunFolder
-from qdet.checkpoint.reading import export
+from qdet.checkpoint import Piece, RunFolder
 from qdet.checkpoint.run_folder import Retention
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
 from qdet.errors import CheckpointError
 from qdet.storage import Folder
-from qdet.tracking import Tracker
 from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
 from qdet.training.distributed import World
 
@@ -29,7 +25,7 @@ CLOSING = 20.0
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run. All methods but `log_model` and `close` are collective."""
+    """Writes the checkpoints of one run. All methods but `close` are collective."""
 
     def __init__(
         self,
@@ -80,13 +76,10 @@ class CheckpointWriter:
             # If another rank could not write, rank 0 only knows that a share did not come.
             self.world.on_main(lambda: self._report(causes[-1], at_end or self._failures >= FAILURES))
 
-    def log_model(self, tracker: Tracker) -> None:
-        """Log the model of the last checkpoint (rank 0, after `wait`)."""
-        if self._folder is None:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            export(Checkpoint(self._folder, verified=True), Path(folder) / "model.safetensors")
-            tracker.model(Path(folder))
+    @property
+    def wrote(self) -> bool:
+        """Whether this training has saved a checkpoint."""
+        return self._folder is not None
 
     def close(self) -> None:
         """Give the checkpoint being written some time to finish, when this rank ends by an error."""

@@ -1,0 +1,115 @@
+"""MLflow's page of the runs, in a browser, for as long as the command runs."""
+
+import signal
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+from qdet.errors import ConfigError, TrackingError
+from qdet.launching import paths
+from qdet.launching.commands.models.listening import free_port
+from qdet.launching.commands.tracking.server import HOST, answers, mlflow_server
+from qdet.masking import mask
+from qdet.tracking.server import local_database, quiet_environment
+from qdet.tracking.view import runs_page, show_as_training
+
+USUAL = 5000
+"""MLflow's own port."""
+
+
+def show_runs(*, uri: str | None, experiment: str, port: int, browser: bool) -> int:
+    """Open the runs of an experiment; serve them until Ctrl-C or SIGTERM where they are in a database.
+
+    Raises:
+        ConfigError: There are no runs at that place, or something listens at the port.
+        TrackingError: The server does not answer, or does not start.
+    """
+    where = paths.tracking_uri(uri)
+    if urlsplit(where).scheme in ("http", "https"):
+        if not answers(where.rstrip("/")):
+            raise TrackingError(f"no MLflow server answers at {mask(where)}; check --tracking-uri")
+        _open(where.rstrip("/"), experiment, browser=browser)
+        return 0
+    _check_database(where)
+    with _until_signal():
+        print(f"starting MLflow for {_shorten(where)}", flush=True)
+        log = paths.state_folder() / "mlflow-server.log"
+        with mlflow_server(where, choose_port(port), log) as address:
+            _open(address, experiment, browser=browser)
+            print("Ctrl-C ends it", flush=True)
+            threading.Event().wait()
+    return 0
+
+
+def choose_port(wanted: int) -> int:
+    """Return the port asked for; for 0 the usual one, or a free one where that is taken.
+
+    Raises:
+        ConfigError: Something listens at the port asked for.
+    """
+    if wanted:
+        return free_port(HOST, wanted)
+    try:
+        return free_port(HOST, USUAL)
+    except ConfigError:
+        return free_port(HOST, 0)
+
+
+def _check_database(uri: str) -> None:
+    database = local_database(uri)
+    if database is not None and not database.is_file():
+        raise ConfigError(
+            f"{database} is not there: no run was logged in this folder. Train one (qdet demo), go to the "
+            "folder in which it was trained, or give --tracking-uri sqlite:///FOLDER/mlflow.db"
+        )
+
+
+def _open(address: str, experiment: str, *, browser: bool) -> None:
+    page = address + _page(address, experiment)
+    print(mask(page), flush=True)
+    if browser:
+        webbrowser.open(page)
+
+
+def _page(address: str, name: str) -> str:
+    """Return the path of an experiment's page, after giving it the view that the page names."""
+    quiet_environment()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=address)
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            names = sorted(e.name for e in client.search_experiments())
+            raise ConfigError(f"--experiment {name} is not at {mask(address)}; it has {', '.join(names)}")
+        show_as_training(client, found)
+    except MlflowException as error:
+        raise TrackingError(f"{mask(address)}: {mask(str(error).splitlines()[0])}") from error
+    return runs_page(found.experiment_id)
+
+
+def _shorten(uri: str) -> str:
+    database = local_database(uri)
+    return mask(uri) if database is None else paths.shorten(str(database))
+
+
+@contextmanager
+def _until_signal() -> Iterator[None]:
+    """Leave the block, wherever it is, at Ctrl-C or SIGTERM; later ones are ignored while it cleans up."""
+
+    def leave(number: int, _: object) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, leave) for number in handled}
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
