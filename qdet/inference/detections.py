@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from qdet.data.shards.categories import Categories
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 from qdet.inference.pictures import Picture
 from qdet.types import BatchDetections
 from qdet.visualize.boxes import DrawnBoxes, draw

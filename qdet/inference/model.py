@@ -14,8 +14,8 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.shards.categories import Categories
 from qdet.detectors.detector import Detector
 from qdet.errors import ConfigError, DataError
+from qdet.inference import SCORE
 from qdet.inference.batches import Preparation, detect_in
-from qdet.inference.defaults import SCORE
 from qdet.inference.description import Description
 from qdet.inference.detections import Detections, Unreadable
 from qdet.inference.pictures import MAX_PIXELS, Picture, is_one_image, open_picture

@@ -5,7 +5,7 @@ import hmac
 from dataclasses import dataclass, field
 
 from qdet.errors import ConfigError
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qdet import __main__ as commands
 from qdet.errors import ConfigError
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 from qdet.inference.detections import Detections
 from qdet.inference.model import Model
 from qdet.launching.commands.models.predict import PredictCommand

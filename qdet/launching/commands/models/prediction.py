@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qdet.errors import ConfigError, DataError
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 from qdet.inference.detections import Detections, Unreadable
 from qdet.inference.model import Model
 from qdet.inference.pictures import Picture

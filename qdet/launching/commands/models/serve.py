@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, arg
 
 from qdet.errors import ConfigError
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 from qdet.launching.commands.models.model_flags import ModelFlags, ModelSource
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from qdet.errors import ConfigError
-from qdet.inference.defaults import SCORE
+from qdet.inference import SCORE
 from qdet.launching.commands.models.model_flags import ModelFlags
 from qdet.launching.commands.overwriting import check_free
 
