@@ -50,6 +50,8 @@ def shipped() -> list[Path]:
 def _find_shipped(name: str) -> Path:
     names = [path.stem for path in shipped()]
     if name not in names:
+        if "/" not in name and (reply := answer(JOBS / f"{name}.py")):
+            raise ConfigError(reply)
         hint = did_you_mean(name, names)
         raise ConfigError(f"{PREFIX}{name}: no such job comes with qdet.{hint} There are: {', '.join(names)}")
     return JOBS / f"{name}.py"

@@ -35,6 +35,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Sweeps and ablations": "docs/sweeps.md",
         "Your own data": "docs/own_data.md",
         "Data": "docs/data.md",
+        "MLflow": "docs/mlflow.md",
         "Clusters": "docs/clusters.md",
         "Reliability": "docs/reliability.md",
         "Exit codes": "docs/exit_codes.md",

@@ -13,6 +13,7 @@ import numpy as np
 from qdet.checkpoint import Checkpoint
 from qdet.checkpoint.reading import export
 from qdet.errors import CheckpointError
+from qdet.inference import SCORE
 from qdet.inference.exported_files import MODEL
 
 CODE = Path(__file__).with_name("mlflow_code.py")
@@ -79,7 +80,7 @@ def check_mlflow_model(model: WrittenModel, saved: Checkpoint) -> None:
 
     try:
         loaded = mlflow.pyfunc.load_model(str(model.folder), model_config={DEVICE: "cpu"})
-        found = loaded.predict(loaded.input_example)
+        found = loaded.predict(loaded.input_example, params={"score": 0.0})
     except Exception as error:  # whatever MLflow, pandas or torch raise
         raise CheckpointError(f"the model for MLflow does not load: {error}") from error
     expected = _predict(saved)
@@ -114,7 +115,7 @@ def _predict(saved: Checkpoint) -> Any:
 
     description = Description.of_checkpoint(saved, saved.manifest, averaged=True)
     model = build(description, saved.model(averaged=True), torch.device("cpu"), "auto")
-    return as_table(model.predict(_example()[IMAGE].tolist()))
+    return as_table(model.predict(_example()[IMAGE].tolist(), score=0.0))
 
 
 def _signature() -> Any:
@@ -136,7 +137,7 @@ def _signature() -> Any:
                 ColSpec(Array(DataType.string), "names"),
             ]
         ),
-        params=ParamSchema([ParamSpec("score", "double", 0.0)]),
+        params=ParamSchema([ParamSpec("score", "double", SCORE)]),
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from qdet.errors import DataError
+from qdet.inference import SCORE
 from qdet.inference.detections import Detections
 from qdet.inference.load import load
 from qdet.inference.model import Model
@@ -40,7 +41,7 @@ class DetectorModel(PythonModel):
             context: MLflow's.
             model_input: Has a column `path` (paths or URLs) or `image` (bytes of image files), or both, of
                 which each row fills one.
-            params: `score`, in [0, 1]: leave out detections below it.
+            params: `score`, in [0, 1]: leave out detections below it; 0.3 without.
 
         Returns:
             A row per image: `boxes` (x0, y0, x1, y1 in its pixels), `scores`, `labels`, `names`.
@@ -48,10 +49,10 @@ class DetectorModel(PythonModel):
         Raises:
             DataError: A row holds no image, or one that cannot be read.
         """
-        score = float((params or {}).get("score", 0.0))
+        score = float((params or {}).get("score", SCORE))
         return self.detect(list(images_of_rows(model_input)), score=score)
 
-    def detect(self, images: Sequence[Any], *, score: float = 0.0) -> pd.DataFrame:
+    def detect(self, images: Sequence[Any], *, score: float = SCORE) -> pd.DataFrame:
         """Detect objects in images of any kind that `qdet.Model.predict` takes, such as arrays [H, W, 3]."""
         return as_table(self._model.predict(list(images), score=score))
 

@@ -63,7 +63,7 @@ def has_ended(run_id: str, uri: str) -> bool:
 def _first_of_name(client: Any, experiment: str, name: str, run_hash: str | None) -> Any:
     wanted = f"tags.`{NAME_TAG}` = '{name}'" + (f" AND tags.`{HASH_TAG}` = '{run_hash}'" if run_hash else "")
     found = client.search_runs([experiment], filter_string=wanted)
-    return min(found, key=lambda run: run.data.tags.get(CLAIM_TAG, ""), default=None)
+    return min(found, key=lambda run: (run.data.tags.get(CLAIM_TAG, ""), run.info.start_time), default=None)
 
 
 def _experiment(client: Any, name: str, uri: str) -> str:

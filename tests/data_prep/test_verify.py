@@ -92,7 +92,7 @@ def test_images_that_do_not_decode_are_listed(make_coco, tmp_path):
     root, content = make_coco(3, name="damaged")
     file = root / "train" / content["images"][1]["file_name"]
     data = bytearray(file.read_bytes())
-    data[-302:-2] = bytes(300)  # the end-of-image marker stays
+    data[-302:-2] = b"\xff\xd5" * 150  # marks that belong elsewhere; the end-of-image marker stays
     file.write_bytes(data)
     convert(Conversion(coco=root, split="train", out=tmp_path / "damaged", processes=1))
     verify(Verification(folder=tmp_path / "damaged"))

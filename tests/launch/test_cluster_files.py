@@ -66,7 +66,7 @@ def test_rayjob_starts_a_job_that_takes_its_flags(rayjob: dict, monkeypatch: pyt
     assert python == "python"
     assert (REPO / job).is_file()
     caught: list = []
-    monkeypatch.setattr(cli, "_run", caught.append)
+    monkeypatch.setattr(cli, "_run", lambda command, callbacks: caught.append(command))
     cli.launch(runpy.run_path(str(REPO / job))["job"], args=flags)
     gpus = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0][
         "resources"

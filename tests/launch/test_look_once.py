@@ -134,8 +134,10 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
     monkeypatch.setattr(graceful_stop, "WorkerStop", lambda run: SimpleNamespace(request=lambda: None))
-    monkeypatch.setattr(train, "fit", lambda *args, **kwargs: {"stopped": True, "step": 1, "steps": 2})
-    result = SimpleNamespace(stopped=True, step=1, steps=2)
+    monkeypatch.setattr(
+        train, "fit", lambda *args, **kwargs: {"stopped": True, "step": 1, "steps": 2, "why": ""}
+    )
+    result = SimpleNamespace(stopped=True, step=1, steps=2, why="")
     monkeypatch.setattr("qdet.training.loop.train", lambda *args, **kwargs: result)
 
 

@@ -109,7 +109,7 @@ def test_impossible_orders_are_refused_by_their_flag(demo_shards, tmp_path, refu
         (["--epoch", -1], "--epoch must be at least 0, got -1"),
         (["--start", 3], "--start 3 is behind the epoch's last step, 2"),
         (["--global-batch", 49], "more than the 48 images"),
-        (["--split", "test"], "holds no shards"),
+        (["--split", "test"], "holds the shards of train and val: give"),
         (["--job", tmp_path / "none.py"], "none.py: there is no such file"),
         (["--job", tmp_path / "empty.py"], "empty.py: the file defines no `job`"),
     ):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -25,6 +26,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, NOBODY)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
 
 
 @pytest.fixture

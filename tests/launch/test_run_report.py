@@ -57,7 +57,8 @@ def test_the_outcome_is_written_to_the_result_file(
         ["predict", "a-1"],
         ["evaluate", "a-1"],
     ]
-    assert commands[2].endswith("qdet ui")
+    assert commands[2].endswith("qdet ui --tracking-uri sqlite:////m.db")
+    assert report.ui_command(f"sqlite:///{tmp_path}/mlflow.db") == "qdet ui"
     assert str(tmp_path) not in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})

@@ -17,6 +17,8 @@ from qdet.tracking import MLflowTracker, NullTracker, send_spool
 from qdet.training.checkpointing.model_log import choose_models, log_models
 from tests.support import small_models
 
+ALL = {"score": 0.0}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
@@ -69,20 +71,26 @@ def test_a_logged_model_finds_what_the_run_finds(run, tmp_path, uri, photos):
 
     run_id = log(run, tmp_path / "spool", uri)
     mlflow.set_tracking_uri(uri)
-    model, found = mlflow.pyfunc.load_model(f"runs:/{run_id}/model"), qdet.load(run).predict(photos)
+    model, found = (
+        mlflow.pyfunc.load_model(f"runs:/{run_id}/model"),
+        qdet.load(run).predict(photos, score=0.0),
+    )
     paths, encoded = list(map(str, photos)), [file.read_bytes() for file in photos]
     assert len(found[0]) > 3
-    assert_same(model.predict(pd.DataFrame({"path": paths})), found)
-    assert_same(model.predict(pd.DataFrame({"image": encoded})), found)
+    assert_same(model.predict(pd.DataFrame({"path": paths}), params=ALL), found)
+    assert_same(model.predict(pd.DataFrame({"image": encoded}), params=ALL), found)
     mixed = pd.DataFrame({"path": [paths[0], None, paths[2]], "image": [None, encoded[1], None]})
-    assert_same(model.predict(mixed), found)
+    assert_same(model.predict(mixed, params=ALL), found)
     arrays = [np.asarray(Image.open(photo)) for photo in photos]
-    assert_same(model.unwrap_python_model().detect(arrays), found)
+    assert_same(model.unwrap_python_model().detect(arrays, score=0.0), found)
     cut = float(found[0].scores[1])
     few = model.predict(pd.DataFrame({"path": paths}), params={"score": cut})
     assert_same(few, [one.above(cut) for one in found])
     last = mlflow.pyfunc.load_model(f"runs:/{run_id}/last")
-    assert_same(last.predict(pd.DataFrame({"path": paths})), qdet.load(run / "step_000008").predict(photos))
+    assert_same(
+        last.predict(pd.DataFrame({"path": paths}), params=ALL),
+        qdet.load(run / "step_000008").predict(photos, score=0.0),
+    )
 
 
 def test_models_are_linked_to_run_data_and_metrics(run, tmp_path, uri):

@@ -3,7 +3,8 @@
 The EXIF orientation is ignored, because COCO's boxes are in stored pixels. JPEG goes through simplejpeg,
 which gives the same values as Pillow in two thirds of the time and, unlike Pillow, refuses a damaged body.
 Bytes between the last pixel and the end mark damage nothing: libjpeg warns of them, and Pillow decodes the
-image. Other formats go through Pillow; 16 bits of grey become 8.
+image. (A body damaged so that it ends early looks the same; no decoder can tell, checksums can.) Other formats
+go through Pillow; 16 bits of grey become 8.
 """
 
 import io
@@ -22,6 +23,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 _HARMLESS = re.compile(r"extraneous bytes before marker")
 """What libjpeg says of bytes behind all pixels; simplejpeg makes an error of it."""
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""JPEG's marks before the last part of an image and behind all of it."""
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")
 
 _MAGIC = (
@@ -84,8 +87,8 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
-        if not _HARMLESS.search(str(error)):
-            raise
+        if not _HARMLESS.search(str(error)) or data.rfind(_END) < data.rfind(_SCAN):
+            raise  # without its end mark it was cut, and libjpeg has filled it up
         with _open(data) as image:
             return to_rgb(image)
 
