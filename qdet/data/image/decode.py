@@ -3,8 +3,8 @@
 The EXIF orientation is ignored, because COCO's boxes are in stored pixels. JPEG goes through simplejpeg,
 which gives the same values as Pillow in two thirds of the time and, unlike Pillow, refuses a damaged body.
 Bytes between the last pixel and the end mark damage nothing: libjpeg warns of them, and Pillow decodes the
-image. (A body damaged so that it ends early looks the same; no decoder can tell, checksums can.) Other formats
-go through Pillow; 16 bits of grey become 8.
+image. (A body damaged so that it ends early looks the same; no decoder can tell, checksums can.) Other
+formats go through Pillow; 16 bits of grey become 8.
 """
 
 import io
