@@ -71,6 +71,13 @@ class Ema:
             held = weights.clone()
             weights.copy_(average)
             average.copy_(held)
+            _drop_gathered(parameter)
+
+
+def _drop_gathered(parameter: nn.Parameter) -> None:
+    """Make ZeRO-3 gather a parameter anew: DeepSpeed keeps some whole after a forward pass, for the next."""
+    if hasattr(parameter, "ds_tensor"):
+        parameter.partition()  # pyright: ignore[reportAttributeAccessIssue]  (DeepSpeed's; a no-op if not whole)
 
 
 def _share(parameter: nn.Parameter) -> Tensor:

@@ -116,14 +116,12 @@ def test_a_run_that_stops_early_ends_as_others_do_and_stays_ended(demo_shards, t
     assert more.step == 24
 
 
-def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on_with_more(demo_shards, tmp_path, capfd):
+def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on_with_more(demo_shards, tmp_path):
     job = tiny_job(demo_shards, **{"train.steps": 3, "train.hours": 1e-9})
     run = Run("run", str(tmp_path))
     result = train(job, run=run, reporter=LocalReporter(), tracker=NullTracker())
     assert (result.step, result.stopped) == (1, True)
-    said = capfd.readouterr().out
-    assert "stopped as requested after step 1 of 3: --train.hours 1e-09 is used up" in said
-    assert "go on with --store.resume run" in said
+    assert result.why == "--train.hours 1e-09 is used up; give more, such as --train.hours 2e-09"
     assert 0 < checkpoint(tmp_path, "run", 1).state.seconds < 300
     longer = override(job, {"train.hours": 5.0})
     assert train(longer, run=run, reporter=LocalReporter(), tracker=NullTracker()).step == 3

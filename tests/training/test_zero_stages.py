@@ -77,6 +77,16 @@ def test_every_zero_stage_equals_plain_pytorch(plain, on_two_ranks, name):
     assert losses(on_two_ranks[name]) == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_every_zero_stage_evaluates_the_same_average_between_steps(on_two_ranks, name):
+    """Under ZeRO-3 DeepSpeed keeps parameters gathered, which must follow when averages take their place."""
+    expected, found = on_two_ranks["zero0"], on_two_ranks[name]
+    evaluated = [step for step, values in expected.items() if "val/AP" in values]
+    assert len(evaluated) > 2
+    for step in evaluated:
+        assert found[step]["val/AP"] == pytest.approx(expected[step]["val/AP"], abs=1e-6)
+
+
 def test_micro_batches_and_recomputed_activations_change_nothing(plain, on_two_ranks):
     assert losses(on_two_ranks["accumulation"]) == pytest.approx(plain, rel=1e-5)
     assert losses(on_two_ranks["recomputed"]) == pytest.approx(plain, rel=1e-5)
