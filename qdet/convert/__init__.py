@@ -5,7 +5,7 @@
 
 A table is a list of (pattern, name): every key of the authors' detector outside its backbone must match one
 pattern whole, and no two keys may become the same name. Backbones have their own layouts in
-`qdet.backbones.layouts`. `python -m qdet convert` finds out by itself whose checkpoint it has and what
+`qdet.backbones.layouts`. `qdet convert` finds out by itself whose checkpoint it has and what
 detector that fills, see `qdet.convert.recognize`.
 """
 

@@ -1,7 +1,7 @@
 """Where a job's relative paths start: QDET_ROOT, or else the current folder.
 
 Ray unpacks a submitted job into one folder and starts its workers in another, so `data/coco` would mean three
-places. The launcher resolves every path of a job once, before any worker starts; `python -m qdet submit` and
+places. The launcher resolves every path of a job once, before any worker starts; `qdet submit` and
 `cluster/local.sh` set QDET_ROOT to the project folder.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m qdet checkpoint`: its report on whole, damaged and incomplete checkpoints, and its export."""
+"""`qdet checkpoint`: its report on whole, damaged and incomplete checkpoints, and its export."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`python -m qdet convert`: from an authors' file to a checkpoint that a job can start from."""
+"""`qdet convert`: from an authors' file to a checkpoint that a job can start from."""
 
 import json
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""`python -m qdet order` prints what training reads, for any number of ranks."""
+"""`qdet order` prints what training reads, for any number of ranks."""
 
 import json
 import os

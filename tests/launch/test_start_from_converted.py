@@ -1,4 +1,4 @@
-"""Fine-tuning from the authors' weights: `python -m qdet convert`, then `--store.init-from`."""
+"""Fine-tuning from the authors' weights: `qdet convert`, then `--store.init-from`."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """In which order a run reads its training images, over all its epochs, and which of them are whose.
 
-Training (`qdet.data.loading.planned_stream`) and `python -m qdet order`, which prints what it reads,
+Training (`qdet.data.loading.planned_stream`) and `qdet order`, which prints what it reads,
 ask the same two things: the planned steps, and a worker's share of a step.
 """
 

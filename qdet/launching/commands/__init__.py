@@ -1,1 +1,1 @@
-"""One file per `python -m qdet` command. In: flags and printing. Out: logic another module needs."""
+"""One file per `qdet` command. In: flags and printing. Out: logic another module needs."""

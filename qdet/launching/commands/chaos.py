@@ -1,4 +1,4 @@
-"""`python -m qdet chaos`."""
+"""`qdet chaos`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

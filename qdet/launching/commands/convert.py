@@ -1,4 +1,4 @@
-"""`python -m qdet convert`."""
+"""`qdet convert`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

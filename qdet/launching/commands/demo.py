@@ -1,4 +1,4 @@
-"""`python -m qdet demo`."""
+"""`qdet demo`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`python -m qdet head`."""
+"""`qdet head`."""
 
 import sys
 from collections.abc import Sequence

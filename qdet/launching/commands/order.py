@@ -1,4 +1,4 @@
-"""`python -m qdet order`."""
+"""`qdet order`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

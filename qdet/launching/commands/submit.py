@@ -1,4 +1,4 @@
-"""`python -m qdet submit`."""
+"""`qdet submit`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

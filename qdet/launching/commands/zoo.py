@@ -1,4 +1,4 @@
-"""`python -m qdet zoo`."""
+"""`qdet zoo`."""
 
 import json
 from collections.abc import Sequence

@@ -108,7 +108,7 @@ def _check_reachable(address: str, timeout: float) -> str:
     if "://" in address:
         raise ConfigError(
             f"--ray-address {address}: training needs the head's own address, host:port (often port 6379); "
-            "from outside the cluster, submit the job instead: python -m qdet submit JOB.py"
+            "from outside the cluster, submit the job instead: qdet submit JOB.py"
         )
     if not _answers(address, timeout):
         raise ClusterError(

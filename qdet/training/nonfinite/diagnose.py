@@ -169,7 +169,7 @@ def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Fold
         if len(suspects) > 3:
             said += f"; and on {len(suspects) - 3} more workers"
     if witness is not None:
-        said += f"; see python -m qdet replay {folder}/{file_name(step, witness.rank)}"
+        said += f"; see qdet replay {folder}/{file_name(step, witness.rank)}"
     return "; ".join([said, *notes])
 
 

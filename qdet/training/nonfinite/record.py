@@ -4,7 +4,7 @@
     batch0/images, ...      the micro-batches of the worker, as they were read
 
 The header of the safetensors file holds the rest as JSON: the job, the step, the seed of its random numbers,
-the divisors of the loss. `python -m qdet replay FILE` runs it again.
+the divisors of the loss. `qdet replay FILE` runs it again.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`python -m qdet prepare`."""
+"""`qdet prepare`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

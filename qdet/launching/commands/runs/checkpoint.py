@@ -1,4 +1,4 @@
-"""`python -m qdet checkpoint`."""
+"""`qdet checkpoint`."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`python -m qdet replay`."""
+"""`qdet replay`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`python -m qdet sync-tracking`."""
+"""`qdet sync-tracking`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
