@@ -50,11 +50,11 @@ class WindowAttention(nn.Module):
         if pads:
             x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+            x = _roll(x, -self.shift)
         x = self._attend(partition(x, self.window), padded)
         x = merge(x, self.window, padded)
         if self.shift:
-            x = x.roll((self.shift, self.shift), dims=(1, 2))
+            x = _roll(x, self.shift)
         return x.narrow(1, 0, height).narrow(2, 0, width) if pads else x
 
     def _attend(self, tokens: Float[Tensor, "Bn L C"], map_hw: tuple[int, int]) -> Float[Tensor, "Bn L C"]:
@@ -74,6 +74,16 @@ class WindowAttention(nn.Module):
         tokens = self.window**2
         bias = self.relative_position_bias_table[index]  # [L * L, h]
         return bias.transpose(0, 1).reshape(1, self.heads, tokens, tokens)
+
+
+def _roll(x: Float[Tensor, "B H W C"], by: int) -> Float[Tensor, "B H W C"]:
+    """Move a map down and right, what leaves it entering at the other side."""
+    if not is_exporting():
+        return x.roll((by, by), dims=(1, 2))
+    for dim in (1, 2):  # torch.export cannot trace `roll` for sizes that an image decides
+        at = -by if by < 0 else x.shape[dim] - by
+        x = torch.cat((x.narrow(dim, at, x.shape[dim] - at), x.narrow(dim, 0, at)), dim)
+    return x
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
