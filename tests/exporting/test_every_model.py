@@ -51,6 +51,6 @@ def test_other_forms_of_every_detector(name, form, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("DETR, ")] + ["adamixer_swin"])
 def test_every_backbone_takes_images_of_any_size(name, tmp_path):
-    """With resizing in the graph the size of a map depends on the image, which some operations cannot have."""
+    """With resizing in the graph the size of a map depends on the image, which some operations refuse."""
     model = small_model(MODELS[name])
     assert export(model, tmp_path / "model.onnx", form="image").difference.within
