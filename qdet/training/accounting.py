@@ -55,8 +55,8 @@ class Accounting:
         account = total.account(self.order, step)
         if not account.as_planned:
             print(account, flush=True)
-        if counts := _nonzero(account.metrics()):
-            self.tracker.metrics(counts, step)
+        received = {"data/received": int(total.counts[0].sum())}  # says that this epoch was accounted for
+        self.tracker.metrics(received | _nonzero(account.metrics()), step)
         if images := account.table():
             self.tracker.table(images, f"data/epoch_{account.epoch:04d}_to_{account.last}.json")
         account.check()

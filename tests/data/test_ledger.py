@@ -172,7 +172,7 @@ def test_training_logs_every_epoch_and_stops_where_an_image_is_missing(capsys):
         accounting.settle(4)
     said = capsys.readouterr().out.splitlines()
     assert said == ["images of epoch 1, steps 0 to 1: lost=4 duplicated=0 dropped=2 wrapped=0 substituted=0"]
-    assert tracker.points[2] == {"data/dropped": 2}  # what did not happen is not logged
+    assert tracker.points[2] == {"data/received": 4, "data/dropped": 2}  # what did not happen is not logged
     assert tracker.points[4]["data/lost"] == 4
     dropped = order.index.image_id[order.plan(0).dropped].tolist()
     assert {"image_id": dropped, "what": ["dropped"] * 2} in tracker.tables.values()

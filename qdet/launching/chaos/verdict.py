@@ -50,16 +50,15 @@ def check_mlflow(run_name: str, *, steps: int, tracking_uri: str) -> list[str]:
 
 def check_ledgers(client: "MlflowClient", run_id: str) -> list[str]:
     """Return the epochs that lost or doubled images, one line each, or that none was accounted for."""
-    lost, doubled = (
+    received, lost, doubled = (
         {point.step: int(point.value) for point in client.get_metric_history(run_id, f"data/{name}")}
-        for name in ("lost", "duplicated")
+        for name in ("received", "lost", "duplicated")
     )
-    if not lost:
+    if not received:
         return ["no epoch was accounted for"]
     return [
-        f"the epoch up to step {step} lost {lost[step]} and doubled {doubled.get(step, 0)} images"
-        for step in sorted(lost)
-        if lost[step] or doubled.get(step, 0)
+        f"the epoch up to step {step} lost {lost.get(step, 0)} and doubled {doubled.get(step, 0)} images"
+        for step in sorted(lost.keys() | doubled.keys())
     ]
 
 
