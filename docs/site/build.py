@@ -38,6 +38,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "MLflow": "docs/mlflow.md",
         "Clusters": "docs/clusters.md",
         "Reliability": "docs/reliability.md",
+        "Error messages": "docs/errors.md",
         "Exit codes": "docs/exit_codes.md",
         "Callbacks and loggers": "docs/extend.md",
     },

@@ -112,3 +112,14 @@ def test_links_and_pictures_are_there(page: Path):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     missing = [t for t in targets if not re.match(r"\w+:", t) and not (page.parent / t).exists()]
     assert not missing
+
+
+QUOTED = re.findall(r"^### `(.*)`$", (REPO / "docs" / "errors.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_messages_that_are_explained_are_there(message: str):
+    """Messages stand on several lines of source: quotes and breaks between their parts do not count."""
+    sources = [file for name in ("qdet", "data_prep") for file in (REPO / name).rglob("*.py")]
+    joined = (re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in sources)
+    assert any(message in text for text in joined)
