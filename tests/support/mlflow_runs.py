@@ -17,12 +17,12 @@ def find_run(project: Path, name: str) -> tuple[Any, Any]:
 def ledgers(project: Path, name: str) -> list[tuple[int, int]]:
     """Return how many images every epoch of a run lost and duplicated."""
     client, run = find_run(project, name)
-    lost, doubled = (
+    received, lost, doubled = (
         {point.step: int(point.value) for point in client.get_metric_history(run.info.run_id, f"data/{what}")}
-        for what in ("lost", "duplicated")
+        for what in ("received", "lost", "duplicated")
     )
-    assert lost.keys() == doubled.keys()
-    return [(lost[step], doubled[step]) for step in sorted(lost)]
+    assert lost.keys() | doubled.keys() <= received.keys()
+    return [(lost.get(step, 0), doubled.get(step, 0)) for step in sorted(received)]
 
 
 def loss_curve(project: Path, name: str, steps: int) -> dict[int, float]:
