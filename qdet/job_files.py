@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from qdet.errors import ConfigError, did_you_mean
-from qdet.recipes import answer
+from qdet.recipes import answer, commands_in
 
 PREFIX = "qdet:"
 _PACKAGE = Path(__file__).parent
@@ -50,8 +50,8 @@ def shipped() -> list[Path]:
 def _find_shipped(name: str) -> Path:
     names = [path.stem for path in shipped()]
     if name not in names:
-        if "/" not in name and (reply := answer(JOBS / f"{name}.py")):
-            raise ConfigError(reply)
+        if (command := commands_in(JOBS).get(name)) is not None:
+            raise ConfigError(f"{name_job(JOBS / name)}.py is now: {command}")
         hint = did_you_mean(name, names)
         raise ConfigError(f"{PREFIX}{name}: no such job comes with qdet.{hint} There are: {', '.join(names)}")
     return JOBS / f"{name}.py"

@@ -211,17 +211,23 @@ def answer(path: Path) -> str | None:
     """
     if path.is_file():
         return None
-    names: dict[str, str] = {}
-    for other in sorted(path.parent.glob("*.py")):
-        try:
-            recipe = read(other)
-        except Exception:  # a file that does not run has no answer
-            continue
-        names |= {name: f"{_shown(other)} {flags}".rstrip() for name, flags in recipe.names()}
+    names = commands_in(path.parent)
     if path.stem in names:
         return f"{_shown(path)} is now: {names[path.stem]}"
     near = closest(path.stem, names)
     return f"{_shown(path)}: there is no such file. Did you mean {names[near]}?" if near else None
+
+
+def commands_in(folder: Path) -> dict[str, str]:
+    """Return the command of every job in a folder by its name: a file, and the flags that choose it."""
+    names: dict[str, str] = {}
+    for file in sorted(folder.glob("*.py")):
+        try:
+            recipe = read(file)
+        except Exception:  # a file that does not run has no job
+            continue
+        names |= {name: f"{_shown(file)} {flags}".rstrip() for name, flags in recipe.names()}
+    return names
 
 
 def _shown(path: Path) -> Path:

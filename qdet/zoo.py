@@ -13,7 +13,7 @@ import torch
 from qdet.complexity import count_macs, count_parameters
 from qdet.config import override
 from qdet.job import Job
-from qdet.job_files import PREFIX, find_job, name_job, shipped
+from qdet.job_files import JOBS, name_job, shipped
 from qdet.recipes import Published, Recipe, describe_backbone, read, table_name
 
 SIZE_HW = (800, 1333)
@@ -122,7 +122,7 @@ def load_job(name: str, variant: str | None = None) -> Job:
     Raises:
         ConfigError: The folder has no such file, or the file no such variant.
     """
-    return read(find_job(f"{PREFIX}{name}")).chosen(variant)
+    return read(JOBS / f"{name}.py").chosen(variant)
 
 
 def table() -> str:
