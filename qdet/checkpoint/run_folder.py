@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,11 @@ def open_folder(where: str | Path) -> Folder:
         return Folder.open(where)
     except StorageError as error:
         raise CheckpointError(str(error)) from error
+
+
+def best_of(manifests: Mapping[int, Manifest]) -> Manifest | None:
+    """Return the checkpoint with the highest AP, or the last where none has one; None without any."""
+    return manifests[best_first(manifests)[0]] if manifests else None
 
 
 def best_first(manifests: Mapping[int, Manifest]) -> list[int]:
@@ -70,12 +74,18 @@ class RunFolder:
             int(found[1]) for name in self.folder.folders() if (found := re.fullmatch(r"step_(\d+)", name))
         )
 
-    def manifests(self) -> dict[int, Manifest]:
-        """Return what the finished checkpoints say of themselves, by step; their bytes are not read."""
+    def manifests(self, passed_over: Callable[[str], None] = lambda why: None) -> dict[int, Manifest]:
+        """Return what the finished checkpoints say of themselves, by step; their bytes are not read.
+
+        Args:
+            passed_over: Called with the reason for each that is left out.
+        """
         found: dict[int, Manifest] = {}
         for step in self.steps():
-            with suppress(CheckpointError):
+            try:
                 found[step] = read_manifest(self.at(step))
+            except CheckpointError as error:
+                passed_over(str(error))
         return found
 
     def newest_good(self, passed_over: Callable[[str], None]) -> Folder | None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from qdet.checkpoint import Checkpoint, Manifest, RunFolder, verify
-from qdet.checkpoint.manifest import MANIFEST, read_manifest
+from qdet.checkpoint import Checkpoint, RunFolder, verify
+from qdet.checkpoint.manifest import MANIFEST
 from qdet.checkpoint.run_folder import best_first
 from qdet.errors import CheckpointError, StorageError
 from qdet.inference.build import build, describe_weights
@@ -46,7 +46,7 @@ def best_checkpoint(run: RunFolder, announce: Callable[[str], None]) -> Folder:
     Raises:
         CheckpointError: There is none.
     """
-    manifests = _manifests(run, announce)
+    manifests = run.manifests(lambda why: announce(f"passed over: {why}"))
     if not manifests:
         raise CheckpointError(_explain_no_checkpoint(run))
     ranked = best_first(manifests)
@@ -60,16 +60,6 @@ def best_checkpoint(run: RunFolder, announce: Callable[[str], None]) -> Folder:
     raise CheckpointError(
         f"none of the {len(ranked)} checkpoints of {run.folder} is intact; restore one from a backup"
     )
-
-
-def _manifests(run: RunFolder, announce: Callable[[str], None]) -> dict[int, Manifest]:
-    found = {}
-    for step in run.steps():
-        try:
-            found[step] = read_manifest(run.at(step))
-        except CheckpointError as error:
-            announce(f"passed over: {error}")
-    return found
 
 
 def _explain_no_checkpoint(run: RunFolder) -> str:

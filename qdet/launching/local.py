@@ -13,9 +13,10 @@ from qdet.launching.display.live import open_display
 from qdet.launching.graceful_stop import StopFlag, catch_signals
 from qdet.launching.preflight.check import check
 from qdet.launching.runs import record, report, words
+from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.resume_command import describe_stop
-from qdet.launching.runs.session import Place, join_session, open_session
+from qdet.launching.runs.session import join_session, open_session
+from qdet.launching.runs.typed import describe_stop
 from qdet.tracking import Tracker
 from qdet.training.reporting import LocalReporter, PlainLines, Run
 

@@ -9,11 +9,12 @@ from qdet.tracking.server import (
     tracking_environment,
     tracking_uri,
 )
-from qdet.tracking.tracker import NullTracker, Status, Tracker
+from qdet.tracking.tracker import ModelFacts, NullTracker, Status, Tracker
 
 __all__ = [
     "COMMIT_VARIABLE",
     "MLflowTracker",
+    "ModelFacts",
     "NullTracker",
     "Status",
     "Tracker",

@@ -25,7 +25,7 @@ from qdet.tracking.server import git_commit, quiet_environment
 from qdet.tracking.server import tracking_uri as default_uri
 from qdet.tracking.spool import Record, Spool
 from qdet.tracking.system_metrics import SystemMetrics
-from qdet.tracking.tracker import Picture, Status
+from qdet.tracking.tracker import ModelFacts, Picture, Status
 
 _log = logging.getLogger(__name__)
 
@@ -162,19 +162,11 @@ class MLflowTracker:
         """Log text as `file`, without secrets."""
         self._file("artifact", mask(text).encode(), file)
 
-    def model(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        params: Mapping[str, Any],
-    ) -> None:
+    def model(self, folder: Path, facts: ModelFacts) -> None:
         """Log a model in MLflow's format; MLflow calls it ready once all of it has arrived."""
-        about = {"name": name, "step": step, "key": uuid.uuid4().hex}
-        about |= {"values": as_mlflow.metrics(metrics), "params": as_mlflow.params(params)}
-        self._hold({"kind": "model"} | about, name, folder)
+        about = {"name": facts.name, "step": facts.step, "key": uuid.uuid4().hex}
+        about |= {"values": as_mlflow.metrics(facts.metrics), "params": as_mlflow.params(facts.params)}
+        self._hold({"kind": "model"} | about, facts.name, folder)
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
         """Send the rest within `wait` seconds; return whether all was sent. No status: the run stays open."""

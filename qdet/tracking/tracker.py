@@ -1,6 +1,7 @@
 """What a run logs: to MLflow, or nowhere."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
@@ -9,6 +10,20 @@ from jaxtyping import UInt8
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Picture = Path | UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What is shown of a logged model."""
+
+    name: str
+    """Within its run."""
+    step: int
+    """Training steps behind its weights."""
+    metrics: Mapping[str, SupportsFloat]
+    """Those of an evaluation of these weights."""
+    params: Mapping[str, Any]
+    """What else there is to say."""
 
 
 @runtime_checkable
@@ -62,24 +77,8 @@ class Tracker(Protocol):
         """Log text as `file`, without secrets."""
         ...
 
-    def model(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        params: Mapping[str, Any],
-    ) -> None:
-        """Log a model in MLflow's format.
-
-        Args:
-            folder: The model, which the caller may remove afterwards.
-            name: Its name within the run.
-            step: Training steps behind its weights.
-            metrics: Those of an evaluation of these weights.
-            params: What else to show of it.
-        """
+    def model(self, folder: Path, facts: ModelFacts) -> None:
+        """Log a model in MLflow's format; the caller may remove the folder afterwards."""
         ...
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
@@ -121,15 +120,7 @@ class NullTracker:
     def text(self, text: str, file: str) -> None:
         """Drop it."""
 
-    def model(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        params: Mapping[str, Any],
-    ) -> None:
+    def model(self, folder: Path, facts: ModelFacts) -> None:
         """Drop it."""
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:

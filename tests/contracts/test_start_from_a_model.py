@@ -66,11 +66,10 @@ def test_the_tensors_that_grow_with_the_classes_are_the_class_heads(variant):
     assert class_axes(config) == dict.fromkeys(names, 0)
 
 
-@pytest.mark.parametrize("variant", CONFIGS)
+@pytest.mark.parametrize("variant", [name for name, config in CONFIGS.items() if "queries" in vars(config)])
 def test_another_number_of_queries_starts_only_them_afresh(variant):
+    """Anchor DETR's queries are anchors times patterns: it has no such setting."""
     config: Any = CONFIGS[variant]
-    if "queries" not in vars(config):
-        pytest.skip("its queries are anchors times patterns")
     more = replace(config, queries=config.queries + 7)
     fit = check_fit(config, THERE, more, THERE, source="model")
     source, fresh = shaken(build(config, 4, 1)).state_dict(), build(more, 4, 2).state_dict()

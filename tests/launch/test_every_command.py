@@ -280,7 +280,7 @@ def test_status_is_kept_beside_the_rest(store: Path):
 
 
 def _is_note(file: Path) -> bool:
-    """True for what no manifest lists: itself, and what a rank tells of its file."""
+    """True for what no manifest lists: itself, and what a rank reports of its file."""
     return file.name == "manifest.json" or (file.stem.startswith("rank_") and file.suffix == ".json")
 
 

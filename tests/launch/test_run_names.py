@@ -86,7 +86,7 @@ def test_names_differ_in_a_store_behind_a_url_too():
 
 
 def test_of_two_that_claim_behind_a_url_at_once_at_most_one_gets_it(monkeypatch: pytest.MonkeyPatch):
-    """Every order of two writers and two listings: whoever lists last sees both claims."""
+    """Every order of two writers and two listings: the one that lists last sees both claims."""
     for first_lists_early in (True, False):
         store = Folder.open(f"memory://race-{first_lists_early}")
         rival = f"{'.claim-'}{'f' * 32}"

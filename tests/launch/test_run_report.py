@@ -14,8 +14,8 @@ from qdet.job import Sweep
 from qdet.launching.commands.demo_run import last_line
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.runs import report
-from qdet.launching.runs.resume_command import train_command
-from qdet.launching.runs.sweep import Swept, TrialRow, as_flags, best_first, table
+from qdet.launching.runs.sweep import Swept, TrialRow, best_first, table
+from qdet.launching.runs.typed import as_flags, train_command
 from qdet.search import LogUniform
 
 
@@ -57,7 +57,7 @@ def test_the_outcome_is_written_to_the_result_file(
         ["predict", "a-1"],
         ["evaluate", "a-1"],
     ]
-    assert commands[2].endswith("qdet ui --tracking-uri sqlite:////m.db")
+    assert commands[-1].endswith("qdet ui --tracking-uri sqlite:////m.db")
     assert report.ui_command(f"sqlite:///{tmp_path}/mlflow.db") == "qdet ui"
     assert str(tmp_path) not in said
     written = json.loads(file.read_text())

@@ -12,7 +12,7 @@ import pytest
 from qdet.job_files import JOBS
 from qdet.launching.graceful_stop import STOPPING, catch_signals
 from qdet.launching.ray_backend import submit
-from qdet.launching.runs.resume_command import describe_stop, resume_command
+from qdet.launching.runs.typed import describe_stop, resume_command
 
 RUN = "tiny-calm-owl"
 
@@ -59,7 +59,7 @@ def test_the_message_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", ["jobs/a.py", "--demo"])
     monkeypatch.delenv("QDET_COMMAND", raising=False)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    expected = f"stopped after step 16 of 2000; go on with: python jobs/a.py --demo --store.resume {RUN}"
+    expected = f"stopped after step 16 of 2000; resume with: python jobs/a.py --demo --store.resume {RUN}"
     assert describe_stop(RUN, 16, 2000) == expected
 
 
@@ -104,7 +104,7 @@ class FakeClient:
 
     def stop_job(self, job: str) -> None:
         self.stopped = True
-        self.text += "stopped after step 3 of 9; go on with: ...\n"
+        self.text += "stopped after step 3 of 9; resume with: ...\n"
 
 
 @pytest.mark.parametrize("interrupt_at", [0, 7, 30, 1000])

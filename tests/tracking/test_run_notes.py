@@ -11,10 +11,14 @@ from qdet.config import override
 from qdet.job import Sweep
 from qdet.launching import paths
 from qdet.launching.runs import note, report
+from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.session import TITLE_TAG, Place, open_session
+from qdet.launching.runs.session import TITLE_TAG, Session, open_session
 from qdet.launching.runs.sweep import TITLE, TrialRow, open_sweep, trial_title
+from qdet.launching.runs.typed import command_line
 from qdet.search import LogUniform
+from qdet.tracking import NullTracker
+from qdet.training.reporting import Run
 from tests.support import small_models
 from tests.support.tiny_job import job as tiny
 
@@ -22,7 +26,7 @@ METRICS = {"val/AP": 0.51234, "val/AP50": 0.8, "val/AR100": 0.6, "train/loss": 3
 
 
 def test_a_description_says_what_it_is_how_it_was_started_and_what_came_out():
-    start = note.describe_start("Train it.\n\n    On shapes.\n", ["python", "jobs/a.py", "--name", "a b"])
+    start = note.describe_start("Train it.\n\n    On shapes.\n", "python jobs/a.py --name 'a b'")
     assert start == "Train it.\n\n    On shapes.\n\n```\npython jobs/a.py --name 'a b'\n```"
     said = note.describe_results(METRICS, step=1200, folder="outputs/a-1", best=900)
     rows = [line for line in said.splitlines() if line.startswith("|")]
@@ -36,16 +40,21 @@ def test_a_description_says_what_it_is_how_it_was_started_and_what_came_out():
 
 
 def test_secrets_of_a_command_are_masked():
-    said = note.describe_start(None, ["python", "a.py", "--data.train", "s3://me:pw123456@host/x"])
-    assert "pw123456" not in said
+    said = command_line(["a.py", "--data.train", "s3://me:pw123456@host/x"])
+    assert said == "python a.py --data.train s3://me:***@host/x"
 
 
 def test_the_best_checkpoint_is_found_in_the_store(tmp_path):
     small_models.write_checkpoint(tmp_path / "r", step=4, seed=1, metrics={"val/AP": 0.5})
     small_models.write_checkpoint(tmp_path / "r", step=8, seed=1, metrics={"val/AP": 0.4})
-    assert note.find_best(str(tmp_path), "r") == 4
-    assert note.find_best(str(tmp_path), "not-there") is None
-    assert note.find_best("nothing://x", "r") is None
+
+    def best(store: str, run: str) -> int | None:
+        found = Session(Run(run, store), NullTracker()).find_best()
+        return None if found is None else found.step
+
+    assert best(str(tmp_path), "r") == 4
+    assert best(str(tmp_path), "not-there") is None
+    assert best("nothing://x", "r") is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from qdet.launching import paths
 from qdet.launching.ray_backend import head
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
+from qdet.launching.runs.typed import next_commands
 
 JOB = "adamixer_swin"
 HELD_OUT = "data/demo/coco/val"
@@ -85,15 +86,14 @@ def show_prediction(run: str) -> None:
         print(f"\npredictions of {run} on held-out images, drawn in {drawn}:", flush=True)
         prediction = Prediction(load(run), score=None, drawings=drawn, results=None)
         prediction.run(list(map(str, images)))
-    commands = (
-        f"predict {run} photo.jpg --to predictions",
-        f"evaluate {run} --html report.html",
-        f"visualize {run} {HELD_OUT}/000002.jpg --to looks",
-        f"export {run} --to model.onnx",
-        f"serve {run}",
-        "ui",
-    )
-    print("next:", *(f"  {paths.program('qdet')} {command}" for command in commands), sep="\n", flush=True)
+    qdet = paths.program("qdet")
+    commands = [
+        *next_commands(run, program=qdet),
+        f"{qdet} visualize {run} {HELD_OUT}/000002.jpg --to looks",
+        f"{qdet} serve {run}",
+        f"{qdet} ui",
+    ]
+    print("next:", *(f"  {command}" for command in commands), sep="\n", flush=True)
 
 
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:

@@ -14,7 +14,7 @@ from qdet.errors import ClusterError, ConfigError
 from qdet.launching import paths
 from qdet.launching.exit_status import Exit
 from qdet.launching.ray_backend import head
-from qdet.launching.runs.resume_command import COMMAND
+from qdet.launching.runs.typed import COMMAND
 from qdet.masking import mask
 from qdet.storage.proxies import name_proxy
 from qdet.tracking import COMMIT_VARIABLE, git_commit

@@ -29,9 +29,10 @@ from qdet.launching.ray_backend.worker_settings import (
     worker_resources,
 )
 from qdet.launching.runs import report
+from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.resume_command import describe_stop
-from qdet.launching.runs.session import Place, open_session
+from qdet.launching.runs.session import open_session
+from qdet.launching.runs.typed import describe_stop
 from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:

@@ -31,12 +31,10 @@ from qdet.launching.ray_backend.worker_output import forwarded_to
 from qdet.launching.ray_backend.worker_settings import tracking_variables, worker_environment
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import Prepared, prepare
-from qdet.launching.runs.resume_command import train_command
 from qdet.launching.runs.session import open_session
 from qdet.launching.runs.sweep import (
     Swept,
     TrialRow,
-    as_flags,
     open_sweep,
     table,
     trial_hash,
@@ -44,6 +42,7 @@ from qdet.launching.runs.sweep import (
     trial_number,
     trial_title,
 )
+from qdet.launching.runs.typed import as_flags, train_command
 from qdet.training.reporting import PlainLines
 
 if TYPE_CHECKING:

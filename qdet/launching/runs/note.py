@@ -1,17 +1,13 @@
 """What a person reads first of a run in MLflow: what it is, its command, its results, what to do next."""
 
-import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.run_folder import METRIC
-from qdet.errors import QdetError
-from qdet.masking import mask
-from qdet.training.checkpointing.model_log import BEST, choose_models
+from qdet.launching.runs.typed import command_line, next_commands
 
 RAY_WORKER = "default_worker.py"
 """The file that Ray's own processes run."""
@@ -20,11 +16,10 @@ TAG = "mlflow.note.content"
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def describe_start(docstring: str | None, arguments: Sequence[str]) -> str:
+def describe_start(docstring: str | None, command: str) -> str:
     """Return what is known before the first step: what the job file says of itself, and the command."""
     about = textwrap.dedent(docstring or "").strip()
-    command = f"```\n{mask(shlex.join(arguments))}\n```"
-    return "\n\n".join(part for part in (about, command) if part)
+    return "\n\n".join(part for part in (about, f"```\n{command}\n```") if part)
 
 
 def describe_results(metrics: Mapping[str, float], *, step: int, folder: str, best: int | None) -> str:
@@ -42,14 +37,6 @@ def describe_results(metrics: Mapping[str, float], *, step: int, folder: str, be
     return "\n\n".join([*(_table(metrics, names) for names in NAMES), done, _next_commands(folder)])
 
 
-def find_best(store: str, run: str) -> int | None:
-    """Return the steps behind a run's best checkpoint; None where there is none or no answer."""
-    try:
-        return choose_models(RunFolder(open_folder(store).child(run))).get(BEST)
-    except (QdetError, OSError):
-        return None
-
-
 def job_file() -> Path | None:
     """Return the job file that this process runs; None in one that Ray has started."""
     file = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
@@ -61,13 +48,6 @@ def describe_process() -> str:
     if job_file() is None:
         return ""
     return describe_start(sys.modules["__main__"].__doc__, command_line())
-
-
-def command_line() -> list[str]:
-    """Return the command of this process as a user types it."""
-    program = Path(sys.argv[0])
-    near = program.is_absolute() and program.is_relative_to(Path.cwd())
-    return ["python", str(program.relative_to(Path.cwd()) if near else program), *sys.argv[1:]]
 
 
 def describe_trials(rows: Sequence[Mapping[str, Any]], command: str | None) -> str:
@@ -92,9 +72,5 @@ def _table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def _next_commands(folder: str) -> str:
-    commands = (
-        f"qdet predict {folder} photo.jpg --to predictions",
-        f"qdet evaluate {folder} --html report.html",
-        f"qdet register {folder} --name NAME --alias champion",
-    )
+    commands = [*next_commands(folder), f"qdet register {folder} --name NAME --alias champion"]
     return "```\n" + "\n".join(commands) + "\n```"

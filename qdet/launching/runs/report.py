@@ -13,6 +13,7 @@ from qdet.checkpoint import open_folder
 from qdet.checkpoint.run_names import STORE
 from qdet.evaluation.coco import METRICS
 from qdet.launching import paths
+from qdet.launching.runs import typed
 from qdet.masking import mask
 
 RESULT = "QDET_RESULT"
@@ -58,11 +59,7 @@ def next_commands(outcome: Outcome) -> list[str]:
     """Return the commands that use the model of a run, as they are typed."""
     qdet, run = paths.program("qdet"), named(outcome.folder)
     ui = ui_command(outcome.tracking_uri).removeprefix("qdet ")
-    return [
-        f"{qdet} predict {run} photo.jpg --to predictions",
-        f"{qdet} evaluate {run} --html report.html",
-        f"{qdet} {ui}",
-    ]
+    return [*typed.next_commands(run, program=qdet), f"{qdet} {ui}"]
 
 
 def named(folder: str) -> str:

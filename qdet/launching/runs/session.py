@@ -17,14 +17,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from qdet.checkpoint import RunFolder, open_folder
-from qdet.checkpoint.run_folder import METRIC, best_first
+from qdet.checkpoint import Manifest, RunFolder, open_folder
+from qdet.checkpoint.run_folder import METRIC, best_of
 from qdet.config import flatten
 from qdet.errors import QdetError
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import note, record
+from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.report import Outcome, keep_picture
 from qdet.launching.runs.witness import witnessed
@@ -55,19 +56,26 @@ class Session:
         """The run's folder as a user types it."""
         return paths.shorten(mask(f"{self.run.store}/{self.run.name}"))
 
+    def find_best(self) -> Manifest | None:
+        """Return the run's best checkpoint; None where there is none, or its store does not answer."""
+        try:
+            return best_of(RunFolder(open_folder(self.run.store).child(self.run.name)).manifests())
+        except (QdetError, OSError):
+            return None
+
     def describe_results(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the results to the run's description in MLflow."""
-        best = note.find_best(self.run.store, self.run.name)
-        results = note.describe_results(metrics, step=step, folder=self.folder, best=best)
+        best = self.find_best()
+        results = note.describe_results(
+            metrics, step=step, folder=self.folder, best=None if best is None else best.step
+        )
         self.tracker.tags({note.TAG: f"{results}\n\n{self.about}".strip()})
 
     def outcome(self, step: int, metrics: Mapping[str, float]) -> Outcome:
         """Say how the run ended, in MLflow too."""
         self.describe_results(step, metrics)
         run_id, uri = self.run.mlflow_run_id, paths.tracking_uri()
-        run = RunFolder(open_folder(self.run.store).child(self.run.name))
-        manifests = run.manifests()
-        best = next(iter(best_first(manifests)), None)
+        folder, best = open_folder(self.run.store).child(self.run.name), self.find_best()
         return Outcome(
             run=self.run.name,
             folder=self.folder,
@@ -75,40 +83,9 @@ class Session:
             metrics=metrics,
             mlflow_run_id=run_id,
             tracking_uri=mask(uri),
-            picture=keep_picture(run_id, uri, run.folder.url) if run_id else None,
-            best=None if best is None else str(run.at(best)),
-            best_ap=None if best is None else manifests[best].metrics.get(METRIC),
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process of a training this is."""
-
-    rank: int = 0
-    local_rank: int = 0
-    """Among those of its machine."""
-    node: str | None = None
-    """Name of the machine, where there are several."""
-
-    @classmethod
-    def among(cls, *, rank: int, local_rank: int, node: int, world: int, local_world: int) -> "Place":
-        """Name the machine by its number if it has not all of the processes."""
-        return cls(rank, local_rank, f"node{node}" if world > local_world else None)
-
-    @classmethod
-    def of_torchrun(cls, environment: Mapping[str, str]) -> "Place":
-        """Read torchrun's variables; without them, this is the only process."""
-
-        def read(name: str, default: int) -> int:
-            return int(environment.get(name, default))
-
-        return cls.among(
-            rank=read("RANK", 0),
-            local_rank=read("LOCAL_RANK", 0),
-            node=read("GROUP_RANK", 0),
-            world=read("WORLD_SIZE", 1),
-            local_world=read("LOCAL_WORLD_SIZE", read("WORLD_SIZE", 1)),
+            picture=keep_picture(run_id, uri, folder.url) if run_id else None,
+            best=None if best is None else str(RunFolder(folder).at(best.step)),
+            best_ap=None if best is None else best.metrics.get(METRIC),
         )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,8 +14,8 @@ from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import note, record
 from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
+from qdet.launching.runs.typed import show_value, train_command
 from qdet.tracking import MLflowTracker, Tracker, send_spool
-from qdet.tracking.values import stable
 
 TITLE = 80
 """Most characters of the name that MLflow shows of a trial."""
@@ -101,9 +100,9 @@ class SweepSession:
         best = ranked[0] if ranked and ranked[0].metric is not None else None
         if best is not None and best.metric is not None:
             self.tracker.metrics({f"best/{metric}": best.metric}, best.step or 0)
-        cells = zip(*(map(_short, column) for column in columns.values()), strict=True)
+        cells = zip(*(map(show_value, column) for column in columns.values()), strict=True)
         shown = [dict(zip(columns, row, strict=True)) for row in cells]
-        command = None if best is None else f"{shlex.join(note.command_line()[:2])} {as_flags(best.settings)}"
+        command = None if best is None else train_command(best.settings)
         self.tracker.tags({note.TAG: f"{note.describe_trials(shown, command)}\n\n{self.about}".strip()})
 
 
@@ -156,7 +155,7 @@ def trial_title(settings: Mapping[str, Any]) -> str:
     >>> trial_title({"optim.lr": 4.31e-5, "detector.queries": 20})
     'lr=4.31e-05 queries=20'
     """
-    shown = " ".join(f"{_short_path(path, settings)}={_short(value)}" for path, value in settings.items())
+    shown = " ".join(f"{_short_path(path, settings)}={show_value(value)}" for path, value in settings.items())
     return shown if len(shown) <= TITLE else f"{shown[: TITLE - 1].rstrip()}…"
 
 
@@ -175,17 +174,6 @@ def _space(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def as_flags(settings: Mapping[str, Any]) -> str:
-    """Return settings as they are typed on the command line, numbers with four digits.
-
-    >>> as_flags({"optim.lr": 2.00001e-5, "detector.queries": 100})
-    '--optim.lr 2e-05 --detector.queries 100'
-    """
-    return " ".join(
-        f"--{path.replace('_', '-')} {shlex.quote(_short(value, 4))}" for path, value in settings.items()
-    )
-
-
 def best_first(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Order trials by their metric; those without one come last."""
     return sorted(rows, key=lambda row: (row.metric is None, -(row.metric or 0.0)))
@@ -200,7 +188,7 @@ def table(rows: Sequence[TrialRow], sweep: Sweep) -> str:
             "-" if row.metric is None else f"{row.metric:.4f}",
             "-" if row.step is None else str(row.step),
             row.state,
-            *(_short(row.settings.get(path, "-")) for path in sweep.space),
+            *(show_value(row.settings.get(path, "-")) for path in sweep.space),
         )
         for row in best_first(rows)
     ]
@@ -211,7 +199,3 @@ def table(rows: Sequence[TrialRow], sweep: Sweep) -> str:
     ]
     failed = [f"{row.trial} failed: {row.error.splitlines()[0]}" for row in rows if row.error]
     return "\n".join(["", *(line.rstrip() for line in lines), *failed])
-
-
-def _short(value: Any, digits: int = 3) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float) else stable(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from qdet.tracking.aside import Aside
-from qdet.tracking.tracker import Picture, Status, Tracker
+from qdet.tracking.tracker import ModelFacts, Picture, Status, Tracker
 
 
 class SeveralTrackers:
@@ -60,17 +60,9 @@ class SeveralTrackers:
         """Log text as `file`."""
         self._all("text", text, file)
 
-    def model(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        params: Mapping[str, Any],
-    ) -> None:
+    def model(self, folder: Path, facts: ModelFacts) -> None:
         """Log a model; the folder may be gone when the others would read it, so they do not."""
-        self._first.model(folder, name=name, step=step, metrics=metrics, params=params)
+        self._first.model(folder, facts)
 
     def close(self, status: Status | None = None, *, wait: float | int = 15) -> bool:
         """Send the rest within `wait` seconds; return whether all was sent."""

@@ -1,14 +1,12 @@
 """The models that a finished training leaves in MLflow: its best checkpoint's, and its last one's."""
 
-import math
 import tempfile
 from pathlib import Path
 
 from qdet.checkpoint import Checkpoint, RunFolder
-from qdet.checkpoint.manifest import read_manifest
-from qdet.checkpoint.run_folder import METRIC
+from qdet.checkpoint.run_folder import best_of
 from qdet.errors import CheckpointError
-from qdet.tracking import NullTracker, Tracker
+from qdet.tracking import ModelFacts, NullTracker, Tracker
 
 BEST, LAST = "model", "last"
 """Names of the models in MLflow, as in `runs:/ID/model`."""
@@ -31,17 +29,12 @@ def log_models(run: RunFolder, tracker: Tracker) -> None:
 
 def choose_models(run: RunFolder) -> dict[str, int]:
     """Return the steps of the checkpoints to log, by name."""
-    ap: dict[int, float] = {}
-    for step in run.steps():
-        try:
-            ap[step] = read_manifest(run.at(step)).metrics.get(METRIC, math.nan)
-        except CheckpointError:  # one that was never finished
-            continue
-    if not ap:
+    manifests = run.manifests()
+    best = best_of(manifests)
+    if best is None:
         return {}
-    last = max(ap)
-    best = max((s for s in ap if math.isfinite(ap[s])), key=lambda step: (ap[step], step), default=last)
-    return ({} if best == last else {LAST: last}) | {BEST: best}  # the page shows what comes last
+    last = max(manifests)
+    return ({} if best.step == last else {LAST: last}) | {BEST: best.step}  # the page shows what comes last
 
 
 def _log(run: RunFolder, step: int, name: str, tracker: Tracker) -> None:
@@ -51,10 +44,6 @@ def _log(run: RunFolder, step: int, name: str, tracker: Tracker) -> None:
     with tempfile.TemporaryDirectory(prefix="qdet-model-") as folder:
         model = write_mlflow_model(saved, Path(folder) / name)
         check_mlflow_model(model, saved)
-        tracker.model(
-            model.folder,
-            name=name,
-            step=step,
-            metrics=model.metrics,
-            params={"step": step, "weights": "averaged" if model.averaged else "trained"},
-        )
+        params = {"step": step, "weights": "averaged" if model.averaged else "trained"}
+        facts = ModelFacts(name=name, step=step, metrics=model.metrics, params=params)
+        tracker.model(model.folder, facts)

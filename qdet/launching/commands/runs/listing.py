@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qdet.checkpoint import Manifest, RunFolder, open_folder
-from qdet.checkpoint.run_folder import METRIC, best_first
+from qdet.checkpoint.run_folder import METRIC, best_of
 from qdet.checkpoint.run_names import RECORD, list_runs, require_folder
 from qdet.launching.paths import shorten
 from qdet.launching.runs import record
@@ -66,8 +66,8 @@ def look(folder: Folder) -> RunInfo:
     """Return what the folder of a run says; checkpoints are not verified."""
     known = _read_record(folder)
     manifests = RunFolder(folder).manifests()
-    best = next(iter(best_first(manifests)), None)
-    ap = None if best is None else manifests[best].metrics.get(METRIC)
+    best = best_of(manifests)
+    ap = None if best is None else best.metrics.get(METRIC)
     return RunInfo(
         name=folder.name,
         folder=str(folder),
@@ -75,7 +75,7 @@ def look(folder: Folder) -> RunInfo:
         status=known.get("status"),
         started=known.get("started") or _written(folder),
         step=max(manifests, default=None),
-        best_step=None if ap is None else best,
+        best_step=None if best is None or ap is None else best.step,
         best_ap=ap,
         bytes=sum(manifest.size for manifest in manifests.values()),
         mlflow_run_id=known.get("mlflow_run_id"),
@@ -156,7 +156,7 @@ def _read_record(folder: Folder) -> dict[str, Any]:
 def _written(folder: Folder) -> str | None:
     try:
         return folder.modified(record.RECORD).astimezone(UTC).isoformat(timespec="seconds")
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # some of fsspec's file systems keep no times
         return None
 
 

@@ -12,7 +12,8 @@ from qdet.job import Job, StoreConfig
 from qdet.job_files import find_job
 from qdet.launching import cli, paths
 from qdet.launching.commands.training.datasets import Request, find_shards, gather_facts
-from qdet.launching.runs import record
+from qdet.launching.runs import record, report
+from qdet.launching.runs.typed import next_commands
 from qdet.recipes import Recipe, read
 from qdet.small_data import DataFacts, Setting, choose_settings, values
 
@@ -50,6 +51,7 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
     trains = not any(flag in NOT_TRAINING for flag in flags)
     if trains and not wanted.store.run and not wanted.store.resume:
         flags = [*flags, "--store.run", record.claim_name(paths.resolve(wanted))]
+    os.environ[report.BRIEF] = "1"  # what comes next is printed here, behind the score
     cli.launch(job, args=flags)
     if trains:
         finish(cli.parse(Recipe(job=job), flags), shards)
@@ -107,12 +109,12 @@ def finish(job: Job, shards: Mapping[str, str]) -> None:
     if "test" in shards:
         score(run, shards["test"])
     data = shards.get("test", shards["val"])
-    commands = (
-        f"qdet predict {run} photo.jpg --to predictions",
-        f"qdet evaluate {run} --data {paths.shorten(data)} --html report.html",
-        f"qdet export {run} --to model.onnx",
-        f"qdet train --data OTHER --from {run}",
-    )
+    qdet = paths.program("qdet")
+    commands = [
+        *next_commands(run, program=qdet, data=paths.shorten(data)),
+        f"{qdet} train --data OTHER --from {run}",
+        f"{qdet} ui",
+    ]
     print("next:", *(f"  {command}" for command in commands), sep="\n", flush=True)
 
 

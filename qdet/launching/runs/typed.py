@@ -1,4 +1,4 @@
-"""The command that resumes a run, or trains the best trial of a sweep: that of this process, changed."""
+"""Commands as a user types them: that of this process, as it is or changed, and those that come next."""
 
 import os
 import shlex
@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from qdet.job_files import JOBS, PREFIX, name_job
-from qdet.launching.runs.sweep import as_flags
 from qdet.masking import mask
+from qdet.tracking.values import stable
 
 COMMAND = "QDET_COMMAND"
 """Environment variable: what starts the job, such as `qdet submit jobs/NAME.py --`; its flags follow."""
 _NAMING = ("--store.resume", "--store.run")
 _SWEEPING = ("--sweep.metric", "--sweep.trials", "--sweep.concurrent", "--sweep.grace-epochs", "--table")
 _SWITCHES = ("--sweep", "--json")
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """Return the command of this process, with secrets masked."""
+    program, *flags = sys.argv if arguments is None else arguments
+    return mask(shlex.join([*_program(program, os.environ), *flags]))
 
 
 def resume_command(
@@ -45,7 +51,39 @@ def train_command(settings: Mapping[str, Any], arguments: Sequence[str] | None =
 def describe_stop(run: str, step: int, steps: int, why: str = "") -> str:
     """Return where a run was stopped, why if nobody asked for it, and how to resume it."""
     reason = f" ({why})" if why else ""
-    return f"stopped after step {step} of {steps}{reason}; go on with: {resume_command(run)}"
+    return f"stopped after step {step} of {steps}{reason}; resume with: {resume_command(run)}"
+
+
+def next_commands(run: str, *, program: str = "qdet", data: str | None = None) -> list[str]:
+    """Return the commands that use the model of a run.
+
+    Args:
+        run: As it is named on the command line.
+        program: As `qdet` is typed here.
+        data: Shards to evaluate on; by default the job's own.
+    """
+    on = "" if data is None else f" --data {shlex.quote(data)}"
+    return [
+        f"{program} predict {run} photo.jpg --to predictions",
+        f"{program} evaluate {run}{on} --html report.html",
+        f"{program} export {run} --to model.onnx",
+    ]
+
+
+def as_flags(settings: Mapping[str, Any]) -> str:
+    """Return settings as they are typed on the command line, numbers with four digits.
+
+    >>> as_flags({"optim.lr": 2.00001e-5, "detector.queries": 100})
+    '--optim.lr 2e-05 --detector.queries 100'
+    """
+    return " ".join(
+        f"--{path.replace('_', '-')} {shlex.quote(show_value(value, 4))}" for path, value in settings.items()
+    )
+
+
+def show_value(value: Any, digits: int = 3) -> str:
+    """Return a setting's value, a float with so many digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else stable(value)
 
 
 def _program(program: str, environment: Mapping[str, str]) -> list[str]:
