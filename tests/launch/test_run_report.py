@@ -62,7 +62,7 @@ def test_the_outcome_is_written_to_the_result_file(
     assert str(tmp_path) not in said
     written = json.loads(file.read_text())
     assert (written["mlflow_run_id"], written["metrics"]) == ("f00", {"val/AP": 0.5})
-    assert last_line(written, minutes=9.04) == "AP=0.5000 minutes=9.0 run=f00"
+    assert last_line(written, minutes=9.04) == "AP=0.5123 minutes=9.0 run=f00"  # of the best checkpoint
 
 
 ROWS = [

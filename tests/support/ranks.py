@@ -46,6 +46,7 @@ def tiny_job(shards, **changes):
             "train.precision": "fp32",
             "train.log_every": 1,
             "train.checkpoint_every": 1000,
+            "train.eval_every": 0,  # at the end alone
             "eval.pictures": 0,
             # The recipe's rate. At the demo's 1e-3 rounding grows: plain PyTorch that splits its batch
             # drifts from plain PyTorch that does not by 1.2e-3 of the loss in 20 steps (in float64, 7e-15).

@@ -1,9 +1,13 @@
 """An evaluation after every epoch changes no number of the training around it."""
 
+import pytest
+
 from qdet.config import override
 from tests.support.ranks import losses, tiny_job, train_all
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_losses_and_the_last_metrics_are_the_same_with_more_evaluations(demo_shards, tmp_path):
     # 48 images make 6 steps of an epoch; the average and dropout have states of their own
     changes = {"train.workers": 1, "train.steps": 14, "optim.ema_decay": 0.9, "train.log_every": 1}

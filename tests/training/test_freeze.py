@@ -40,6 +40,8 @@ def initial(demo_shards):
     return job.detector.build(6).state_dict()
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("zero", ["zero1", "zero3"])
 def test_frozen_parameters_keep_every_bit_and_have_no_moments_and_no_average(ends, initial, zero):
     weights = ends[zero].all("weights")

@@ -26,7 +26,6 @@ def test_ranks_train_evaluate_and_resume_on_sequential_shards(demo_shards, tmp_p
             "train.workers": 2,
             "train.steps": 6,
             "train.checkpoint_every": 3,
-            "train.eval_every": 0,
         },
     )
     points = train_all(2, {"run": job}, tmp_path)["run"]

@@ -67,7 +67,8 @@ ON_TWO_RANKS = {
 @pytest.fixture(scope="module")
 def on_two_ranks(demo_shards, tmp_path_factory):
     jobs = {
-        n: tiny_job(demo_shards, **changes, **{"train.workers": 2}) for n, changes in ON_TWO_RANKS.items()
+        n: tiny_job(demo_shards, **changes, **{"train.workers": 2, "train.eval_every": 1})
+        for n, changes in ON_TWO_RANKS.items()
     }
     return train_all(2, jobs, tmp_path_factory.mktemp("store"))
 

@@ -99,10 +99,12 @@ def show_prediction(run: str) -> None:
 def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
     """Return the line that says it all, for people and for programs.
 
-    >>> last_line({"metrics": {"val/AP": 0.4321}, "mlflow_run_id": "0af1"}, minutes=9.04)
+    Its AP is that of the best checkpoint, which `qdet evaluate RUN` gives too.
+
+    >>> last_line({"best_ap": 0.4321, "mlflow_run_id": "0af1"}, minutes=9.04)
     'AP=0.4321 minutes=9.0 run=0af1'
     """
-    return f"AP={outcome['metrics']['val/AP']:.4f} minutes={minutes:.1f} run={outcome['mlflow_run_id']}"
+    return f"AP={outcome['best_ap']:.4f} minutes={minutes:.1f} run={outcome['mlflow_run_id']}"
 
 
 def _read(result: Path) -> dict[str, Any]:
