@@ -1,7 +1,8 @@
 """COCO AP of a detector over validation shards; each image counts once on any number of ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from qdet.data.image.decode import decode
 from qdet.data.loading.planned_stream import EvalStream
@@ -16,7 +17,8 @@ from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
-from qdet.training.reporting import Reporter
+from qdet.training.reporting import Reporter, watched
+from qdet.types import Batch
 from qdet.visualize.boxes import comparison_sheet
 
 
@@ -39,7 +41,10 @@ class Evaluator:
         learner.engine.eval()
         with learner.ema.swapped():
             forward = health.evaluating(learner.engine)
-            metrics, rows = evaluate_shards(learner.detector, forward, self.shards, self.job, self.world)
+            watch = partial(self._watch, step=step) if self.world.main else iter
+            metrics, rows = evaluate_shards(
+                learner.detector, forward, self.shards, self.job, self.world, watch=watch
+            )
         learner.engine.train()
         self.metrics, self.step = metrics.as_dict("val/"), step
         self.reporter.evaluated(step, self.metrics)
@@ -48,16 +53,26 @@ class Evaluator:
             self.tracker.table(metrics.class_rows(), f"per_class/step_{step:06d}.json")
             log_pictures(self.tracker, self.shards, rows, self.job.eval.pictures, step)
 
+    def _watch(self, stream: EvalStream, *, step: int) -> Iterable[Batch]:
+        return watched(stream, len(stream), step, self.reporter.evaluating)
+
 
 def evaluate_shards(
-    detector: Detector, forward: Forward, shards: ShardSet, job: Job, world: World
+    detector: Detector,
+    forward: Forward,
+    shards: ShardSet,
+    job: Job,
+    world: World,
+    *,
+    watch: Callable[[EvalStream], Iterable[Batch]] = iter,
 ) -> tuple[CocoMetrics, DetectionRows]:
     """Detect in every image of `shards` and measure AP. Collective; rank 0 alone returns all detections.
 
-    `forward` runs `detector` in the job's precision; all ranks call it equally often.
+    `forward` runs `detector` in the job's precision; all ranks call it equally often. `watch` sees
+    the batches.
     """
     runner = DetectorRunner(detector, forward, world.device)
-    rows = detect_in_batches(runner, _stream(shards, job, world), shards.categories.ids)
+    rows = detect_in_batches(runner, watch(_stream(shards, job, world)), shards.categories.ids)
     everything = merge(world.gather(rows))
     metrics = world.on_main(lambda: evaluate(shards.ground_truth(), everything, strict=job.eval.strict))
     return metrics, everything

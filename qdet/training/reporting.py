@@ -5,9 +5,12 @@
 """
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluating:
+    """How far an evaluation is; reported on rank 0 at most once a second."""
+
+    step: int
+    """Steps of training before it."""
+    done: int
+    """Batches that rank 0 has looked at."""
+    batches: int
+    """Batches of rank 0 in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What an evaluation found."""
 
@@ -89,13 +104,17 @@ class Display(Protocol):
         """Show how far training is."""
         ...
 
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Show how far an evaluation is."""
+        ...
+
     def evaluated(self, evaluation: Evaluation) -> None:
         """Show what an evaluation found."""
         ...
 
 
 class PlainLines:
-    """A display that prints a line for everything: for pipes and logs.
+    """A display that prints a line for every progress and every result: for pipes and logs.
 
     Args:
         label: Begins every line.
@@ -108,12 +127,42 @@ class PlainLines:
         """Print one line."""
         print(f"{self._label}{progress.line()}", flush=True)
 
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Print nothing."""
+
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print one line."""
         print(f"{self._label}{evaluation.line()}", flush=True)
 
 
 _LINES = PlainLines()
+EVERY = 1.0
+"""Seconds between two reports of how far an evaluation is."""
+
+
+def watched(
+    batches: Iterable[T],
+    count: int,
+    step: int,
+    show: Callable[[Evaluating], None],
+    *,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[T]:
+    """Yield the batches of an evaluation after `step` steps, and show how far it is.
+
+    Args:
+        batches: Those of this rank.
+        count: How many they are.
+        step: Steps of training before it.
+        show: Gets it before the first batch, and then at most once a second.
+        now: Tells the time, in seconds.
+    """
+    last = -math.inf
+    for done, batch in enumerate(batches):
+        if (at := now()) - last >= EVERY:
+            last = at
+            show(Evaluating(step=step, done=done, batches=count))
+        yield batch
 
 
 def clock(seconds: float) -> str:
@@ -140,6 +189,10 @@ class Reporter(Protocol):
 
     def progress(self, progress: Progress) -> None:
         """Show how far training is (rank 0 only)."""
+        ...
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Show how far an evaluation is (rank 0 only)."""
         ...
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -177,6 +230,11 @@ class LocalReporter:
         """Show it."""
         if self._display is not None:
             self._display.progress(progress)
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Show it."""
+        if self._display is not None:
+            self._display.evaluating(evaluating)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show it."""

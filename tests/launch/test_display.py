@@ -14,7 +14,15 @@ from qdet.launching.display import events
 from qdet.launching.display.live import LiveDisplay, open_display
 from qdet.launching.ray_backend.worker_output import WorkerOutput
 from qdet.training.meter import RemainingTime
-from qdet.training.reporting import Evaluation, LocalReporter, PlainLines, Progress, clock
+from qdet.training.reporting import (
+    Evaluating,
+    Evaluation,
+    LocalReporter,
+    PlainLines,
+    Progress,
+    clock,
+    watched,
+)
 
 PROGRESS = Progress(
     step=600,
@@ -30,16 +38,20 @@ PROGRESS = Progress(
     eta_seconds=3725.0,
 )
 FOUND = Evaluation(step=600, metrics={"val/AP": 0.4321, "val/AP50": 0.65, "val/AP75": 0.4}, before=0.4)
+AT_WORK = Evaluating(step=600, done=3, batches=12)
 
 
 class Recorder:
     """Keeps what it is given."""
 
     def __init__(self) -> None:
-        self.got: list[Progress | Evaluation] = []
+        self.got: list[events.Event] = []
 
     def progress(self, progress: Progress) -> None:
         self.got.append(progress)
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        self.got.append(evaluating)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.got.append(evaluation)
@@ -95,6 +107,33 @@ def test_the_bar_fits_the_terminal_and_shows_everything(width: int):
         assert part in lines[2]
 
 
+def test_an_evaluation_has_the_bar_until_it_is_over():
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    display = LiveDisplay(console, "x")
+
+    def first_line() -> str:
+        console.file = io.StringIO()
+        console.print(display)
+        return _text(console).splitlines()[0].strip()
+
+    display.progress(PROGRESS)
+    display.evaluating(AT_WORK)
+    assert re.fullmatch(r"evaluating after step 600/1200 [━╺╸]+ +25%", first_line())
+    display.evaluated(FOUND)
+    assert first_line().startswith("step 600/1200 ")
+    display.evaluating(AT_WORK)  # of the next one, which a restart of the workers cuts off
+    display.progress(PROGRESS)
+    assert first_line().startswith("step 600/1200 ")
+
+
+def test_an_evaluation_is_shown_at_once_and_then_every_second():
+    """Batches begin every 0.4 s: those at 0, 1.2 and 2.4 are the first that are a second apart."""
+    times = iter([0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8])
+    shown = list[Evaluating]()
+    assert list(watched(range(8), 8, 600, shown.append, now=lambda: next(times))) == list(range(8))
+    assert shown == [Evaluating(step=600, done=done, batches=8) for done in (0, 3, 6)]
+
+
 def test_many_losses_are_cut_at_the_edge_not_wrapped():
     console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
     display = LiveDisplay(console, "x")
@@ -128,6 +167,7 @@ def test_in_a_pipe_everything_is_a_plain_line(capsys: pytest.CaptureFixture):
         assert isinstance(display, PlainLines)
         reporter = LocalReporter(display=display)
         reporter.progress(PROGRESS)
+        reporter.evaluating(AT_WORK)
         reporter.evaluated(300, {"val/AP": 0.4})
         reporter.evaluated(600, FOUND.metrics)
     assert capsys.readouterr().out.splitlines() == [
@@ -145,11 +185,10 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("event", [PROGRESS, FOUND, dataclasses.replace(PROGRESS, loss=math.inf)])
-def test_an_event_survives_the_way_from_worker_to_driver(event: Progress | Evaluation, capsys):
+@pytest.mark.parametrize("event", [PROGRESS, AT_WORK, FOUND, dataclasses.replace(PROGRESS, loss=math.inf)])
+def test_an_event_survives_the_way_from_worker_to_driver(event: events.Event, capsys):
     shown = Recorder()
-    lines = events.EventLines()
-    lines.progress(event) if isinstance(event, Progress) else lines.evaluated(event)
+    assert events.show(events.encode(event), events.EventLines())
     WorkerOutput(shown)({"pid": 7, "ip": "a", "lines": capsys.readouterr().out.splitlines()})
     assert shown.got == [event]
 

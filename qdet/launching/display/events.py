@@ -7,11 +7,16 @@ the worker's log when no driver reads it any more.
 import json
 from dataclasses import asdict
 
-from qdet.training.reporting import Display, Evaluation, Progress
+from qdet.training.reporting import Display, Evaluating, Evaluation, Progress
 
 MARK = "qdet-event "
 """Begins every such line."""
-_KINDS: dict[str, type[Progress] | type[Evaluation]] = {"progress": Progress, "evaluation": Evaluation}
+Event = Progress | Evaluating | Evaluation
+_KINDS: dict[str, type[Event]] = {
+    "progress": Progress,
+    "evaluating": Evaluating,
+    "evaluation": Evaluation,
+}
 
 
 class EventLines:
@@ -21,18 +26,22 @@ class EventLines:
         """Print it as an event."""
         print(encode(progress), flush=True)
 
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Print it as an event."""
+        print(encode(evaluating), flush=True)
+
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print it as an event."""
         print(encode(evaluation), flush=True)
 
 
-def encode(event: Progress | Evaluation) -> str:
+def encode(event: Event) -> str:
     """Return an event as one line, without the end of the line."""
     kind = next(name for name, of in _KINDS.items() if isinstance(event, of))
     return MARK + json.dumps({"kind": kind, **asdict(event)})
 
 
-def decode(line: str) -> Progress | Evaluation | None:
+def decode(line: str) -> Event | None:
     """Return the event in a line; None where there is none, or only the beginning of one."""
     if not line.startswith(MARK):
         return None
@@ -48,6 +57,8 @@ def show(line: str, display: Display) -> bool:
     event = decode(line)
     if isinstance(event, Progress):
         display.progress(event)
+    elif isinstance(event, Evaluating):
+        display.evaluating(event)
     elif event is not None:
         display.evaluated(event)
     return event is not None

@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from qdet.training.reporting import Display, Evaluation, PlainLines, Progress, clock, gigabytes
+from qdet.training.reporting import Display, Evaluating, Evaluation, PlainLines, Progress, clock, gigabytes
 
 REFRESHES = 4.0
 """Redraws per second."""
@@ -30,6 +30,7 @@ class LiveDisplay:
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title, self._began = console, title, time.monotonic()
         self._progress: Progress | None = None
+        self._evaluating: Evaluating | None = None
         self._evaluation: Evaluation | None = None
         self._spinner = Spinner("dots")
         self.live = Live(
@@ -38,11 +39,15 @@ class LiveDisplay:
 
     def progress(self, progress: Progress) -> None:
         """Move the bar."""
-        self._progress = progress
+        self._progress, self._evaluating = progress, None
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Put a bar of the evaluation in place of the training's."""
+        self._evaluating = evaluating
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print a line above the bar, and keep AP beside it."""
-        self._evaluation = evaluation
+        self._evaluation, self._evaluating = evaluation, None
         self.line(evaluation.line(), style="bold green")
 
     def line(self, text: str, *, style: str = "") -> None:
@@ -62,7 +67,7 @@ class LiveDisplay:
             waiting.add_row(self._spinner, Text(f"{self._title}: starting, {clock(elapsed)}"))
             yield waiting
             return
-        yield _bar(self._progress)
+        yield _bar(self._progress) if self._evaluating is None else _bar_of(self._evaluating, self._progress)
         yield _numbers(_losses(self._progress))
         yield _numbers(_rates(self._progress, self._evaluation, elapsed))
 
@@ -84,7 +89,20 @@ def open_display(title: str, *, console: Console | None = None) -> Iterator[Disp
 
 
 def _bar(progress: Progress) -> Table:
-    """Return the step, a bar as wide as there is room, the share that is done, and the time that remains."""
+    """Return the step, its bar, the share that is done, and the time that remains."""
+    step, steps = progress.step, progress.steps
+    rest = f"ETA {clock(progress.eta_seconds)}"
+    return _row("step", f"{step}/{steps}", step, steps, rest)
+
+
+def _bar_of(evaluating: Evaluating, progress: Progress) -> Table:
+    """Return the same of an evaluation, which has no time of its own."""
+    where = f"{evaluating.step}/{progress.steps}"
+    return _row("evaluating after step", where, evaluating.done, evaluating.batches, "")
+
+
+def _row(name: str, where: str, done: int, total: int, rest: str) -> Table:
+    """Return a name and a place, a bar as wide as there is room, the share that is done, and the rest."""
     grid = Table.grid(expand=True, padding=(0, 1))
     for _ in range(2):
         grid.add_column(no_wrap=True)
@@ -92,11 +110,11 @@ def _bar(progress: Progress) -> Table:
     for _ in range(2):
         grid.add_column(no_wrap=True, justify="right")
     grid.add_row(
-        Text("step", style="bold"),
-        Text(f"{progress.step}/{progress.steps}", style="bold"),
-        ProgressBar(total=progress.steps, completed=progress.step),
-        f"{progress.step / max(progress.steps, 1):.0%}",
-        f"ETA {clock(progress.eta_seconds)}",
+        Text(name, style="bold"),
+        Text(where, style="bold"),
+        ProgressBar(total=total, completed=done),
+        f"{done / max(total, 1):.0%}",
+        rest,
     )
     return grid
 

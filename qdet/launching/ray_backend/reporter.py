@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from qdet.training.reporting import Display, Evaluation, Progress
+from qdet.training.reporting import Display, Evaluating, Evaluation, Progress
 
 
 class RayReporter:
@@ -25,6 +25,11 @@ class RayReporter:
         """Print it; Ray forwards that to the driver."""
         if self._display is not None:
             self._display.progress(progress)
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Print it, if the driver has a bar."""
+        if self._display is not None:
+            self._display.evaluating(evaluating)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train: it waits for all workers and takes a second, too slow for every step."""

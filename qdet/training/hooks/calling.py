@@ -12,7 +12,7 @@ from qdet.errors import ConfigError
 from qdet.masking import mask
 from qdet.tracking.aside import Aside
 from qdet.training.hooks.callbacks import Callbacks, Ended
-from qdet.training.reporting import Progress, Reporter
+from qdet.training.reporting import Evaluating, Progress, Reporter
 
 PATIENCE = 15.0
 """Seconds that callbacks may take to finish at the end."""
@@ -37,6 +37,10 @@ class CallingReporter:
         self._step = progress.step
         for each, aside in self._callbacks:
             aside.call("on_step", lambda on=each.on_step: on(progress), droppable=True)
+
+    def evaluating(self, evaluating: Evaluating) -> None:
+        """Show how far an evaluation is."""
+        self._reporter.evaluating(evaluating)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of an evaluation."""
