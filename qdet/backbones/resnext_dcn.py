@@ -8,8 +8,9 @@ offsets for all of its groups.
 from dataclasses import dataclass
 from typing import Literal
 
+from qdet.backbones.download import Source
 from qdet.backbones.resnet import BOTTLENECKS, ResNet, check_width
-from qdet.backbones.weights import Source, check_weights
+from qdet.backbones.weights import check_weights
 from qdet.layers.conv.batch_norm import Norm
 
 # The file that mmdetection calls open-mmlab://resnext101_32x4d.
