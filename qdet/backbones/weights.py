@@ -64,7 +64,7 @@ def load_pretrained(module: nn.Module, config: PretrainedConfig, *, allow_unveri
         CheckpointError: the file is not there, damaged, or of another model.
         ConfigError: `imagenet` has no weights of this size, or nothing vouches for a download.
     """
-    if _is_none(config.weights):
+    if config.weights is None or _is_none(config.weights):
         return
     if isinstance(module, LoadsItself):
         module.load_pretrained(config.weights)
