@@ -32,8 +32,8 @@ BOTTLENECKS: dict[int, tuple[int, int, int, int]] = {
 
 _TORCHVISION = "https://download.pytorch.org/models"
 
-# ImageNet weights by (depth, groups, width per group); the names carry their digests' first digits. The whole
-# ones are those that several projects which verify the files have recorded independently.
+# ImageNet weights by (depth, groups, width per group). The names carry their digests' first digits; the whole
+# ones are as projects that downloaded the files have recorded them.
 _IMAGENET: dict[tuple[int, int, int], Source] = {
     (50, 1, 64): Source(
         f"{_TORCHVISION}/resnet50-0676ba61.pth",

@@ -199,7 +199,7 @@ def test_files_of_this_machine_need_no_digest(weights):
         (ResNetConfig(), 64),
         (ResNetConfig(depth=101), 64),
         (SwinConfig(size="t"), 64),
-        (ResNeXtDCNConfig(), 8),
+        (ResNeXtDCNConfig(), 64),
         (ResNetConfig(depth=101, groups=32, width_per_group=8), 8),
         (SwinConfig(size="s"), 0),
         (SwinConfig(size="b"), 0),

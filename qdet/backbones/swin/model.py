@@ -72,7 +72,7 @@ SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
 
 _RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
 _PUBLISHED = {"t": "tiny", "s": "small", "b": "base"}
-# The authors give no digests; this one several projects have recorded independently.
+# The authors give no digests; this one is as several projects that downloaded the file have recorded it.
 _SHA256 = {"t": "9f71c168d837d1b99dd1dc29e14990a7a9e8bdc5f673d46b04fe36fe15590ad3"}
 
 
