@@ -42,6 +42,8 @@ class StoreConfig:
     init_from: str | None = None
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
+    allow_unverified: bool = False
+    """Download starting weights of which no SHA-256 is known; it is then kept for later downloads."""
 
     def __post_init__(self) -> None:
         """Reject names that contradict each other or cannot be a folder."""

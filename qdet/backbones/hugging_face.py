@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones.backbone import Backbone
-from qdet.backbones.weights import Source, load_state
+from qdet.backbones.download import Source
+from qdet.backbones.weights import load_state
 from qdet.errors import CheckpointError, ConfigError
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
 

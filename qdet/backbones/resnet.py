@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones.backbone import Backbone
-from qdet.backbones.weights import Source, check_weights
+from qdet.backbones.download import Source
+from qdet.backbones.weights import check_weights
 from qdet.errors import ConfigError
 from qdet.layers.conv.batch_norm import Norm, make_norm
 from qdet.layers.conv.deformable_conv import DeformableConv2d
@@ -31,10 +32,17 @@ BOTTLENECKS: dict[int, tuple[int, int, int, int]] = {
 
 _TORCHVISION = "https://download.pytorch.org/models"
 
-# ImageNet weights by (depth, groups, width per group); the names carry their digests' first digits.
+# ImageNet weights by (depth, groups, width per group). The names carry their digests' first digits; the whole
+# ones are as projects that downloaded the files have recorded them.
 _IMAGENET: dict[tuple[int, int, int], Source] = {
-    (50, 1, 64): Source(f"{_TORCHVISION}/resnet50-0676ba61.pth", "0676ba61"),
-    (101, 1, 64): Source(f"{_TORCHVISION}/resnet101-63fe2227.pth", "63fe2227"),
+    (50, 1, 64): Source(
+        f"{_TORCHVISION}/resnet50-0676ba61.pth",
+        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    ),
+    (101, 1, 64): Source(
+        f"{_TORCHVISION}/resnet101-63fe2227.pth",
+        "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+    ),
     (101, 32, 8): Source(f"{_TORCHVISION}/resnext101_32x8d-8ba56ff5.pth", "8ba56ff5"),
     (101, 64, 4): Source(f"{_TORCHVISION}/resnext101_64x4d-173b62eb.pth", "173b62eb"),
 }

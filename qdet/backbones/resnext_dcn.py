@@ -8,13 +8,15 @@ offsets for all of its groups.
 from dataclasses import dataclass
 from typing import Literal
 
+from qdet.backbones.download import Source
 from qdet.backbones.resnet import BOTTLENECKS, ResNet, check_width
-from qdet.backbones.weights import Source, check_weights
+from qdet.backbones.weights import check_weights
 from qdet.layers.conv.batch_norm import Norm
 
-# The file that mmdetection calls open-mmlab://resnext101_32x4d.
+# The file that mmdetection calls open-mmlab://resnext101_32x4d; its name gives the digest's first digits.
 _IMAGENET = Source(
-    "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth", "a5af3160"
+    "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth",
+    "a5af3160d3978fd9bb8b9d8ac462cc5240f18d3f26db1d805253e7e9aeb8d3e2",
 )
 
 

@@ -1,21 +1,7 @@
-"""Pretrained weights: find the file a configuration names, check its digest, load it strictly.
-
-Files are downloaded once to `$QDET_CACHE` (default `~/.cache/qdet`), under a lock, so that the workers of
-one machine share a download, and appear there only when complete.
-"""
+"""Pretrained weights: find the file a configuration names, check its digest, load it strictly."""
 
 import argparse
-import contextlib
-import fcntl
-import hashlib
-import os
 import re
-import shutil
-import sys
-import tempfile
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,19 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from qdet.backbones.download import FLAG, Source, check_digest, download, require_digest
 from qdet.backbones.layouts import FRESH, to_qdet
 from qdet.errors import CheckpointError, ConfigError
-
-_FLAG = "--detector.backbone.weights"
-_TIMEOUT = 60  # seconds without a byte
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to download and the SHA-256 it must have, whole or its first digits; None where unknown."""
-
-    url: str
-    sha256: str | None = None
 
 
 @runtime_checkable
@@ -71,24 +47,29 @@ class LoadsItself(Protocol):
 def check_weights(weights: str | None, sha256: str | None) -> None:
     """Raise ConfigError for settings that cannot name a file."""
     if weights == "":
-        raise ConfigError(f"{_FLAG} is empty; give a file, a URL or none")
+        raise ConfigError(f"{FLAG} is empty; give a file, a URL or none")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
-        raise ConfigError(f"{_FLAG}-sha256 must be 8 to 64 lower-case hex digits, got {sha256!r}")
+        raise ConfigError(f"{FLAG}-sha256 must be 8 to 64 lower-case hex digits, got {sha256!r}")
 
 
-def load_pretrained(module: nn.Module, config: PretrainedConfig) -> None:
+def load_pretrained(module: nn.Module, config: PretrainedConfig, *, allow_unverified: bool = False) -> None:
     """Load what `config.weights` names into `module`, a backbone; None or "none" leaves it as it is.
+
+    Args:
+        module: The backbone that `config` builds.
+        config: Says where the weights are.
+        allow_unverified: Take a download of which no SHA-256 is known as it comes.
 
     Raises:
         CheckpointError: the file is not there, damaged, or of another model.
-        ConfigError: `imagenet` has no weights of this size.
+        ConfigError: `imagenet` has no weights of this size, or nothing vouches for a download.
     """
-    if config.weights is None or config.weights.lower() == "none":
+    if config.weights is None or _is_none(config.weights):
         return
     if isinstance(module, LoadsItself):
         module.load_pretrained(config.weights)
         return
-    path = find_weights(config)
+    path = find_weights(config, allow_unverified=allow_unverified)
     load_state(module, to_qdet(read_weights(path)), name=str(path))
 
 
@@ -141,19 +122,30 @@ def read_file(path: Path) -> object:
         raise CheckpointError(f"{path} cannot be read as weights: {why or type(error).__name__}") from error
 
 
-def find_weights(config: PretrainedConfig) -> Path:
+def check_verifiable(config: PretrainedConfig, *, allow_unverified: bool) -> None:
+    """Raise ConfigError where `config.weights` is a download that nothing vouches for; touches no network."""
+    if _is_none(config.weights) or not (config.weights == "imagenet" or "://" in (config.weights or "")):
+        return
+    require_digest(_source(config), allow_unverified=allow_unverified)
+
+
+def find_weights(config: PretrainedConfig, *, allow_unverified: bool = False) -> Path:
     """Return the local file of `config.weights`, downloaded if necessary, after checking its digest."""
     source = _source(config)
     if "://" in source.url:
-        return _download(source)
+        return download(source, allow_unverified=allow_unverified)
     if source.url.startswith("package:"):
         path = Path(str(files("qdet.backbones") / source.url.removeprefix("package:")))
     else:
         path = Path(source.url).expanduser()
     if not path.is_file():
-        raise CheckpointError(f"{_FLAG} {source.url}: there is no file {path}")
-    _check_digest(path, source)
+        raise CheckpointError(f"{FLAG} {source.url}: there is no file {path}")
+    check_digest(path, source)
     return path
+
+
+def _is_none(weights: str | None) -> bool:
+    return weights is None or weights.lower() == "none"
 
 
 def _source(config: PretrainedConfig) -> Source:
@@ -161,67 +153,7 @@ def _source(config: PretrainedConfig) -> Source:
         return Source(config.weights or "", config.weights_sha256)
     if config.imagenet is None:
         raise ConfigError(
-            f"{_FLAG} imagenet: there is no such file for a {type(config).__name__} of this size; "
-            f"give {_FLAG} PATH, or {_FLAG} none to start at random"
+            f"{FLAG} imagenet: there is no such file for a {type(config).__name__} of this size; "
+            f"give {FLAG} PATH, or {FLAG} none to start at random"
         )
     return Source(config.imagenet.url, config.weights_sha256 or config.imagenet.sha256)
-
-
-def _download(source: Source) -> Path:
-    folder = Path(os.environ.get("QDET_CACHE", "~/.cache/qdet")).expanduser() / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two URLs may end in the same file name.
-    path = folder / f"{hashlib.sha256(source.url.encode()).hexdigest()[:8]}-{Path(source.url).name}"
-    with _lock(path.with_name(path.name + ".lock")):
-        if not path.exists():
-            _fetch(source, path)
-    _check_digest(path, source)
-    return path
-
-
-def _fetch(source: Source, path: Path) -> None:
-    """Download beside `path`, check, then rename: no process ever sees half a file."""
-    print(f"downloading {source.url} to {path}", file=sys.stderr)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as partial:
-        part = Path(partial.name)
-        try:
-            with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
-                shutil.copyfileobj(response, partial)
-            partial.flush()
-            _check_digest(part, source)
-            part.chmod(0o644)  # a cache may be shared; temporary files are private
-            part.replace(path)
-        except (OSError, ValueError) as error:
-            part.unlink(missing_ok=True)
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(
-                f"cannot download {source.url}: {error}. Where this machine has no network, copy the file "
-                f"here and give {_FLAG} PATH, or start at random with {_FLAG} none"
-            ) from error
-    if source.sha256 is None:
-        digest = _sha256(path)
-        print(f"its SHA-256 is {digest}; pin it with {_FLAG}-sha256 {digest}", file=sys.stderr)
-
-
-def _check_digest(path: Path, source: Source) -> None:
-    if source.sha256 is None:
-        return
-    digest = _sha256(path)
-    if not digest.startswith(source.sha256):
-        raise CheckpointError(
-            f"{path} (from {source.url}) has SHA-256 {digest}, expected {source.sha256}: "
-            f"it is damaged or another file; delete it, or give its own {_FLAG}-sha256"
-        )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -15,9 +15,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from braceexpand import braceexpand
-
 from qdet.errors import DataError
+from qdet.storage.braces import expand_braces
 
 _PIPE = "pipe"
 
@@ -84,9 +83,9 @@ def is_pattern(source: str) -> bool:
 def expand(source: str, check: Callable[[str], str] = checked) -> list[str]:
     """List the tars that a pattern names, in its order, each as `check` returns it."""
     try:
-        listed = [name for part in source.split("::") for name in braceexpand(part)]
+        listed = [name for part in source.split("::") for name in expand_braces(part)]
     except ValueError as error:
-        raise DataError(f"{source}: its braces do not pair up") from error
+        raise DataError(f"{source}: {error}") from error
     names = [check(name) for name in listed]
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice:

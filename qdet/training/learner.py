@@ -37,7 +37,8 @@ def build_learner(job: Job, world: World, start: Start, *, classes: int) -> Lear
     detector = job.detector.build(classes)
     criterion = job.loss.build(classes).to(world.device)
     if not start.load_weights(detector):
-        load_pretrained(detector.backbone, job.detector.backbone)
+        allow = job.store.allow_unverified
+        load_pretrained(detector.backbone, job.detector.backbone, allow_unverified=allow)
     freeze(detector, job.train.freeze)
     detector.recompute = job.train.activation_checkpointing
     engine = ZeroEngine(detector, job.train, job.optim, world)

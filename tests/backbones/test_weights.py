@@ -1,12 +1,8 @@
 """Pretrained weights: found, checked and loaded strictly, or refused in words that help."""
 
-import functools
 import hashlib
-import http.server
 import pickle
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from safetensors.torch import save_file
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig, load_pretrained
 from qdet.backbones.layouts import to_qdet
-from qdet.backbones.weights import find_weights, load_state
+from qdet.backbones.weights import load_state
 from qdet.errors import CheckpointError, ConfigError
 
 SMALL = ResNetConfig(depth=14, width=16, weights=None)
@@ -36,30 +32,6 @@ def digest(path: Path) -> str:
 
 def holds(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
-
-
-@pytest.fixture
-def served(tmp_path):
-    """A folder and the address of a web server that serves it and counts its answers."""
-    folder, asked = tmp_path / "served", []
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            asked.append(self.path)
-
-    serve = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("QDET_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "weights"
 
 
 def test_torchvision_layout_loads_from_pth(tmp_path):
@@ -175,62 +147,6 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
 def test_a_file_that_is_not_there_is_named(weights):
     with pytest.raises(CheckpointError, match=re.escape(weights)):
         load_pretrained(SMALL.build(), replace(SMALL, weights=weights))
-
-
-def test_a_url_is_downloaded_once_and_the_flag_that_pins_it_is_printed(served, cache, capsys):
-    folder, address, asked = served
-    state = classifier_file(folder / "w.pth")
-    config = replace(SMALL, weights=f"{address}/w.pth")
-    for _ in range(2):
-        module = SMALL.build()
-        load_pretrained(module, config)
-        assert holds(module, state)
-    assert len(asked) == 1
-    assert f"--detector.backbone.weights-sha256 {digest(folder / 'w.pth')}" in capsys.readouterr().err
-
-
-def test_concurrent_requests_share_one_download(served, cache):
-    folder, address, asked = served
-    classifier_file(folder / "w.pth")
-    config = replace(SMALL, weights=f"{address}/w.pth")
-    with ThreadPoolExecutor(4) as workers:
-        paths = list(workers.map(find_weights, [config] * 4))
-    assert len(set(paths)) == len(asked) == 1
-
-
-def test_a_download_that_is_not_what_was_pinned_leaves_nothing(served, cache):
-    folder, address, _ = served
-    classifier_file(folder / "w.pth")
-    config = replace(SMALL, weights=f"{address}/w.pth", weights_sha256="0" * 64)
-    with pytest.raises(CheckpointError, match="expected 0000"):
-        load_pretrained(SMALL.build(), config)
-    assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
-
-
-def test_a_failed_download_names_its_url_and_the_alternative(served, cache):
-    _, address, _ = served
-    for url in (f"{address}/gone.pth", "http://127.0.0.1:9/w.pth"):
-        with pytest.raises(CheckpointError) as told:
-            load_pretrained(SMALL.build(), replace(SMALL, weights=url))
-        for part in (url, "--detector.backbone.weights PATH", "--detector.backbone.weights none"):
-            assert part in str(told.value)
-    assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        ResNetConfig(),
-        ResNetConfig(depth=101),
-        ResNeXtDCNConfig(),
-        *(SwinConfig(size=s) for s in ("t", "s", "b")),
-    ],
-    ids=str,
-)
-def test_published_sizes_have_imagenet_weights_named_by_their_digest(config):
-    source = config.imagenet
-    assert source.url.startswith("https://")
-    assert source.sha256 is None or source.url.endswith(f"-{source.sha256}.pth")
 
 
 def test_imagenet_weights_are_refused_for_unpublished_sizes():

@@ -188,6 +188,17 @@ class TestPreflight:
         with pytest.raises(ConfigError, match=re.escape(said.format(shards=demo_shards))):
             check(prepare(override(_job(demo_shards), changes)))
 
+    def test_weights_that_nothing_vouches_for_are_refused_before_workers_start(
+        self, demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("QDET_CACHE", str(tmp_path / "cache"))
+        url = "http://127.0.0.1:9/w.pth"  # nobody listens there
+        job = override(_job(demo_shards), {"detector.backbone.weights": url})
+        with pytest.raises(ConfigError, match=rf"{url} cannot be verified.*--store\.allow-unverified"):
+            check(prepare(job))
+        for known in ({"store.allow_unverified": True}, {"detector.backbone.weights_sha256": "0" * 64}):
+            check(prepare(override(job, known)))
+
     def test_a_run_to_start_from_may_have_other_classes(self, demo_shards: Path, tmp_path: Path):
         job = override(tiny_job(demo_shards), {"store.path": "outputs"})
         small_models.write_checkpoint(tmp_path / "outputs/mine", step=2, job=job, metrics={"val/AP": 0.4})

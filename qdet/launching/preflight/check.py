@@ -1,5 +1,6 @@
 """What must be true before a job may start, checked before any worker does."""
 
+from qdet.backbones.weights import check_verifiable
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.categories import Categories
 from qdet.errors import ConfigError
@@ -31,6 +32,8 @@ def check(prepared: Prepared) -> None:
         )
     if job.store.init_from:
         check_start(job, train.categories)
+    elif prepared.run.resumed is None:
+        check_verifiable(job.detector.backbone, allow_unverified=job.store.allow_unverified)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, digest=train.digest, classes=classes)
 
