@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+NO_AP = "no AP: no ground truth"
+"""What an evaluation finds in a validation set without objects."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -72,6 +75,8 @@ class Evaluation:
 
     def line(self) -> str:
         """Return it as one line, with the change of AP."""
+        if math.isnan(self.ap):
+            return f"evaluated after step {self.step}: {NO_AP}"
         change = "" if self.before is None else f" ({self.ap - self.before:+.4f})"
         others = "".join(
             f"  {name} {self.metrics[f'val/{name}']:.4f}"
