@@ -19,12 +19,15 @@ from data_prep.annotations.coco_file import (
     name_in_url,
     read_coco_file,
 )
-from data_prep.annotations.headers import read_header
+from data_prep.annotations.headers import UNREADABLE, read_header
 from data_prep.wording import plural
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.objects import Given, read_integer, read_object
 from qdet.data.shards.report import Report
 from qdet.errors import DataError
+
+_LONGEST = 65535
+"""Pixels of the longest side of an image that an index holds."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,12 @@ def _read_size(
     """Return width and height in pixels; those that the file leaves out are in the image's header."""
     if folder is not None and (entry.width is None or entry.height is None):
         report.add("image_sizes_filled_in", name)
-        return read_header(folder / name).size_wh
+        found = read_header(folder / name).size_wh
+        return found if found != UNREADABLE else (_LONGEST, _LONGEST)  # packing says what is wrong with it
     width = _check_integer(entry.width, "width", file, "image", entry.id)
     height = _check_integer(entry.height, "height", file, "image", entry.id)
-    if not (0 < width < 65536 and 0 < height < 65536):
-        raise DataError(f"{file}: image {entry.id} is {width}x{height}; sides must be 1 to 65535 pixels")
+    if not (0 < width <= _LONGEST and 0 < height <= _LONGEST):
+        raise DataError(f"{file}: image {entry.id} is {width}x{height}; sides must be 1 to {_LONGEST} pixels")
     return width, height
 
 

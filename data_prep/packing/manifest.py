@@ -18,7 +18,7 @@ from qdet.data.shards.report import FIRST, describe_objects, describe_report
 from qdet.errors import DataError
 from qdet.storage import Folder
 
-_TURNED = "images_with_exif_orientation"
+_TURNED = "images_with_EXIF_orientation"
 
 
 def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:

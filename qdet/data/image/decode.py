@@ -23,6 +23,9 @@ Image.MAX_IMAGE_PIXELS = None
 
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")
 
+_PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"})
+"""Modes of Pillow that are always converted to RGB."""
+
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -72,13 +75,17 @@ def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 def check_pixels(data: bytes, *, name: str) -> None:
     """Raise DataError where `decode` would; half of its time for a JPEG."""
-    if kind_of(data, name=name) != "jpg":
-        decode(data, name=name)
-        return
+    kind = kind_of(data, name=name)
     try:
-        check_jpeg(data)
-    except ValueError as error:
-        raise DataError(f"{name} is no readable jpg image: {_explain(error)}") from error
+        if kind == "jpg":
+            check_jpeg(data)
+            return
+        with _open(data) as image:
+            image.load()
+            if image.mode not in _PLAIN:
+                to_rgb(image)
+    except Exception as error:
+        raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

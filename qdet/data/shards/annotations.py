@@ -84,7 +84,7 @@ def read_sample(
     if read.size_hw is not None:
         check_size(image, hw, read.size_hw, name=shown, source="its JSON says")
     if orientation_of(image, name=shown) != 1:
-        mine.add("images_with_exif_orientation", name)
+        mine.add("images_with_EXIF_orientation", name)
     report.merge(mine)
     return hw, read
 

@@ -95,8 +95,8 @@ def check_bad(bad: Sequence[Mapping[str, str]], allowed: int) -> None:
         more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
         many = "1 sample is" if len(bad) == 1 else f"{len(bad)} samples are"
         raise DataError(
-            f"{many} bad, --data.max-bad {allowed} allows {allowed}; repair them, or raise the limit to drop "
-            "them:\n  " + "\n  ".join([*reasons, *more])
+            f"{many} bad, --data.max-bad {allowed} allows {allowed} (--max-bad in data_prep); repair "
+            "them, or raise the limit to drop them:\n  " + "\n  ".join([*reasons, *more])
         )
 
 

@@ -27,7 +27,7 @@ WARNINGS: Mapping[str, str] = {
     "ignore_unreadable": "`ignore` must be 0 or 1; taken as 0",
     "ignored_as_crowds": "objects with `ignore: 1` are treated as crowds: not trained on, and neither found "
     "nor missed in evaluation",
-    "images_with_exif_orientation": "viewers turn or mirror them, qdet reads pixels as they are stored: "
+    "images_with_EXIF_orientation": "viewers turn or mirror them, qdet reads pixels as they are stored: "
     "boxes that were drawn on the turned image do not fit; store such images upright",
     "iscrowd_unreadable": "`iscrowd` must be 0 or 1; taken as 0",
 }
@@ -105,8 +105,8 @@ def describe_report(counts: Mapping[str, int], first: Mapping[str, Iterable[str]
     """Return a line per kind: how often, where first and, where it matters, what follows."""
     lines = []
     for kind, count in counts.items():
-        meaning = f"; {WARNINGS[kind]}" if kind in WARNINGS else ""
-        lines.append(f"{words(kind)}: {count}{_places(first.get(kind, ()))}{meaning}")
+        said = f"{words(kind)}: {count}{_places(first.get(kind, ()))}"
+        lines.append(f"warning: {said}; {WARNINGS[kind]}" if kind in WARNINGS else said)
     return lines
 
 
