@@ -65,7 +65,12 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
         DataError: Bad annotations or images, or a destination that holds other shards.
     """
     return pack_dataset(
-        read_annotations(conversion.annotation_file, renumber=conversion.renumber),
+        read_annotations(
+            conversion.annotation_file,
+            renumber=conversion.renumber,
+            images_folder=conversion.images_folder,
+            split=conversion.split,
+        ),
         conversion.images_folder,
         split=conversion.split,
         out=conversion.out,

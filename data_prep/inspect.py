@@ -60,6 +60,15 @@ class Inspection:
     """Longer side of each sample in the picture, in pixels."""
     cache: str = Access.cache
     """Folder that caches remote shards."""
+    max_bad: int = Access.max_bad
+    """Samples of third-party shards that may be dropped because they cannot be used."""
+    max_pixels: int = Access.max_pixels
+    """Pixels of the largest image that is decoded."""
+
+    @property
+    def access(self) -> Access:
+        """How shards are opened."""
+        return Access(cache=self.cache, max_bad=self.max_bad, max_pixels=self.max_pixels)
 
     def __post_init__(self) -> None:
         """Raises: ConfigError."""
@@ -81,7 +90,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
         DataError: Shards cannot be read, no sample matches, or the picture cannot be written.
     """
     console = console or Console(quiet=True)
-    shards = ShardSet.open(inspection.folder, Access(cache=inspection.cache))
+    shards = ShardSet.open(inspection.folder, inspection.access)
     annotations = _read_annotations(shards, console)
     census = count(shards, annotations)
     rows = _choose_rows(shards, annotations, inspection)
@@ -156,7 +165,7 @@ def _run(inspection: Inspection) -> None:
         return
     census = inspect(inspection, console=Console(quiet=inspection.json))
     if inspection.json:
-        shards = ShardSet.open(inspection.folder, Access(cache=inspection.cache))
+        shards = ShardSet.open(inspection.folder, inspection.access)
         counted = {
             "folder": shards.source,
             "images": len(census.per_image),
@@ -170,7 +179,7 @@ def _run(inspection: Inspection) -> None:
 
 def _run_check(inspection: Inspection) -> None:
     folders = (inspection.folder, *inspection.others)
-    seen = examine(folders, access=Access(cache=inspection.cache), console=Console(stderr=True))
+    seen = examine(folders, access=inspection.access, console=Console(stderr=True))
     if inspection.json:
         print(json.dumps(to_json(seen)))
     else:

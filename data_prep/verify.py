@@ -46,6 +46,8 @@ class Verification:
     """Also decode every image and read every annotation."""
     cache: str = Access.cache
     """Folder that caches remote shards."""
+    max_pixels: int = Access.max_pixels
+    """Pixels of the largest image that --decode decodes."""
 
     def __post_init__(self) -> None:
         """Raises: ConfigError."""
@@ -60,7 +62,9 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
         DataError: Shards are damaged; the message lists up to 20 of them.
     """
     console = console or Console(quiet=True)
-    shards = ShardSet.open(verification.folder, Access(cache=verification.cache))
+    shards = ShardSet.open(
+        verification.folder, Access(cache=verification.cache, max_pixels=verification.max_pixels)
+    )
     store = open_output(verification.folder)
     problems = [*_manifest_problems(shards), *_size_problems(shards, store), *_idx_problems(shards, store)]
     if not verification.fast and not problems:

@@ -1,22 +1,33 @@
 """Read and check a COCO annotation file: every image with its boxes, and counts of what was dropped.
 
-Mistakes that change the meaning of a metric are errors: duplicate ids, unknown categories, unlisted images.
-Boxes without area are dropped; boxes that cross the border are kept (the loader clips them). Both are
-counted.
+Mistakes that change the meaning of a metric are errors: duplicate ids, unknown categories, unlisted images,
+no box left where some are listed. What else is irregular is dropped or mended, and counted; see
+`qdet.data.shards.objects`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from data_prep.annotations.coco_file import AnnotationEntry, CocoFile, ImageEntry, read_coco_file
+from data_prep.annotations.coco_file import (
+    AnnotationEntry,
+    CocoFile,
+    ImageEntry,
+    name_in_url,
+    read_coco_file,
+)
+from data_prep.annotations.headers import UNREADABLE, read_header
+from data_prep.wording import plural
 from qdet.data.shards.categories import Categories
+from qdet.data.shards.objects import Given, read_integer, read_object
+from qdet.data.shards.report import Report
 from qdet.errors import DataError
+
+_LONGEST = 65535
+"""Pixels of the longest side of an image that an index holds."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +54,39 @@ class Annotations:
     images: tuple[Image, ...]
     categories: Categories
     report: dict[str, int]
-    """Counts of dropped, clipped and filled-in entries."""
+    """Counts of dropped, clipped, filled-in and otherwise irregular entries."""
     listed: dict[str, int]
     """Numbers of `images` and `boxes` in the file, before anything is dropped."""
+    first: dict[str, list[str]] = field(default_factory=dict)
+    """Where each kind in `report` occurred first."""
 
 
-def read_annotations(file: Path, *, renumber: bool = False) -> Annotations:
-    """Read and check a COCO annotation file; `renumber` gives annotations the ids 1, 2, ... in file order.
+def read_annotations(
+    file: Path, *, renumber: bool = False, images_folder: Path | None = None, split: str = ""
+) -> Annotations:
+    """Read and check a COCO annotation file.
+
+    Args:
+        file: The annotation file.
+        renumber: Give annotations the ids 1, 2, ... in file order.
+        images_folder: Folder of its images, for sizes that it leaves out.
+        split: Name of the split in errors.
 
     Raises:
         DataError: The file cannot be read or is wrong; the message names file, entry and remedy.
     """
-    return check_content(read_coco_file(file), file, renumber=renumber)
+    content = read_coco_file(file)
+    return check_content(content, file, renumber=renumber, images_folder=images_folder, split=split)
 
 
-def check_content(content: CocoFile, file: Path, *, renumber: bool = False) -> Annotations:
+def check_content(
+    content: CocoFile,
+    file: Path,
+    *,
+    renumber: bool = False,
+    images_folder: Path | None = None,
+    split: str = "",
+) -> Annotations:
     """Check annotations in COCO's form; `file` names in errors where they come from.
 
     Raises:
@@ -66,24 +95,34 @@ def check_content(content: CocoFile, file: Path, *, renumber: bool = False) -> A
     categories = Categories.from_coco(content.categories, where=str(file))
     if not content.images:
         raise DataError(f"{file} lists no images")
-    records = _parse_images(content.images, file)
+    report = Report()
+    records = _parse_images(content.images, file, images_folder, report)
     if not renumber:
         _check_annotation_ids(content.annotations, file)
-    report = _add_annotations(content, records, set(categories.ids), file, renumber)
+    _add_annotations(content, records, set(categories.ids), file, renumber, report)
+    lost = report.close().explain_loss()
+    if lost is not None:
+        boxes = f"{plural(report.listed, 'box')}{f' of {split}' if split else ''}"
+        raise DataError(f"{file}: none of the {boxes} can be used ({lost}); mend them in the file")
     return Annotations(
         file=file,
         images=tuple(records[i].build() for i in sorted(records)),
         categories=categories,
-        report=dict(sorted(report.items())),
+        report=dict(sorted(report.counts.items())),
         listed={"images": len(content.images), "boxes": len(content.annotations)},
+        first=dict(sorted(report.first.items())),
     )
 
 
 def _add_annotations(
-    content: CocoFile, records: "dict[int, _Record]", known: set[int], file: Path, renumber: bool
-) -> Counter[str]:
-    """Add every annotation to the record of its image; return counts of irregular entries."""
-    report: Counter[str] = Counter()
+    content: CocoFile,
+    records: "dict[int, _Record]",
+    known: set[int],
+    file: Path,
+    renumber: bool,
+    report: Report,
+) -> None:
+    """Add every annotation to the record of its image."""
     for number, entry in enumerate(content.annotations, start=1):
         image_id = _check_integer(entry.image_id, "image_id", file, "annotation number", number)
         record = records.get(image_id)
@@ -98,10 +137,11 @@ def _add_annotations(
                 f"{category}; add it to `categories` or remove the annotation"
             )
         record.add(entry, number if renumber else entry.id, category, report)
-    return report
 
 
-def _parse_images(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Record]":
+def _parse_images(
+    entries: Sequence[ImageEntry], file: Path, folder: Path | None, report: Report
+) -> "dict[int, _Record]":
     records: dict[int, _Record] = {}
     names: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
@@ -110,26 +150,45 @@ def _parse_images(entries: Sequence[ImageEntry], file: Path) -> "dict[int, _Reco
             raise DataError(f"{file} lists image id {image_id} more than once")
         if image_id < 0:
             raise DataError(f"{file}: image ids must be 0 or more, got {image_id}")
-        width = _check_integer(entry.width, "width", file, "image", image_id)
-        height = _check_integer(entry.height, "height", file, "image", image_id)
-        if not (0 < width < 65536 and 0 < height < 65536):
-            raise DataError(f"{file}: image {image_id} is {width}x{height}; sides must be 1 to 65535 pixels")
-        name = entry.file_name
+        name = _find_name(entry, folder)
         if not isinstance(name, str) or not name:
             raise DataError(f"{file}: image {image_id} has no file_name")
         if name in names:
             raise DataError(f"{file}: images {names[name]} and {image_id} are both {name}")
         names[name] = image_id
+        width, height = _read_size(entry, name, file, folder, report)
         records[image_id] = _Record(image_id, name, width, height)
     return records
 
 
+def _find_name(entry: ImageEntry, folder: Path | None) -> Any:
+    """Return the name of an image; that of its URL may be in one of several folders, as LVIS's are."""
+    deeper = name_in_url(entry.coco_url, folders=1)
+    if folder is None or deeper is None or entry.file_name != name_in_url(entry.coco_url):
+        return entry.file_name
+    return entry.file_name if (folder / entry.file_name).is_file() else deeper
+
+
+def _read_size(
+    entry: ImageEntry, name: str, file: Path, folder: Path | None, report: Report
+) -> tuple[int, int]:
+    """Return width and height in pixels; those that the file leaves out are in the image's header."""
+    if folder is not None and (entry.width is None or entry.height is None):
+        report.add("image_sizes_filled_in", name)
+        found = read_header(folder / name).size_wh
+        return found if found != UNREADABLE else (_LONGEST, _LONGEST)  # packing says what is wrong with it
+    width = _check_integer(entry.width, "width", file, "image", entry.id)
+    height = _check_integer(entry.height, "height", file, "image", entry.id)
+    if not (0 < width <= _LONGEST and 0 < height <= _LONGEST):
+        raise DataError(f"{file}: image {entry.id} is {width}x{height}; sides must be 1 to {_LONGEST} pixels")
+    return width, height
+
+
 def _check_integer(value: Any, name: str, file: Path, owner: str, number: object) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    found = read_integer(value)
+    if found is None:
         raise DataError(f"{file}: {owner} {number} needs an integer `{name}`, got {value!r}")
-    return value
+    return found
 
 
 def _check_annotation_ids(entries: Sequence[AnnotationEntry], file: Path) -> None:
@@ -165,36 +224,18 @@ class _Record:
             "iscrowd": [],
         }
 
-    def add(self, entry: AnnotationEntry, box_id: int, category: int, report: Counter[str]) -> None:
+    def add(self, entry: AnnotationEntry, box_id: int, category: int, report: Report) -> None:
         """Add an object; one without a usable box is only counted."""
         content = self._content
-        try:
-            x, y, w, h = box = [float(value) for value in entry.bbox]
-        except (TypeError, ValueError, OverflowError):
-            report["dropped_unreadable_box"] += 1
+        given = Given(entry.bbox, entry.area, entry.iscrowd, entry.ignore, entry.outline)
+        read = read_object(given, (content["height"], content["width"]), report, content["file_name"])
+        if read is None:
             return
-        width, height = content["width"], content["height"]
-        if not (isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)):
-            report["dropped_not_finite"] += 1
-            return
-        if w <= 0 or h <= 0:
-            report["dropped_zero_area"] += 1
-            return
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            report["dropped_outside_image"] += 1
-            return
-        # COCO rounds to hundredths of a pixel, so a box may exceed the border by that.
-        if x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01:
-            report["clipped"] += 1
-        area = entry.area
-        if not isinstance(area, int | float) or not isfinite(area):
-            report["area_filled_in"] += 1
-            area = w * h
         content["annotation_ids"].append(box_id)
         content["category_ids"].append(category)
-        content["boxes_xywh"].append(box)
-        content["areas"].append(float(area))
-        content["iscrowd"].append(int(entry.iscrowd in (1, "1")))
+        content["boxes_xywh"].append(read.box)
+        content["areas"].append(read.area)
+        content["iscrowd"].append(read.iscrowd)
 
     def build(self) -> Image:
         content = self._content

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from data_prep.annotations.coco_file import AnnotationEntry, CocoFile
+import msgspec
+
+from data_prep.annotations.coco_file import CocoFile
 from data_prep.datasets.labels import Part
 from data_prep.wording import quote, shorten
 from qdet.errors import DataError
@@ -19,7 +21,7 @@ def adopt_classes(part: Part, other: Part) -> Part:
     extra = [name for name in names.values() if name not in ids]
     ids.update((name, free + k) for k, name in enumerate(extra))
     annotations = [
-        AnnotationEntry(one.id, one.image_id, ids[names[one.category_id]], one.bbox, one.area, one.iscrowd)
+        msgspec.structs.replace(one, category_id=ids[names[one.category_id]])
         for one in part.content.annotations
     ]
     categories = [{"id": i, "name": name} for name, i in ids.items()]

@@ -109,11 +109,7 @@ def _read_other(root: Path, tree: Tree, kind: Format, follow_links: bool) -> Fou
 
 
 def _check(name: str, part: Part) -> Split:
-    annotations = check_content(part.content, part.source, renumber=part.renumber)
-    listed = annotations.listed["boxes"]
-    if listed and not any(image.boxes for image in annotations.images):
-        counted = ", ".join(f"{what.replace('_', ' ')}: {n:,}" for what, n in annotations.report.items())
-        raise DataError(
-            f"{part.source}: none of the {plural(listed, 'box')} of {name} can be used ({counted})"
-        )
+    annotations = check_content(
+        part.content, part.source, renumber=part.renumber, images_folder=part.images_folder, split=name
+    )
     return Split(name, part.images_folder, annotations)

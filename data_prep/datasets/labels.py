@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.annotations.coco_file import AnnotationEntry, CocoFile, ImageEntry
-from data_prep.datasets.images import check_upright, read_header
+from data_prep.annotations.headers import read_header
+from data_prep.datasets.images import check_upright
 from data_prep.datasets.tree import Tree
 from data_prep.wording import plural, quote, shorten
 from qdet.errors import DataError

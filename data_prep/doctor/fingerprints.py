@@ -14,7 +14,8 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from qdet.data.image.decode import check_pixels, decode, size_hw
+from qdet.data.image.decode import decode
+from qdet.data.image.judge import judge
 from qdet.data.shards.shard_set import ShardSet
 
 DISTANCE = 4
@@ -60,8 +61,7 @@ def fingerprint(shards: ShardSet, row: int) -> Fingerprint:
         DataError: It cannot be read.
     """
     data, name = shards.read_image(row), shards.name_of(row)
-    height, width = size_hw(data, name=name)
-    check_pixels(height, width, shards.max_pixels, name=name)
+    judge(data, name=name, max_pixels=shards.max_pixels)
     small = cv2.resize(_decode_grey(data, name), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(small.astype(np.float32))[:_FREQUENCIES, :_FREQUENCIES].ravel()
     bits = waves > np.median(waves[1:])  # the first is the mean brightness

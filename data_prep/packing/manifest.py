@@ -13,9 +13,12 @@ from data_prep.output import explain_failure, write
 from data_prep.packing.pack import describe_dropped
 from data_prep.wording import plural
 from qdet.data.shards.index import Index, index_from_rows
-from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, parse_manifest
+from qdet.data.shards.manifest import INDEX, NAME, SCHEMA, digest_of, objects_in, parse_manifest
+from qdet.data.shards.report import FIRST, describe_objects, describe_report
 from qdet.errors import DataError
 from qdet.storage import Folder
+
+_TURNED = "images_with_EXIF_orientation"
 
 
 def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:
@@ -49,7 +52,8 @@ def write_manifest(
     rows = [{"shard": number} | row for number, shard in enumerate(shards) for row in shard["rows"]]
     dropped = [drop for shard in shards for drop in shard["dropped"]]
     index = index_from_rows(rows)
-    counts, report = _count(content, index, dropped), _complete_report(content, dropped)
+    turned = [name for shard in shards for name in shard.get("turned", ())]
+    counts, report = _count(content, index, dropped), _complete_report(content, dropped, turned)
     check_totals(content.listed, counts, report, where=str(store))
     index_bytes = index.to_bytes()
     listed = [{name: shard[name] for name in ("url", "nsamples", "filesize", "sha256")} for shard in shards]
@@ -64,6 +68,7 @@ def write_manifest(
         "listed": content.listed,
         "counts": counts,
         "report": report,
+        **_first_places(content, turned),
         "dropped_images": dropped,
         "index_sha256": hashlib.sha256(index_bytes).hexdigest(),
         "digest": digest_of(categories, listed),
@@ -102,9 +107,14 @@ def describe(manifest: dict[str, Any], store: Folder) -> str:
         f"of {len(manifest['categories'])} categories, {plural(len(shards), 'shard')}, {size:.0f} MB",
         f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
     ]
-    lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in manifest["report"].items()]
+    lines += [f"  {line}" for line in describe_report(manifest["report"], manifest.get("first", {}))]
     lines += [f"  dropped: {drop['reason']}" for drop in manifest["dropped_images"]]
-    return "\n".join(lines)
+    warning = describe_objects(objects_in(manifest), str(store), training=_is_for_training(manifest))
+    return "\n".join([*lines, *([warning] if warning else [])])
+
+
+def _is_for_training(manifest: dict[str, Any]) -> bool:
+    return not manifest.get("name", "").startswith(("val", "test"))
 
 
 def _kind_of_dropped(name: str) -> str | None:
@@ -123,9 +133,18 @@ def _count(content: Annotations, index: Index, dropped: Sequence[dict[str, Any]]
     }
 
 
-def _complete_report(content: Annotations, dropped: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _complete_report(
+    content: Annotations, dropped: Sequence[dict[str, Any]], turned: Sequence[str]
+) -> dict[str, int]:
+    report = content.report | ({_TURNED: len(turned)} if turned else {})
     if not dropped:
-        return content.report
+        return report
     dropped_ids = {drop["image_id"] for drop in dropped}
     boxes = sum(image.boxes for image in content.images if image.id in dropped_ids)
-    return content.report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}
+    return report | {"dropped_images_unreadable": len(dropped), "dropped_with_their_image": boxes}
+
+
+def _first_places(content: Annotations, turned: Sequence[str]) -> dict[str, Any]:
+    """Return where what the report counts occurred first, as the manifest keeps it."""
+    first = content.first | ({_TURNED: sorted(turned)[:FIRST]} if turned else {})
+    return {"first": first} if first else {}

@@ -68,7 +68,7 @@ def pack(task: ShardTask) -> dict[str, Any]:
     dropped: list[dict[str, Any]] = []
     with open_writer(task.store, task.name) as file:
         hashing = HashingFile(file)
-        rows, listing = _write_samples(task, hashing, dropped)
+        rows, listing, turned = _write_samples(task, hashing, dropped)
         if len(dropped) > task.max_bad:
             raise DataError(describe_dropped(dropped, task.max_bad))
     index = f"v1.2 {len(rows)}\n" + "".join(line + "\n" for line in listing)
@@ -81,6 +81,7 @@ def pack(task: ShardTask) -> dict[str, Any]:
         "sha256": hashing.sha256.hexdigest(),
         "rows": rows,
         "dropped": dropped,
+        "turned": turned,
     }
     write(task.store, task.marker, json.dumps(done).encode())
     return done
@@ -110,17 +111,21 @@ def describe_dropped(dropped: list[dict[str, Any]], allowed: int) -> str:
 
 def _write_samples(
     task: ShardTask, file: HashingFile, dropped: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    rows, listing = [], []
+) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Return the rows of the index, the lines of DALI's, and the images that EXIF turns."""
+    rows, listing, turned = [], [], []
     tar = SampleTar(file)
     for image in task.images:
         try:
-            data, kind = check_image(task.images_folder, image, task.checks)
+            checked = check_image(task.images_folder, image, task.checks)
         except DataError as error:
             dropped.append({"image_id": image.id, "file_name": image.file_name, "reason": str(error)})
             continue
         if len(dropped) > task.max_bad:
             continue  # the shard fails; only look for more bad images
+        if checked.turned:
+            turned.append(image.file_name)
+        data, kind = checked.data, checked.kind
         annotation, key = image.annotation, key_of(image.id)
         at = tar.add(key, {kind: data, "json": annotation})
         sizes = {kind: len(data), "json": len(annotation)}
@@ -140,4 +145,4 @@ def _write_samples(
             }
         )
     tar.close()
-    return rows, listing
+    return rows, listing, turned

@@ -14,8 +14,8 @@ class Packing:
     """Image bytes per shard."""
     seed: int = 0
     """Seed of the order of images in the shards."""
-    decode: bool = False
-    """Decode every image to find damage inside it; truncated files are found without."""
+    decode: bool = True
+    """Look through all data of every image, as training does; truncated files are found without."""
     max_bad: int = 0
     """Unreadable or wrongly annotated images that may be dropped; the manifest lists them."""
     max_pixels: int = 100_000_000

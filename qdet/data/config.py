@@ -82,6 +82,7 @@ class DataConfig:
             cache_gb=self.cache_gb,
             categories=self.categories,
             max_pixels=self.max_pixels,
+            max_bad=self.max_bad,
             allow_pipes=self.allow_pipes,
             allow_hosts=self.allow_hosts,
         )

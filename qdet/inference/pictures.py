@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from qdet.data.image.decode import check_pixels, decode, kind_of, size_hw, to_rgb
+from qdet.data.image.decode import decode, kind_of, to_rgb
+from qdet.data.image.judge import check_count, judge
+from qdet.data.image.orientation import TRANSPOSED, orientation_of
 from qdet.data.shards.locate import Access
 from qdet.errors import DataError, StorageError
 from qdet.storage import Folder
@@ -25,10 +27,6 @@ MAX_PIXELS = Access.max_pixels
 """Pixels of the largest image that is decoded."""
 MAX_BYTES = 512 * 2**20
 """Bytes of the largest image file that is read."""
-_ORIENTATION = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)
-_EXIF = {"jpg": (b"Exif\0\0",), "png": (b"eXIf", b"Raw profile type"), "webp": (b"EXIF",)}
-"""What the bytes of a file with EXIF hold, by kind."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,13 @@ def _of_file(name: str, max_pixels: int) -> Picture:
 
 def _of_bytes(name: str, read: Callable[[], bytes], max_pixels: int) -> Picture:
     data = read()
-    height, width = size_hw(data, name=name)
-    check_pixels(height, width, max_pixels, name=name)
-    if _orientation(data, name) in _TRANSPOSED:
+    height, width = judge(data, name=name, max_pixels=max_pixels).size_hw
+    if orientation_of(data, name=name) in TRANSPOSED:
         height, width = width, height
 
     def decoded() -> UInt8[np.ndarray, "h w 3"]:
         again = read()
-        return _upright(decode(again, name=name), _orientation(again, name))
+        return _upright(decode(again, name=name), orientation_of(again, name=name))
 
     return Picture(name, (height, width), decoded, _note(data, name))
 
@@ -125,24 +122,6 @@ def _read(where: str) -> bytes:
         raise DataError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def may_have_exif(data: bytes, kind: str) -> bool:
-    """Whether the bytes of an image file hold what EXIF begins with; always True for TIFF."""
-    return kind == "tif" or any(mark in data for mark in _EXIF.get(kind, ()))
-
-
-def _orientation(data: bytes, name: str) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
-    kind = kind_of(data, name=name)
-    if not may_have_exif(data, kind):
-        return 1  # saves Pillow's parsing, which decodes whole PNGs
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken metadata of a sound image
-        return 1
-    return found if found in range(1, 9) else 1
-
-
 def _note(data: bytes, name: str) -> str:
     """Say where a file holds more than one image."""
     if kind_of(data, name=name) in ("jpg", "bmp"):
@@ -166,7 +145,7 @@ def _upright(stored: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.n
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
-    check_pixels(image.height, image.width, max_pixels, name=name)
+    check_count(image.height, image.width, max_pixels, name=name)
     try:
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from qdet.data.image.decode import check_pixels, decode
+from qdet.data.image.judge import check_count
+from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import NAME
 from qdet.data.shards.shard_set import ShardSet
@@ -85,8 +86,8 @@ def _open_sample(shards: ShardSet, row: int) -> Picture:
     """An image of a dataset, in its stored pixels."""
     name = shards.name_of(row)
     height, width = int(shards.index.height[row]), int(shards.index.width[row])
-    check_pixels(height, width, shards.max_pixels, name=name)
-    return Picture(name, (height, width), lambda: decode(shards.read_image(row), name=name))
+    check_count(height, width, shards.max_pixels, name=name)
+    return Picture(name, (height, width), lambda: load_image(shards, row))
 
 
 def _still_of(file: str, max_pixels: int) -> Still:

@@ -8,8 +8,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from qdet.data.image.decode import kind_of, size_hw
+from qdet.data.image.orientation import may_have_exif
 from qdet.errors import DataError
-from qdet.inference.pictures import Picture, may_have_exif, open_picture
+from qdet.inference.pictures import Picture, open_picture
 from qdet.serving.refusal import Refusal
 from qdet.serving.settings import Limits
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from qdet.data.image.decode import decode
 from qdet.data.loading.planned_stream import EvalStream
+from qdet.data.loading.sample import load_image
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
@@ -99,8 +99,5 @@ def log_pictures(tracker: Tracker, shards: ShardSet, rows: DetectionRows, count:
     if count < 1:
         return
     truth = shards.ground_truth(range(min(count, len(shards))))
-    images = {
-        image["id"]: decode(shards.read_image(row), name=shards.name_of(row))
-        for row, image in enumerate(truth["images"])
-    }
+    images = {image["id"]: load_image(shards, row) for row, image in enumerate(truth["images"])}
     tracker.picture(comparison_sheet(images, rows, truth, title=f"step {step}"), "predictions", step)

@@ -29,7 +29,7 @@ from qdet.training.nonfinite.diagnose import Diagnosis
 from qdet.training.optim import Schedule
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
-from qdet.training.streams import build_accounting, build_stream
+from qdet.training.streams import build_accounting, build_stream, warn_of_missing_objects
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class _Training:
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         check_categories(train_shards, val_shards)
+        if world.main:
+            warn_of_missing_objects(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
         self.schedule = Schedule(job, self.stream.steps_per_epoch)
         folder = RunFolder(open_folder(run.store).child(run.name))

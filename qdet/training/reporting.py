@@ -12,6 +12,9 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
+NO_AP = "no AP: no ground truth"
+"""What an evaluation finds in a validation set without objects."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,6 +90,8 @@ class Evaluation:
 
     def line(self) -> str:
         """Return it as one line, with the change of AP."""
+        if math.isnan(self.ap):
+            return f"evaluated after step {self.step}: {NO_AP}"
         change = "" if self.before is None else f" ({self.ap - self.before:+.4f})"
         others = "".join(
             f"  {name} {self.metrics[f'val/{name}']:.4f}"

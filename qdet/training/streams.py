@@ -3,9 +3,11 @@
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.sequential_stream import SequentialStream
 from qdet.data.loading.stream_config import StreamConfig
+from qdet.data.shards.report import describe_objects
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.job import Job
+from qdet.storage.urls import is_url
 from qdet.tracking import Tracker
 from qdet.training.accounting import Accounting, ImageCounts
 from qdet.training.distributed import World
@@ -31,6 +33,16 @@ def build_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> St
     if isinstance(shards, SequentialSet):
         return SequentialStream(shards, job.data.augment, config, shuffle=job.data.shuffle_buffer)
     return TrainStream(shards, job.data.augment, config, by_size=job.data.by_size)
+
+
+def warn_of_missing_objects(train: ShardSet | SequentialSet, val: ShardSet) -> None:
+    """Print a warning for sets without objects that only workers could scan; the driver names the others."""
+    for flag, shards in (("--data.train", train), ("--data.val", val)):
+        if isinstance(shards, ShardSet) and is_url(shards.source) and "image_ids" in shards.manifest:
+            address = f"{flag} {shards.source}"
+            warning = describe_objects(shards.objects, address, training=flag == "--data.train")
+            if warning is not None:
+                print(warning, flush=True)
 
 
 def build_accounting(

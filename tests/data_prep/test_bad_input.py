@@ -67,7 +67,7 @@ def change(path, value):
         (change(("images", 1, "file_name"), "image 0.v1.jpg"), "images 10 and 11 are both image 0"),
         (change(("images", 1, "id"), "x"), "image number 2 needs an integer `id`, got 'x'"),
         (change(("images", 1, "id"), -4), "ids must be 0 or more"),
-        (change(("images", 1, "width"), None), "image 11 needs an integer `width`"),
+        (change(("images", 1, "width"), "wide"), "image 11 needs an integer `width`, got 'wide'"),
         (change(("images", 1, "height"), 0), "sides must be 1 to 65535"),
         (change(("images", 1, "file_name"), None), "image 11 has no file_name"),
         (change(("annotations", 1, "id"), 1), "annotation id 1 more than once; --renumber"),
@@ -167,7 +167,8 @@ def test_every_bad_image_of_a_shard_is_listed_and_the_shard_not_written(dataset,
     assert f"{second} (image 11) is no JPEG" in message
     assert f"{third} (image 12) is no readable gif" in message
     assert (
-        f"{fourth} (image 13) is 60x40 pixels, the annotation file says 40x60; rotated by its EXIF" in message
+        f"{fourth} (image 13) is 60x40 pixels, the annotation file says 40x60; width and height are swapped"
+        in message
     )
     assert not list((tmp_path / "out").glob("*.tar"))
 
@@ -181,7 +182,7 @@ def test_a_wrong_size_is_not_blamed_on_exif(dataset):
 
 def test_an_image_with_too_many_pixels_is_refused(dataset):
     _, _, run = dataset
-    with pytest.raises(DataError, match="has 2400 pixels, more than --max-pixels 2000"):
+    with pytest.raises(DataError, match="has 60x40 pixels, more than --max-pixels 2000"):
         run(max_pixels=2000)
 
 

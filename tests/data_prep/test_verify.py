@@ -94,7 +94,7 @@ def test_images_that_do_not_decode_are_listed(make_coco, tmp_path):
     data = bytearray(file.read_bytes())
     data[-302:-2] = b"\xff\xd5" * 150  # marks that belong elsewhere; the end-of-image marker stays
     file.write_bytes(data)
-    convert(Conversion(coco=root, split="train", out=tmp_path / "damaged", processes=1))
+    convert(Conversion(coco=root, split="train", out=tmp_path / "damaged", processes=1, decode=False))
     verify(Verification(folder=tmp_path / "damaged"))
     with pytest.raises(DataError, match="sample 000000000011 is no readable jpg"):
         verify(Verification(folder=tmp_path / "damaged", decode=True))

@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.annotations.coco_file import CocoFile, ImageEntry, read_coco_file
+import msgspec
+
+from data_prep.annotations.coco_file import CocoFile, ImageEntry, name_in_url, read_coco_file
 from data_prep.datasets.labels import Found, Part, check_missing
 from data_prep.datasets.splits import NAMES, split_named, split_of
 from data_prep.datasets.tree import Tree
@@ -78,11 +80,12 @@ def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
 
 def _place(image: ImageEntry, base: str, tree: Tree, where: str) -> tuple[ImageEntry, bool]:
     """Return an image under its name relative to `base`, and whether it is there."""
-    found = tree.look_up(image.file_name, base=base, where=where)
-    if found is None or found not in tree.files:
-        named = isinstance(image.file_name, str) and bool(image.file_name)
-        return image, not named  # checking the annotations says what is wrong with no name
-    return ImageEntry(image.id, posixpath.relpath(found, base or "."), image.width, image.height), True
+    for name in (image.file_name, name_in_url(image.coco_url, folders=1)):
+        found = tree.look_up(name, base=base, where=where)
+        if found is not None and found in tree.files:
+            return msgspec.structs.replace(image, file_name=posixpath.relpath(found, base or ".")), True
+    named = isinstance(image.file_name, str) and bool(image.file_name)
+    return image, not named  # checking the annotations says what is wrong with no name
 
 
 def _bases(name: str) -> Iterator[str]:

@@ -2,9 +2,8 @@
 
 The EXIF orientation is ignored, because COCO's boxes are in stored pixels. JPEG goes through simplejpeg,
 which gives the same values as Pillow in two thirds of the time and, unlike Pillow, refuses a damaged body.
-Bytes between the last pixel and the end mark damage nothing: libjpeg warns of them, and Pillow decodes the
-image. (A body damaged so that it ends early looks the same; no decoder can tell, checksums can.) Other
-formats go through Pillow; 16 bits of grey become 8.
+Other formats go through Pillow; 16 bits of grey become 8. Whether an image can be used is for
+`qdet.data.image.judge` to say.
 """
 
 import io
@@ -15,17 +14,17 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+from qdet.data.image.jpeg import check_jpeg, decode_jpeg
 from qdet.errors import DataError
 
-# Pillow's own limit of pixels would stand in the way of a higher --max-pixels: `check_pixels` alone decides,
+# Pillow's own limit of pixels would stand in the way of a higher --max-pixels: the judge alone decides,
 # by the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-_HARMLESS = re.compile(r"extraneous bytes before marker")
-"""What libjpeg says of bytes behind all pixels; simplejpeg makes an error of it."""
-_SCAN, _END = b"\xff\xda", b"\xff\xd9"
-"""JPEG's marks before the last part of an image and behind all of it."""
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")
+
+_PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"})
+"""Modes of Pillow that are always converted to RGB."""
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
@@ -62,35 +61,31 @@ def size_hw(data: bytes, *, name: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def check_pixels(height: int, width: int, most: int, *, name: str) -> None:
-    """Raise DataError for more than `most` pixels; the header of an image may announce any number."""
-    if height * width > most:
-        raise DataError(
-            f"{name} has {width}x{height} pixels, more than --data.max-pixels {most}; make it smaller, or "
-            "raise the limit if you trust it"
-        )
-
-
 def decode(data: bytes, *, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode to RGB; `name` says in errors which image it is."""
     kind = kind_of(data, name=name)
     try:
         if kind == "jpg":
-            return _decode_jpeg(data)
+            return decode_jpeg(data)
         with _open(data) as image:
             return to_rgb(image)
     except Exception as error:
         raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
 
 
-def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def check_pixels(data: bytes, *, name: str) -> None:
+    """Raise DataError where `decode` would; half of its time for a JPEG."""
+    kind = kind_of(data, name=name)
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:
-        if not _HARMLESS.search(str(error)) or data.rfind(_END) < data.rfind(_SCAN):
-            raise  # without its end mark it was cut, and libjpeg has filled it up
+        if kind == "jpg":
+            check_jpeg(data)
+            return
         with _open(data) as image:
-            return to_rgb(image)
+            image.load()
+            if image.mode not in _PLAIN:
+                to_rgb(image)
+    except Exception as error:
+        raise DataError(f"{name} is no readable {kind} image: {_explain(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from qdet.data.image.decode import check_pixels, size_hw
 from qdet.data.image.resize import HW
-from qdet.data.shards.annotations import Annotations, image_id_of, read_annotations, to_columns
+from qdet.data.shards.annotations import (
+    Annotations,
+    image_id_of,
+    read_image_id,
+    read_sample,
+    to_columns,
+    unknown_kinds,
+)
 from qdet.data.shards.categories import Categories
+from qdet.data.shards.report import Report
 from qdet.data.shards.scan_shard import IMAGES
 from qdet.errors import DataError
 
@@ -79,8 +86,10 @@ class InMemorySamples:
         )
 
 
-def parse_sample(raw: Mapping[str, Any], categories: Categories, max_pixels: int) -> InMemorySample:
-    """Parse what webdataset calls a sample.
+def parse_sample(
+    raw: Mapping[str, Any], categories: Categories, max_pixels: int, report: Report | None = None
+) -> InMemorySample:
+    """Parse what webdataset calls a sample; `report` counts what is irregular in it.
 
     Raises:
         DataError: It is not one image with one JSON that fits it.
@@ -93,14 +102,14 @@ def parse_sample(raw: Mapping[str, Any], categories: Categories, max_pixels: int
             f"{name}: has {len(images)} images and {kinds.count('json')} JSON files ({', '.join(kinds)}) "
             "where one of each makes a sample; pack it again"
         )
-    image, annotations = raw[images[0]], read_annotations(raw["json"], name=name)
-    hw = size_hw(image, name=f"{name}: the image")
-    check_pixels(*hw, max_pixels, name=f"{name}: the image")
-    annotations.check_size(hw, name=name)
-    unknown = set(annotations.kinds) - set(categories.ids) - set(categories.names)
+    image, mine = raw[images[0]], Report()
+    hw, annotations = read_sample(image, raw["json"], name=name, max_pixels=max_pixels, report=mine)
+    unknown = unknown_kinds(set(annotations.kinds), categories)
     if unknown:
-        some = ", ".join(sorted(map(repr, unknown))[:5])
+        some = ", ".join(unknown[:5])
         raise DataError(f"{name}: has boxes of classes that the dataset does not list: {some}")
+    if report is not None:
+        report.merge(mine)
     return InMemorySample(name, key, image_id_of(key, annotations.image_id), hw, image, annotations)
 
 
@@ -108,6 +117,6 @@ def id_of_unreadable(raw: Mapping[str, Any]) -> int:
     """Image id of a sample that `parse_sample` refused, from its JSON where that can be read."""
     key = raw["__key__"]
     try:
-        return image_id_of(key, read_annotations(raw["json"], name=key).image_id)
+        return image_id_of(key, read_image_id(raw["json"], name=key))
     except (KeyError, DataError):
         return image_id_of(key, None)

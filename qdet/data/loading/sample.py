@@ -7,12 +7,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt8
 
-from qdet.data.image.decode import check_pixels, decode, size_hw
+from qdet.data.image.judge import decode_judged
 from qdet.data.image.photometric import distort
 from qdet.data.image.resize import HW
 from qdet.data.image.view import Canvas, View, view_boxes, view_image
 from qdet.data.shards.categories import Categories
-from qdet.errors import DataError
 
 
 @runtime_checkable
@@ -102,15 +101,13 @@ def load_sample(shards: Samples, row: int, view: View, out: Pixels) -> Objects:
 def load_image(shards: Samples, row: int) -> Pixels:
     """Decode one image; DataError, before decoding, if it is not of the size that the index says."""
     data, name = shards.read_image(row), shards.name_of(row)
-    height, width = size_hw(data, name=name)
-    check_pixels(height, width, shards.max_pixels, name=name)
-    expected = int(shards.index.height[row]), int(shards.index.width[row])
-    if (height, width) != expected:
-        raise DataError(
-            f"{name} is {width}x{height} pixels, its index says {expected[1]}x{expected[0]}; "
-            "convert the dataset again"
-        )
-    return decode(data, name=name)
+    return decode_judged(
+        data,
+        name=name,
+        max_pixels=shards.max_pixels,
+        expected_hw=(int(shards.index.height[row]), int(shards.index.width[row])),
+        source="its index says; convert the dataset again",
+    )
 
 
 def load_objects(shards: Samples, row: int) -> Objects:

@@ -28,6 +28,7 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.plan.order import share
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.manifest import Listed
+from qdet.data.shards.report import Report, describe_report
 from qdet.data.shards.sequential_read import files_of
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.errors import ConfigError, DataError
@@ -75,6 +76,7 @@ class SequentialStream:
         """Global steps in an epoch."""
         self.bad = BadBudget(config.max_bad)
         self._share = len(share(np.arange(config.batch_size), rank=config.rank, world_size=config.world_size))
+        self._printed: set[str] = set()
         self._ahead, self._read_ahead = config.ahead, config.reader()
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
@@ -144,10 +146,10 @@ class SequentialStream:
             shuffle(held, initial=held // 4, rng=chance),
         )
         left_out: dict[int, str] = {}
-        in_a_row = 0
+        in_a_row, report = 0, Report()
         for raw in pipeline:
             try:
-                sample = parse_sample(raw, self.dataset.categories, self.dataset.access.max_pixels)
+                sample = parse_sample(raw, self.dataset.categories, self.dataset.access.max_pixels, report)
             except DataError as error:
                 left_out[id_of_unreadable(raw)] = str(error)
                 in_a_row += 1
@@ -159,6 +161,14 @@ class SequentialStream:
                 tuple(Substitute(planned, sample.image_id, why) for planned, why in left_out.items()),
             )
             left_out, in_a_row = {}, 0
+            self._print_new(report)
+
+    def _print_new(self, report: Report) -> None:
+        """Print each kind of irregular entry once, when it first occurs."""
+        new = {kind: count for kind, count in report.counts.items() if kind not in self._printed}
+        self._printed |= new.keys()
+        for line in describe_report(new, report.first):
+            print(f"{self.dataset.source}: {line}", flush=True)
 
     def _parts(self, first: int) -> Iterator[_Part]:
         """This worker's shards, endlessly: each pass over them is shuffled and dealt out to all workers."""

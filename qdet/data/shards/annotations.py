@@ -1,25 +1,22 @@
-"""Parse the JSON beside an image, in the forms in which detection datasets come as WebDataset shards.
+"""The JSON beside an image: its objects, its id and size, and the classes that it explains.
 
-1. qdet's own: `boxes_xywh`, `category_ids` and other columns (see `data_prep`).
-2. COCO's: `annotations`, a list of {bbox: [x, y, w, h], category_id, iscrowd?, area?}; the image's `id`,
-   `width` and `height` beside it or in `image`; perhaps the dataset's `categories`. The list may stand alone.
-3. Hugging Face's: `objects`, the columns {bbox: [[x, y, w, h], ...], category: [...], area?, iscrowd?}.
-4. torchvision's: `boxes` [[x0, y0, x1, y1], ...] and `labels`.
-
-A class is an id or a name. Boxes are in pixels of the stored image.
+`qdet.data.shards.forms` knows the forms that it may have. What is irregular in an object is treated as a
+conversion does, by `qdet.data.shards.objects`.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qdet.data.image.judge import check_size, judge
+from qdet.data.image.orientation import orientation_of
+from qdet.data.shards.categories import Categories
+from qdet.data.shards.forms import Kind, list_objects, read_kind
+from qdet.data.shards.objects import Object, read_integer, read_object
+from qdet.data.shards.report import Report
 from qdet.errors import DataError
-
-Kind = int | str
-"""A class as an annotation names it."""
 
 
 @dataclass(frozen=True)
@@ -37,109 +34,129 @@ class Annotations:
     categories: tuple[tuple[int, str], ...]
     """Ids and names of classes that the JSON itself gives."""
 
-    def check_size(self, hw: tuple[int, int], *, name: str) -> None:
-        """Raise DataError if the JSON gives another height and width than the image has."""
-        if self.size_hw not in (None, hw):
-            raise DataError(
-                f"{name}: the image is {hw[1]}x{hw[0]} pixels, its JSON says "
-                f"{self.size_hw[1]}x{self.size_hw[0]}"
-            )
 
+def read_annotations(
+    data: bytes, *, name: str, size_hw: tuple[int, int], report: Report | None = None
+) -> Annotations:
+    """Read a sample's JSON.
 
-def read_annotations(data: bytes, *, name: str) -> Annotations:
-    """Read a sample's JSON; `name` says in errors which sample it is."""
+    Args:
+        data: The JSON.
+        name: Which sample it is, for errors and the report.
+        size_hw: Height and width of its image in pixels.
+        report: Counts irregular objects.
+
+    Raises:
+        DataError: It cannot be read, or is in no known form.
+    """
+    said = _parse(data, name)
+    report = Report() if report is None else report
     try:
-        said = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: its JSON cannot be read ({error})") from error
-    try:
-        return _parse(said)
+        return _read(said, name, size_hw, report)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{name}: its JSON is in no known form ({type(error).__name__}: {error}); "
-            "see qdet/data/shards/annotations.py for those that are"
+            "see qdet/data/shards/forms.py for those that are"
         ) from error
 
 
-def _parse(said: Any) -> Annotations:
-    if isinstance(said, list):
-        said = {"annotations": said}
-    about = said.get("image") if isinstance(said.get("image"), Mapping) else said
-    columns = _columns(said)
-    boxes = tuple(_box(box) for box in columns["boxes"])
-    kinds = tuple(_kind(kind) for kind in columns["kinds"])
-    areas = columns.get("areas") or [box[2] * box[3] for box in boxes]
-    crowds = columns.get("iscrowd") or [0] * len(boxes)
-    if not len(boxes) == len(kinds) == len(areas) == len(crowds):
-        raise ValueError("boxes, classes, areas and crowds are not equally many")
-    image_id = about.get("image_id", about.get("id"))
+def read_sample(
+    image: bytes, text: bytes, *, name: str, max_pixels: int, report: Report
+) -> tuple[tuple[int, int], Annotations]:
+    """Read an image's size, by its header, and the JSON beside it.
+
+    Args:
+        image: The image file.
+        text: The JSON.
+        name: Which sample it is, for errors and the report.
+        max_pixels: Larger images are refused.
+        report: Counts what is irregular.
+
+    Returns:
+        Height and width in pixels, and the objects.
+
+    Raises:
+        DataError: The sample cannot be used.
+    """
+    shown, mine = f"{name}: the image", Report()
+    hw = judge(image, name=shown, max_pixels=max_pixels).size_hw
+    read = read_annotations(text, name=name, size_hw=hw, report=mine)
+    if read.size_hw is not None:
+        check_size(image, hw, read.size_hw, name=shown, source="its JSON says")
+    if orientation_of(image, name=shown) != 1:
+        mine.add("images_with_EXIF_orientation", name)
+    report.merge(mine)
+    return hw, read
+
+
+def read_image_id(data: bytes, *, name: str) -> int | None:
+    """Return the image's id in a sample's JSON, or None; DataError where it cannot be read at all."""
+    said = _parse(data, name)
+    try:
+        return _image_id(_about(_whole(said)))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{name}: its JSON gives no image id ({error})") from error
+
+
+def _parse(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: its JSON cannot be read ({error})") from error
+
+
+def _whole(said: Any) -> Mapping[str, Any]:
+    return {"annotations": said} if isinstance(said, list) else said
+
+
+def _about(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    image = said.get("image")
+    return image if isinstance(image, Mapping) else said
+
+
+def _read(said: Any, name: str, size_hw: tuple[int, int], report: Report) -> Annotations:
+    said = _whole(said)
+    about = _about(said)
+    found: list[tuple[Kind, Object]] = []
+    for given_kind, given in list(list_objects(said)):
+        kind = read_kind(given_kind)
+        if kind is None:
+            report.listed += 1
+            report.add("dropped_without_class", name, given_kind)
+        elif (read := read_object(given, size_hw, report, name)) is not None:
+            found.append((kind, read))
     width, height = about.get("width"), about.get("height")
     return Annotations(
-        kinds=kinds,
-        boxes_xywh=boxes,
-        areas=tuple(float(area) for area in areas),
-        iscrowd=tuple(int(crowd) for crowd in crowds),
-        image_id=_id(image_id),
-        file_name=about.get("file_name"),
+        kinds=tuple(kind for kind, _ in found),
+        boxes_xywh=tuple(one.box for _, one in found),
+        areas=tuple(one.area for _, one in found),
+        iscrowd=tuple(one.iscrowd for _, one in found),
+        image_id=_image_id(about),
+        file_name=_file_name(about),
         size_hw=None if width is None or height is None else (int(height), int(width)),
         categories=_categories(said),
     )
 
 
-def _columns(said: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    if "boxes_xywh" in said:
-        names = {"boxes": "boxes_xywh", "kinds": "category_ids", "areas": "areas", "iscrowd": "iscrowd"}
-        return {ours: said[theirs] for ours, theirs in names.items()}
-    if "annotations" in said:
-        listed = said["annotations"]
-        return {
-            "boxes": [a["bbox"] for a in listed],
-            "kinds": [a["category_id"] if "category_id" in a else a["category_name"] for a in listed],
-            "areas": [a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3] for a in listed],
-            "iscrowd": [a.get("iscrowd", 0) for a in listed],
-        }
-    if "objects" in said:
-        objects = said["objects"]
-        kinds = next((n for n in ("category", "category_id", "label") if n in objects), "category")
-        found = {"boxes": objects["bbox"], "kinds": objects[kinds]}
-        return found | {
-            ours: objects[theirs]
-            for ours, theirs in (("areas", "area"), ("iscrowd", "iscrowd"))
-            if theirs in objects
-        }
-    corners = said["boxes"]
-    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in corners]
-    return {"boxes": boxes, "kinds": said["labels"]}
-
-
-def _box(box: Sequence[Any]) -> tuple[float, float, float, float]:
-    x, y, w, h = (float(number) for number in box)
-    if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
-        raise ValueError(f"{list(box)} is no box")
-    return x, y, w, h
-
-
-def _id(given: Any) -> int | None:
-    if type(given) is not int:
-        return None
-    if not -(2**63) <= given < 2**63:
+def _image_id(about: Mapping[str, Any]) -> int | None:
+    given = read_integer(about.get("image_id", about.get("id")))
+    if given is not None and not -(2**63) <= given < 2**63:
         raise ValueError(f"image id {given} has more than 64 bits")
     return given
 
 
-def _kind(kind: Any) -> Kind:
-    if type(kind) not in (int, str):
-        raise TypeError(f"{kind!r} is neither the id nor the name of a class")
-    return kind
+def _file_name(about: Mapping[str, Any]) -> str | None:
+    name = about.get("file_name")
+    return name if isinstance(name, str) else None
 
 
 def _categories(said: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     listed = [(int(c["id"]), str(c["name"])) for c in said.get("categories") or ()]
-    listed += [
-        (int(a["category_id"]), str(a["category_name"]))
-        for a in said.get("annotations") or ()
-        if "category_id" in a and "category_name" in a
-    ]
+    for one in said.get("annotations") or ():
+        if isinstance(one, Mapping) and one.get("category_name") is not None:
+            number = read_integer(one.get("category_id"))
+            if number is not None:
+                listed.append((number, str(one["category_name"])))
     return tuple(dict.fromkeys(listed))
 
 
@@ -189,8 +206,32 @@ def to_columns(
         "width": width,
         "height": height,
         "annotation_ids": list(range(first_id, first_id + len(annotations.kinds))),
-        "category_ids": [ids[kind] if isinstance(kind, str) else kind for kind in annotations.kinds],
+        "category_ids": [category_id(kind, ids) for kind in annotations.kinds],
         "boxes_xywh": [list(box) for box in annotations.boxes_xywh],
         "areas": list(annotations.areas),
         "iscrowd": list(annotations.iscrowd),
     }
+
+
+def category_id(kind: Kind, ids: Mapping[str, int]) -> int:
+    """Return the id of a class: of its name or, where no class has that name, the number in it.
+
+    >>> category_id("dog", {"dog": 7}), category_id("7", {"dog": 7}), category_id("7", {"7": 1})
+    (7, 7, 1)
+    """
+    if isinstance(kind, int):
+        return kind
+    number = read_integer(kind) if kind not in ids else None
+    return ids[kind] if number is None else number
+
+
+def unknown_kinds(kinds: set[Kind], categories: Categories) -> list[str]:
+    """Return the classes of objects that a dataset does not list, as messages show them."""
+    ids = dict(zip(categories.names, categories.ids, strict=True))
+    known = set(categories.ids)
+    lost = [
+        kind
+        for kind in kinds
+        if kind not in ids and (read_integer(kind) is None or category_id(kind, ids) not in known)
+    ]
+    return sorted(map(repr, lost))

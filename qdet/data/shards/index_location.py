@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qdet.data.files.download import read_bytes, size_of
-from qdet.data.shards.index_third_party import identity, scan_set
+from qdet.data.shards.index_third_party import check_bad, identity, scan_set
 from qdet.data.shards.locate import Access, DatasetInfo
 from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
 from qdet.errors import DataError
@@ -74,7 +74,13 @@ def _scan(info: DatasetInfo, access: Access) -> IndexLocation:
     name = identity(shards, access.categories)
 
     def scan() -> dict[str, bytes]:
-        return scan_set(files, categories=access.categories, name=info.address, max_pixels=access.max_pixels)
+        return scan_set(
+            files,
+            categories=access.categories,
+            name=info.address,
+            max_pixels=access.max_pixels,
+            max_bad=access.max_bad,
+        )
 
     cache = access.folder / "indexes"
     if is_url(names[0]):
@@ -84,7 +90,9 @@ def _scan(info: DatasetInfo, access: Access) -> IndexLocation:
             folder = _make_once(Path(names[0]).parent / BESIDE, name, scan)
         except OSError:  # a folder that can only be read
             folder = _make_once(cache, name, scan)
-    return IndexLocation(folder, _read_manifest(folder), "", f"delete {folder}; the shards are scanned again")
+    manifest = _read_manifest(folder)
+    check_bad(manifest.get("dropped_samples", ()), access.max_bad)
+    return IndexLocation(folder, manifest, "", f"delete {folder}; the shards are scanned again")
 
 
 def _sizes(names: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -7,21 +7,25 @@ the folder is named after their names, sizes and times.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
+from qdet.data.shards.annotations import unknown_kinds
 from qdet.data.shards.categories import Categories, named_categories, read_categories_file
 from qdet.data.shards.index import index_from_rows
 from qdet.data.shards.manifest import SCHEMA, digest_of
+from qdet.data.shards.report import Report, describe_report
 from qdet.data.shards.scan_shard import Scan, scan_shard
 from qdet.errors import DataError
 
-SCAN = 2
-"""Version of what a scan finds; older indexes are scanned again. 2: image ids depend on the sample alone."""
+SCAN = 3
+"""Version of what a scan finds; older indexes are scanned again. 2: image ids depend on the sample alone. 3:
+boxes that can never be found are dropped."""
 IDS = "json, else key"
 """Where the manifest says that ids of images are from; one that a conversion wrote does not say it."""
 _SCANNERS = 4
+_SHOWN = 10
 
 
 @runtime_checkable
@@ -35,8 +39,14 @@ class Files(Protocol):
         ...
 
 
-def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int) -> dict[str, bytes]:
-    """Scan all shards; return manifest and index, the files that a conversion would have left."""
+def scan_set(
+    files: Files, *, categories: str | None, name: str, max_pixels: int, max_bad: int = 0
+) -> dict[str, bytes]:
+    """Scan all shards; return manifest and index, the files that a conversion would have left.
+
+    Raises:
+        DataError: The set cannot be used, or more than `max_bad` of its samples.
+    """
     print(f"{name}: no manifest.json, reading {len(files.names)} shards once to index them", flush=True)
     with ThreadPoolExecutor(_SCANNERS) as pool:
         scans = list(
@@ -46,6 +56,9 @@ def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int
             )
         )
     _check_unique(scans, files.names, "key", "keys of samples must differ over all shards")
+    bad = [one for scan in scans for one in scan.bad]
+    check_bad(bad, max_bad)
+    report = _merge_reports(scans, name)
     classes = _categories(scans, categories, name)
     rows = [row | {"shard": k} for k, scan in enumerate(scans) for row in scan.rows]
     if not rows:
@@ -62,12 +75,47 @@ def scan_set(files: Files, *, categories: str | None, name: str, max_pixels: int
         "shardlist": listed,
         "schema": SCHEMA,
         "categories": classes.to_coco(),
-        "counts": {"images": len(rows), "boxes": sum(row["boxes"] for row in rows)},
+        "counts": {
+            "images": len(rows),
+            "boxes": sum(row["boxes"] for row in rows),
+            "crowds": sum(scan.crowds for scan in scans),
+        },
+        **_irregularities(report, bad),
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "digest": digest_of(classes.to_coco(), listed),
         "image_ids": IDS,
     }
     return {"index.npz": index, "manifest.json": (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def check_bad(bad: Sequence[Mapping[str, str]], allowed: int) -> None:
+    """Raise DataError for more samples that cannot be used than are allowed."""
+    if len(bad) > allowed:
+        reasons = [one["reason"] for one in bad[:_SHOWN]]
+        more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+        many = "1 sample is" if len(bad) == 1 else f"{len(bad)} samples are"
+        raise DataError(
+            f"{many} bad, --data.max-bad {allowed} allows {allowed} (--max-bad in data_prep); repair "
+            "them, or raise the limit to drop them:\n  " + "\n  ".join([*reasons, *more])
+        )
+
+
+def _merge_reports(scans: Sequence[Scan], name: str) -> Report:
+    report = Report()
+    for scan in scans:
+        report.merge(scan.report)
+    lost = report.close().explain_loss()
+    if lost is not None:
+        raise DataError(f"{name}: none of its {report.listed:,} boxes can be used ({lost})")
+    return report
+
+
+def _irregularities(report: Report, bad: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Print what is irregular; return it as the manifest keeps it, nothing where all is as it should be."""
+    counts, first = dict(sorted(report.counts.items())), dict(sorted(report.first.items()))
+    for line in (*describe_report(counts, first), *(f"dropped: {one['reason']}" for one in bad)):
+        print(f"  {line}", flush=True)
+    return ({"report": counts, "first": first} if counts else {}) | ({"dropped_samples": bad} if bad else {})
 
 
 def identity(shards: Sequence[tuple[str, int, int]], categories: str | None) -> str:
@@ -103,9 +151,9 @@ def _categories(scans: Sequence[Scan], file: str | None, name: str) -> Categorie
                 "`categories` alone, with --data.categories"
             )
         classes = Categories.from_coco([{"id": i, "name": word} for i, word in explained], where=name)
-    unknown = kinds - set(classes.ids) - set(classes.names)
+    unknown = unknown_kinds(kinds, classes)
     if unknown:
-        some = ", ".join(sorted(map(repr, unknown))[:5])
+        some = ", ".join(unknown[:5])
         raise DataError(
             f"{name} has boxes of classes that {file or 'its categories'} does not list: {some}; "
             "complete the list with --data.categories"

@@ -17,7 +17,7 @@ from qdet.data.files.local_files import ShardFiles
 from qdet.data.files.node_cache import NodeCache, RemoteShard
 from qdet.data.files.pipes import allowed_words
 from qdet.data.shards.categories import Categories, named_categories
-from qdet.data.shards.manifest import NAME, Listed, parse_manifest
+from qdet.data.shards.manifest import NAME, Listed, objects_in, parse_manifest
 from qdet.errors import DataError
 from qdet.masking import mask
 from qdet.storage.urls import checked, expand, is_below, is_pattern, is_pipe, is_url, join
@@ -38,6 +38,8 @@ class Access:
     """File with the classes of shards that do not name them."""
     max_pixels: int = 100_000_000
     """Largest image that is decoded."""
+    max_bad: int = 0
+    """Samples of third-party shards that may be dropped because they cannot be used."""
     allow_pipes: tuple[str, ...] = ()
     """Commands that may be run where shards are read from front to back."""
     allow_hosts: tuple[str, ...] = ()
@@ -88,6 +90,8 @@ class DatasetInfo:
     digest: str | None = None
     """Identity of the dataset."""
     images: int | None = None
+    objects: int | None = None
+    """Objects that are no crowds."""
     manifest: Mapping[str, Any] | None = field(default=None, repr=False)
     """The parsed manifest.json, where one lists the shards."""
     manifest_bytes: bytes = field(default=b"", repr=False)
@@ -178,6 +182,7 @@ def _from_manifest(folder: str, data: bytes, access: Access) -> DatasetInfo:
         categories=Categories.from_coco(manifest["categories"], where=where),
         digest=manifest["digest"],
         images=sum(shard["nsamples"] for shard in shards),
+        objects=objects_in(manifest),
         manifest=manifest,
         manifest_bytes=data,
     )

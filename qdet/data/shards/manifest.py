@@ -48,6 +48,14 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
     return manifest
 
 
+def objects_in(manifest: Mapping[str, Any]) -> int | None:
+    """Objects that are no crowds in a dataset; None where its manifest does not count them."""
+    counts = manifest.get("counts")
+    if not isinstance(counts, Mapping) or not isinstance(counts.get("boxes"), int):
+        return None
+    return max(0, counts["boxes"] - int(counts.get("crowds", 0)))
+
+
 @dataclass(frozen=True)
 class Listed:
     """A shard, and what a manifest says of it."""

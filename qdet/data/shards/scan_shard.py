@@ -1,9 +1,9 @@
 """Scan one third-party WebDataset shard, from its first header to its last, for where each sample is.
 
 Members are grouped as webdataset groups them: neighbours with the same name up to the first dot are a sample.
-Where webdataset would silently lose or mix samples, the shard is refused: names with further dots,
-images without JSON, keys that come again, a truncated tar. Links, devices, pickles and paths
-that leave the folder are refused too; nothing is ever unpacked.
+Where webdataset would silently lose or mix samples, the shard is refused: names with further dots, keys that
+come again, a truncated tar. Links, devices, pickles and paths that leave the folder are refused too; nothing
+is ever unpacked. A sample that alone cannot be used is only listed: no image or no JSON, a wrong size.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import IO, Any
 
-from qdet.data.image.decode import check_pixels, size_hw
-from qdet.data.shards.annotations import Kind, image_id_of, read_annotations
+from qdet.data.shards.annotations import image_id_of, read_sample
+from qdet.data.shards.forms import Kind
+from qdet.data.shards.report import Report
 from qdet.errors import DataError
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
@@ -35,6 +36,11 @@ class Scan:
     """Classes of its boxes."""
     categories: set[tuple[int, str]] = field(default_factory=set)
     """Ids and names that its JSON explains."""
+    report: Report = field(default_factory=Report)
+    """Counts of irregular objects."""
+    crowds: int = 0
+    bad: list[dict[str, str]] = field(default_factory=list)
+    """Key of every sample that cannot be used, and why."""
     filesize: int = 0
     sha256: str = ""
 
@@ -42,7 +48,10 @@ class Scan:
 def scan_shard(descriptor: int, *, name: str, max_pixels: int) -> Scan:
     """Scan the tar behind a file descriptor, which is closed; `name` stands for it in errors.
 
-    DataError, by its header alone, for an image of more than `max_pixels`.
+    An image of more than `max_pixels` is found by its header alone.
+
+    Raises:
+        DataError: The shard is damaged, or would lose or mix samples.
     """
     with os.fdopen(descriptor, "rb") as file:
         scan = Scan(filesize=os.fstat(file.fileno()).st_size)
@@ -54,7 +63,11 @@ def scan_shard(descriptor: int, *, name: str, max_pixels: int) -> Scan:
                     "and its name its own"
                 )
             seen.add(key)
-            _add_sample(scan, file, list(members), f"{name}, sample {key}", key, max_pixels)
+            files = list(members)
+            try:
+                _add_sample(scan, file, files, f"{name}, sample {key}", key, max_pixels)
+            except DataError as error:
+                scan.bad.append({"key": key, "reason": str(error)})
         file.seek(0)
         scan.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return scan
@@ -119,11 +132,9 @@ def _add_sample(
         )
     (image,), (annotation,) = images, json_files
     pixels, text = (os.pread(file.fileno(), m.size, m.offset_data) for m in (image, annotation))
-    height, width = size_hw(pixels, name=f"{name}: the image")
-    check_pixels(height, width, max_pixels, name=f"{name}: the image")
-    read = read_annotations(text, name=name)
-    read.check_size((height, width), name=name)
+    (height, width), read = read_sample(pixels, text, name=name, max_pixels=max_pixels, report=scan.report)
     scan.kinds.update(read.kinds)
+    scan.crowds += sum(read.iscrowd)
     scan.categories.update(read.categories)
     scan.rows.append(
         {

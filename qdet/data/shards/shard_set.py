@@ -26,7 +26,7 @@ from qdet.data.shards.categories import Categories
 from qdet.data.shards.index import Index, index_from_file
 from qdet.data.shards.index_location import IndexLocation, locate_index
 from qdet.data.shards.locate import Access, DatasetInfo, locate
-from qdet.data.shards.manifest import INDEX, NAME
+from qdet.data.shards.manifest import INDEX, NAME, objects_in
 from qdet.errors import DataError
 
 
@@ -85,6 +85,11 @@ class ShardSet:
         """Largest image that is decoded."""
         return self.access.max_pixels
 
+    @property
+    def objects(self) -> int | None:
+        """Objects that are no crowds; None where the manifest does not count them."""
+        return objects_in(self.manifest)
+
     def name_of(self, row: int) -> str:
         """Shard and key of a sample, for messages."""
         return f"{self.files.names[self.index.shard[row]]}, sample {self.key_of(row)}"
@@ -113,12 +118,13 @@ class ShardSet:
         i = self.index
         data = self._read(row, "annotation", (i.annotation_offset, i.annotation_length, i.annotation_crc32))
         image_id, ids = int(i.image_id[row]), self.manifest.get("image_ids")
+        size_hw = int(i.height[row]), int(i.width[row])
         if ids is not None:
             return to_columns(
-                read_annotations(data, name=self.name_of(row)),
+                read_annotations(data, name=self.name_of(row), size_hw=size_hw),
                 image_id=image_id,
                 key=self.key_of(row),
-                size_hw=(int(i.height[row]), int(i.width[row])),
+                size_hw=size_hw,
                 first_id=int(self._boxes_before[row]) + 1,
                 ids=self._category_ids,
             )

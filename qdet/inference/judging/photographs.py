@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from qdet.data.image.decode import decode
+from qdet.data.loading.sample import load_image
 from qdet.data.shards.shard_set import ShardSet
 from qdet.evaluation.html.photos import Photo
 
@@ -30,7 +30,7 @@ def _rows_of(shards: ShardSet, image_ids: Sequence[int]) -> list[int]:
 
 
 def _read(shards: ShardSet, row: int) -> Photo:
-    image = Image.fromarray(decode(shards.read_image(row), name=shards.name_of(row)))
+    image = Image.fromarray(load_image(shards, row))
     width, height = image.size
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     out = io.BytesIO()

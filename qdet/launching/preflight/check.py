@@ -6,13 +6,14 @@ from qdet.data.shards.categories import Categories
 from qdet.errors import ConfigError
 from qdet.launching.preflight import store
 from qdet.launching.preflight.dry_run import COCO_CLASSES
+from qdet.launching.preflight.objects import describe_missing_objects
 from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared
 from qdet.tracking.loggers import check_installed
 
 
 def check(prepared: Prepared) -> None:
-    """Raise what would otherwise only come up once workers, sockets and weights are in place.
+    """Raise what would otherwise only come up once workers, sockets and weights are in place; print warnings.
 
     Raises:
         ConfigError: A flag names something that is not there or cannot be used.
@@ -36,6 +37,8 @@ def check(prepared: Prepared) -> None:
         check_verifiable(job.detector.backbone, allow_unverified=job.store.allow_unverified)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, digest=train.digest, classes=classes)
+    for warning in describe_missing_objects(prepared):
+        print(warning, flush=True)
 
 
 def _explain_categories(train: Categories, val: Categories) -> str:

@@ -21,6 +21,7 @@ from qdet.errors import TrainingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.preflight.check import check
+from qdet.launching.preflight.objects import require_ground_truth
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.interruptible import call_interruptibly
@@ -71,6 +72,7 @@ def search(
     job = prepared.job
     sweep.check(job)
     check(prepared)
+    require_ground_truth(prepared)
     connection = connect.connect(address)
     name = record.claim_name(replace(job, name=f"{job.name}_sweep"))
     try:

@@ -83,4 +83,5 @@ def _look(job: Job, split: Split) -> DatasetInfo:
             dataset = ShardSet.from_info(info, access, source=address)
     except DataError as error:
         raise ConfigError(f"--data.{split}: {error}") from error
-    return replace(info, categories=dataset.categories, digest=dataset.digest, images=len(dataset))
+    known = {"categories": dataset.categories, "digest": dataset.digest, "images": len(dataset)}
+    return replace(info, **known, objects=info.objects if sequential else dataset.objects)

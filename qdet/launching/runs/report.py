@@ -15,6 +15,7 @@ from qdet.evaluation.coco import METRICS
 from qdet.launching import paths
 from qdet.launching.runs import typed
 from qdet.masking import mask
+from qdet.training.reporting import NO_AP
 
 RESULT = "QDET_RESULT"
 """Environment variable: a file that gets the outcome as JSON, for the program that started the job."""
@@ -75,6 +76,8 @@ def ui_command(uri: str) -> str:
 
 def ap_table(metrics: Mapping[str, float]) -> str:
     """Return the twelve numbers of COCO in two aligned rows of names and values; `-` without such objects."""
+    if not any(name.startswith("val/") for name in metrics):
+        return NO_AP
     rows = []
     for kind in ("AP", "AR"):
         names = [name for name in METRICS if name.startswith(kind)]

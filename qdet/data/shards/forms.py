@@ -1,0 +1,80 @@
+"""The forms in which detection datasets come as WebDataset shards: the JSON beside an image.
+
+1. qdet's own: `boxes_xywh`, `category_ids` and other columns (see `data_prep`).
+2. COCO's: `annotations`, a list of {bbox: [x, y, w, h], category_id, iscrowd?, area?}; the image's `id`,
+   `width` and `height` beside it or in `image`; perhaps the dataset's `categories`. The list may stand alone.
+3. Hugging Face's: `objects`, the columns {bbox: [[x, y, w, h], ...], category: [...], area?, iscrowd?}, or a
+   list of such objects.
+4. torchvision's: `boxes` [[x0, y0, x1, y1], ...] and `labels`.
+
+A class is an id or a name. Boxes are in pixels of the stored image.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from qdet.data.shards.objects import UNLISTED, Given, read_integer
+
+Kind = int | str
+"""A class as an annotation names it."""
+_KINDS = ("category", "category_id", "label", "categories", "labels")
+_FIELDS = ("area", "iscrowd", "ignore", "segmentation")
+
+
+def list_objects(said: Mapping[str, Any]) -> Iterator[tuple[Any, Given]]:
+    """Yield class and fields of every object, unchecked.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: The JSON is in no known form.
+    """
+    if "boxes_xywh" in said:
+        names = ("category_ids", "boxes_xywh", "areas", "iscrowd")
+        yield from _zip(*(said[name] for name in names))
+    elif "annotations" in said:
+        for entry in said["annotations"]:
+            yield _of_entry(entry, ("category_id", "category_name"))
+    elif "objects" in said:
+        yield from _of_objects(said["objects"])
+    else:
+        boxes = [_from_corners(corners) for corners in said["boxes"]]
+        yield from _zip(said["labels"], boxes, None, said.get("iscrowd"))
+
+
+def read_kind(given: Any) -> Kind | None:
+    """Return a class as its id or name; None for what is neither."""
+    return given if isinstance(given, str) else read_integer(given)
+
+
+def _of_objects(objects: Any) -> Iterator[tuple[Any, Given]]:
+    if isinstance(objects, list):
+        for entry in objects:
+            yield _of_entry(entry, _KINDS)
+        return
+    kinds = objects[next((name for name in _KINDS if name in objects), _KINDS[0])]
+    columns = [objects.get(name) for name in _FIELDS]
+    boxes = objects["bbox"] if columns[-1] is None or "bbox" in objects else [None] * len(kinds)
+    yield from _zip(kinds, boxes, *columns)
+
+
+def _of_entry(entry: Any, names: Sequence[str]) -> tuple[Any, Given]:
+    if not isinstance(entry, Mapping):
+        return None, Given(None)
+    kind = next((entry[name] for name in names if entry.get(name) is not None), None)
+    return kind, Given(entry.get("bbox"), *map(entry.get, _FIELDS))
+
+
+def _zip(kinds: Sequence[Any], boxes: Sequence[Any], *columns: Sequence[Any] | None) -> Iterator[Any]:
+    """Yield class and fields of every row; an area does not count as left out where all are."""
+    missing = (UNLISTED, *(None for _ in columns[1:]))
+    given = [column or [empty] * len(boxes) for column, empty in zip(columns, missing, strict=True)]
+    for kind, *fields in zip(kinds, boxes, *given, strict=True):
+        yield kind, Given(*fields)
+
+
+def _from_corners(corners: Any) -> Sequence[float] | None:
+    """Return left, top, width and height of a box; None for what is no box."""
+    try:
+        x0, y0, x1, y1 = (float(number) for number in corners)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return x0, y0, x1 - x0, y1 - y0
