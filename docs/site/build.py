@@ -47,6 +47,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Benchmarks": "docs/benchmarks.md",
         "Convergence": "docs/convergence.md",
         "Decisions": "docs/decisions.md",
+        "Versions": "docs/versions.md",
         "Compared": "docs/compared.md",
         "Contributing": "CONTRIBUTING.md",
     },
