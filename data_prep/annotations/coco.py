@@ -12,13 +12,7 @@ from typing import Any
 
 import msgspec
 
-from data_prep.annotations.coco_file import (
-    AnnotationEntry,
-    CocoFile,
-    ImageEntry,
-    name_in_url,
-    read_coco_file,
-)
+from data_prep.annotations.coco_file import AnnotationEntry, CocoFile, ImageEntry, name_in_url, read_coco_file
 from data_prep.annotations.headers import UNREADABLE, read_header
 from data_prep.wording import plural
 from qdet.data.shards.categories import Categories
@@ -64,13 +58,7 @@ class Annotations:
 def read_annotations(
     file: Path, *, renumber: bool = False, images_folder: Path | None = None, split: str = ""
 ) -> Annotations:
-    """Read and check a COCO annotation file.
-
-    Args:
-        file: The annotation file.
-        renumber: Give annotations the ids 1, 2, ... in file order.
-        images_folder: Folder of its images, for sizes that it leaves out.
-        split: Name of the split in errors.
+    """Read and check a COCO annotation file; see `check_content` for the arguments.
 
     Raises:
         DataError: The file cannot be read or is wrong; the message names file, entry and remedy.
@@ -87,7 +75,14 @@ def check_content(
     images_folder: Path | None = None,
     split: str = "",
 ) -> Annotations:
-    """Check annotations in COCO's form; `file` names in errors where they come from.
+    """Check annotations in COCO's form.
+
+    Args:
+        content: The annotations.
+        file: Where they come from, for errors.
+        renumber: Give annotations the ids 1, 2, ... in file order.
+        images_folder: Folder of the images, for sizes that are left out.
+        split: Name of the split, for errors.
 
     Raises:
         DataError: They are wrong; the message names file, entry and remedy.

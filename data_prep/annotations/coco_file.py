@@ -60,12 +60,16 @@ class CocoFile(msgspec.Struct):
     categories: list[dict[str, Any]]
 
 
-class _Brief(CocoFile):
+class _Brief(msgspec.Struct):
+    images: list[ImageEntry]
     annotations: list[AnnotationEntry]
+    categories: list[dict[str, Any]]
 
 
-class _Outlined(CocoFile):
+class _Outlined(msgspec.Struct):
+    images: list[ImageEntry]
     annotations: list[OutlinedEntry]
+    categories: list[dict[str, Any]]
 
 
 _DECODER = msgspec.json.Decoder(_Brief)
@@ -93,8 +97,9 @@ def _parse(text: bytes, file: Path) -> CocoFile:
     try:
         content = _DECODER.decode(text)
         if all(_has_box(entry.bbox) for entry in content.annotations):
-            return content
-        return msgspec.json.decode(text, type=_Outlined)
+            return CocoFile(content.images, content.annotations, content.categories)
+        outlined = msgspec.json.decode(text, type=_Outlined)
+        return CocoFile(outlined.images, outlined.annotations, outlined.categories)
     except msgspec.DecodeError:
         return _read_leniently(text, file)
 
@@ -113,7 +118,8 @@ def _read_leniently(text: bytes, file: Path) -> CocoFile:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise DataError(f"{file} is not a COCO detection file: it has no list `{name}`")
     try:
-        return msgspec.convert(content, _Outlined)
+        outlined = msgspec.convert(content, _Outlined)
+        return CocoFile(outlined.images, outlined.annotations, outlined.categories)
     except msgspec.ValidationError as error:
         raise DataError(f"{file} is not a COCO detection file: {error}") from error
 

@@ -30,7 +30,7 @@ class DataConfig:
     """Largest size of that folder; shards that are not needed soon leave it first."""
     max_bad: int = 0
     """Images that all workers together may find unreadable; each is named, and another of its global batch
-    stands in."""
+    stands in. Also samples of third-party shards that may be dropped when they are scanned."""
     max_pixels: int = Access.max_pixels
     """Pixels of the largest image that is decoded; a larger one is refused by its header."""
     reading: Literal["offset", "sequential"] = "offset"

@@ -144,7 +144,7 @@ def test_an_image_of_another_size_than_its_index_says_is_not_decoded(make_coco, 
     convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
     shards = ShardSet.open(tmp_path / "s")
     wrong = dataclasses.replace(shards.index, height=np.full(2, 7, dtype=np.uint16))
-    monkeypatch.setattr("qdet.data.loading.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
+    monkeypatch.setattr("qdet.data.image.judge.decode", lambda *_, **__: pytest.fail("was decoded"))
     from qdet.data.loading.sample import load_image
 
     with pytest.raises(DataError, match="pixels, its index says"):
@@ -154,7 +154,7 @@ def test_an_image_of_another_size_than_its_index_says_is_not_decoded(make_coco, 
 def test_an_image_above_the_limit_of_pixels_is_refused_by_its_header(make_coco, tmp_path, monkeypatch):
     root, _ = make_coco(3)
     convert(Conversion(coco=root, split="train", out=tmp_path / "s", processes=1))
-    monkeypatch.setattr("qdet.data.loading.sample.decode", lambda *_, **__: pytest.fail("was decoded"))
+    monkeypatch.setattr("qdet.data.image.judge.decode", lambda *_, **__: pytest.fail("was decoded"))
     from qdet.data.loading.sample import load_image
 
     shards = ShardSet.open(tmp_path / "s", Access(max_pixels=1000))

@@ -233,6 +233,18 @@ def test_names_come_from_the_url_that_lvis_gives(dataset, deep):
     assert names == {f"{'train2017/' if deep else ''}{i}.jpg" for i in (1, 2, 3)}
 
 
+def test_names_of_lvis_are_found_in_a_folder_of_any_format(dataset):
+    (dataset.folder / "coco" / "annotations").mkdir()
+    dataset.images.rename(dataset.folder / "coco" / "train2017")
+    for image in dataset.content["images"]:
+        image["coco_url"] = f"http://images.example.org/train2017/{image.pop('file_name')}"
+    file = dataset.folder / "coco" / "annotations" / "lvis_v1_train.json"
+    file.write_text(json.dumps(dataset.content))
+    convert_any(ToShards(folder=dataset.folder / "coco", out=dataset.folder / "any", processes=1))
+    truth = ShardSet.open(dataset.folder / "any" / "train").ground_truth()
+    assert {image["file_name"] for image in truth["images"]} == {f"train2017/{i}.jpg" for i in (1, 2, 3)}
+
+
 def test_what_is_irregular_leaves_good_entries_as_they_are(dataset):
     """The third image is as it was, byte for byte; so is a set without anything irregular."""
     whole = dataset.convert()

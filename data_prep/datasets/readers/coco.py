@@ -80,12 +80,20 @@ def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
 
 def _place(image: ImageEntry, base: str, tree: Tree, where: str) -> tuple[ImageEntry, bool]:
     """Return an image under its name relative to `base`, and whether it is there."""
+    found = _find(image, base, tree, where)
+    if found is not None:
+        return msgspec.structs.replace(image, file_name=posixpath.relpath(found, base or ".")), True
+    named = isinstance(image.file_name, str) and bool(image.file_name)
+    return image, not named  # checking the annotations says what is wrong with no name
+
+
+def _find(image: ImageEntry, base: str, tree: Tree, where: str) -> str | None:
+    """Return the file of an image; the name in its URL, as LVIS gives it, may be below another folder."""
     for name in (image.file_name, name_in_url(image.coco_url, folders=1)):
         found = tree.look_up(name, base=base, where=where)
         if found is not None and found in tree.files:
-            return msgspec.structs.replace(image, file_name=posixpath.relpath(found, base or ".")), True
-    named = isinstance(image.file_name, str) and bool(image.file_name)
-    return image, not named  # checking the annotations says what is wrong with no name
+            return found
+    return None
 
 
 def _bases(name: str) -> Iterator[str]:
@@ -110,7 +118,7 @@ def _count_hits(images: Sequence[ImageEntry], base: str, tree: Tree, where: str)
     hits = 0
     for image in images[:_TRIED]:
         try:
-            hits += tree.look_up(image.file_name, base=base, where=where) in tree.files
+            hits += _find(image, base, tree, where) is not None
         except DataError:
             continue
     return hits

@@ -83,5 +83,6 @@ def _look(job: Job, split: Split) -> DatasetInfo:
             dataset = ShardSet.from_info(info, access, source=address)
     except DataError as error:
         raise ConfigError(f"--data.{split}: {error}") from error
+    objects = dataset.objects if isinstance(dataset, ShardSet) else info.objects
     known = {"categories": dataset.categories, "digest": dataset.digest, "images": len(dataset)}
-    return replace(info, **known, objects=info.objects if sequential else dataset.objects)
+    return replace(info, **known, objects=objects)
