@@ -4,6 +4,7 @@ That is little to read, also from behind a URL: the manifest where there is one,
 `qdet.data.shards.index_location` finds or makes the index that reading by offset needs.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -139,8 +140,8 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
             )
         raise DataError(
             f"{folder} holds no shards (no {NAME}, no tars). Check the address, make shards with "
-            f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}, or name "
-            f"third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
+            f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {shlex.quote(folder)}, or "
+            f"name third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
         )
     return _from_names(folder, tars, access)
 
