@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.charts import Bars
+from data_prep.wording import plural
 from qdet.console import print_line
 from qdet.data.shards.shard_set import ShardSet
 
@@ -82,8 +83,8 @@ def print_summary(census: Census, names: Mapping[int, str], console: Console) ->
     total = len(census.areas)
     print_line(
         console,
-        f"{len(census.per_image)} images, {int((census.per_image == 0).sum())} of them without objects; "
-        f"{total} objects and {census.crowds} crowd regions\n"
+        f"{plural(len(census.per_image), 'image')}, {int((census.per_image == 0).sum())} without objects; "
+        f"{plural(total, 'object')} and {plural(census.crowds, 'crowd region')}\n"
         f"{small} small, {total - small - large} medium and {large} large objects, "
         f"{total / max(1, len(census.per_image)):.2f} per image",
     )

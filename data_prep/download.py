@@ -20,6 +20,7 @@ from data_prep.downloading.fetch import Expected, check_file, fetch
 from data_prep.downloading.unpack import unpack, unpacked_bytes
 from data_prep.output import write_local
 from data_prep.progress import show_progress
+from data_prep.wording import plural
 from qdet.console import open_console, print_line
 from qdet.errors import ConfigError, DataError
 
@@ -118,7 +119,7 @@ def _fetch_and_unpack(archive: Archive, config: Download, console: Console, wait
     write_local(done, json.dumps({"files": files, "md5": archive.expected.md5}).encode())
     if not config.keep_archives:
         file.unlink()
-    print_line(console, f"{archive.name}: {files} files in {config.to}")
+    print_line(console, f"{archive.name}: {plural(files, 'file')} in {config.to}")
 
 
 def _check_space(folder: Path, needed: int, purpose: str) -> None:

@@ -27,6 +27,7 @@ from data_prep.doctor.check import examine
 from data_prep.doctor.report import count_classes, describe, to_json
 from data_prep.output import write_local
 from data_prep.progress import show_progress
+from data_prep.wording import plural
 from qdet.console import open_console, print_line
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
@@ -107,7 +108,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
     print_summary(census, names, console)
-    print_line(console, f"{inspection.out}: {len(pictures)} samples with their boxes")
+    print_line(console, f"{inspection.out}: {plural(len(pictures), 'sample')} with their boxes")
     return census
 
 

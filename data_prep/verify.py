@@ -83,7 +83,7 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
     checked = "every image decodes" if verification.decode else "all checksums match"
     print_line(
         console,
-        f"{verification.folder}: {counts['images']} images in "
+        f"{verification.folder}: {plural(counts['images'], 'image')} in "
         f"{plural(len(shards.manifest['shardlist']), 'shard')}, "
         f"{'all sizes match' if verification.fast else checked}",
     )

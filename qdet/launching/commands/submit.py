@@ -18,7 +18,7 @@ class SubmitCommand:
     start_head: bool = False
     """Bring a local head up where none runs, and leave it running."""
 
-    include: Annotated[tuple[str, ...], arg(metavar="PATH ...")] = ()
+    include: Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="(default: none)")] = ()
     """Files and folders to upload though they are weights, images or large; code is uploaded anyhow."""
 
     def run(self, job_flags: Sequence[str]) -> int:
