@@ -14,7 +14,6 @@ from qdet.backbones.download import FLAG, Source, check_digest, download, requir
 from qdet.backbones.layouts import FRESH, to_qdet
 from qdet.errors import CheckpointError, ConfigError
 
-
 _PYTORCH = b"PK\x03\x04", b"\x80"
 """How a PyTorch file begins: as a zip archive, or as a pickle."""
 
