@@ -67,6 +67,11 @@ def make_project(root: Path, shards: Path) -> Path:
     (root / "data" / "demo" / "coco").symlink_to(rendered)
     for name in ("cells", "photos", "more_photos"):
         write_voc(root / name, images=24)
+    splits = root / "cells" / "ImageSets" / "Main"
+    splits.mkdir(parents=True)
+    for number, split in enumerate(("train", "val", "test")):
+        names = [f"{i:04d}\n" for i in range(24) if i % 3 == number]
+        (splits / f"{split}.txt").write_text("".join(names))
     write_pictures(root)
     for run in ("tiny", "tiny-otter"):
         write_checkpoint(root / "outputs" / run, step=2, metrics={"val/AP": 0.5})

@@ -12,6 +12,7 @@ STANDS_FOR = {
     r"--store.resume RUN": f"{SHORT} --store.resume swin_demo --train.steps 4",
     r"\bMODEL IMAGES\b": "demo street.jpg",
     r"outputs/RUN": "outputs/tiny",
+    r"photos --out data/photos --split val": r"photos --out data/photos --val-share 0.3 --split val",
     r"/data/coco": "coco",
     r"--start 100 ": "--start 1 ",  # the pages' dataset is larger
     r"^(qdet train --data .*-- .*)": r"\1 --train.steps 2",
@@ -44,7 +45,7 @@ qdet evaluate outputs/RUN --data data/demo/shards/val --json
 qdet evaluate outputs/RUN --html report.html
 qdet export outputs/RUN --to model.safetensors
 qdet order --data data/coco --split train2017 --seed 0 --epoch 3 --global-batch 16 --world 8 --start 100 \
- --steps 2
+--steps 2
 qdet predict demo photo.png --to found
 qdet predict outputs/RUN 'photos/**/*.jpg' --to drawn --score 0.5
 qdet predict outputs/RUN 'photos/**/*.jpg' clip.mp4 --to drawn --json results.json
@@ -118,6 +119,9 @@ TOOL = "another project's program that is not installed here"
 ELSEWHERE = {
     "make setup": INDEX,
     "pip install .": INDEX,
+    "pip install --require-hashes -r requirements-cuda.lock": INDEX,
+    "pip install --no-deps --require-hashes -r requirements.lock": INDEX,
+    "pip install --no-deps -e .": INDEX,
     "make demo": "sets up .venv from a package index, then is `qdet demo`",
     "make check": TESTS,
     "make format": TESTS,
