@@ -22,7 +22,7 @@ STANDS_FOR = {
     r"--train.workers 8$": SHORT,
     r"--nproc-per-node 8 (\S+)": rf"--nproc-per-node 2 \1 {SHORT}",
     r"(--workers) 8": r"\1 2",
-    r"(r101_dc5 .*--dry-run)": r"\1 --train.batch-size 8",  # there are 48 images
+    r"(r101_dc5 .*--dry-run)": r"\1 --train.batch-size 8 --train.workers 8",  # there are 48 images
 }
 """What a command has that a reader replaces, or that takes too long; and what the tests have there."""
 
