@@ -8,6 +8,8 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.charts import Bars
+from data_prep.wording import plural
+from qdet.console import print_line
 from qdet.data.shards.shard_set import ShardSet
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits, in square pixels
@@ -79,17 +81,16 @@ def print_summary(census: Census, names: Mapping[int, str], console: Console) ->
     small = int((census.areas < _SMALL).sum())
     large = int((census.areas >= _MEDIUM).sum())
     total = len(census.areas)
-    console.print(
-        f"{len(census.per_image)} images, {int((census.per_image == 0).sum())} of them without objects; "
-        f"{total} objects and {census.crowds} crowd regions\n"
+    print_line(
+        console,
+        f"{plural(len(census.per_image), 'image')}, {int((census.per_image == 0).sum())} without objects; "
+        f"{plural(total, 'object')} and {plural(census.crowds, 'crowd region')}\n"
         f"{small} small, {total - small - large} medium and {large} large objects, "
         f"{total / max(1, len(census.per_image)):.2f} per image",
-        soft_wrap=True,
-        highlight=False,
     )
     widest, listed = max(map(len, names.values())), list(names.values())
     objects, images = census.objects.tolist(), census.images.tolist()
     for i in np.argsort(-census.objects, kind="stable").tolist():
         bar = "█" * round(30 * objects[i] / max(1, *objects))
         line = f"{listed[i]:{widest}}  {objects[i]:>8} in {images[i]:>7} images  {bar}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)

@@ -37,7 +37,7 @@ def draw_bar_charts(charts: Sequence[Bars], *, width: int) -> UInt8[np.ndarray, 
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         crowded = len(chart.names) * max(map(len, chart.names)) * 8 > width
         turn, align = (60, "right") if crowded else (0, "center")
-        axes.set_xticks(places, chart.names, rotation=turn, ha=align)
+        axes.set_xticks(places, chart.names, rotation=turn, ha=align, parse_math=False)
         axes.tick_params(labelsize=8, colors=_scale_to_unit(FAINT), length=0)
         axes.set_facecolor(_scale_to_unit(PAPER))
         axes.grid(axis="y", linewidth=0.5, alpha=0.4)

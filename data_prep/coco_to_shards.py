@@ -20,6 +20,7 @@ from data_prep.annotations.coco import read_annotations
 from data_prep.command_line import run_command
 from data_prep.packing.dataset import pack_dataset
 from data_prep.packing.settings import Packing, check_split_name
+from qdet.console import open_console
 from qdet.errors import ConfigError
 
 
@@ -82,7 +83,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
 def _run(conversion: Conversion) -> None:
     if os.environ.get("RAY_ADDRESS"):
         conversion = replace(conversion, ray=True)
-    convert(conversion, console=Console())
+    convert(conversion, console=open_console())
 
 
 def main(args: list[str] | None = None) -> None:

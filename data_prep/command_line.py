@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tyro
-from rich.console import Console
 
+from qdet.console import open_console, print_line
 from qdet.errors import ConfigError, QdetError
 
 Settings = TypeVar("Settings")
@@ -23,8 +23,7 @@ def run_command(
     try:
         run(tyro.cli(settings, args=args, description=about, prog=_program()))
     except QdetError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"{type(error).__name__}: {error}", markup=False, style="red")
+        print_line(open_console(stderr=True), f"{type(error).__name__}: {error}", style="red")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,6 +20,8 @@ from data_prep.downloading.fetch import Expected, check_file, fetch
 from data_prep.downloading.unpack import unpack, unpacked_bytes
 from data_prep.output import write_local
 from data_prep.progress import show_progress
+from data_prep.wording import plural
+from qdet.console import open_console, print_line
 from qdet.errors import ConfigError, DataError
 
 Part = Literal["train", "val", "annotations"]
@@ -87,7 +89,7 @@ def download(config: Download, *, console: Console | None = None, wait: float = 
     Raises:
         DataError: The server, an archive or the disk's free space does not allow it.
     """
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     for part in dict.fromkeys(config.parts):
         _fetch_and_unpack(COCO[config.coco][part], config, console, wait)
 
@@ -99,7 +101,7 @@ def _fetch_and_unpack(archive: Archive, config: Download, console: Console, wait
         raise DataError(f"--to {config.to} cannot be written: {error.strerror}") from error
     done = config.to / f".{archive.name}.done"
     if done.is_file():
-        console.print(f"{archive.name} is already unpacked in {config.to}")
+        print_line(console, f"{archive.name} is already unpacked in {config.to}")
         return
     file = config.to / archive.name
     if file.is_file():
@@ -117,7 +119,7 @@ def _fetch_and_unpack(archive: Archive, config: Download, console: Console, wait
     write_local(done, json.dumps({"files": files, "md5": archive.expected.md5}).encode())
     if not config.keep_archives:
         file.unlink()
-    console.print(f"{archive.name}: {files} files in {config.to}", soft_wrap=True, highlight=False)
+    print_line(console, f"{archive.name}: {plural(files, 'file')} in {config.to}")
 
 
 def _check_space(folder: Path, needed: int, purpose: str) -> None:
@@ -129,7 +131,7 @@ def _check_space(folder: Path, needed: int, purpose: str) -> None:
 def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
     about = "Fetch and unpack COCO's official archives."
-    run_command(Download, lambda config: download(config, console=Console()), about=about, args=args)
+    run_command(Download, lambda config: download(config, console=open_console()), about=about, args=args)
 
 
 if __name__ == "__main__":

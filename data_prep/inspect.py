@@ -27,6 +27,8 @@ from data_prep.doctor.check import examine
 from data_prep.doctor.report import count_classes, describe, to_json
 from data_prep.output import write_local
 from data_prep.progress import show_progress
+from data_prep.wording import plural
+from qdet.console import open_console, print_line
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
@@ -89,7 +91,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
         ConfigError: There is no such category.
         DataError: Shards cannot be read, no sample matches, or the picture cannot be written.
     """
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     shards = ShardSet.open(inspection.folder, inspection.access)
     annotations = _read_annotations(shards, console)
     census = count(shards, annotations)
@@ -106,7 +108,7 @@ def inspect(inspection: Inspection, *, console: Console | None = None) -> Census
     except OSError as error:
         raise DataError(f"--out {inspection.out} cannot be written: {error.strerror or error}") from error
     print_summary(census, names, console)
-    console.print(f"{inspection.out}: {len(pictures)} samples with their boxes", soft_wrap=True, markup=False)
+    print_line(console, f"{inspection.out}: {plural(len(pictures), 'sample')} with their boxes")
     return census
 
 
@@ -163,7 +165,7 @@ def _run(inspection: Inspection) -> None:
     if inspection.check:
         _run_check(inspection)
         return
-    census = inspect(inspection, console=Console(quiet=inspection.json))
+    census = inspect(inspection, console=open_console(quiet=inspection.json))
     if inspection.json:
         shards = ShardSet.open(inspection.folder, inspection.access)
         counted = {
@@ -179,11 +181,11 @@ def _run(inspection: Inspection) -> None:
 
 def _run_check(inspection: Inspection) -> None:
     folders = (inspection.folder, *inspection.others)
-    seen = examine(folders, access=inspection.access, console=Console(stderr=True))
+    seen = examine(folders, access=inspection.access, console=open_console(stderr=True))
     if inspection.json:
         print(json.dumps(to_json(seen)))
     else:
-        Console().print(describe(seen), soft_wrap=True, highlight=False, markup=False)
+        print_line(open_console(), describe(seen))
 
 
 def main(args: list[str] | None = None) -> None:

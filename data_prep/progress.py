@@ -20,7 +20,7 @@ def show_progress(
 ) -> Iterator[Callable[[float], None]]:
     """Show a bar of `total` bytes, `done` of them finished; yield a function that advances it by bytes."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

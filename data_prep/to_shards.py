@@ -19,6 +19,7 @@ from rich.console import Console
 
 from data_prep.datasets.format_names import Format
 from data_prep.packing.settings import Packing
+from qdet.console import open_console, print_line
 from qdet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def convert(settings: ToShards, *, console: Console | None = None) -> "Dataset":
     """
     from data_prep.datasets import open_dataset, pack_split
 
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     dataset = open_dataset(
         settings.folder,
         format=settings.format,
@@ -69,13 +70,13 @@ def convert(settings: ToShards, *, console: Console | None = None) -> "Dataset":
     )
     if settings.split is not None and settings.split not in dataset.splits:
         raise ConfigError(f"--split {settings.split}: {settings.folder} has {', '.join(dataset.splits)}")
-    console.print(dataset.describe(), soft_wrap=True, highlight=False, markup=False)
+    print_line(console, dataset.describe())
     packing = _packing_of(settings)
     for name, split in dataset.splits.items():
         if settings.split in (None, name):
             pack_split(split, join_output(settings.out, name), packing, console=console)
     if "val" not in dataset.splits:
-        console.print("there is no val split; --val-share 0.1 holds a tenth of the training images out")
+        print_line(console, "there is no val split; --val-share 0.1 holds a tenth of the training images out")
     return dataset
 
 
@@ -96,7 +97,7 @@ def main(args: list[str] | None = None) -> None:
     from data_prep.command_line import run_command
 
     about = "Convert a dataset of COCO, YOLO, Pascal VOC, LabelMe, CreateML or Hugging Face to shards."
-    run_command(ToShards, lambda settings: convert(settings, console=Console()), about=about, args=args)
+    run_command(ToShards, lambda settings: convert(settings, console=open_console()), about=about, args=args)
 
 
 if __name__ == "__main__":

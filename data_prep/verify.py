@@ -23,6 +23,7 @@ from data_prep.command_line import run_command
 from data_prep.output import open_output
 from data_prep.progress import show_progress
 from data_prep.wording import plural
+from qdet.console import open_console, print_line
 from qdet.data.loading.sample import load_image
 from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import INDEX, NAME
@@ -61,7 +62,7 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
     Raises:
         DataError: Shards are damaged; the message lists up to 20 of them.
     """
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     shards = ShardSet.open(
         verification.folder, Access(cache=verification.cache, max_pixels=verification.max_pixels)
     )
@@ -80,12 +81,11 @@ def verify(verification: Verification, *, console: Console | None = None) -> dic
         )
     counts = shards.manifest["counts"]
     checked = "every image decodes" if verification.decode else "all checksums match"
-    console.print(
-        f"{verification.folder}: {counts['images']} images in "
+    print_line(
+        console,
+        f"{verification.folder}: {plural(counts['images'], 'image')} in "
         f"{plural(len(shards.manifest['shardlist']), 'shard')}, "
         f"{'all sizes match' if verification.fast else checked}",
-        soft_wrap=True,
-        highlight=False,
     )
     return counts
 
@@ -197,7 +197,10 @@ def main(args: list[str] | None = None) -> None:
     """Command line of this module."""
     about = "Check that WebDataset shards are intact."
     run_command(
-        Verification, lambda verification: verify(verification, console=Console()), about=about, args=args
+        Verification,
+        lambda verification: verify(verification, console=open_console()),
+        about=about,
+        args=args,
     )
 
 

@@ -5,6 +5,7 @@ They stand in the job file alone. Its command line chooses with `--variant NAME`
 """
 
 import runpy
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -226,7 +227,8 @@ def commands_in(folder: Path) -> dict[str, str]:
             recipe = read(file)
         except Exception:  # a file that does not run has no job
             continue
-        names |= {name: f"{_shown(file)} {flags}".rstrip() for name, flags in recipe.names()}
+        shown = shlex.quote(str(_shown(file)))
+        names |= {name: f"{shown} {flags}".rstrip() for name, flags in recipe.names()}
     return names
 
 

@@ -14,6 +14,7 @@ from data_prep.doctor.fingerprints import Fingerprint, Fingerprints, fingerprint
 from data_prep.doctor.labels import LabelTally
 from data_prep.progress import show_progress
 from data_prep.wording import plural
+from qdet.console import open_console
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
@@ -69,7 +70,7 @@ def examine(
     """Do the same, and return the counts too."""
     if not folders:
         raise ConfigError("give a folder of shards to check")
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     sets = tuple(ShardSet.open(folder, access) for folder in folders)
     tallies = tuple(_tally(shards, console) for shards in sets)
     found = [one for shards, tally in zip(sets, tallies, strict=True) for one in tally.find(shards.source)]

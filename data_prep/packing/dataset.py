@@ -22,6 +22,7 @@ from data_prep.packing.settings import Packing, check_split_name
 from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shards
 from data_prep.progress import show_progress
 from data_prep.wording import plural
+from qdet.console import open_console, print_line
 from qdet.data.shards.locate import UNFINISHED
 from qdet.errors import DataError
 from qdet.storage import Folder
@@ -55,7 +56,7 @@ def pack_dataset(
         DataError: Bad images, or a destination that holds other shards.
     """
     check_split_name(split)
-    console = console or Console(quiet=True)
+    console = console or open_console(quiet=True)
     if settings.drop_empty:
         content = drop_empty_images(content)
     store = open_output(out)
@@ -66,7 +67,7 @@ def pack_dataset(
         return _write(store, split, content, tasks, plan, settings, console)
     check_dropped(done, settings.max_bad)
     _tidy(store)
-    console.print(f"{store} is already converted: nothing to do", markup=False)
+    print_line(console, f"{store} is already converted: nothing to do")
     return done
 
 
@@ -86,7 +87,7 @@ def _write(
     manifest = write_manifest(store, split, content, shards, plan)
     _tidy(store)
     said = f"{describe(manifest, store)}\n  took {time.monotonic() - started:.1f} s"
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
+    print_line(console, said)
     return manifest
 
 
@@ -136,7 +137,7 @@ def _pack_all(tasks: Sequence[ShardTask], settings: Packing, console: Console) -
     shards = [load_finished(task) for task in tasks]
     left = [i for i, shard in enumerate(shards) if shard is None]
     if len(left) < len(tasks):
-        console.print(f"{len(tasks) - len(left)} of {plural(len(tasks), 'shard')} already written")
+        print_line(console, f"{len(tasks) - len(left)} of {plural(len(tasks), 'shard')} already written")
     sizes = [sum(task.lengths) for task in tasks]
     begun = sum(sizes) - sum(sizes[i] for i in left)
     processes = settings.processes or min(os.cpu_count() or 1, 8)

@@ -103,9 +103,10 @@ def describe(manifest: dict[str, Any], store: Folder) -> str:
     counts, shards = manifest["counts"], manifest["shardlist"]
     size = sum(shard["filesize"] for shard in shards) / 1e6
     lines = [
-        f"{store}: {counts['images']} images, {counts['boxes']} boxes "
+        f"{store}: {plural(counts['images'], 'image')}, {plural(counts['boxes'], 'box')} "
         f"of {len(manifest['categories'])} categories, {plural(len(shards), 'shard')}, {size:.0f} MB",
-        f"  {counts['images_without_boxes']} images without boxes, {counts['crowds']} crowd regions",
+        f"  {plural(counts['images_without_boxes'], 'image')} without boxes, "
+        f"{plural(counts['crowds'], 'crowd region')}",
     ]
     lines += [f"  {line}" for line in describe_report(manifest["report"], manifest.get("first", {}))]
     lines += [f"  dropped: {drop['reason']}" for drop in manifest["dropped_images"]]

@@ -14,6 +14,9 @@ from qdet.backbones.download import FLAG, Source, check_digest, download, requir
 from qdet.backbones.layouts import FRESH, to_qdet
 from qdet.errors import CheckpointError, ConfigError
 
+_PYTORCH = b"PK\x03\x04", b"\x80"
+"""How a PyTorch file begins: as a zip archive, or as a pickle."""
+
 
 @runtime_checkable
 class PretrainedConfig(Protocol):
@@ -117,9 +120,21 @@ def read_file(path: Path) -> object:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"it wants to run {forbidden[1]}" if forbidden else str(error).split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read as weights: {why or type(error).__name__}") from error
+        raise CheckpointError(f"{path} {_explain(path, error)}") from error
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Say why a file is no weights, without torch's advice to load it unsafely."""
+    forbidden = re.search(r"GLOBAL (\S+)", str(error))
+    if forbidden:
+        return f"cannot be read as weights: it wants to run {forbidden[1]}"
+    with path.open("rb") as file:
+        begin = file.read(16)
+    if path.suffix != ".safetensors" and not begin.startswith(_PYTORCH):
+        return f"is no PyTorch checkpoint: it begins with {begin!r}"
+    why = str(error).split("\n")[0]
+    advises = "weights_only" in why or not why
+    return f"cannot be read as weights: {'its pickle is damaged or of another kind' if advises else why}"
 
 
 def check_verifiable(config: PretrainedConfig, *, allow_unverified: bool) -> None:

@@ -5,6 +5,7 @@ A path wins over the name of a run in the store, and both win over the shipped m
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -141,7 +142,7 @@ def refuse_foreign(where: str) -> CheckpointError:
     """Return the error for another program's checkpoint, which may be a pickle and is never opened."""
     return CheckpointError(
         f"{where} is no file of qdet; convert an authors' checkpoint first: "
-        f"qdet convert {where} --to weights/{Path(where).stem}"
+        + shlex.join(["qdet", "convert", where, "--to", f"weights/{Path(where).stem}"])
     )
 
 

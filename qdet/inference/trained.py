@@ -1,5 +1,6 @@
 """Models from the folders that training writes: a run's best checkpoint, or a given one."""
 
+import shlex
 from collections.abc import Callable
 
 import torch
@@ -69,7 +70,8 @@ def _explain_no_checkpoint(run: RunFolder) -> str:
     if inside:
         return f"{run.folder} holds runs, not a model; give one of them, such as {run.folder}/{inside[-1]}"
     if run.folder.size("config.json") is not None:
-        return f"{run.folder} was not written by qdet; convert it: qdet convert {run.folder} --to NEW_FOLDER"
+        convert = shlex.join(["qdet", "convert", str(run.folder), "--to", "NEW_FOLDER"])
+        return f"{run.folder} was not written by qdet; convert it: {convert}"
     return (
         f"{run.folder} holds no model: neither folders like step_000500, as a run has, nor a {MANIFEST}, as "
         f"a checkpoint has, nor a {MODEL}"

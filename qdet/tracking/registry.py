@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class Registered:
         """Say what it is and how it is used."""
         alias = f", alias {self.alias}" if self.alias else ""
         first = f"{self.name} version {self.version}{alias}: the model after step {self.step}"
-        return f"{first}, at {mask(self.uri)}\nuse it: qdet predict {self.address} photo.jpg"
+        return f"{first}, at {mask(self.uri)}\nuse it: qdet predict {shlex.quote(self.address)} photo.jpg"
 
 
 def check_names(name: str, alias: str | None) -> None:

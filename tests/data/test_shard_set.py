@@ -98,6 +98,8 @@ def test_a_missing_shard_and_a_missing_manifest_are_named(converted, tmp_path):
     folder, _, _ = converted
     with pytest.raises(DataError, match=r"holds no shards.*python -m data_prep\.coco_to_shards"):
         ShardSet.open(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no shards.*make demo"):
+        ShardSet.open(tmp_path / "data/demo/shards/train")
     next(folder.glob("*.tar")).unlink()
     with pytest.raises(DataError, match=r"\.tar is listed in manifest\.json but cannot be read"):
         ShardSet.open(folder)

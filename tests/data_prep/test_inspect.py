@@ -10,6 +10,7 @@ from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
 from data_prep.inspect import Inspection, inspect, main
+from data_prep.wording import plural
 from qdet.errors import ConfigError, DataError
 
 
@@ -35,7 +36,7 @@ def test_counts_are_those_of_the_annotation_file(dataset):
     owners = [a["image_id"] for a in single]
     assert sorted(census.per_image.tolist()) == sorted(owners.count(i["id"]) for i in content["images"])
     said = console.file.getvalue()
-    assert f"{len(single)} objects and {census.crowds} crowd regions" in said
+    assert f"{len(single)} objects and {plural(census.crowds, 'crowd region')}" in said
     assert "a  " in said
 
 

@@ -13,36 +13,8 @@ from data_prep import command_line
 from qdet import __main__ as commands
 from qdet.launching.cli import parse
 from qdet.recipes import read
+from tests.support.page_commands import OTHERS, OURS, PAGES, commands_of
 from tests.support.recipes import REPO
-
-PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])
-OTHERS = set("cluster/local.sh curl docker eval hf mlflow pip sbatch sed tensorboard trtexec".split())  # noqa: SIM905
-"""Other people's commands, which are not parsed here."""
-OURS = {"make", "python", "qdet", "ray", "torchrun"}
-
-
-def commands_of(page: Path) -> list[str]:
-    """Commands in a page's blocks, without comments; a block with none is an example of output."""
-    found = []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-        if language not in ("", "bash"):
-            continue
-        first = re.sub(r"^([A-Z_]+=\S* )*", "", block.lstrip()).split(maxsplit=1)
-        if first and first[0].removeprefix(".venv/bin/") in OURS | OTHERS:
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [shlex.join(words) for line in lines if (words := words_of(line))]
-    return found
-
-
-def words_of(line: str) -> list[str]:
-    """Words of a command line, without variables set before it, comments and what is behind a pipe."""
-    words = shlex.split(line, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    for mark in ("|", "&&", ">"):
-        words = words[: words.index(mark)] if mark in words else words
-    return words
-
 
 COMMANDS = [pytest.param(line, id=f"{page.stem}: {line}") for page in PAGES for line in commands_of(page)]
 README = (REPO / "README.md").read_text()

@@ -17,7 +17,7 @@ from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import memory_per_rank
 from qdet.launching.preflight.start import check_start
-from qdet.launching.ray_backend import auth, connect, head
+from qdet.launching.ray_backend import auth, connect, head, ports
 from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
@@ -304,8 +304,8 @@ class TestHead:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-            monkeypatch.setattr(head, "PORTS", {"dashboard-port": port})
-            chosen = head._choose_ports({})["dashboard-port"]
+            monkeypatch.setattr(ports, "PORTS", {"dashboard-port": port})
+            chosen = ports.choose_ports({})["dashboard-port"]
         assert port < chosen < port + 50
         assert f"--dashboard-port {chosen}" in capsys.readouterr().out
 

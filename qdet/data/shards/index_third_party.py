@@ -47,7 +47,8 @@ def scan_set(
     Raises:
         DataError: The set cannot be used, or more than `max_bad` of its samples.
     """
-    print(f"{name}: no manifest.json, reading {len(files.names)} shards once to index them", flush=True)
+    shards = "1 shard" if len(files.names) == 1 else f"{len(files.names)} shards"
+    print(f"{name}: no manifest.json, reading {shards} once to index them", flush=True)
     with ThreadPoolExecutor(_SCANNERS) as pool:
         scans = list(
             pool.map(

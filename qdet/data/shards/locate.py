@@ -4,6 +4,7 @@ That is little to read, also from behind a URL: the manifest where there is one,
 `qdet.data.shards.index_location` finds or makes the index that reading by offset needs.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ from qdet.storage.urls import checked, expand, is_below, is_pattern, is_pipe, is
 
 UNFINISHED = ".parts"
 """Folder that a conversion keeps until it is finished."""
+
+
+DEMO = "/data/demo/shards/train", "/data/demo/shards/val"
+"""How addresses of the demo's shards end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +142,19 @@ def locate(address: str, access: Access, *, commands: bool = False) -> DatasetIn
             raise DataError(
                 f"{folder} holds the shards of {' and '.join(parts)}: give {join(folder, parts[0])}"
             )
-        raise DataError(
-            f"{folder} holds no shards (no {NAME}, no tars). Check the address, make shards with "
-            f"python -m data_prep.coco_to_shards --coco DIR --split SPLIT --out {folder}, or name "
-            f"third-party ones by a pattern such as {folder}/train-{{000000..000146}}.tar"
-        )
+        raise DataError(f"{folder} holds no shards (no {NAME}, no tars). {_how_to_make(folder)}")
     return _from_names(folder, tars, access)
+
+
+def _how_to_make(folder: str) -> str:
+    """Say where the shards of an empty folder come from."""
+    if f"/{folder}".endswith(DEMO):
+        return "Those of the demo are rendered by make demo, or qdet demo where qdet is installed"
+    return (
+        "Check the address, make shards with python -m data_prep.coco_to_shards --coco DIR --split SPLIT "
+        f"--out {shlex.quote(folder)}, or name third-party ones by a pattern such as "
+        f"{folder}/train-{{000000..000146}}.tar"
+    )
 
 
 def _parts_of(folder: str) -> list[str]:

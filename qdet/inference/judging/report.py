@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 
+from qdet.console import open_console
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
 from qdet.evaluation import CocoMetrics, DetectionRows
@@ -94,5 +95,5 @@ class Report:
 
     def __str__(self) -> str:
         screen = io.StringIO()
-        Console(file=screen, width=120).print(self.table())
+        open_console(file=screen, width=120).print(self.table())
         return screen.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from qdet.console import open_console, print_line
 from qdet.errors import TrainingError
 from qdet.launching.chaos.faults import select_faults
 from qdet.launching.chaos.job import IMAGES, SIDE, STEPS
@@ -64,9 +65,9 @@ def run_chaos(chaos: Chaos) -> int:
     Raises:
         TrainingError: A broken run differs from the undisturbed one, or never finishes.
     """
-    console = Console(highlight=False)
+    console = open_console()
     folder = chaos.folder or Path(tempfile.mkdtemp(prefix="qdet-chaos-"))
-    console.print(f"in {folder}")
+    print_line(console, f"in {folder}")
     print_result(break_runs(chaos, folder.absolute(), console), console)
     return 0
 
@@ -81,10 +82,10 @@ def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
     seed = chaos.seed if chaos.seed is not None else random.SystemRandom().randrange(2**32)
     rng = random.Random(seed)
     prepare(folder)
-    console.print(f"seed {seed}; an undisturbed run first")
+    print_line(console, f"seed {seed}; an undisturbed run first")
     result = Result(Trial("undisturbed", folder, workers=chaos.workers, flags=chaos.flags))
     result.undisturbed.run([], rng)
-    console.print(f"{STEPS} steps in {result.undisturbed.seconds:.0f} s")
+    print_line(console, f"{STEPS} steps in {result.undisturbed.seconds:.0f} s")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     end = time.monotonic() + chaos.minutes * 60
     while time.monotonic() < end:
@@ -96,8 +97,8 @@ def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
         result.wrong |= {name: found} if found else {}
         for event in trial.events:
             back = "" if event.recovery is None else f", back after {event.recovery:.1f} s"
-            console.print(f"{name}, step {event.step}: {event.what}{back}")
-        console.print(f"{name}: " + ("; ".join(found) or "bitwise the undisturbed run"))
+            print_line(console, f"{name}, step {event.step}: {event.what}{back}")
+        print_line(console, f"{name}: " + ("; ".join(found) or "bitwise the undisturbed run"))
     return result
 
 
@@ -115,14 +116,14 @@ def print_result(result: Result, console: Console) -> None:
         table.add_row(kind, str(times), str(len(hit)), str(sum(t.name in result.wrong for t in hit)))
     console.print(table)
     if result.recovery_ratio is not None:
-        console.print(f"recovery takes {result.recovery_ratio:.2f} of the time of a start (median)")
+        print_line(console, f"recovery takes {result.recovery_ratio:.2f} of the time of a start (median)")
     if result.wrong:
         name, found = next(iter(result.wrong.items()))
         raise TrainingError(
             f"{len(result.wrong)} of {len(result.broken)} runs are wrong; {name}: {'; '.join(found)}"
         )
     runs = len(result.broken)
-    console.print(f"{runs} of {runs} runs, {result.faults} faults: bitwise equal, nothing lost")
+    print_line(console, f"{runs} of {runs} runs, {result.faults} faults: bitwise equal, nothing lost")
 
 
 def _plan(names: Sequence[str], undisturbed: Trial, rng: random.Random) -> list[PlannedFault]:
@@ -152,4 +153,4 @@ def prepare(folder: Path) -> None:
     prepare(SyntheticConfig(out=folder / "coco", train=train, val=val, size=SIDE, workers=1))
     for split in IMAGES:
         conversion = Conversion(coco=folder / "coco", split=split, out=folder / "data" / split, processes=1)
-        convert(conversion, console=Console(quiet=True))
+        convert(conversion, console=open_console(quiet=True))

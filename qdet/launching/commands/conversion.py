@@ -1,6 +1,7 @@
 """Converting an authors' checkpoint into a folder that training can start from."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def _refuse_own(source: Path) -> None:
     own = source.suffix == ".safetensors" and beside.is_file() and '"categories"' in beside.read_text()
     if own or (source / MANIFEST).is_file() or RunFolder(open_folder(source)).steps():
         raise CheckpointError(
-            f"{source} is a model of qdet already; a job starts from it with --store.init-from {source}"
+            f"{source} is a model of qdet already; a job starts from it with "
+            f"--store.init-from {shlex.quote(str(source))}"
         )
 
 
@@ -54,7 +56,8 @@ def report(found: Recognized, folder: Path) -> str:
     return (
         f"{found.title}: {len(found.categories)} classes, {parameters:.1f} million numbers\n"
         f"detector={as_code(found.detector)}\n"
-        f"wrote {folder}; a job of this detector starts from it with --store.init-from {folder}"
+        f"wrote {folder}; a job of this detector starts from it with "
+        f"--store.init-from {shlex.quote(str(folder))}"
     )
 
 

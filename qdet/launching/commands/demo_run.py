@@ -5,13 +5,13 @@ It runs in any folder, with or without a checkout of the project.
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from qdet.console import open_console
 from qdet.errors import TrainingError
 from qdet.job_files import find_job, name_job
 from qdet.launching import paths
@@ -73,7 +73,7 @@ def render_shards() -> None:
     synthetic.main(synthetic.SyntheticConfig(out=COCO))
     for split in SPLITS:
         conversion = coco_to_shards.Conversion(coco=COCO, split=split, out=SHARDS / split)
-        coco_to_shards.convert(conversion, console=Console())
+        coco_to_shards.convert(conversion, console=open_console())
 
 
 def show_prediction(run: str) -> None:
@@ -89,9 +89,9 @@ def show_prediction(run: str) -> None:
     qdet = paths.program("qdet")
     commands = [
         *next_commands(run, program=qdet),
-        f"{qdet} visualize {run} {HELD_OUT}/000002.jpg --to looks",
-        f"{qdet} serve {run}",
-        f"{qdet} ui",
+        shlex.join([qdet, "visualize", run, f"{HELD_OUT}/000002.jpg", "--to", "looks"]),
+        shlex.join([qdet, "serve", run]),
+        shlex.join([qdet, "ui"]),
     ]
     print("next:", *(f"  {command}" for command in commands), sep="\n", flush=True)
 

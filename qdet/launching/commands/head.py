@@ -33,7 +33,7 @@ class HeadCommand:
             record = local.up(ports=ports, cpus=self.cpus)
             print(f"a Ray head is up at {record.address}, dashboard {record.dashboard}. For ray's commands:")
             print(local.export_lines(record))
-            print("# the dashboard asks for a token: cat $RAY_AUTH_TOKEN_PATH")
+            print('# the dashboard asks for a token: cat "$RAY_AUTH_TOKEN_PATH"')
             return 0
         if self.action == "down":
             print("the Ray head is down" if local.down() else "no Ray head was up")

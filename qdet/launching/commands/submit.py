@@ -18,6 +18,9 @@ class SubmitCommand:
     start_head: bool = False
     """Bring a local head up where none runs, and leave it running."""
 
+    include: Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="(default: none)")] = ()
+    """Files and folders to upload though they are weights, images or large; code is uploaded anyhow."""
+
     def run(self, job_flags: Sequence[str]) -> int:
         """Submit, and return the job's exit code."""
         from qdet.launching.ray_backend import head
@@ -25,4 +28,4 @@ class SubmitCommand:
 
         if self.start_head and self.address is None:
             head.up()
-        return submit(self.job, job_flags, address=self.address)
+        return submit(self.job, job_flags, address=self.address, include=self.include)

@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from qdet.console import open_console
 from qdet.training.reporting import Display, Evaluating, Evaluation, PlainLines, Progress, clock, gigabytes
 
 REFRESHES = 4.0
@@ -75,7 +76,7 @@ class LiveDisplay:
 @contextmanager
 def open_display(title: str, *, console: Console | None = None) -> Iterator[Display]:
     """Yield a bar where stdout is a terminal, and plain lines everywhere else."""
-    console = console or Console(highlight=False)
+    console = console or open_console()
     if not console.is_terminal or console.is_dumb_terminal:
         yield PlainLines()
         return

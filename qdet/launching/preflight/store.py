@@ -1,6 +1,7 @@
 """Check, before workers start, that the store can take a run and that the run to resume can be resumed."""
 
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _check_run(job: Job, name: str, digest: str | None) -> None:
     if said != name:
         raise ConfigError(
             f"{run.folder} holds the run {said}, as its {record.RECORD} says: move it to "
-            f"{Path(job.store.path) / said} and resume it with --store.resume {said}"
+            f"{Path(job.store.path) / said} and resume it with --store.resume {shlex.quote(said)}"
         )
     last = newest(run) if job.store.resume else None
     if last is not None:

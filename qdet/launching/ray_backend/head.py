@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +21,10 @@ from pathlib import Path
 from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
+from qdet.launching.ray_backend.ports import HOST, choose_ports, taken_meanwhile
+from qdet.launching.ray_backend.ports import PORTS as PORTS
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
 
-HOST = "127.0.0.1"
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
 LOCAL_SETTINGS = {
     # Otherwise, as on macOS, Ray replaces 127.0.0.1 by the machine's external address and listens there.
@@ -37,7 +37,8 @@ LOCAL_SETTINGS = {
     # By default `ray job stop` kills three seconds after SIGTERM: too soon for a checkpoint.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
-PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
+ATTEMPTS = 3
+"""Times that a head is started, with the next free ports, where other programs are quicker."""
 OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
 
 
@@ -73,7 +74,19 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     already = running()
     if already is not None:
         return already
-    chosen = _choose_ports(ports or {})
+    asked = ports or {}
+    for attempt in range(ATTEMPTS):
+        chosen = choose_ports(asked)
+        try:
+            return _bring_up(chosen, cpus, timeout)
+        except ClusterError:
+            if attempt == ATTEMPTS - 1 or not taken_meanwhile(chosen, asked):
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _bring_up(chosen: dict[str, int], cpus: int | None, timeout: float) -> Head:
+    """Start a head at these ports and wait until it accepts jobs; leave nothing of one that does not."""
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
@@ -164,34 +177,6 @@ def _job_environment(environment: dict[str, str]) -> dict[str, str]:
     }
     kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     return kept | LOCAL_SETTINGS | exempt_loopback(kept) | own
-
-
-def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:
-    chosen: dict[str, int] = {}
-    for flag, default in PORTS.items():
-        port = asked.get(flag)
-        if port is not None and not _free(port):
-            raise ClusterError(
-                f"--{flag} {port}: something else listens on {HOST}:{port}; choose another port"
-            )
-        if port is None:
-            port = next((p for p in range(default, default + 50) if _free(p)), None)
-        if port is None:
-            raise ClusterError(f"--{flag}: ports {default} to {default + 49} are all taken")
-        if port != (asked.get(flag) or default):
-            print(f"port {default} is taken, using --{flag} {port}", flush=True)
-        chosen[flag] = port
-    return chosen
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _wait_until_ready(record: Head, process: "subprocess.Popen[bytes]", log: Path, timeout: float) -> None:

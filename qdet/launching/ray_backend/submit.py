@@ -14,6 +14,8 @@ from qdet.errors import ClusterError, ConfigError
 from qdet.launching import paths
 from qdet.launching.exit_status import Exit
 from qdet.launching.ray_backend import head
+from qdet.launching.ray_backend.uploading.upload import EXCLUDES as EXCLUDES
+from qdet.launching.ray_backend.uploading.upload import plan_upload
 from qdet.launching.runs.typed import COMMAND
 from qdet.masking import mask
 from qdet.storage.proxies import name_proxy
@@ -22,18 +24,6 @@ from qdet.tracking import COMMIT_VARIABLE, git_commit
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-EXCLUDES = [
-    ".git/",
-    ".venv/",
-    ".qdet/",
-    "/data/",
-    "/outputs/",
-    "/mlruns/",
-    "/mlflow.db",
-    "*.tar",
-    "__pycache__/",
-]
-
 
 def submit(
     job_file: str,
@@ -41,6 +31,7 @@ def submit(
     *,
     address: str | None = None,
     variables: Mapping[str, str] | None = None,
+    include: Sequence[str] = (),
     show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
 ) -> int:
     """Run a job file on a cluster and follow it to its end; Ctrl-C stops the job, with a checkpoint.
@@ -51,14 +42,15 @@ def submit(
         arguments: Its command line.
         address: URL of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS or the local head.
         variables: Further environment variables of the job.
+        include: Files and folders below the current one that are uploaded though they are no source.
         show: Receives the job's output as it arrives.
 
     Returns:
         The exit code of the job.
 
     Raises:
-        ConfigError: The job file is not below the current folder, or its arguments or variables hold a
-            secret.
+        ConfigError: The job file is not below the current folder, its arguments or variables hold a
+            secret, or there is more to upload than Ray takes.
         ClusterError: No cluster answers.
     """
     entry = _entry_point(job_file)
@@ -68,7 +60,9 @@ def submit(
     command = shlex.join([*entry, *arguments])
     _refuse_secrets(environment | {"the job's command line": command})
     client = _client(address)
-    job = _submit(client, command, {"working_dir": ".", "excludes": EXCLUDES, "env_vars": environment})
+    upload = plan_upload(Path.cwd(), include)
+    show(f"{upload.describe()}\n")
+    job = _submit(client, command, {"working_dir": ".", "excludes": upload.excludes, "env_vars": environment})
     show(f"submitted {command!r} to {address} as {job}\n")
     log = _Log(client, job, show)
     try:

@@ -82,8 +82,8 @@ def run_on_ray(
     try:
         gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
         with open_session(prepared) as session:
-            device = "GPUs" if gpu else "CPUs"
-            print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
+            device, many = "GPU" if gpu else "CPU", "" if job.train.workers == 1 else "s"
+            print(f"run {session.run.name}: {job.train.workers} worker{many} on {device}s", flush=True)
             with (
                 graceful_stop.catch_signals() as requested,
                 open_display(session.run.name) as display,

@@ -10,6 +10,7 @@ each evaluation reaches the scheduler through `TuneReportCallback`.
 import logging
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,10 @@ def search(
     print(f"best setting: {as_flags(best.settings)}")
     print(f"train it: {train_command(best.settings)}")
     if parent.mlflow_run_id is not None:
-        print(f"compare the trials: {paths.program('qdet')} ui, run {parent.mlflow_run_id}", flush=True)
+        print(
+            f"compare the trials: {shlex.quote(paths.program('qdet'))} ui, run {parent.mlflow_run_id}",
+            flush=True,
+        )
     return Swept(name, sweep.metric, rows, parent.mlflow_run_id)
 
 

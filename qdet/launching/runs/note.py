@@ -1,5 +1,6 @@
 """What a person reads first of a run in MLflow: what it is, its command, its results, what to do next."""
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -72,5 +73,5 @@ def _table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def _next_commands(folder: str) -> str:
-    commands = [*next_commands(folder), f"qdet register {folder} --name NAME --alias champion"]
+    commands = [*next_commands(folder), f"qdet register {shlex.quote(folder)} --name NAME --alias champion"]
     return "```\n" + "\n".join(commands) + "\n```"

@@ -60,7 +60,7 @@ def next_commands(outcome: Outcome) -> list[str]:
     """Return the commands that use the model of a run, as they are typed."""
     qdet, run = paths.program("qdet"), named(outcome.folder)
     ui = ui_command(outcome.tracking_uri).removeprefix("qdet ")
-    return [*typed.next_commands(run, program=qdet), f"{qdet} {ui}"]
+    return [*typed.next_commands(run, program=qdet), f"{shlex.quote(qdet)} {ui}"]
 
 
 def named(folder: str) -> str:

@@ -62,11 +62,11 @@ def next_commands(run: str, *, program: str = "qdet", data: str | None = None) -
         program: As `qdet` is typed here.
         data: Shards to evaluate on; by default the job's own.
     """
-    on = "" if data is None else f" --data {shlex.quote(data)}"
+    on = [] if data is None else ["--data", data]
     return [
-        f"{program} predict {run} photo.jpg --to predictions",
-        f"{program} evaluate {run}{on} --html report.html",
-        f"{program} export {run} --to model.onnx",
+        shlex.join([program, "predict", run, "photo.jpg", "--to", "predictions"]),
+        shlex.join([program, "evaluate", run, *on, "--html", "report.html"]),
+        shlex.join([program, "export", run, "--to", "model.onnx"]),
     ]
 
 

@@ -4,6 +4,7 @@ Every worker runs its share again on a copy of the detector, with hooks on all m
 time, so that none waits long for another, and one of those that find something writes the step to a file.
 """
 
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,7 +170,7 @@ def _sentence(findings: Sequence[Finding], witness: Finding | None, folder: Fold
         if len(suspects) > 3:
             said += f"; and on {len(suspects) - 3} more workers"
     if witness is not None:
-        said += f"; see qdet replay {folder}/{file_name(step, witness.rank)}"
+        said += f"; see {shlex.join(['qdet', 'replay', f'{folder}/{file_name(step, witness.rank)}'])}"
     return "; ".join([said, *notes])
 
 

@@ -12,9 +12,8 @@ class PrepareCommand(ToShards):
 
     def run(self, _: Sequence[str]) -> int:
         """Convert, and print what was found, written and dropped."""
-        from rich.console import Console
-
         from data_prep.to_shards import convert
+        from qdet.console import open_console
 
-        convert(self, console=Console())
+        convert(self, console=open_console())
         return 0

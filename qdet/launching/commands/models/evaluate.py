@@ -76,9 +76,9 @@ class EvaluateCommand:
         if self.json:
             print(report.to_json())
         else:
-            from rich.console import Console
+            from qdet.console import open_console
 
-            Console().print(report.table(classes=self.classes))
+            open_console().print(report.table(classes=self.classes))
         if self.html is not None:
             print(f"wrote {report.html(self.html)}", file=sys.stderr)
         if self.mlflow is not None:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from qdet.console import open_console, print_line
 from qdet.errors import ConfigError, DataError
 from qdet.inference import SCORE
 from qdet.inference.detections import Detections, Unreadable
@@ -53,7 +54,7 @@ class Prediction:
             ConfigError: A setting cannot work, or a file cannot be written.
         """
         sources = find_sources(named, max_pixels=self.max_pixels)
-        console = Console()
+        console = open_console()
         with ExitStack() as stack:
             out = stack.enter_context(CocoResults(self.results)) if self.results else None
             if self.drawings is not None:
@@ -95,7 +96,7 @@ class Prediction:
         if isinstance(found, Unreadable):
             self._failures.append(found)
             return
-        _say(console, describe(found, self._shown))
+        print_line(console, describe(found, self._shown))
         if out is not None:
             out.add(found, still.image_id)
 
@@ -123,7 +124,7 @@ class Prediction:
                     if out is not None:
                         out.add(found, f"{Path(name).name}#{number}")
                     said = describe(found, self._shown)
-                    _say(console, f"{name} frame {number}: {said.rpartition(': ')[2]}")
+                    print_line(console, f"{name} frame {number}: {said.rpartition(': ')[2]}")
                     bar.advance(task)
         except DataError as error:
             self._failures.append(Unreadable(name, str(error)))
@@ -191,11 +192,12 @@ def list_classes(model: Model) -> str:
     return "\n".join(f"{number:>5}  {name}" for number, name in pairs)
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = open_console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,5 +1,6 @@
 """`qdet checkpoint`."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class CheckpointCommand:
         if self.export is not None and self.export.suffix.lower() != ".safetensors":
             raise ConfigError(
                 f"--export {self.export} must end in .safetensors; for ONNX and others: "
-                f"qdet export {self.folder} --to {self.export}"
+                + shlex.join(["qdet", "export", str(self.folder), "--to", str(self.export)])
             )
         if self.export is not None:
             check_free(self.export, flag="--export", force=self.force)

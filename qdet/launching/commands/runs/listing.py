@@ -1,16 +1,19 @@
 """What a store has of its runs: a row for each, or all about one."""
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qdet.checkpoint import Manifest, RunFolder, open_folder
 from qdet.checkpoint.run_folder import METRIC, best_of
 from qdet.checkpoint.run_names import RECORD, list_runs, require_folder
+from qdet.console import print_line
 from qdet.launching.paths import shorten
 from qdet.launching.runs import record
 from qdet.launching.runs.report import named
@@ -88,7 +91,7 @@ def look(folder: Folder) -> RunInfo:
 def show_list(runs: list[RunInfo], store: str, console: Console) -> None:
     """Print a row for each run."""
     if not runs:
-        console.print(f"{store} holds no runs yet", markup=False)
+        print_line(console, f"{store} holds no runs yet")
         return
     table = Table(box=None, pad_edge=False)
     for title in ("run", "job", "status", "step", METRIC, "started", "size"):
@@ -96,8 +99,8 @@ def show_list(runs: list[RunInfo], store: str, console: Console) -> None:
         table.add_column(title, justify=justify, overflow="fold", no_wrap=title != "run")
     for run in runs:
         table.add_row(
-            *(run.name, run.job or "-", run.status or "-", _shown(run.step)),
-            *(_shown(run.best_ap), _local_time(run.started), _megabytes(run.bytes)),
+            *(Text(one or "-") for one in (run.name, run.job, run.status)),
+            *(_shown(run.step), _shown(run.best_ap), _local_time(run.started), _megabytes(run.bytes)),
         )
     console.print(table)
 
@@ -114,7 +117,7 @@ def show_one(run: RunInfo, console: Console) -> None:
         "MLflow": run.tracking_uri,
     }
     for name, value in facts.items():
-        console.print(f"{name:<12}{value or '-'}", markup=False, soft_wrap=True)
+        print_line(console, f"{name:<12}{value or '-'}")
     table = Table(box=None, pad_edge=False)
     for title in ("checkpoint", METRIC, "ranks", "ZeRO", "size", ""):
         table.add_column(title, justify="left" if title in ("checkpoint", "") else "right")
@@ -124,8 +127,8 @@ def show_one(run: RunInfo, console: Console) -> None:
         table.add_row(name, _shown(one["ap"]), str(one["world_size"]), str(one["zero"]), size, mark)
     console.print()
     console.print(table if run.checkpoints else "no checkpoint yet")
-    use = f"qdet predict {named(shorten(run.folder))} photo.jpg"
-    console.print(f"\nuse it: {use}", markup=False, soft_wrap=True)
+    use = shlex.join(["qdet", "predict", named(shorten(run.folder)), "photo.jpg"])
+    print_line(console, f"\nuse it: {use}")
 
 
 def as_json(found: RunInfo | list[RunInfo]) -> str:

@@ -19,8 +19,7 @@ class RunsCommand:
 
     def run(self, _: Sequence[str]) -> int:
         """Print them, the latest last."""
-        from rich.console import Console
-
+        from qdet.console import open_console
         from qdet.launching.commands.runs import listing
 
         runs = listing.collect(self.store)
@@ -28,5 +27,5 @@ class RunsCommand:
             print(listing.as_json(runs))
         else:
             wide = None if sys.stdout.isatty() else 200  # in a pipe a run keeps its line
-            listing.show_list(runs, self.store, Console(width=wide, highlight=False))
+            listing.show_list(runs, self.store, open_console(width=wide))
         return 0

@@ -20,13 +20,12 @@ class ShowCommand:
 
     def run(self, _: Sequence[str]) -> int:
         """Print what its folder says."""
-        from rich.console import Console
-
+        from qdet.console import open_console
         from qdet.launching.commands.runs import listing
 
         found = listing.find(self.named)
         if self.json:
             print(listing.as_json(found))
         else:
-            listing.show_one(found, Console(highlight=False))
+            listing.show_one(found, open_console())
         return 0

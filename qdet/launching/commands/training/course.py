@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qdet.config import override, restore
+from qdet.console import open_console
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job, StoreConfig
 from qdet.job_files import find_job
@@ -112,22 +114,20 @@ def finish(job: Job, shards: Mapping[str, str]) -> None:
     qdet = paths.program("qdet")
     commands = [
         *next_commands(run, program=qdet, data=paths.shorten(data)),
-        f"{qdet} train --data OTHER --from {run}",
-        f"{qdet} ui",
+        shlex.join([qdet, "train", "--data", "OTHER", "--from", run]),
+        shlex.join([qdet, "ui"]),
     ]
     print("next:", *(f"  {command}" for command in commands), sep="\n", flush=True)
 
 
 def score(run: str, test: str) -> None:
     """Evaluate a run's best checkpoint on the test images, by which nothing was chosen."""
-    from rich.console import Console
-
     from qdet.inference.judging.judge import evaluate
     from qdet.inference.load import load
 
     print(f"\nthe best checkpoint by val/AP, on the test images in {paths.shorten(test)}:", flush=True)
     report = evaluate(load(run, announce=print), test)
-    Console().print(report.table())
+    open_console().print(report.table())
     print(f"test: AP={report.coco.AP:.4f} AP50={report.coco.AP50:.4f}", flush=True)
 
 
@@ -154,5 +154,5 @@ def _count_gpus() -> int:
 
 def _as_flag(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return shlex.join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else shlex.quote(str(value))

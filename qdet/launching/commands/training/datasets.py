@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qdet.console import open_console
 from qdet.data.shards.manifest import NAME
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
@@ -97,7 +98,6 @@ def _is_shards(folder: str) -> bool:
 
 
 def _convert(request: Request) -> dict[str, str]:
-    from rich.console import Console
 
     from data_prep.datasets import pack_split
 
@@ -106,7 +106,7 @@ def _convert(request: Request) -> dict[str, str]:
     out = request.out or Path("data") / Path(request.data).expanduser().resolve().name
     found = {}
     for name, split in dataset.splits.items():
-        found[name] = str(pack_split(split, Path(paths.absolute(str(out))) / name, console=Console()))
+        found[name] = str(pack_split(split, Path(paths.absolute(str(out))) / name, console=open_console()))
     _print_findings(found, images=sum(map(len, dataset.splits.values())))
     return found
 
