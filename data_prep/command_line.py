@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from qdet.errors import ConfigError, QdetError
+from qdet.storage.surroundings import settle
 
 Settings = TypeVar("Settings")
 
@@ -21,6 +22,7 @@ def run_command(
         SystemExit: 2 for a ConfigError, 1 for another QdetError, 130 for Ctrl-C.
     """
     try:
+        settle()
         run(tyro.cli(settings, args=args, description=about, prog=_program()))
     except QdetError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
