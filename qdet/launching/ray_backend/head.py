@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,8 +22,8 @@ from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
+from qdet.storage.sockets import HOST, check_socket_paths, choose_ports, is_free
 
-HOST = "127.0.0.1"
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
 LOCAL_SETTINGS = {
     # Otherwise, as on macOS, Ray replaces 127.0.0.1 by the machine's external address and listens there.
@@ -38,6 +37,8 @@ LOCAL_SETTINGS = {
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
 PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
+ATTEMPTS = 3
+"""Starts of a head whose ports another process takes in the same second."""
 OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
 
 
@@ -73,7 +74,22 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     already = running()
     if already is not None:
         return already
-    chosen = _choose_ports(ports or {})
+    check_socket_paths(os.environ)
+    asked = {flag: (ports or {}).get(flag) for flag in PORTS}
+    for attempt in range(ATTEMPTS):
+        chosen = choose_ports(asked, PORTS)
+        try:
+            return _bring_up(chosen, cpus, timeout)
+        except ClusterError:
+            taken = [flag for flag, port in chosen.items() if asked[flag] is None and not is_free(port)]
+            if not taken or attempt == ATTEMPTS - 1:
+                raise
+            print(f"{' and '.join(f'port {chosen[flag]}' for flag in taken)} was taken meanwhile", flush=True)
+    raise AssertionError("unreachable")
+
+
+def _bring_up(chosen: dict[str, int], cpus: int | None, timeout: float) -> Head:
+    """Start a head on these ports and wait until it accepts jobs; ClusterError where it does not."""
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
@@ -164,34 +180,6 @@ def _job_environment(environment: dict[str, str]) -> dict[str, str]:
     }
     kept = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     return kept | LOCAL_SETTINGS | exempt_loopback(kept) | own
-
-
-def _choose_ports(asked: dict[str, int | None]) -> dict[str, int]:
-    chosen: dict[str, int] = {}
-    for flag, default in PORTS.items():
-        port = asked.get(flag)
-        if port is not None and not _free(port):
-            raise ClusterError(
-                f"--{flag} {port}: something else listens on {HOST}:{port}; choose another port"
-            )
-        if port is None:
-            port = next((p for p in range(default, default + 50) if _free(p)), None)
-        if port is None:
-            raise ClusterError(f"--{flag}: ports {default} to {default + 49} are all taken")
-        if port != (asked.get(flag) or default):
-            print(f"port {default} is taken, using --{flag} {port}", flush=True)
-        chosen[flag] = port
-    return chosen
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _wait_until_ready(record: Head, process: "subprocess.Popen[bytes]", log: Path, timeout: float) -> None:

@@ -228,6 +228,7 @@ def _train_worker(
     from qdet.launching.runs.session import join_session
     from qdet.training.loop import train
 
+    settle()
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     place = _find_place()
