@@ -2,11 +2,12 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -79,7 +80,12 @@ class Evaluator:
             learner.engine.eval()
             with learner.ema.swapped():
                 runner = DetectorRunner(learner.detector, learner.engine, self.world.device)
-                with closing(iter(_stream(self.shards, self.job, self.world, few=True))) as batches:
+                with closing(
+                    cast(
+                        Generator[Batch, None, None],
+                        iter(_stream(self.shards, self.job, self.world, few=True)),
+                    )
+                ) as batches:
                     rows = detect_in_batches(runner, islice(batches, 1), self.shards.categories.ids)
             learner.engine.train()
             everything = merge(self.world.gather(rows))
