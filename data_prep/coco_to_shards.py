@@ -69,6 +69,7 @@ def convert(conversion: Conversion, *, console: Console | None = None) -> dict[s
         read_annotations(
             conversion.annotation_file,
             renumber=conversion.renumber,
+            merge_categories=conversion.merge_categories,
             images_folder=conversion.images_folder,
             split=conversion.split,
         ),

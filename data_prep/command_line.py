@@ -8,6 +8,7 @@ import tyro
 
 from qdet.console import open_console, print_line
 from qdet.errors import ConfigError, QdetError
+from qdet.storage.surroundings import settle
 
 Settings = TypeVar("Settings")
 
@@ -21,6 +22,7 @@ def run_command(
         SystemExit: 2 for a ConfigError, 1 for another QdetError, 130 for Ctrl-C.
     """
     try:
+        settle()
         run(tyro.cli(settings, args=args, description=about, prog=_program()))
     except QdetError as error:
         print_line(open_console(stderr=True), f"{type(error).__name__}: {error}", style="red")

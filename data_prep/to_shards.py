@@ -67,6 +67,7 @@ def convert(settings: ToShards, *, console: Console | None = None) -> "Dataset":
         val=settings.val,
         val_share=settings.val_share,
         follow_links=settings.follow_links,
+        merge_categories=settings.merge_categories,
     )
     if settings.split is not None and settings.split not in dataset.splits:
         raise ConfigError(f"--split {settings.split}: {settings.folder} has {', '.join(dataset.splits)}")

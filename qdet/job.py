@@ -27,6 +27,9 @@ class EvalConfig:
     """Compute AP with pycocotools, the slower reference, instead of faster-coco-eval."""
     pictures: int = 8
     """Evaluated images to draw with their boxes."""
+    sanity: bool = True
+    """Evaluate a few images and write a checkpoint without tensors before the first step, and keep nothing of
+    either, so that neither fails for the first time after hours."""
 
 
 @dataclass(frozen=True, kw_only=True)

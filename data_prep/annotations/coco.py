@@ -6,7 +6,7 @@ no box left where some are listed. What else is irregular is dropped or mended, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import msgspec
 
 from data_prep.annotations.coco_file import AnnotationEntry, CocoFile, ImageEntry, name_in_url, read_coco_file
 from data_prep.annotations.headers import UNREADABLE, read_header
+from data_prep.annotations.same_names import check_same_names, merge_same_names
+from data_prep.annotations.spellings import Folder
 from data_prep.wording import plural
+from qdet.data.files.names import check_file_name, check_id
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.objects import Given, read_integer, read_object
 from qdet.data.shards.report import Report
@@ -56,15 +59,25 @@ class Annotations:
 
 
 def read_annotations(
-    file: Path, *, renumber: bool = False, images_folder: Path | None = None, split: str = ""
+    file: Path,
+    *,
+    renumber: bool = False,
+    merge_categories: bool = False,
+    images_folder: Path | None = None,
+    split: str = "",
 ) -> Annotations:
     """Read and check a COCO annotation file; see `check_content` for the arguments.
+
+    `merge_categories` makes categories of one name one.
 
     Raises:
         DataError: The file cannot be read or is wrong; the message names file, entry and remedy.
     """
     content = read_coco_file(file)
-    return check_content(content, file, renumber=renumber, images_folder=images_folder, split=split)
+    merged = merge_same_names(content) if merge_categories else content
+    found = check_content(merged, file, renumber=renumber, images_folder=images_folder, split=split)
+    less = len(content.categories) - len(merged.categories)
+    return replace(found, report=found.report | {"merged_categories": less}) if less else found
 
 
 def check_content(
@@ -87,6 +100,7 @@ def check_content(
     Raises:
         DataError: They are wrong; the message names file, entry and remedy.
     """
+    check_same_names(content, file)
     categories = Categories.from_coco(content.categories, where=str(file))
     if not content.images:
         raise DataError(f"{file} lists no images")
@@ -139,19 +153,22 @@ def _parse_images(
 ) -> "dict[int, _Record]":
     records: dict[int, _Record] = {}
     names: dict[str, int] = {}
+    images = None if folder is None else Folder(folder)
     for number, entry in enumerate(entries, start=1):
         image_id = _check_integer(entry.id, "id", file, "image number", number)
         if image_id in records:
             raise DataError(f"{file} lists image id {image_id} more than once")
         if image_id < 0:
             raise DataError(f"{file}: image ids must be 0 or more, got {image_id}")
+        check_id(image_id, what=f"{file}: the image id")
         name = _find_name(entry, folder)
         if not isinstance(name, str) or not name:
             raise DataError(f"{file}: image {image_id} has no file_name")
+        check_file_name(name, where=f"{file}: image {image_id}")
         if name in names:
             raise DataError(f"{file}: images {names[name]} and {image_id} are both {name}")
         names[name] = image_id
-        width, height = _read_size(entry, name, file, folder, report)
+        width, height = _read_size(entry, name, file, images, report)
         records[image_id] = _Record(image_id, name, width, height)
     return records
 
@@ -165,12 +182,12 @@ def _find_name(entry: ImageEntry, folder: Path | None) -> Any:
 
 
 def _read_size(
-    entry: ImageEntry, name: str, file: Path, folder: Path | None, report: Report
+    entry: ImageEntry, name: str, file: Path, folder: Folder | None, report: Report
 ) -> tuple[int, int]:
     """Return width and height in pixels; those that the file leaves out are in the image's header."""
     if folder is not None and (entry.width is None or entry.height is None):
         report.add("image_sizes_filled_in", name)
-        found = read_header(folder / name).size_wh
+        found = read_header(folder.file(name)).size_wh
         return found if found != UNREADABLE else (_LONGEST, _LONGEST)  # packing says what is wrong with it
     width = _check_integer(entry.width, "width", file, "image", entry.id)
     height = _check_integer(entry.height, "height", file, "image", entry.id)
@@ -200,6 +217,7 @@ def _check_annotation_ids(entries: Sequence[AnnotationEntry], file: Path) -> Non
             )
         if i in seen:
             raise DataError(f"{file} has annotation id {i} more than once{hint}")
+        check_id(i, what=f"{file}: the annotation id")
         seen.add(i)
 
 

@@ -1,10 +1,12 @@
 """Open a dataset of any format: its classes, and its splits with all boxes checked and counted."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_prep.annotations.coco import Annotations, check_content
+from data_prep.annotations.same_names import merge_same_names
 from data_prep.datasets.classes import check_classes
 from data_prep.datasets.format_names import Format, check_format
 from data_prep.datasets.formats import find_formats, guess_format, read_format
@@ -58,6 +60,7 @@ def open_dataset(
     val: str | Path | None = None,
     val_share: float | None = None,
     follow_links: bool = False,
+    merge_categories: bool = False,
 ) -> Dataset:
     """Read the annotations of a dataset.
 
@@ -67,6 +70,7 @@ def open_dataset(
         val: Folder of the validation images, for a dataset without any.
         val_share: Fraction of the training images to validate with instead, chosen by their names.
         follow_links: Allow links that lead out of the folder.
+        merge_categories: Make classes of one name one.
 
     Raises:
         ConfigError: An argument cannot work.
@@ -84,6 +88,8 @@ def open_dataset(
     if not found.parts:
         raise DataError(f"{tree.root} holds no labelled images")
     parts = {name: found.parts[name] for name in NAMES if name in found.parts}
+    if merge_categories:
+        parts = {name: _merge(part, found.notes) for name, part in parts.items()}
     splits = {name: _check(name, part) for name, part in parts.items()}
     check_classes(parts)
     names = next(iter(splits.values())).annotations.categories.names
@@ -106,6 +112,14 @@ def _read_other(root: Path, tree: Tree, kind: Format, follow_links: bool) -> Fou
     if kind not in found:
         kind = guess_format(other)
     return read_format(other, kind, classes=read_classes(tree) if kind == "yolo" else None)
+
+
+def _merge(part: Part, notes: Counter[str]) -> Part:
+    """Return a part in which classes of one name are one, and count them."""
+    merged = merge_same_names(part.content)
+    if less := len(part.content.categories) - len(merged.categories):
+        notes["classes merged into others of the same name"] += less
+    return replace(part, content=merged)
 
 
 def _check(name: str, part: Part) -> Split:

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 import msgspec
 
+from qdet.data.files.json_text import NESTED, check_utf8, plain_json
 from qdet.errors import DataError
 
 T = TypeVar("T")
@@ -47,7 +48,10 @@ def _decode(data: bytes, file: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}, line {line}); save it as UTF-8"
+        ) from error
 
 
 def read_json(file: Path, kind: type[T]) -> T:
@@ -56,9 +60,17 @@ def read_json(file: Path, kind: type[T]) -> T:
     Raises:
         DataError: It is not JSON, or of another form.
     """
+    text = plain_json(read_bytes(file, JSON_BYTES), where=str(file), most=JSON_BYTES)
     try:
-        return msgspec.json.decode(read_bytes(file, JSON_BYTES), type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+        return msgspec.json.decode(text, type=kind)
+    except UnicodeDecodeError:
+        check_utf8(text, where=str(file))
+        raise DataError(
+            f"{file} has half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+        ) from None
+    except RecursionError as error:
+        raise DataError(f"{file} {NESTED}") from error
+    except msgspec.DecodeError as error:
         raise DataError(f"{file} cannot be read: {error}") from error
 
 

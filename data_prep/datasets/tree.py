@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from data_prep.annotations.spellings import Spellings
 from data_prep.wording import quote
 from qdet.errors import DataError
 
@@ -68,12 +69,22 @@ class Tree:
             found = self._normalize(separated.strip(), base)
             if found is not None and (found in self.files or found in self.folders):
                 return found
-        if self._normalize(name.strip().replace("\\", "/"), base) is None:
+        inside = self._normalize(name.strip().replace("\\", "/"), base)
+        if inside is None:
             raise DataError(
                 f"{where} names {quote(name)}, which is outside of {self.root}; copy it into the folder and "
                 "name it from there"
             )
-        return None
+        return self.spellings.find(inside)
+
+    def find(self, name: str) -> str | None:
+        """Return the file of that name, or the one that it spells in another way."""
+        return name if name in self.files else self.spellings.find(name)
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """The files, to be found by other spellings."""
+        return Spellings(self.files)
 
     def _normalize(self, name: str, base: str) -> str | None:
         """Return a name relative to the root, without `.` and `..`; None if it leads out of it."""

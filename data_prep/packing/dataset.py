@@ -7,6 +7,7 @@ gives the same bytes, however many processes or machines write them.
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from data_prep.packing.manifest import check_dropped, describe, manifest_of, wri
 from data_prep.packing.pack import ShardTask, load_finished, pack
 from data_prep.packing.parallel import run_tasks
 from data_prep.packing.settings import Packing, check_split_name
-from data_prep.packing.shard_plan import drop_empty_images, hash_plan, plan_shards
+from data_prep.packing.shard_plan import count_respelled, drop_empty_images, hash_plan, plan_shards
 from data_prep.progress import show_progress
 from data_prep.wording import plural
 from qdet.console import open_console, print_line
@@ -61,6 +62,8 @@ def pack_dataset(
         content = drop_empty_images(content)
     store = open_output(out)
     tasks = _plan(content, images_folder, store, split, settings)
+    if respelled := count_respelled(content, tasks):
+        content = replace(content, report=content.report | {"images_found_by_another_spelling": respelled})
     plan = hash_plan(split, content, tasks)
     done = manifest_of(store, plan)
     if done is None:

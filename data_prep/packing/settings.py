@@ -20,6 +20,8 @@ class Packing:
     """Unreadable or wrongly annotated images that may be dropped; the manifest lists them."""
     max_pixels: int = 100_000_000
     """Size of the largest image accepted."""
+    merge_categories: bool = False
+    """Make categories of one name one, under the smallest of their ids."""
     drop_empty: bool = False
     """Drop images without boxes."""
     processes: int = 0

@@ -5,6 +5,7 @@ Shuffling gives mixed samples even to readers that take one shard after the othe
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from data_prep.annotations.coco import Annotations, Image
 from data_prep.annotations.image_checks import Checks
+from data_prep.annotations.spellings import Spellings
 from data_prep.packing.pack import ShardTask
 from qdet.errors import DataError
 from qdet.storage import Folder
@@ -38,7 +40,7 @@ def plan_shards(
         raise DataError(f"{folder} does not exist; name the folder of the images with --images")
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(content.images))
     images = [content.images[i] for i in order]
-    lengths = _read_lengths(images, folder, content.file)
+    images, lengths = _read_lengths(images, folder, content.file)
     return [
         ShardTask(
             store=store,
@@ -88,17 +90,57 @@ def _cut(lengths: Sequence[int], limit: float) -> list[tuple[int, int]]:
     return list(zip(begins, [*begins[1:], len(lengths)], strict=True))
 
 
-def _read_lengths(images: Sequence[Image], folder: Path, file: Path) -> list[int]:
-    lengths, missing = [], []
-    for image in images:
-        try:
-            lengths.append((folder / image.file_name).stat().st_size)
-        except OSError:
-            missing.append(f"{image.file_name} (image {image.id})")
-    if missing:
-        first = ", ".join(sorted(missing)[:5])
-        raise DataError(
-            f"{file} lists {len(missing)} images that are not in {folder}: {first}"
-            f"{', ...' if len(missing) > 5 else ''}; complete the download or name their folder with --images"
-        )
-    return lengths
+def count_respelled(content: Annotations, tasks: Sequence[ShardTask]) -> int:
+    """Return how many images were found under another spelling of their name."""
+    found = {image.file_name for task in tasks for image in task.images}
+    return sum(image.file_name not in found for image in content.images)
+
+
+def _read_lengths(images: Sequence[Image], folder: Path, file: Path) -> tuple[list[Image], list[int]]:
+    """Return the images under the names that their files have, and the sizes of these in bytes."""
+    sizes = [_size_of(folder / image.file_name) for image in images]
+    if None in sizes:
+        missing = [image for image, size in zip(images, sizes, strict=True) if size is None]
+        taken = {image.file_name for image, size in zip(images, sizes, strict=True) if size is not None}
+        found = _find_respelled(missing, taken, folder, file)
+        images = [replace(image, file_name=found.get(image.id, image.file_name)) for image in images]
+        sizes = [
+            _size_of(folder / image.file_name) if size is None else size
+            for image, size in zip(images, sizes, strict=True)
+        ]
+    return list(images), [size or 0 for size in sizes]
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
+def _find_respelled(missing: Sequence[Image], taken: set[str], folder: Path, file: Path) -> dict[int, str]:
+    """Return the names of the files of images by their ids, where they are spelled in another way.
+
+    Raises:
+        DataError: An image is not there under any spelling, or another image has its file.
+    """
+    spellings = Spellings.of_folder(folder)
+    found = {image.id: spellings.find(image.file_name) for image in missing}
+    times = Counter(found.values())
+    absent = [
+        image for image in missing if (name := found[image.id]) is None or name in taken or times[name] > 1
+    ]
+    if absent:
+        raise DataError(_describe_absent(absent, spellings, folder, file))
+    return {image: name for image, name in found.items() if name is not None}
+
+
+def _describe_absent(absent: Sequence[Image], spellings: Spellings, folder: Path, file: Path) -> str:
+    shown = sorted(f"{image.file_name} (image {image.id})" for image in absent)[:5]
+    near = next(((i, n) for i in absent if (n := spellings.near(i.file_name)) is not None), None)
+    hint = f"; {folder} has {near[1]}, which may be {near[0].file_name}" if near else ""
+    return (
+        f"{file} lists {len(absent)} images that are not in {folder}: {', '.join(shown)}"
+        f"{', ...' if len(absent) > 5 else ''}{hint}; complete the download or name their folder with "
+        "--images"
+    )

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from qdet.errors import CheckpointError, ConfigError
 from qdet.storage.atomic import atomic_file
+from qdet.storage.surroundings import expand
 
 FLAG = "--detector.backbone.weights"
 ALLOW = "--store.allow-unverified"
@@ -82,7 +83,7 @@ def check_digest(path: Path, source: Source) -> str:
 
 def cached_path(url: str) -> Path:
     """Return where the file of a URL lies once it is downloaded; two URLs may end in the same file name."""
-    folder = Path(os.environ.get("QDET_CACHE", "~/.cache/qdet")).expanduser() / "weights"
+    folder = expand(os.environ.get("QDET_CACHE", "~/.cache/qdet")) / "weights"
     name = Path(url.partition("?")[0]).name
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 

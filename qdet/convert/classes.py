@@ -49,8 +49,9 @@ def _categories(count: int, metadata: Metadata, everything: bool) -> Categories:
     first = {IDS: 1, len(COCO): 0}.get(count)  # the row before COCO's first class
     if first is not None and not everything and (names is None or names[first] == COCO.names[0]):
         return COCO
-    ids = range(count)
-    return Categories(names=names or tuple(str(i) for i in ids), ids=tuple(ids))
+    named = names or [str(i) for i in range(count)]
+    entries = [{"id": i, "name": name} for i, name in enumerate(named)]
+    return Categories.from_coco(entries, where="the checkpoint's metadata")
 
 
 _CLASSES = """

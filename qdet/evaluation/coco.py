@@ -16,6 +16,7 @@ import numpy as np
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from qdet.errors import DataError
 from qdet.evaluation.rows import DetectionRows
@@ -77,7 +78,7 @@ class CocoMetrics:
             each.add_column(title, justify="left" if title == "class" else "right")
         ranked = self.ranked_classes()
         for name in ranked[:classes]:
-            each.add_row(name, _percent(self.per_class[name]), _percent(self.per_class_AP50.get(name)))
+            each.add_row(Text(name), _percent(self.per_class[name]), _percent(self.per_class_AP50.get(name)))
         if len(ranked) > classes:
             each.add_row(f"... {len(ranked) - classes} more", "", "")
         return Group(total, each)
@@ -93,12 +94,13 @@ def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bo
     truth = _truth(ground_truth)
     rows.check([image["id"] for image in truth["images"]])
     found = truth | {"annotations": _annotations(rows.in_order())}
+    truth, found = _numbered(truth, found)
     evaluation = _run_pycocotools(truth, found) if strict else _run_faster(truth, found)
     stats = [float(s) if s > -1 else math.nan for s in evaluation.stats[: len(METRICS)]]
     # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    names = class_names(truth["categories"])
-    named = [names[category] for category in evaluation.params.catIds]
+    names = class_names(ground_truth["categories"])
+    named = [names[category] for category in sorted(names)]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
         per_class={name: _mean(precision[:, :, k]) for k, name in enumerate(named)},
@@ -126,6 +128,31 @@ def _truth(coco: Mapping[str, Any]) -> dict[str, Any]:
     if repeated:
         raise DataError(f"ground truth holds image id {repeated[0]} more than once")
     return {"images": images, "annotations": annotations, "categories": [dict(c) for c in coco["categories"]]}
+
+
+def _numbered(*datasets: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Number images and categories from 0 in the order of their ids.
+
+    faster-coco-eval holds ids as doubles, in which those above 2^53 are no longer different. The order, which
+    ties are broken by, stays.
+    """
+    first = datasets[0]
+    images, categories = (
+        {given: number for number, given in enumerate(sorted(entry["id"] for entry in first[kind]))}
+        for kind in ("images", "categories")
+    )
+    return tuple(
+        {
+            "images": [{"id": images[image["id"]]} for image in dataset["images"]],
+            "categories": [entry | {"id": categories[entry["id"]]} for entry in dataset["categories"]],
+            "annotations": [
+                one | {"image_id": images[one["image_id"]], "category_id": categories[one["category_id"]]}
+                for one in dataset["annotations"]
+                if one["image_id"] in images and one["category_id"] in categories  # others count in no AP
+            ],
+        }
+        for dataset in datasets
+    )
 
 
 def _annotations(rows: DetectionRows) -> list[dict[str, Any]]:

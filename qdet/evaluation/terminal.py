@@ -2,7 +2,6 @@
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -31,12 +30,12 @@ def show(findings: Findings, *, classes: int = MOST_CLASSES) -> Group:
     return Group(*parts)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def _table(*columns: str, title: str | Text | None = None) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0)
     )
     for i, name in enumerate(columns):
-        table.add_column(escape(name), justify="left" if i == 0 else "right")
+        table.add_column(Text(name), justify="left" if i == 0 else "right")
     return table
 
 
@@ -60,7 +59,7 @@ def _coco(findings: Findings) -> Table:
 
 
 def _comparison(comparison: Comparison) -> Table:
-    title = f"Comparison with {escape(comparison.second)}"
+    title = Text(f"Comparison with {comparison.second}")
     table = _table("", "this", "other", "change", "95% interval", title=title)
     for name, change in comparison.metrics.items():
         style = "" if not change.certain else "green" if change.difference > 0 else "red"
@@ -76,7 +75,7 @@ def _classes(findings: Findings, most: int) -> Table:
     for name in ranked[:most]:
         curve, bounds = findings.curves.per_class[name], findings.intervals.per_class[name]
         table.add_row(
-            escape(name),
+            Text(name),
             f"{curve.objects:,}",
             percent(findings.coco.per_class[name]),
             interval(bounds.low, bounds.high),
@@ -101,7 +100,9 @@ def _errors(findings: Findings) -> Table:
 def _slices(title: str, slices: tuple[Slice, ...]) -> Table:
     table = _table(title, "images", "objects", "AP", "AP50")
     for one in slices:
-        table.add_row(one.name, f"{one.images:,}", f"{one.objects:,}", percent(one.AP), percent(one.AP50))
+        table.add_row(
+            Text(one.name), f"{one.images:,}", f"{one.objects:,}", percent(one.AP), percent(one.AP50)
+        )
     return table
 
 

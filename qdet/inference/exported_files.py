@@ -15,6 +15,7 @@ from qdet.inference.build import build, describe_weights
 from qdet.inference.description import Description
 from qdet.inference.model import Model
 from qdet.storage import Folder
+from qdet.storage.file_kinds import misplaced_kind
 from qdet.storage.urls import is_url
 
 MODEL = "model.safetensors"
@@ -56,6 +57,10 @@ def read_file(where: str) -> dict[str, Tensor]:
         try:
             return load_file(file)
         except (OSError, SafetensorError) as error:
+            with file.open("rb") as opened:
+                other = misplaced_kind(opened.read(64))
+            if other is not None:
+                raise CheckpointError(f"{where} is {other}") from error
             raise CheckpointError(f"{where} cannot be read as safetensors: {error}") from error
 
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from qdet.errors import ConfigError, QdetError
 from qdet.masking import mask
+from qdet.storage.surroundings import settle
 
 
 class Exit(IntEnum):
@@ -39,6 +40,7 @@ def exit_on_user_error(run: Callable[[], int | None]) -> None:
         SystemExit: With a code of `Exit`, or what `run` returned.
     """
     try:
+        settle()
         code = run()
     except QdetError as error:
         sys.stdout.flush()

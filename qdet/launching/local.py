@@ -34,7 +34,8 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
     Raises:
         SystemExit: Ctrl-C or SIGTERM stopped the run, which wrote a checkpoint first.
     """
-    place, size = Place.of_torchrun(os.environ), int(os.environ.get("WORLD_SIZE", "1"))
+    place = Place.of_torchrun(os.environ)
+    size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
     job = override(job, {"train.workers": size})
     if job.store.run and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         job = override(job, {"store.resume": "auto"})  # torchrun restarted this run

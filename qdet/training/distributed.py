@@ -145,7 +145,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _make_group(backend: str, timeout: timedelta) -> None:
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not _is_alone():
         store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
         if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
             # torchrun gives restarted workers the store of their predecessors, in which gloo would find the
@@ -155,6 +155,11 @@ def _make_group(backend: str, timeout: timedelta) -> None:
         dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
     else:
         dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
+
+
+def _is_alone() -> bool:
+    """Whether the environment speaks of one process, as container platforms do, and of no place to meet."""
+    return os.environ["WORLD_SIZE"] == "1" and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def _leave() -> None:

@@ -1,8 +1,17 @@
 """COCO AP of a detector over validation shards; each image counts once on any number of ranks."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import random
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
 
 from qdet.data.loading.planned_stream import EvalStream
 from qdet.data.loading.sample import load_image
@@ -19,7 +28,10 @@ from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
 from qdet.training.reporting import Reporter, watched
 from qdet.types import Batch
-from qdet.visualize.boxes import comparison_sheet
+from qdet.visualize.boxes import comparison_sheet, png
+
+REHEARSED_PICTURES = 2
+"""Images that are drawn before the first step."""
 
 
 @dataclass
@@ -56,6 +68,38 @@ class Evaluator:
     def _watch(self, stream: EvalStream, *, step: int) -> Iterable[Batch]:
         return watched(stream, len(stream), step, self.reporter.evaluating)
 
+    def rehearse(self, learner: Learner) -> None:
+        """Do all that an evaluation does, on a batch of images per rank, and keep nothing of it. Collective.
+
+        Random numbers, weights and the modes of modules are afterwards what they were.
+
+        Raises:
+            QdetError: The images cannot be evaluated as they are.
+        """
+        with random_numbers_kept(self.world.device):
+            learner.engine.eval()
+            with learner.ema.swapped():
+                runner = DetectorRunner(learner.detector, learner.engine, self.world.device)
+                with closing(
+                    cast(
+                        Generator[Batch, None, None],
+                        iter(_stream(self.shards, self.job, self.world, few=True)),
+                    )
+                ) as batches:
+                    rows = detect_in_batches(runner, islice(batches, 1), self.shards.categories.ids)
+            learner.engine.train()
+            everything = merge(self.world.gather(rows))
+            self.world.on_main(lambda: self._judge(everything))
+
+    def _judge(self, rows: DetectionRows) -> None:
+        """Compute, write down and draw what an evaluation of these images would log."""
+        places = np.flatnonzero(np.isin(self.shards.index.image_id, rows.seen)).tolist()
+        metrics = evaluate(self.shards.ground_truth(places), rows, strict=self.job.eval.strict)
+        json.dumps(metrics.class_rows())
+        drawn = places[: min(REHEARSED_PICTURES, self.job.eval.pictures)]
+        if drawn:
+            png(draw_pictures(self.shards, rows, drawn, title="step 0"))
+
 
 def evaluate_shards(
     detector: Detector,
@@ -78,7 +122,8 @@ def evaluate_shards(
     return metrics, everything
 
 
-def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
+def _stream(shards: ShardSet, job: Job, world: World, *, few: bool = False) -> EvalStream:
+    """Return this rank's batches; of `few` of them no more than one is read ahead, without processes."""
     return EvalStream(
         shards,
         job.data.augment,
@@ -86,9 +131,9 @@ def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:
             batch_size=job.eval.batch_size,
             rank=world.rank,
             world_size=world.size,
-            readers=job.data.readers,
-            reader_kind=job.data.reader_kind,
-            prefetch=job.data.prefetch,
+            readers=1 if few else job.data.readers,
+            reader_kind="threads" if few else job.data.reader_kind,
+            prefetch=1 if few else job.data.prefetch,
             device=world.device,
         ),
     )
@@ -98,6 +143,28 @@ def log_pictures(tracker: Tracker, shards: ShardSet, rows: DetectionRows, count:
     """Draw the first `count` images of `shards` with predictions and ground truth, and log the sheet."""
     if count < 1:
         return
-    truth = shards.ground_truth(range(min(count, len(shards))))
-    images = {image["id"]: load_image(shards, row) for row, image in enumerate(truth["images"])}
-    tracker.picture(comparison_sheet(images, rows, truth, title=f"step {step}"), "predictions", step)
+    places = range(min(count, len(shards)))
+    tracker.picture(draw_pictures(shards, rows, places, title=f"step {step}"), "predictions", step)
+
+
+def draw_pictures(
+    shards: ShardSet, rows: DetectionRows, places: Sequence[int], *, title: str
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw some images of `shards` with predictions and ground truth side by side."""
+    truth = shards.ground_truth(places)
+    images = {
+        image["id"]: load_image(shards, row) for row, image in zip(places, truth["images"], strict=True)
+    }
+    return comparison_sheet(images, rows, truth, title=title)
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Restore the generators of Python, NumPy and PyTorch after a `with`."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (libraries draw from it)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002

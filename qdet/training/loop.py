@@ -125,6 +125,8 @@ class _Training:
         """Make the remaining steps, evaluating and saving on the way."""
         meter = Meter(self.schedule)
         self.learner.engine.train()
+        if not self._ended and self.job.eval.sanity:
+            self._rehearse()
         if not self.exchange.early.due:  # else a run that was stopped early was started again
             self._make_steps(meter)
         if self._interrupted and not self._ended:
@@ -133,6 +135,14 @@ class _Training:
         if not self.evaluator.metrics:  # a finished run was started again
             self.evaluator.evaluate(self.step, self.learner, self.health)
         return Result(self.step, self.schedule.steps, self.evaluator.metrics)
+
+    def _rehearse(self) -> None:
+        """Evaluate and save once without keeping anything, so that neither first fails after hours."""
+        ledger, observed = self.accounting.state(), self.exchange.state()
+        with self.health.watchdog.off("evaluation of a few images before the first step"):
+            self.evaluator.rehearse(self.learner)
+            state, ema = self.learner.engine.state, self.learner.ema
+            self.checkpoints.rehearse(self.step, state, ema, ledger=ledger, observed=observed)
 
     def _make_steps(self, meter: Meter) -> None:
         """Make steps until the last, an early stop or a request to stop."""

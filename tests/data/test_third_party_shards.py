@@ -263,7 +263,7 @@ def test_classes_without_names_and_unknown_classes_are_refused(tmp_path, access)
     Path(access.categories or "").write_text(json.dumps(CATEGORIES[:1]))
     with pytest.raises(DataError, match=r"categories\.json does not list: 7"):
         ShardSet.open(tmp_path / "set", access)
-    for content, said in {"{": "is no JSON", "{}": "has no list `categories`"}.items():
+    for content, said in {"{": "is not JSON", "{}": "has no list `categories`"}.items():
         Path(access.categories or "").write_text(content)
         with pytest.raises(DataError, match=said):
             ShardSet.open(tmp_path / "set", access)

@@ -76,7 +76,7 @@ def change(path, value):
         (change(("annotations", 1, "image_id"), 99), "annotation 2 is of image 99, which is not listed"),
         (change(("annotations", 1, "category_id"), 5), "image 12 has the unknown category 5"),
         (change(("categories", 1, "id"), 7), "more than one category of id 7"),
-        (change(("categories", 1, "name"), "b"), "more than one category of name 'b'"),
+        (change(("categories", 1, "name"), "b"), "more than one category of name 'b'.*--merge-categories"),
         (change(("categories", 1), {"name": "x"}), "needs an integer `id` and a `name`"),
     ],
 )

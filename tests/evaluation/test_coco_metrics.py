@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from qdet.errors import DataError, EvaluationError
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
@@ -267,3 +268,45 @@ def test_three_hundred_detections_per_image_are_counted_per_class():
     )
     measured = evaluate(truth, rows)
     assert measured.per_class == {"a": pytest.approx(1.0), "b": None}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("first", [2**53, 2**63 - 2])
+def test_ids_that_doubles_cannot_tell_apart_evaluate_as_small_ones_do(first, strict):
+    truth = {
+        "images": [{"id": 0}, {"id": 1}],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 0, "bbox": [0, 0, 50, 50]},
+            {"image_id": 1, "category_id": 1, "bbox": [10, 0, 50, 50]},
+            {"image_id": 1, "category_id": 0, "bbox": [40, 40, 40, 60]},
+        ],
+    }
+    boxes = np.array([[0.0, 0, 50, 50], [10, 0, 50, 50], [0, 0, 9, 9]])
+    rows = DetectionRows(
+        np.array([0, 1, 1]), np.array([0, 1, 0]), boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 1])
+    )
+    large = DetectionRows(
+        rows.image_ids + first, rows.category_ids + first, boxes, rows.scores, rows.seen + first
+    )
+
+    def shifted(entries, *fields):
+        return [one | {field: one[field] + first for field in fields} for one in entries]
+
+    there = {
+        "images": shifted(truth["images"], "id"),
+        "categories": shifted(truth["categories"], "id"),
+        "annotations": shifted(truth["annotations"], "image_id", "category_id"),
+    }
+    small = evaluate(truth, rows, strict=strict)
+    assert 0 < small.AP < 1
+    np.testing.assert_equal(evaluate(there, large, strict=strict).as_dict(), small.as_dict())
+    assert evaluate(there, large, strict=strict).per_class == small.per_class
+
+
+@pytest.mark.parametrize("name", ["[/small]", "[red]", "a [b] c", "[link=x]y", ":smile:", "\\[bold]"])
+def test_names_of_classes_are_printed_as_they_are(name):
+    console = Console(record=True, width=120, file=io.StringIO())
+    numbers = dict.fromkeys(METRICS, 0.5)
+    console.print(CocoMetrics(**numbers, per_class={name: 0.25}, per_class_AP50={name: 0.5}).table())
+    assert name in console.export_text()

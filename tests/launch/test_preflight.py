@@ -17,7 +17,7 @@ from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import memory_per_rank
 from qdet.launching.preflight.start import check_start
-from qdet.launching.ray_backend import auth, connect, head, ports
+from qdet.launching.ray_backend import auth, connect, head
 from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
@@ -25,6 +25,7 @@ from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
 from qdet.losses import DETR_LOSS
 from qdet.search import Choice, Each, Uniform
+from qdet.storage.sockets import choose_ports
 from tests.support import small_models
 from tests.support.ranks import tiny_job
 
@@ -300,12 +301,11 @@ class TestHead:
             with pytest.raises(ClusterError, match=f"--dashboard-port {port}"):
                 head.up(ports={"dashboard-port": port})
 
-    def test_a_taken_default_port_is_replaced(self, capsys: pytest.CaptureFixture, monkeypatch):
+    def test_a_taken_default_port_is_replaced(self, capsys: pytest.CaptureFixture):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-            monkeypatch.setattr(ports, "PORTS", {"dashboard-port": port})
-            chosen = ports.choose_ports({})["dashboard-port"]
+            chosen = choose_ports({}, {"dashboard-port": port})["dashboard-port"]
         assert port < chosen < port + 50
         assert f"--dashboard-port {chosen}" in capsys.readouterr().out
 

@@ -48,6 +48,7 @@ def tiny_job(shards, **changes):
             "train.checkpoint_every": 1000,
             "train.eval_every": 0,  # at the end alone
             "eval.pictures": 0,
+            "eval.sanity": False,
             # The recipe's rate. At the demo's 1e-3 rounding grows: plain PyTorch that splits its batch
             # drifts from plain PyTorch that does not by 1.2e-3 of the loss in 20 steps (in float64, 7e-15).
             "optim.lr": 2.5e-5,

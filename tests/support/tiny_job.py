@@ -39,7 +39,7 @@ job = Job(
         max_failures=1,
         timeout=30,
     ),
-    eval=EvalConfig(batch_size=4, pictures=2),
+    eval=EvalConfig(batch_size=4, pictures=2, sanity=False),
 )
 
 # The last value makes training fail: the sweep must survive that.

@@ -22,7 +22,7 @@ from data_prep.datasets.splits import NAMES, split_named, split_of
 from data_prep.datasets.tree import Tree
 from qdet.errors import DataError
 
-_PREFERRED = (re.compile(r"_annotations\.coco\.json"), re.compile(r"instances_.*\.json"))
+_PREFERRED = (re.compile(r"_annotations\.coco\.json(\.gz)?"), re.compile(r"instances_.*\.json(\.gz)?"))
 _TRIED = 50  # images by which the folder of the images is chosen
 
 
@@ -56,7 +56,7 @@ def _choose(files: Sequence[str]) -> Sequence[str]:
 
 
 def _split_of_file(name: str) -> str:
-    stem = posixpath.splitext(posixpath.basename(name))[0]
+    stem = posixpath.splitext(posixpath.basename(name).removesuffix(".gz"))[0]
     words = (stem, *re.split(r"[-_. ]", stem))
     return next(filter(None, map(split_named, words)), None) or split_of(name) or "train"
 
@@ -99,7 +99,7 @@ def _find(image: ImageEntry, base: str, tree: Tree, where: str) -> str | None:
 def _bases(name: str) -> Iterator[str]:
     """Yield the folders that the names of images in an annotation file may be relative to."""
     folder, file = posixpath.split(name)
-    word = posixpath.splitext(file)[0].removeprefix("instances_")
+    word = posixpath.splitext(file.removesuffix(".gz"))[0].removeprefix("instances_")
     split = _split_of_file(name)
     for parent in (posixpath.dirname(folder), folder):
         for images in (

@@ -121,7 +121,9 @@ def _read_labels(image: str, tree: Tree, config: Config, labelled: set[str], not
 
 
 def _find_label(image: str, tree: Tree) -> str | None:
-    return next((name for name in _label_names(image) if name in tree.files), None)
+    names = list(_label_names(image))
+    exact = next((name for name in names if name in tree.files), None)
+    return exact or next(filter(None, map(tree.find, names)), None)
 
 
 def _label_names(image: str) -> Iterator[str]:

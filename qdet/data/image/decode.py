@@ -16,6 +16,7 @@ from PIL import Image
 
 from qdet.data.image.jpeg import check_jpeg, decode_jpeg
 from qdet.errors import DataError
+from qdet.storage.file_kinds import misplaced_kind
 
 # Pillow's own limit of pixels would stand in the way of a higher --max-pixels: the judge alone decides,
 # by the header, before anything is decoded.
@@ -43,6 +44,8 @@ def kind_of(data: bytes, *, name: str) -> str:
     for magic, kind in _MAGIC:
         if data.startswith(magic):
             return kind
+    if (other := misplaced_kind(data)) is not None:
+        raise DataError(f"{name} is {other}")
     raise DataError(f"{name} is no JPEG, PNG, WebP, BMP, GIF or TIFF image ({len(data)} bytes)")
 
 

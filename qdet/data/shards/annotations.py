@@ -7,9 +7,11 @@ conversion does, by `qdet.data.shards.objects`.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from qdet.data.files.names import check_file_name, clean_name
 from qdet.data.image.judge import check_size, judge
 from qdet.data.image.orientation import orientation_of
 from qdet.data.shards.categories import Categories
@@ -146,17 +148,22 @@ def _image_id(about: Mapping[str, Any]) -> int | None:
 
 
 def _file_name(about: Mapping[str, Any]) -> str | None:
+    """Return the name that an image had; None of what is no name: the sample's key stands for it."""
     name = about.get("file_name")
-    return name if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    with suppress(DataError):
+        return check_file_name(name, where="it")
+    return None
 
 
 def _categories(said: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    listed = [(int(c["id"]), str(c["name"])) for c in said.get("categories") or ()]
+    listed = [(int(c["id"]), clean_name(c["name"], where="it")) for c in said.get("categories") or ()]
     for one in said.get("annotations") or ():
         if isinstance(one, Mapping) and one.get("category_name") is not None:
             number = read_integer(one.get("category_id"))
             if number is not None:
-                listed.append((number, str(one["category_name"])))
+                listed.append((number, clean_name(one["category_name"], where="it")))
     return tuple(dict.fromkeys(listed))
 
 

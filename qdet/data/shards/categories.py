@@ -1,6 +1,5 @@
 """Names and original ids of a dataset's classes, and their contiguous indices in the network."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from qdet.data.files.json_text import load_json
+from qdet.data.files.names import check_id, clean_name
 from qdet.errors import DataError
 
 
@@ -24,11 +25,15 @@ class Categories:
     def from_coco(cls, entries: Sequence[Mapping[str, Any]], *, where: str) -> "Categories":
         """Read COCO's `categories` list; `where` names the file in errors."""
         try:
-            pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
-        except (KeyError, TypeError, ValueError) as error:
+            given = [(int(entry["id"]), entry["name"]) for entry in entries]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{where}: every entry of `categories` needs an integer `id` and a `name`"
             ) from error
+        pairs = sorted(
+            (check_id(i, what=f"{where}: the category id"), clean_name(name, where=where))
+            for i, name in given
+        )
         if not pairs:
             raise DataError(f"{where} has no categories")
         ids, names = zip(*pairs, strict=True)
@@ -66,10 +71,7 @@ def named_categories(file: str) -> Categories:
 
 
 def _read_list(file: str) -> Sequence[Mapping[str, Any]]:
-    try:
-        said = json.loads(read_categories_file(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"--data.categories {file} is no JSON ({error})") from error
+    said = load_json(read_categories_file(file), where=f"--data.categories {file}")
     listed = said.get("categories") if isinstance(said, dict) else said
     if not isinstance(listed, list):
         raise DataError(f"--data.categories {file} has no list `categories` of {{id, name}}")

@@ -11,9 +11,12 @@ A class is an id or a name. Boxes are in pixels of the stored image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from qdet.data.files.names import check_id, clean_name
 from qdet.data.shards.objects import UNLISTED, Given, read_integer
+from qdet.errors import DataError
 
 Kind = int | str
 """A class as an annotation names it."""
@@ -41,8 +44,13 @@ def list_objects(said: Mapping[str, Any]) -> Iterator[tuple[Any, Given]]:
 
 
 def read_kind(given: Any) -> Kind | None:
-    """Return a class as its id or name; None for what is neither."""
-    return given if isinstance(given, str) else read_integer(given)
+    """Return a class as its id or its clean name; None for what is neither."""
+    with suppress(DataError):
+        if isinstance(given, str):
+            return clean_name(given, where="it")
+        found = read_integer(given)
+        return None if found is None else check_id(found, what="its class")
+    return None
 
 
 def _of_objects(objects: Any) -> Iterator[tuple[Any, Given]]:

@@ -21,6 +21,7 @@ from qdet.data.shards.categories import Categories, named_categories
 from qdet.data.shards.manifest import NAME, Listed, objects_in, parse_manifest
 from qdet.errors import DataError
 from qdet.masking import mask
+from qdet.storage import surroundings
 from qdet.storage.urls import checked, expand, is_below, is_pattern, is_pipe, is_url, join
 
 UNFINISHED = ".parts"
@@ -53,7 +54,7 @@ class Access:
     @property
     def folder(self) -> Path:
         """The cache's folder on this machine."""
-        return Path(self.cache).expanduser()
+        return surroundings.expand(self.cache)
 
     def name(self, base: str, listed: str) -> str:
         """Return where a shard lies that a manifest in `base` lists.
@@ -200,6 +201,19 @@ def _from_manifest(folder: str, data: bytes, access: Access) -> DatasetInfo:
     )
 
 
+def _refuse_folders(address: str, names: Sequence[str]) -> None:
+    """Raise DataError where a pattern names a folder on this machine."""
+    here = (name for name in names if not is_url(name) and not is_pipe(name))
+    folder = next((name for name in here if Path(name).is_dir()), None)
+    if folder is not None:
+        tars = f"{folder.rstrip('/')}/NAME-{{000000..000003}}.tar"
+        raise DataError(
+            f"{address}: {folder} is a folder, and a pattern names tars. Give one folder, or name the tars "
+            f"of all of them, as in {tars}::OTHER/{Path(tars).name} (images then need ids that differ)"
+        )
+
+
 def _from_names(address: str, names: Sequence[str], access: Access) -> DatasetInfo:
+    _refuse_folders(address, names)
     categories = named_categories(access.categories) if access.categories else None
     return DatasetInfo(address, tuple(map(Listed, names)), categories)

@@ -20,6 +20,7 @@ from qdet.data.shards.annotations import image_id_of, read_sample
 from qdet.data.shards.forms import Kind
 from qdet.data.shards.report import Report
 from qdet.errors import DataError
+from qdet.storage.file_kinds import misplaced_kind
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
 META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
@@ -85,6 +86,8 @@ def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
                     last = f"member {member.name}"
             end = tar.offset
     except tarfile.TarError as error:
+        if (other := _misplaced(file)) is not None:
+            raise DataError(f"{name} is {other}") from error
         raise DataError(
             f"{name} is damaged at or after {last} ({error}), or is no uncompressed tar; copy it again"
         ) from error
@@ -93,6 +96,11 @@ def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
     # tarfile takes a damaged header for the end; only two blocks of zeros, and zeros alone, are one.
     if len(rest) < 2 * tarfile.BLOCKSIZE or rest.strip(b"\0"):
         raise DataError(f"{name} is truncated or damaged after {last}, at byte {end}; copy it again")
+
+
+def _misplaced(file: IO[bytes]) -> str | None:
+    file.seek(0)
+    return misplaced_kind(file.read(64))
 
 
 def check_member(member: tarfile.TarInfo, name: str) -> None:

@@ -71,7 +71,10 @@ def fuse(views: Sequence[DetectionRows]) -> DetectionRows:
     """
     ordered = [view.in_order() for view in views]
     seen = ordered[0].seen
-    ends = [(np.searchsorted(v.image_ids, seen), np.searchsorted(v.image_ids, seen + 1)) for v in ordered]
+    ends = [
+        (np.searchsorted(v.image_ids, seen), np.searchsorted(v.image_ids, seen, side="right"))
+        for v in ordered
+    ]
     found = []
     for number in range(len(seen)):
         own = [slice(int(start[number]), int(stop[number])) for start, stop in ends]

@@ -42,7 +42,7 @@ def convert(
 def _refuse_own(source: Path) -> None:
     """Raise CheckpointError where `source` is a model of qdet, which needs no conversion."""
     beside = source.with_suffix(".json")
-    own = source.suffix == ".safetensors" and beside.is_file() and '"categories"' in beside.read_text()
+    own = source.suffix == ".safetensors" and beside.is_file() and b'"categories"' in beside.read_bytes()
     if own or (source / MANIFEST).is_file() or RunFolder(open_folder(source)).steps():
         raise CheckpointError(
             f"{source} is a model of qdet already; a job starts from it with "

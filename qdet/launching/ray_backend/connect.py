@@ -13,6 +13,7 @@ from typing import Any
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching.ray_backend import auth, head
+from qdet.storage.sockets import any_free_port, check_socket_paths, is_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,10 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
                 "--ray-address auto: no Ray head runs on this machine; start one with cluster/local.sh up"
             )
     else:
-        address = None if named == "local" else _check_reachable(str(named), timeout)
+        flag = "--ray-address" if address else "RAY_ADDRESS"
+        address = None if named == "local" else _check_reachable(str(named), timeout, flag)
+    if address is None:
+        check_socket_paths(os.environ)
     try:
         return _start_private() if address is None else _join(address)
     except Exception as error:
@@ -67,7 +71,19 @@ def _join(address: str) -> Connection:
 def _start_private() -> Connection:
     os.environ.update(head.LOCAL_SETTINGS)
     auth.require_token()
-    port = _free_port()
+    for _ in range(head.ATTEMPTS - 1):
+        port = any_free_port()
+        try:
+            return _start_private_at(port)
+        except Exception:  # Ray raises anything
+            if is_free(port):
+                raise
+            disconnect()  # another process took the port in the same second
+    return _start_private_at(any_free_port())
+
+
+def _start_private_at(port: int) -> Connection:
+    """Start a private instance whose dashboard listens at `port`."""
     # Ray's monitoring of a training queries the dashboard at this address, and without it would query another
     # cluster of this machine, even one that is gone. All processes started here inherit the variable.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{head.HOST}:{port}"
@@ -104,35 +120,42 @@ def _find_local() -> str | None:
     return None
 
 
-def _check_reachable(address: str, timeout: float) -> str:
+def _check_reachable(address: str, timeout: float, flag: str) -> str:
+    """Return the address of a head that answers; `flag` is where it was given."""
     if "://" in address:
         raise ConfigError(
-            f"--ray-address {address}: training needs the head's own address, host:port (often port 6379); "
-            "from outside the cluster, submit the job instead: qdet submit JOB.py"
+            f"{flag} {address}: training needs the head's own address, host:port (often port 6379)"
+            f"{_explain_scheme(address)}"
         )
-    if not _answers(address, timeout):
+    if not _answers(address, timeout, flag):
         raise ClusterError(
-            f"--ray-address {address}: nothing answers there within {timeout:g} s. "
+            f"{flag} {address}: nothing answers there within {timeout:g} s. "
             "Is the head up (cluster/local.sh status) and the port right?"
         )
     return address
 
 
-def _answers(address: str, timeout: float) -> bool:
+def _explain_scheme(address: str) -> str:
+    """Return the end of a message about an address of another service of the cluster."""
+    if address.startswith(("http://", "https://")):
+        return (
+            ". That is the dashboard's, which jobs are submitted to: unset it, and give "
+            f"qdet submit JOB.py --address {address}"
+        )
+    if address.startswith("ray://"):
+        return ". That is Ray Client's, which training does not use: submit the job with qdet submit JOB.py"
+    return "; from outside the cluster, submit the job instead: qdet submit JOB.py"
+
+
+def _answers(address: str, timeout: float, flag: str = "--ray-address") -> bool:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--ray-address {address}: expected host:port, auto or local")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ConfigError(f"{flag} {address}: expected host:port, auto or local")
     try:
         with socket.create_connection((host, int(port)), timeout=timeout):
             return True
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((head.HOST, 0))
-        return probe.getsockname()[1]
 
 
 def _first_line(error: BaseException) -> str:

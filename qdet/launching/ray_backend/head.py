@@ -21,9 +21,8 @@ from pathlib import Path
 from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
-from qdet.launching.ray_backend.ports import HOST, choose_ports, taken_meanwhile
-from qdet.launching.ray_backend.ports import PORTS as PORTS
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
+from qdet.storage.sockets import HOST, check_socket_paths, choose_ports, is_free
 
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
 LOCAL_SETTINGS = {
@@ -37,8 +36,9 @@ LOCAL_SETTINGS = {
     # By default `ray job stop` kills three seconds after SIGTERM: too soon for a checkpoint.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
+PORTS = {"port": 6379, "dashboard-port": 8265, "agent-port": 52365}
 ATTEMPTS = 3
-"""Times that a head is started, with the next free ports, where other programs are quicker."""
+"""Starts of a head whose ports another process takes in the same second."""
 OBJECT_STORE = 256 * 2**20  # bytes; data moves through shards and checkpoints, not through Ray
 
 
@@ -74,19 +74,22 @@ def up(*, ports: dict[str, int | None] | None = None, cpus: int | None = None, t
     already = running()
     if already is not None:
         return already
-    asked = ports or {}
+    check_socket_paths(os.environ)
+    asked = {flag: (ports or {}).get(flag) for flag in PORTS}
     for attempt in range(ATTEMPTS):
-        chosen = choose_ports(asked)
+        chosen = choose_ports(asked, PORTS)
         try:
             return _bring_up(chosen, cpus, timeout)
         except ClusterError:
-            if attempt == ATTEMPTS - 1 or not taken_meanwhile(chosen, asked):
+            taken = [flag for flag, port in chosen.items() if asked[flag] is None and not is_free(port)]
+            if not taken or attempt == ATTEMPTS - 1:
                 raise
-    raise AssertionError("the last attempt returns or raises")
+            print(f"{' and '.join(f'port {chosen[flag]}' for flag in taken)} was taken meanwhile", flush=True)
+    raise AssertionError("unreachable")
 
 
 def _bring_up(chosen: dict[str, int], cpus: int | None, timeout: float) -> Head:
-    """Start a head at these ports and wait until it accepts jobs; leave nothing of one that does not."""
+    """Start a head on these ports and wait until it accepts jobs; ClusterError where it does not."""
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"

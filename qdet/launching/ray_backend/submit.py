@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import shlex
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,6 +25,9 @@ from qdet.tracking import COMMIT_VARIABLE, git_commit
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+
+_CANCELLED = 5.0
+"""Seconds that a cancelled log may take to end."""
 
 
 def submit(
@@ -156,6 +161,33 @@ def _submit(client: "JobSubmissionClient", command: str, runtime_env: dict[str, 
             time.sleep(1)
 
 
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, in a thread of its own where this one runs an event loop, as a notebook does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    loop, ended = asyncio.new_event_loop(), Future[None]()
+    task = loop.create_task(work)
+
+    def run() -> None:
+        try:
+            ended.set_result(loop.run_until_complete(task))
+        except BaseException as error:
+            ended.set_exception(error)
+        finally:
+            loop.close()
+
+    threading.Thread(target=run, name="qdet-log", daemon=True).start()
+    try:
+        ended.result()
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(task.cancel)
+        wait((ended,), timeout=_CANCELLED)
+        raise
+
+
 class _Log:
     """The log of a job, shown as it grows; when followed again, from where it was left."""
 
@@ -165,7 +197,7 @@ class _Log:
 
     def follow(self) -> None:
         """Show what is new until the job ends."""
-        asyncio.run(self._follow())
+        _run(self._follow())
 
     async def _follow(self) -> None:
         passed = 0

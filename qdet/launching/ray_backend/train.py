@@ -33,6 +33,7 @@ from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
 from qdet.launching.runs.typed import describe_stop
+from qdet.storage.surroundings import settle
 from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def _train_worker(
     from qdet.launching.runs.session import join_session
     from qdet.training.loop import train
 
+    settle()
     os.environ.update(tracking)
     logging.disable(logging.INFO)  # Ray Train logs every report on every rank
     place = _find_place()

@@ -240,7 +240,7 @@ def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
             sizes = {name: count for name, count in counts.items() if count}
             tracker.dataset(Path(address).name, info.digest, mask(address), context, sizes)
     if script := note.job_file():
-        tracker.text(script.read_text(), f"job/{script.name}")
+        tracker.text(script.read_text(encoding="utf-8", errors="replace"), f"job/{script.name}")
 
 
 @contextmanager

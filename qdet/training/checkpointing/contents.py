@@ -15,6 +15,7 @@ from qdet.data.shards.protocol import Dataset
 from qdet.job import Job
 from qdet.masking import mask
 from qdet.tracking import git_commit
+from qdet.training.checkpointing.rehearsal import rehearse
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
@@ -65,17 +66,50 @@ class Checkpoints:
         """
 
         def contents() -> Contents:
-            return Contents(
-                attempt=self.writer.attempt,
-                world_size=self.world.size,
-                zero=self.job.train.zero,
-                state=self._state(step, state.updates, ema.updates, observed),
-                job=settings(self.job),
-                shapes=self._shapes(state, ema, ledger),
-                metrics=metrics,
-            )
+            return self._contents(step, state, ema, ledger=ledger, metrics=metrics, observed=observed)
 
         return self.writer.save(step, lambda: pieces(state, ema, ledger, self.world.rank), contents)
+
+    def rehearse(
+        self,
+        step: int,
+        state: ShardedState,
+        ema: Ema,
+        *,
+        ledger: Shaped[Tensor, " n"],
+        observed: Mapping[str, Any],
+    ) -> None:
+        """Write, check and remove a checkpoint without its large tensors. Collective; arguments as of `save`.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+
+        def contents() -> Contents:
+            return self._contents(step, state, ema, ledger=ledger, metrics={}, observed=observed)
+
+        smallest = min(pieces(state, ema, ledger, self.world.rank), key=lambda piece: piece.nbytes)
+        rehearse(self.writer, smallest, contents)
+
+    def _contents(
+        self,
+        step: int,
+        state: ShardedState,
+        ema: Ema,
+        *,
+        ledger: Shaped[Tensor, " n"],
+        metrics: Mapping[str, float],
+        observed: Mapping[str, Any],
+    ) -> Contents:
+        return Contents(
+            attempt=self.writer.attempt,
+            world_size=self.world.size,
+            zero=self.job.train.zero,
+            state=self._state(step, state.updates, ema.updates, observed),
+            job=settings(self.job),
+            shapes=self._shapes(state, ema, ledger),
+            metrics=metrics,
+        )
 
     def _shapes(self, state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"]) -> dict[str, list[int]]:
         whole, trained = state.shapes, state.trained if state.updates else []
