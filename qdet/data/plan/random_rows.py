@@ -6,7 +6,7 @@ Philox is a counter: its generator reaches any place of its stream in one step. 
     m rows asked for
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ def philox(seed: int, epoch: int, *, stream: int) -> np.random.Philox:
 class RandomRows:
     """What `Generator.random((n, each))` would draw from a state of Philox on, row by row."""
 
-    state: Mapping[str, Any]
+    state: Any
     """Where row 0 begins."""
     each: int
     """Numbers of a row."""
