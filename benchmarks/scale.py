@@ -162,7 +162,7 @@ class CountingFiles(MemoryFileSystem):
         self.asked.append("GET")
         return super().cat_file(path, start=start, end=end, **options)
 
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+    def put_file(self, lpath: str, rpath: str, *_: Any, **options: Any) -> None:
         """Answer a PUT."""
         self.asked.append("PUT")
         self.pipe_file(rpath, Path(lpath).read_bytes())

@@ -56,8 +56,10 @@ class RandomRows:
             skipped -= buffered
             bits.advance(skipped // _WORDS)  # it drops what is buffered
             skipped %= _WORDS
-            half = {name: self.state[name] for name in ("has_uint32", "uinteger")}
-            bits.state = {**bits.state, **half}  # of which doubles make no use
+            state: Any = dict(bits.state)
+            for half in ("has_uint32", "uinteger"):  # of which doubles make no use
+                state[half] = self.state[half]
+            bits.state = state
         generator = np.random.Generator(bits)
         generator.random(skipped)
         return generator

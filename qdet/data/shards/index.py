@@ -30,7 +30,7 @@ COLUMNS = {
     "image_id": np.int64,
     "boxes": np.uint32,
 }
-WIDE = {"shard": np.uint32}
+WIDE: dict[str, Any] = {"shard": np.uint32}
 """Columns that are wider where a dataset needs it: more than 65,536 shards."""
 _LOCAL_HEADER = 30
 """Bytes of the header of a zip file's member, without name and extra field."""
