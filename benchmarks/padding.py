@@ -16,7 +16,7 @@ import tyro
 from jaxtyping import Int64
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan.epoch import Plan, plan_epoch
+from qdet.data.plan.epoch import EpochPlan, Plan
 
 COCO = Path(os.environ.get("QDET_COCO_ROOT", "../shared/coco128"))
 DETR = AugmentConfig(crop=True)
@@ -47,7 +47,7 @@ def main(
         for by_size, alone in ((False, True), (True, False), (True, True)):
             began = time.process_time()
             plans = [
-                plan_epoch(sizes, DETR, seed=0, epoch=e, global_batch=batch, by_size=by_size)
+                EpochPlan(sizes, DETR, seed=0, epoch=e, global_batch=batch, by_size=by_size).whole()
                 for e in range(epochs)
             ]
             seconds = (time.process_time() - began) / epochs

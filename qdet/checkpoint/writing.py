@@ -79,13 +79,13 @@ def commit(
         metrics=dict(contents.metrics),
         files=files,
     )
+    sizes = folder.sizes()
     for name, print_ in files.items():
-        if folder.size(name) != print_.bytes:
+        if sizes.get(name, -1) != print_.bytes and folder.size(name) != print_.bytes:
             raise CheckpointError(f"cannot complete checkpoint {folder}: {name} was there and is gone")
     folder.put(MANIFEST, manifest.render())
     # Nothing else is removed: an attempt presumed dead must not delete files of a live one.
-    for rank in range(contents.world_size):
-        folder.remove(f"{share_name(rank, contents.attempt)}.json")
+    folder.remove_each([f"{share_name(rank, contents.attempt)}.json" for rank in range(contents.world_size)])
     return manifest
 
 
@@ -107,11 +107,11 @@ def _await_shares(
             )
         give_up.wait(pause)
         pause = min(2 * pause, 1.0)
-    files = {}
-    for name in expected:
-        said = json.loads(folder.read(f"{name}.json"))
-        files[f"{name}.safetensors"] = Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
-    return files
+    reports = map(json.loads, folder.read_each([f"{name}.json" for name in expected]))
+    return {
+        f"{name}.safetensors": Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
+        for name, said in zip(expected, reports, strict=True)
+    }
 
 
 def write_whole(

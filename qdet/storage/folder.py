@@ -5,7 +5,8 @@ Errors are the OSErrors of this machine, or StorageErrors, which are OSErrors to
 them into its own in one place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ from qdet.storage.network import Readable, ResumingReader, retry
 from qdet.storage.remote import RemoteFiles
 
 T = TypeVar("T")
+AT_ONCE = 64
+"""Requests for small files that are made at the same time."""
 CLAIM = ".claim-"
 """Beginning of the empty file that claims a folder behind a URL."""
 
@@ -96,6 +99,10 @@ class Folder:
         """Bytes of the file `name`; None where there is none."""
         return self._ask(name, self.files.size)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files right in the folder, by name: one question, not one for every file."""
+        return self._ask("", self.files.sizes)
+
     def modified(self, name: str) -> datetime:
         """When the file `name` was last written."""
         return self._ask(name, self.files.modified)
@@ -107,6 +114,11 @@ class Folder:
             FileNotFoundError: It is not there.
         """
         return self._ask(name, self.files.read)
+
+    def read_each(self, names: Sequence[str]) -> list[bytes]:
+        """Return many small files, read at the same time; raises what `read` does."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self.read, names))
 
     def reader(self, name: str, *, resume: bool = True) -> AbstractContextManager[Readable]:
         """Open a large file to be read from front to back; raises what `read` does, here or while reading.
@@ -172,6 +184,16 @@ class Folder:
         """Remove the file `name`, or the folder `name` with everything in it, if it is there."""
         with suppress(FileNotFoundError):
             self.files.remove(self._at(name))
+
+    def remove_each(self, names: Sequence[str]) -> None:
+        """Remove many files that are there, at the same time; one that is not is left out."""
+
+        def remove(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self.files.remove_file(self._at(name))
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(remove, names))
 
     def remove_all(self) -> None:
         """Remove the folder and everything in it, its manifest first, so that no half of it ever counts."""

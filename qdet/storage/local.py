@@ -33,6 +33,14 @@ class LocalFiles:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def sizes(self, path: str) -> dict[str, int]:
+        """Bytes of the files right inside a folder, by name."""
+        try:
+            with os.scandir(path) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
     def modified(self, path: str) -> datetime:
         """When a file was last written."""
         return datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)
@@ -64,6 +72,10 @@ class LocalFiles:
         except FileExistsError:
             return False
         return True
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file; FileNotFoundError where there is none."""
+        Path(path).unlink()
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it; FileNotFoundError where there is neither."""

@@ -53,6 +53,16 @@ class RemoteFiles:
             raise StorageError(f"{path}: its server does not tell its size; serve it as a plain file")
         return int(found["size"]) if found["type"] == "file" else None
 
+    def sizes(self, path: str) -> dict[str, int]:
+        """Bytes of the files right inside a folder, by name, as one listing tells them."""
+        self.filesystem.invalidate_cache()
+        try:
+            found = self.filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        files = [entry for entry in found if entry["type"] == "file" and entry["size"] is not None]
+        return {str(entry["name"]).rpartition("/")[2]: int(entry["size"]) for entry in files}
+
     def modified(self, path: str) -> datetime:
         """When a file was last written."""
         return self.filesystem.modified(path)
@@ -97,6 +107,10 @@ class RemoteFiles:
             self.filesystem.rm(path, recursive=True)
         else:
             self.filesystem.rm_file(path)
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file without asking whether it is one; FileNotFoundError where there is none."""
+        self.filesystem.rm_file(path)
 
     def _upload(self, local: Path, path: str, url: str) -> None:
         folder, _, name = path.rpartition("/")

@@ -1,33 +1,39 @@
 """A check, at the end of every epoch, that all ranks together received the planned images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64, Integer
 from torch import Tensor
 
-from qdet.data.plan.ledger import Ledger
+from qdet.data.plan.ledger import Ledger, account, check_distinct, read_states
 from qdet.data.plan.order import Order
+from qdet.data.plan.received import Received, merge
 from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.types import Batch
 
 
 class Accounting:
-    """Counts the images of this rank's batches, and compares the counts of all ranks with the plan.
+    """Counts the images of this rank's batches, and compares what all ranks received with the plan.
 
-    A run that resumes from a checkpoint without counts accounts for the steps since then.
+    A run that resumes from a checkpoint without counts accounts for the steps since then. Constructing it is
+    collective.
+
+    Raises:
+        DataError: On every rank: two images of the training set have the same id.
     """
 
     def __init__(self, order: Order, world: World, tracker: Tracker, *, step: int) -> None:
-        self.order, self.world, self.tracker = order, world, tracker
-        self.ledger = Ledger(order.index.image_id, first=step)
+        self.order, self.world, self.tracker, self._step = order, world, tracker, step
+        world.on_main(lambda: check_distinct(order.index.image_id))
+        self.ledger = Ledger(order, first=step, rank=world.rank, world_size=world.size)
 
     def record(self, micro_batches: Sequence[Batch]) -> None:
         """Count the images that this rank trains on at a step."""
-        for batch in micro_batches:
-            replaced = [(image.planned_id, image.image_id) for image in batch.substitutes]
-            self.ledger.record(batch.image_ids.numpy(), replaced)
+        replaced = [(image.planned_id, image.image_id) for b in micro_batches for image in b.substitutes]
+        self.ledger.record(np.concatenate([batch.image_ids.numpy() for batch in micro_batches]), replaced)
 
     def settle(self, step: int) -> None:
         """Compare the counts with the plan, log the result, and count anew from `step` on. Collective.
@@ -35,31 +41,36 @@ class Accounting:
         Raises:
             DataError: On every rank: images were lost or received twice.
         """
-        total = Ledger(self.order.index.image_id, first=self.ledger.first)
-        total.counts = self.world.total(self.ledger.counts)
-        if total.first < step:
-            self.world.on_main(lambda: self._report(total, step))
+        mine = self.ledger.received
+        parts = self.world.gather(mine)
+        if mine.first < step:
+            self.world.on_main(lambda: self._report(merge(parts), step))
         self.ledger.start(step)
 
-    def state(self) -> Int32[Tensor, " state"]:
-        """Return first step and counts of this rank, for a checkpoint."""
-        return self.ledger.to_tensor()
+    def state(self) -> Int64[Tensor, " state"]:
+        """Return what this rank counted, for a checkpoint: equally long on all ranks. Collective."""
+        state, size = self.ledger.received.to_tensor(len(self.order.index)), self.world.size
+        lengths = self.world.sum(*(float(len(state)) * (rank == self.world.rank) for rank in range(size)))
+        return torch.nn.functional.pad(state, (0, int(max(lengths)) - len(state)))
 
-    def load(self, *states: Int32[Tensor, " state"]) -> None:
-        """Restore the `state()` of any number of ranks; every rank gets all of them."""
-        self.ledger = Ledger.from_tensor(self.order.index.image_id, *states)
-        if not self.world.main:  # counts are summed over ranks: one rank takes over the old ones
-            self.ledger.start(self.ledger.first)
+    def load(self, states: Iterable[Integer[Tensor, " _"]]) -> None:
+        """Restore the `state()` of all ranks of a checkpoint; without any, do nothing. Collective.
 
-    def _report(self, total: Ledger, step: int) -> None:
-        account = total.account(self.order, step)
-        if not account.as_planned:
-            print(account, flush=True)
-        received = {"data/received": int(total.counts[0].sum())}  # says that this epoch was accounted for
-        self.tracker.metrics(received | _nonzero(account.metrics()), step)
-        if images := account.table():
-            self.tracker.table(images, f"data/epoch_{account.epoch:04d}_to_{account.last}.json")
-        account.check()
+        Only rank 0 reads `states`, one by one. Counts are added up over ranks: it takes over the old ones.
+        """
+        before = self.world.on_main(lambda: read_states(states, self.order, self._step))
+        if before is not None:
+            self.ledger.resume(before if self.world.main else Received(before.first), self._step)
+
+    def _report(self, total: Received, step: int) -> None:
+        found = account(total, self.order, step)
+        if not found.as_planned:
+            print(found, flush=True)
+        received = {"data/received": total.images}  # says that this epoch was accounted for
+        self.tracker.metrics(received | _nonzero(found.metrics()), step)
+        if images := found.table():
+            self.tracker.table(images, f"data/epoch_{found.epoch:04d}_to_{found.last}.json")
+        found.check()
 
 
 class ImageCounts:
@@ -93,11 +104,13 @@ class ImageCounts:
         """Return first step and counts of this rank, for a checkpoint."""
         return torch.cat([torch.tensor([self._first]), self._counts])
 
-    def load(self, *states: Int64[Tensor, " 3"]) -> None:
-        """Restore the `state()` of any number of ranks; every rank gets all of them."""
-        self._start(int(states[0][0]))
+    def load(self, states: Iterable[Int64[Tensor, " 3"]]) -> None:
+        """Restore the `state()` of any number of ranks; every rank gets all of them, or none."""
+        if not (saved := list(states)):
+            return
+        self._start(int(saved[0][0]))
         if self.world.main:  # counts are summed over ranks: one rank takes over the old ones
-            self._counts = torch.stack(states)[:, 1:].sum(0)
+            self._counts = torch.stack(saved)[:, 1:].sum(0)
 
     def _start(self, step: int) -> None:
         self._first = step

@@ -118,8 +118,7 @@ class _Training:
         if self.step and world.main:
             print(f"resuming from step {self.step} of {self.schedule.steps}", flush=True)
         self.accounting = build_accounting(self.stream, world, tracker, step=self.step)
-        if ledgers := start.ledgers():
-            self.accounting.load(*ledgers)
+        self.accounting.load(start.ledgers())
 
     def run(self) -> Result:
         """Make the remaining steps, evaluating and saving on the way."""

@@ -12,7 +12,8 @@ from rich.console import Console
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.sample import FILL, load_sample
-from qdet.data.plan.epoch import plan_epoch
+from qdet.data.plan.epoch import EpochPlan
+from qdet.data.plan.reading import Reading
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
@@ -180,8 +181,9 @@ def test_mosaic_partners_are_near_in_reading_order_and_change_no_other_draw():
     sizes = np.random.default_rng(0).integers(50, 900, (9000, 2))
     augment = AugmentConfig(mosaic=0.5, mixup=0.5, photometric=True)
     plain, order = AugmentConfig(), np.random.default_rng(1).permutation(9000)
-    views = draw_views(sizes, augment, seed=2, epoch=3, order=order)
     position = np.argsort(order)
+    reading = Reading(position, lambda positions: order[positions])
+    views = draw_views(sizes, augment, seed=2, epoch=3, reading=reading)
     apart = abs(position[views.mixtures.partners] - position[:, None])
     assert 1000 < apart.max() < 2048
     assert (apart == 0).mean() < 0.002
@@ -190,14 +192,14 @@ def test_mosaic_partners_are_near_in_reading_order_and_change_no_other_draw():
     without = draw_views(sizes, plain, seed=2, epoch=3)
     np.testing.assert_array_equal(views.final_hw[alone], without.final_hw[alone])
     np.testing.assert_array_equal(views.flip, without.flip)
-    again = draw_views(sizes, augment, seed=2, epoch=3, order=order)
+    again = draw_views(sizes, augment, seed=2, epoch=3, reading=reading)
     assert [views.of(row) for row in range(50)] == [again.of(row) for row in range(50)]
-    other = draw_views(sizes, augment, seed=2, epoch=4, order=order)
+    other = draw_views(sizes, augment, seed=2, epoch=4, reading=reading)
     assert [views.of(row) for row in range(50)] != [other.of(row) for row in range(50)]
 
 
 def test_a_plan_with_mixtures_pads_to_the_final_sizes(rectangles):
-    plan = plan_epoch(sizes_of(rectangles), RTMDET, seed=0, epoch=0, global_batch=3)
+    plan = EpochPlan(sizes_of(rectangles), RTMDET, seed=0, epoch=0, global_batch=3).whole()
     for step, rows in enumerate(plan.rows):
         largest = np.array([plan.views.of(int(row)).final_hw for row in rows]).max(axis=0)
         assert (plan.padded_hw[step] >= largest).all()

@@ -178,7 +178,7 @@ def test_real_images_and_boxes_are_those_of_a_literal_pillow_pipeline(coco_root,
         sizes=(320, 480, 640), max_size=800, crop=True, crop_sizes=(400, 500), crop_range=(384, 500)
     )
     stream = TrainStream(shards, augment, StreamConfig(batch_size=4, seed=1))
-    plan, seen, cropped = stream.plan(0), 0, 0
+    plan, seen, cropped = stream.plan(0).whole(), 0, 0
     for step, (batch,) in enumerate(stream.steps(0, stream.steps_per_epoch)):
         for i, (boxes, labels) in enumerate(batch.targets.per_image()):
             view = plan.views.of(int(plan.rows[step, i]))

@@ -100,7 +100,7 @@ def test_evaluation_resizes_as_training_does(shards_folder):
     }
     assert torch.equal(small["pillow"].image_ids, small["opencv"].image_ids)
     assert not torch.equal(small["pillow"].images, small["opencv"].images)
-    views = TrainStream(shards, MIXED, StreamConfig(batch_size=4, seed=0)).plan(0).views
+    views = TrainStream(shards, MIXED, StreamConfig(batch_size=4, seed=0)).plan(0).whole().views
     assert views.of(0).resize == "opencv"
 
 

@@ -250,10 +250,11 @@ def test_a_cache_smaller_than_a_plans_window_is_reported_once_with_the_size_need
 ):
     """Held against a walk through the plan by hand, in windows of two announcements of one step each."""
     monkeypatch.setattr("qdet.data.loading.planned_stream.ANNOUNCED", 1)
+    monkeypatch.setattr("qdet.data.loading.planned_stream.SURVEYED", 99)  # the whole epoch
     server = serve(shards_folder)
     whole = ShardSet.open(server.url, access)
     small = AugmentConfig(sizes=(32,), max_size=64)
-    plan = TrainStream(whole, small, StreamConfig(batch_size=4, seed=1)).plan(0)
+    plan = TrainStream(whole, small, StreamConfig(batch_size=4, seed=1)).plan(0).whole()
     sizes = [shard["filesize"] for shard in whole.manifest["shardlist"]]
     needed = 0
     for begin in range(0, len(plan.rows), 2):

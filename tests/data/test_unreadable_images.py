@@ -10,7 +10,7 @@ from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream, TrainStream
 from qdet.data.loading.stream_config import StreamConfig
-from qdet.data.plan.ledger import Ledger
+from qdet.data.plan.ledger import Ledger, account
 from qdet.data.shards.locate import Access
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
@@ -78,8 +78,8 @@ def test_substitutes_are_the_same_on_any_number_of_ranks_and_readers(damaged, ho
 def test_substitutes_come_from_the_same_global_batch_and_the_ledger_balances(damaged):
     order, steps = _epoch(damaged, world=2)
     bad = {int(damaged.index.image_id[row]) for row in (3, 11, 17)}
-    ledger = Ledger(damaged.index.image_id)
-    plan = order.plan(0)
+    ledger = Ledger(order)
+    plan = order.plan(0).whole()
     for number, step in enumerate(steps):
         planned = damaged.index.image_id[plan.rows[number]]
         received = [i for batch in step for i in batch.image_ids.tolist()]
@@ -88,11 +88,10 @@ def test_substitutes_come_from_the_same_global_batch_and_the_ledger_balances(dam
         assert received == [missing.get(i, i) for i in planned.tolist()]
         assert not bad & set(received)
         assert set(received) <= set(planned.tolist())
-        for batch in step:
-            ledger.record(batch.image_ids.numpy(), [(s.planned_id, s.image_id) for s in batch.substitutes])
-    account = ledger.account(order, order.steps_per_epoch)
-    account.check()
-    assert (account.lost, account.duplicated, set(account.substituted)) == ((), (), bad)
+        ledger.record(np.array(received), [(s.planned_id, s.image_id) for b in step for s in b.substitutes])
+    found = account(ledger.received, order, order.steps_per_epoch)
+    found.check()
+    assert (found.lost, found.duplicated, set(found.substituted)) == ((), (), bad)
 
 
 def test_a_substitute_is_augmented_as_in_its_own_place(damaged):

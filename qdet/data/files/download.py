@@ -57,6 +57,16 @@ def open_sequential(address: str) -> Iterator[Readable]:
             yield file
 
 
+def fetch_file(address: str, to: Path) -> str:
+    """Copy a file of unknown size into the new file `to`, piece by piece; return its sha256."""
+    hashing = hashlib.sha256()
+    with open_sequential(address) as source, to.open("xb") as file:
+        while chunk := source.read(_CHUNK):
+            hashing.update(chunk)
+            _write(file, chunk)
+    return hashing.hexdigest()
+
+
 def download(url: str, to: Path, *, size: int, sha256: str | None) -> None:
     """Write the file at `url` into the existing file `to`, whose length may be the room it has.
 

@@ -4,27 +4,31 @@ Where an iteration stands is one integer, the step.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
 from qdet.data.loading.prefetch import Load
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Candidates
-from qdet.data.plan.epoch import Plan, plan_evaluation
-from qdet.data.plan.order import Order, Step, share, sizes_hw
+from qdet.data.plan.epoch import EpochPlan, plan_evaluation
+from qdet.data.plan.order import Order, Step, places_of
+from qdet.data.plan.reading import IndexedSizes
 from qdet.data.shards.shard_set import ShardSet
 from qdet.types import Batch
 
 ANNOUNCED = 256
 """Batches, at least, whose samples are announced to the shards: half a window of the plan."""
+SURVEYED = 2
+"""How many times the announced steps the size of the cache is compared with."""
 
 
 class TrainStream:
@@ -58,7 +62,7 @@ class TrainStream:
         self.steps_per_epoch = self.order.steps_per_epoch
         """Global steps in an epoch."""
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Every worker's batches of one epoch."""
         return self.order.plan(epoch)
 
@@ -73,9 +77,9 @@ class TrainStream:
     def _say_if_the_cache_is_small(self, first: int) -> None:
         if self.shards.files.cache_capacity is None:
             return
-        plan = self.plan(first // self.steps_per_epoch)
         announced = max(1, 2 * ANNOUNCED // self.accumulation)
-        if warning := warning_of_small_cache(self.shards, plan, announced):
+        steps = islice(self.order.steps(first, first + self.steps_per_epoch), SURVEYED * announced)
+        if warning := warning_of_small_cache(self.shards, steps, announced):
             print(warning, flush=True)
 
     def _loads(self, first: int, last: int) -> Iterator[Load]:
@@ -83,7 +87,7 @@ class TrainStream:
 
     def _parts(self, first: int, last: int) -> Iterator["_Part"]:
         for step in self.order.steps(first, last):
-            mine = share(np.arange(len(step.rows)), rank=self.rank, world_size=self.world_size)
+            mine = places_of(self.rank, self.world_size, len(step.rows))
             for places in np.array_split(mine, self.accumulation):
                 candidates = _candidates(step, places) if self.bad.limit else None
                 yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), candidates)
@@ -97,8 +101,8 @@ class EvalStream:
 
     def __init__(self, shards: ShardSet, augment: AugmentConfig, config: StreamConfig) -> None:
         self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
-        self._read_ahead = config.reader()
-        self.plan = plan_evaluation(sizes_hw(shards.index), augment, batch_size=config.batch_size)
+        self._read_ahead, sizes = config.reader(), IndexedSizes(shards.index)
+        self.plan = plan_evaluation(sizes[np.arange(len(sizes))], augment, batch_size=config.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.plan.rows) // self.world_size)
@@ -128,29 +132,64 @@ class _Part(NamedTuple):
     candidates: Candidates | None = None
 
 
+class _StepViews(Sequence[View]):
+    """The views of a global batch, made when one is asked for; pickled, it becomes a tuple of them."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __len__(self) -> int:
+        return len(self._step.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> View: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[View]: ...
+
+    def __getitem__(self, place: int | slice) -> View | Sequence[View]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        return self._step.plan.views.of(int(self._step.rows[place]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, ([*self],)
+
+
 def _candidates(step: Step, places: Int64[np.ndarray, " b"]) -> Candidates:
-    rows = step.rows.tolist()
-    views = tuple(step.plan.views.of(row) for row in rows)
-    return Candidates(step=step.place, rows=tuple(rows), views=views, places=tuple(places.tolist()))
+    rows = tuple(step.rows.tolist())
+    return Candidates(step=step.place, rows=rows, views=_StepViews(step), places=tuple(places.tolist()))
 
 
 def _loads(shards: ShardSet, parts: Iterator[_Part]) -> Iterator[Load]:
-    """What reads each part; the shards learn in time what will be read, also across the end of an epoch."""
-    now = list(islice(parts, ANNOUNCED))
+    """What reads each part; the shards learn in time what will be read, also across the end of an epoch.
+
+    The first part is handed over alone, before the steps after it are planned.
+    """
+    now = list(islice(parts, 1))
+    _announce(shards, now)
     while now:
+        yield _load(shards, now[0])
         after = list(islice(parts, ANNOUNCED))
-        needed = [part.step.plan.views.needed(part.rows) for part in (*now, *after)]
-        shards.will_read(np.concatenate(needed).tolist())
-        for step, rows, valid, candidates in now:
-            views = [step.plan.views.of(row) for row in rows.tolist()]
-            yield partial(
-                load_batch, shards, rows.tolist(), views, step.padded_hw, valid.tolist(), candidates
-            )
+        _announce(shards, now + after)
+        yield from (_load(shards, part) for part in now[1:])
         now = after
 
 
-def warning_of_small_cache(shards: ShardSet, plan: Plan, steps: int) -> str | None:
-    """Say how large the cache should be, where it holds less than `steps` steps of the plan read from.
+def _announce(shards: ShardSet, parts: Sequence[_Part]) -> None:
+    if parts:
+        needed = [part.step.plan.views.needed(part.rows) for part in parts]
+        shards.will_read(np.concatenate(needed).tolist())
+
+
+def _load(shards: ShardSet, part: _Part) -> Load:
+    rows = part.rows.tolist()
+    views = [part.step.plan.views.of(row) for row in rows]
+    return partial(load_batch, shards, rows, views, part.step.padded_hw, part.valid.tolist(), part.candidates)
+
+
+def warning_of_small_cache(shards: ShardSet, planned: Iterator[Step], steps: int) -> str | None:
+    """Say how large the cache should be, where it holds less than any `steps` of the planned ones read from.
 
     All workers are counted, for those of a machine share its cache. None where it is large enough, or where
     shards need none.
@@ -159,10 +198,9 @@ def warning_of_small_cache(shards: ShardSet, plan: Plan, steps: int) -> str | No
     if limit is None:
         return None
     sizes = np.array([shard["filesize"] for shard in shards.manifest["shardlist"]], dtype=np.int64)
-    needed = max(
-        int(sizes[np.unique(shards.index.shard[plan.rows[begin : begin + steps]])].sum())
-        for begin in range(0, len(plan.rows), steps)
-    )
+    needed = 0
+    while rows := [step.rows for step in islice(planned, steps)]:
+        needed = max(needed, int(sizes[np.unique(shards.index.shard[np.concatenate(rows)])].sum()))
     if needed <= limit:
         return None
     enough = math.ceil(needed / 1e8) / 10

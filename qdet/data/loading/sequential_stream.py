@@ -26,6 +26,7 @@ from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Candidates
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.plan.order import share
+from qdet.data.plan.random_rows import philox
 from qdet.data.plan.views import draw_views
 from qdet.data.shards.manifest import Listed
 from qdet.data.shards.report import Report, describe_report
@@ -175,9 +176,7 @@ class SequentialStream:
         shards = self.dataset.shards
         stride = math.ceil(self.world_size / len(shards))
         parts = [_Part(shard, k, stride) for shard in shards for k in range(stride)]
-        # Of another stream than plans and views: the same key, another counter.
-        bits = np.random.Philox(key=np.array([self.seed % 2**64, first], np.uint64), counter=[0, 0, 0, 4])
-        chance = np.random.Generator(bits)
+        chance = np.random.Generator(philox(self.seed, first, stream=4))
         dealt = (parts[place] for _ in itertools.count() for place in chance.permutation(len(parts)).tolist())
         return itertools.islice(dealt, self.rank, None, self.world_size)
 

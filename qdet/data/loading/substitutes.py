@@ -26,7 +26,7 @@ class Candidates:
     step: int
     """Number of the global step in its epoch."""
     rows: tuple[int, ...]
-    views: tuple[View, ...]
+    views: Sequence[View]
     places: tuple[int, ...]
     """Places in the global batch of the samples that are read here."""
 

@@ -1,19 +1,23 @@
 """Which samples form which batch: a pure function of dataset, seed, epoch and global batch size.
 
-Nothing here knows of workers, or of how the dataset is cut into shards. Every worker computes the whole plan,
-in a fraction of a second for COCO, and reads its slice of each global batch; so a run can resume at any
-step, with any number of workers.
+Nothing here knows of workers, or of how the dataset is cut into shards. Every worker computes, window by
+window, the batches that it is about to read, and reads its slice of each; so a run can resume at any step,
+with any number of workers. What a window costs depends on its own size, hardly on that of the dataset.
 
-    n samples   S steps of an epoch   G images of a global batch
+    n samples   S steps of an epoch   G images of a global batch   s steps of a window
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt16
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.plan.batch_by_shape import batch_by_shape
+from qdet.data.plan.random_rows import philox
+from qdet.data.plan.reading import Reading, SizesByRow
+from qdet.data.plan.shuffle import Shuffle
 from qdet.data.plan.views import Views, draw_views, evaluation_views
 from qdet.errors import ConfigError
 
@@ -24,27 +28,21 @@ PLAN_VERSION = 1
 """Version of everything here and in `qdet.data.plan.views` that decides which images a step holds and how
 each is seen. A run can only be resumed by the version that it began with."""
 
-BLOCK = 2048
-"""Neighbouring samples of the index, hence of few shards, that are shuffled as one."""
-BLOCKS = 8
-"""Blocks whose samples are mixed with each other; so much of a dataset is read from at a time."""
 WINDOW = 512
 """Global batches, at most, among which samples of like size are brought together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches of one pass over a dataset."""
+    """Consecutive batches of one pass over a dataset: all of them, or those of a window."""
 
     rows: Int64[np.ndarray, "S G"]
     """Samples by their row in the index."""
     padded_hw: Int64[np.ndarray, "S 2"]
     """Height and width that all images of a batch are padded to."""
     views: Views
-    dropped: Int64[np.ndarray, " d"]
-    """Samples that filled no batch and are left out of this epoch."""
-    wrapped: Int64[np.ndarray, " w"]
-    """Samples that are read once more to fill the last batch."""
+    first: int = 0
+    """Which step of its pass the first batch is."""
 
 
 def steps_per_epoch(samples: int, global_batch: int, tail: Tail = "drop") -> int:
@@ -61,17 +59,8 @@ def steps_per_epoch(samples: int, global_batch: int, tail: Tail = "drop") -> int
     return samples // global_batch
 
 
-def plan_epoch(
-    sizes_hw: Int64[np.ndarray, "n 2"],
-    augment: AugmentConfig,
-    *,
-    seed: int,
-    epoch: int,
-    global_batch: int,
-    tail: Tail = "drop",
-    by_size: bool = True,
-) -> Plan:
-    """Plan one training epoch: every sample once, but for those at its end that fill no batch.
+class EpochPlan:
+    """One training epoch: every sample once, but for those at its end that fill no batch.
 
     Blocks of samples are shuffled and taken in groups whose samples are mixed. Then, where batches are made
     `by_size`, samples are sorted by final shape and size in windows of up to 512 batches, cut into batches,
@@ -80,24 +69,107 @@ def plan_epoch(
 
     Where `tail` wraps, the first samples of the epoch come again in its last window, seen as before, and
     never twice in one batch unless the dataset is smaller than that.
+
+    Args:
+        sizes_hw: Height and width of every image file.
+        augment: How images are augmented.
+        seed: Of the run.
+        epoch: From 0.
+        global_batch: Images of a step.
+        tail: What becomes of samples that fill no batch.
+        by_size: Whether a batch holds images of like size.
+
+    Raises:
+        ConfigError: There is no step in it.
     """
-    # Another counter than those of draw_views: the same key, an independent stream.
-    bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64), counter=[0, 0, 0, 1])
-    chance = np.random.Generator(bits)
-    n, steps = len(sizes_hw), steps_per_epoch(len(sizes_hw), global_batch, tail)
-    order = _shuffle_blocks(n, chance)
-    views = draw_views(sizes_hw, augment, seed=seed, epoch=epoch, order=order)
-    rows = np.resize(order, (steps, global_batch))  # repeats from its start where that is longer
-    if by_size:
-        windows = np.array_split(rows, -(-steps // WINDOW))
-        rows = np.concatenate([_batch_by_shape(window, views.final_hw, chance) for window in windows])
-    return Plan(
-        rows=rows,
-        padded_hw=_pad_to(views.final_hw[rows], augment.pad_multiple),
-        views=views,
-        dropped=order[rows.size :],
-        wrapped=np.resize(order, max(rows.size, n))[n:],
-    )
+
+    def __init__(
+        self,
+        sizes_hw: SizesByRow,
+        augment: AugmentConfig,
+        *,
+        seed: int,
+        epoch: int,
+        global_batch: int,
+        tail: Tail = "drop",
+        by_size: bool = True,
+    ) -> None:
+        self.sizes_hw, self.augment, self.seed, self.epoch = sizes_hw, augment, seed, epoch
+        self.samples, self.global_batch = len(sizes_hw), global_batch
+        self.steps = steps_per_epoch(self.samples, global_batch, tail)
+        """Batches of the epoch."""
+        self.windows = -(-self.steps // WINDOW)
+        """Stretches of it that are planned one by one."""
+        self._order = Shuffle(self.samples, philox(seed, epoch, stream=1))
+        self._shuffled = self._shuffle_windows() if by_size else None
+
+    def span(self, window: int) -> range:
+        """Return the steps of a window; the first ones are a step longer where they cannot be equal."""
+        length, longer = divmod(self.steps, self.windows)
+        start = window * length + min(window, longer)
+        return range(start, start + length + (window < longer))
+
+    def window_of(self, step: int) -> int:
+        """Return the window that a step is in."""
+        length, longer = divmod(self.steps, self.windows)
+        within = longer * (length + 1)  # steps of the longer windows
+        return step // (length + 1) if step < within else longer + (step - within) // length
+
+    def window(self, number: int) -> Plan:
+        """Plan the batches of one window."""
+        span = self.span(number)
+        views, places = self._views(self._positions(span))
+        return self._batch(span, places, views)
+
+    def whole(self) -> Plan:
+        """Plan all batches at once, with the views of all samples, also of those left out."""
+        views, order = self._views(np.arange(self.samples))
+        spans = map(self.span, range(self.windows))
+        plans = [self._batch(span, order[self._positions(span)], views) for span in spans]
+        rows, padded_hw = (
+            np.concatenate([getattr(p, name) for p in plans]) for name in ("rows", "padded_hw")
+        )
+        return Plan(rows, padded_hw, views)
+
+    @property
+    def dropped(self) -> Int64[np.ndarray, " d"]:
+        """Samples that filled no batch and are left out of this epoch."""
+        return self._order.at(np.arange(min(self.steps * self.global_batch, self.samples), self.samples))
+
+    @property
+    def wrapped(self) -> Int64[np.ndarray, " w"]:
+        """Samples that are read once more to fill the last batch."""
+        again = max(0, self.steps * self.global_batch - self.samples)
+        return self._order.at(np.arange(again) % self.samples)
+
+    def _positions(self, steps: range) -> Int64[np.ndarray, " m"]:
+        """Positions in the order of what fills some steps before batches are made; it wraps at its end."""
+        return np.arange(steps.start * self.global_batch, steps.stop * self.global_batch) % self.samples
+
+    def _views(self, positions: Int64[np.ndarray, " m"]) -> tuple[Views, Int64[np.ndarray, " m"]]:
+        """Draw the views of the rows at some positions, of each row once; return where each row's is."""
+        rows, first, places = np.unique(self._order.at(positions), return_index=True, return_inverse=True)
+        reading = Reading(positions[first], self._order.at)
+        views = draw_views(
+            self.sizes_hw, self.augment, seed=self.seed, epoch=self.epoch, rows=rows, reading=reading
+        )
+        return views, places
+
+    def _batch(self, span: range, places: Int64[np.ndarray, " m"], views: Views) -> Plan:
+        """Make batches of what fills a window, given by its places in `views`."""
+        batches = places.reshape(len(span), self.global_batch)
+        if self._shuffled is not None:
+            alike = batch_by_shape(batches, views.final_hw[places])
+            batches = alike[self._shuffled[span.start : span.stop]]
+        padded_hw = _pad_to(views.final_hw[batches], self.augment.pad_multiple)
+        return Plan(views.rows_in(batches), padded_hw, views.compact(), first=span.start)
+
+    def _shuffle_windows(self) -> UInt16[np.ndarray, " S"]:
+        """Draw in which order the batches of every window come, window after window."""
+        chance, shuffled = self._order.after(), np.empty(self.steps, dtype=np.uint16)
+        for span in map(self.span, range(self.windows)):
+            shuffled[span.start : span.stop] = chance.permutation(len(span))
+        return shuffled
 
 
 def plan_evaluation(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, *, batch_size: int) -> Plan:
@@ -111,57 +183,7 @@ def plan_evaluation(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, 
     fill = -len(order) % batch_size
     repeated = np.repeat(order[len(order) - len(order) % batch_size :][:1], fill)
     rows = np.concatenate([order, repeated]).reshape(-1, batch_size)
-    return Plan(
-        rows=rows,
-        padded_hw=_pad_to(views.final_hw[rows], augment.pad_multiple),
-        views=views,
-        dropped=order[:0],
-        wrapped=repeated,
-    )
-
-
-def _shuffle_blocks(samples: int, chance: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """All rows, shuffled within groups of shuffled blocks."""
-    block = np.arange(samples) // BLOCK
-    group = chance.permutation(block[-1] + 1)[block] // BLOCKS
-    return np.lexsort((chance.random(samples), group))
-
-
-def _batch_by_shape(
-    window: Int64[np.ndarray, "s G"], final_hw: Int64[np.ndarray, "n 2"], chance: np.random.Generator
-) -> Int64[np.ndarray, "s G"]:
-    """Cut the samples of a window into batches of like shape, in random order.
-
-    Strips of like aspect are walked by area in alternating direction, so that neighbours are alike.
-    """
-    rows = window.ravel()
-    h, w = final_hw[rows].T
-    strips = max(1, round(np.sqrt(len(window))))  # as many strips as batches in a strip
-    strip = np.empty(len(rows), dtype=np.int64)
-    strip[np.argsort(w / h, kind="stable")] = np.arange(len(rows)) * strips // len(rows)
-    area = np.where(strip % 2, -(h * w), h * w)
-    alike = _separate_duplicates(rows[np.lexsort((area, strip))].reshape(window.shape))
-    return alike[chance.permutation(len(alike))]
-
-
-def _separate_duplicates(batches: Int64[np.ndarray, "s G"]) -> Int64[np.ndarray, "s G"]:
-    """Send one of two equal rows in a batch to the next batch, for a row that is not in this one.
-
-    The next batch always has such a row as long as no row comes more than twice: if each of its rows had its
-    other copy in this batch, there would be no room left here for two equal ones.
-    """
-    if len(batches) == 1:
-        return batches
-    batches = batches.copy()
-    ordered = np.sort(batches, axis=1)
-    for here in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
-        there = here + 1 if here + 1 < len(batches) else here - 1
-        first = np.unique(batches[here], return_index=True)[1]
-        for slot in np.setdiff1d(np.arange(batches.shape[1]), first):
-            strange = np.flatnonzero(~np.isin(batches[there], batches[here]))
-            other = strange[0 if there > here else -1]
-            batches[here, slot], batches[there, other] = batches[there, other], batches[here, slot]
-    return batches
+    return Plan(rows, _pad_to(views.final_hw[rows], augment.pad_multiple), views)
 
 
 def _pad_to(final_hw: Int64[np.ndarray, "S G 2"], multiple: int) -> Int64[np.ndarray, "S 2"]:

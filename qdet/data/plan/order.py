@@ -4,15 +4,24 @@ Training (`qdet.data.loading.planned_stream`) and `qdet order`, which prints wha
 ask the same two things: the planned steps, and a worker's share of a step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan.epoch import Plan, Tail, plan_epoch, steps_per_epoch
+from qdet.data.plan.epoch import EpochPlan, Plan, Tail, steps_per_epoch
+from qdet.data.plan.reading import IndexedSizes
+from qdet.data.plan.recent import Recent
 from qdet.data.shards.index import Index
+
+T = TypeVar("T")
+KEPT = 4
+"""Windows that are kept: the one that is trained on, those that are read ahead and the one after them."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +29,25 @@ class Step:
     """One global step: a line of the plan of its epoch."""
 
     plan: Plan
+    """A stretch of the epoch that this step is in."""
     place: int
     """Which of its epoch's steps this is, from 0."""
 
     @property
     def rows(self) -> Int64[np.ndarray, " G"]:
         """Samples of the global batch."""
-        return self.plan.rows[self.place]
+        return self.plan.rows[self.place - self.plan.first]
 
     @property
     def padded_hw(self) -> tuple[int, int]:
         """Height and width that its images are padded to."""
-        h, w = self.plan.padded_hw[self.place]
+        h, w = self.plan.padded_hw[self.place - self.plan.first]
         return int(h), int(w)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The planned steps of a run, computed where they are asked for: it has no state."""
+    """The planned steps of a run, computed where they are asked for; the last windows are kept."""
 
     index: Index
     augment: AugmentConfig
@@ -53,10 +63,41 @@ class Order:
         """Global steps in an epoch; ConfigError if there is none."""
         return steps_per_epoch(len(self.index), self.batch_size, self.tail)
 
-    def plan(self, epoch: int) -> Plan:
-        """All batches of one epoch."""
-        return plan_epoch(
-            sizes_hw(self.index),
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of one epoch, whose windows are not computed yet."""
+        return self._epochs.get(epoch, lambda: self._plan(epoch))
+
+    def step(self, number: int) -> Step:
+        """One global step, counted over all epochs."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        return Step(self._window(epoch, self.plan(epoch).window_of(place)), place)
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """Yield the global steps from `first` to `last` - 1, counted over all epochs.
+
+        A thread computes each window while the steps of the one before it are being used.
+        """
+        each = self.steps_per_epoch
+        for epoch, plan in _one_ahead(self._windows(first, last)):
+            start = epoch * each + plan.first
+            for step in range(max(first, start), min(last, start + len(plan.rows))):
+                yield Step(plan, step - epoch * each)
+
+    def _windows(self, first: int, last: int) -> Iterator[Callable[[], tuple[int, Plan]]]:
+        """Yield what returns the windows of some steps, each with its epoch."""
+        while first < last:
+            epoch, place = divmod(first, self.steps_per_epoch)
+            plan = self.plan(epoch)
+            window = plan.window_of(place)
+            yield partial(lambda epoch, window: (epoch, self._window(epoch, window)), epoch, window)
+            first += plan.span(window).stop - place
+
+    def _window(self, epoch: int, number: int) -> Plan:
+        return self._kept.get((epoch, number), lambda: self.plan(epoch).window(number))
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return EpochPlan(
+            IndexedSizes(self.index),
             self.augment,
             seed=self.seed,
             epoch=epoch,
@@ -65,20 +106,33 @@ class Order:
             by_size=self.by_size,
         )
 
-    def steps(self, first: int, last: int) -> Iterator[Step]:
-        """Yield the global steps from `first` to `last` - 1, counted over all epochs."""
-        each = self.steps_per_epoch
-        for epoch in range(first // each, -(-last // each)):
-            plan = self.plan(epoch)
-            for place in range(max(first - epoch * each, 0), min(last - epoch * each, each)):
-                yield Step(plan, place)
+    @cached_property
+    def _epochs(self) -> Recent[int, EpochPlan]:
+        return Recent(2)
+
+    @cached_property
+    def _kept(self) -> Recent[tuple[int, int], Plan]:
+        return Recent(KEPT)
 
 
 def share(rows: Shaped[np.ndarray, " G"], *, rank: int, world_size: int) -> Shaped[np.ndarray, " b"]:
     """What one of `world_size` workers reads of a global batch: their shares differ by one image at most."""
-    return rows[rank * len(rows) // world_size : (rank + 1) * len(rows) // world_size]
+    places = places_of(rank, world_size, len(rows))
+    return rows[places.start : places.stop]
 
 
-def sizes_hw(index: Index) -> Int64[np.ndarray, "n 2"]:
-    """Height and width of every image file."""
-    return np.stack([index.height, index.width], axis=1).astype(np.int64)
+def places_of(rank: int, world_size: int, batch_size: int) -> range:
+    """Return the places of a global batch that one of `world_size` workers reads."""
+    return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+
+def _one_ahead(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Yield what each task returns, while a thread already does the one after it."""
+    with ThreadPoolExecutor(1, thread_name_prefix="qdet-plan") as thread:
+        running: Future[T] | None = None
+        for task in tasks:
+            done, running = running, thread.submit(task)
+            if done is not None:
+                yield done.result()
+        if running is not None:
+            yield running.result()

@@ -1,6 +1,6 @@
 """How each image is seen in an epoch: its size after resizing, the window cut out of it, its final size.
 
-Everything random about an image is drawn here, in one call for the whole dataset, from generators keyed by
+Everything random about an image is drawn here, for many images at once, from generators keyed by
 (seed, epoch) whose row is the sample. So an image looks the same on every worker, and its final size is
 known before it is read: batches of like sizes can be planned.
 
@@ -10,83 +10,108 @@ known before it is read: batches of like sizes can be planned.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Integer
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.image import photometric
 from qdet.data.image.resize import HW, Resize
 from qdet.data.image.view import View
-from qdet.data.plan.mixtures import Mixtures, draw_mixtures
+from qdet.data.plan.mixtures import NUMBERS, Mixtures, draw_mixtures
+from qdet.data.plan.random_rows import RandomRows, philox
+from qdet.data.plan.reading import Reading, SizesByRow
 
 
 @dataclass(frozen=True)
 class Views:
     """The views of n images, in columns."""
 
-    resized_hw: Int64[np.ndarray, "n 2"]
-    window_tlhw: Int64[np.ndarray, "n 4"]
+    resized_hw: Integer[np.ndarray, "n 2"]
+    window_tlhw: Integer[np.ndarray, "n 4"]
     cropped: Bool[np.ndarray, " n"]
-    final_hw: Int64[np.ndarray, "n 2"]
+    final_hw: Integer[np.ndarray, "n 2"]
     flip: Bool[np.ndarray, " n"]
     resize: Resize = "pillow"
     mixtures: Mixtures | None = None
     """Which other images are in an image; None where none ever is."""
     distortion: Float64[np.ndarray, "n chances"] | None = None
     """What distortions of colours are made of; None without."""
+    rows: Int64[np.ndarray, " n"] | None = None
+    """Rows of the images, in order; None where these are all of a dataset."""
 
     def of(self, row: int) -> View:
         """The view of one image."""
-        window = tuple(int(v) for v in self.window_tlhw[row]) if self.cropped[row] else None
-        final_hw = _pair(self.final_hw[row])
+        at = int(self._places(np.array([row]))[0])
+        window = tuple(int(v) for v in self.window_tlhw[at]) if self.cropped[at] else None
+        final_hw = _pair(self.final_hw[at])
         mixtures = self.mixtures
         return View(
-            resized_hw=_pair(self.resized_hw[row]),
+            resized_hw=_pair(self.resized_hw[at]),
             window_tlhw=window,  # type: ignore[arg-type]
             final_hw=final_hw,
-            flip=bool(self.flip[row]),
+            flip=bool(self.flip[at]),
             resize=self.resize,
-            mosaic=mixtures.mosaic_of(row) if mixtures else None,
-            mixup=mixtures.mixup_of(row, final_hw) if mixtures else None,
-            distortion=photometric.drawn(self.distortion[row]) if self.distortion is not None else None,
+            mosaic=mixtures.mosaic_of(at, row) if mixtures else None,
+            mixup=mixtures.mixup_of(at, final_hw) if mixtures else None,
+            distortion=photometric.drawn(self.distortion[at]) if self.distortion is not None else None,
         )
+
+    def rows_in(self, places: Int64[np.ndarray, "*any"]) -> Int64[np.ndarray, "*any"]:
+        """Rows of the images in some places."""
+        return places if self.rows is None else self.rows[places]
+
+    def compact(self) -> "Views":
+        """The same in half the memory."""
+        columns = {name: getattr(self, name) for name in ("resized_hw", "window_tlhw", "final_hw")}
+        return replace(self, **{name: column.astype(np.int32) for name, column in columns.items()})
 
     def needed(self, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " m"]:
         """`rows` and, after each, the samples that are part of its image."""
-        return rows if self.mixtures is None else self.mixtures.needed(rows)
+        return rows if self.mixtures is None else self.mixtures.needed(self._places(rows), rows)
+
+    def _places(self, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        """Places of some rows in the columns."""
+        return rows if self.rows is None else np.searchsorted(self.rows, rows)
 
 
 def draw_views(
-    sizes_hw: Int64[np.ndarray, "n 2"],
+    sizes_hw: SizesByRow,
     augment: AugmentConfig,
     *,
     seed: int,
     epoch: int,
-    order: Int64[np.ndarray, " n"] | None = None,
+    rows: Int64[np.ndarray, " m"] | None = None,
+    reading: Reading | None = None,
 ) -> Views:
     """Draw the training views of one epoch (see `qdet.data.augment` for the distribution).
 
-    `order` is about the order in which images are read: what is mixed into an image comes from its vicinity.
-    By default that is the order of the rows.
+    Args:
+        sizes_hw: Heights and widths of all image files.
+        augment: The distribution.
+        seed: Of the run.
+        epoch: From 0.
+        rows: Those to draw, in order; by default all.
+        reading: When images are read; by default in the order of their rows.
     """
-    mixtures = None
+    drawn = np.arange(len(sizes_hw)) if rows is None else rows
+    files_hw, mixtures = sizes_hw[drawn], None
     if augment.mosaic or augment.mixup:
-        order = np.arange(len(sizes_hw)) if order is None else order
-        chance = _generator(seed, epoch, stream=2)
-        mixtures = draw_mixtures(sizes_hw, augment, chance, order=order)
-        sizes_hw = mixtures.sources_hw
-    chance = _generator(seed, epoch, stream=0).random((len(sizes_hw), 8)).T
+        reading = reading or Reading(drawn, lambda positions: positions)
+        chance = _chance(drawn, seed, epoch, stream=2, each=NUMBERS)
+        mixtures = draw_mixtures(sizes_hw, files_hw, augment, chance, reading)
+        files_hw = mixtures.sources_hw
+    chance = _chance(drawn, seed, epoch, stream=0, each=8).T
     distortion = None
     if augment.photometric:
-        distortion = _generator(seed, epoch, stream=3).random((len(sizes_hw), photometric.CHANCES))
+        distortion = _chance(drawn, seed, epoch, stream=3, each=photometric.CHANCES)
     draw = _draw_multi_scale if augment.scale_jitter is None else _draw_jittered
-    geometry = draw(sizes_hw, augment, chance)
-    return replace(geometry, resize=augment.resize, mixtures=mixtures, distortion=distortion)
+    geometry = draw(files_hw, augment, chance)
+    return replace(geometry, resize=augment.resize, mixtures=mixtures, distortion=distortion, rows=rows)
 
 
-def _generator(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
-    """One of the independent streams of an epoch: the same key, another counter. The plan has stream 1."""
-    key = np.array([seed % 2**64, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+def _chance(
+    rows: Int64[np.ndarray, " m"], seed: int, epoch: int, *, stream: int, each: int
+) -> Float64[np.ndarray, "m each"]:
+    return RandomRows(philox(seed, epoch, stream=stream).state, each).at(rows)
 
 
 def _draw_multi_scale(
@@ -177,5 +202,5 @@ def _draw(
     return (low + np.floor(chance * (np.asarray(high) - low + 1))).astype(np.int64)
 
 
-def _pair(hw: Int64[np.ndarray, " 2"]) -> HW:
+def _pair(hw: Integer[np.ndarray, " 2"]) -> HW:
     return int(hw[0]), int(hw[1])

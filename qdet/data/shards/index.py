@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt16, UInt32
+from jaxtyping import Int64, Shaped, UInt, UInt16, UInt32
 
 from qdet.errors import DataError
 
@@ -30,6 +30,8 @@ COLUMNS = {
     "image_id": np.int64,
     "boxes": np.uint32,
 }
+WIDE: dict[str, Any] = {"shard": np.uint32}
+"""Columns that are wider where a dataset needs it: more than 65,536 shards."""
 _LOCAL_HEADER = 30
 """Bytes of the header of a zip file's member, without name and extra field."""
 _NAME_LENGTHS = 26
@@ -40,7 +42,7 @@ _NAME_LENGTHS = 26
 class Index:
     """Columns of equal length n; row r describes the sample at position r of the shards laid end to end."""
 
-    shard: UInt16[np.ndarray, " n"]
+    shard: UInt[np.ndarray, " n"]
     """Which shard holds the sample."""
     image_offset: Int64[np.ndarray, " n"]
     """First byte of the image in its shard."""
@@ -74,10 +76,12 @@ def index_from_rows(rows: Sequence[Mapping[str, Any]]) -> Index:
     """Put one dictionary per sample into columns; DataError for a number that a column cannot hold."""
     columns: dict[str, np.ndarray] = {}
     for name, kind in COLUMNS.items():
+        largest = max((row[name] for row in rows), default=0)
+        if largest > np.iinfo(kind).max:
+            kind = WIDE.get(name, kind)
         try:
             columns[name] = np.array([row[name] for row in rows], dtype=kind)
         except OverflowError as error:
-            largest = max(row[name] for row in rows)
             raise DataError(
                 f"a sample has {name} {largest}, an index holds up to {np.iinfo(kind).max}; "
                 "make larger shards or smaller images"
@@ -100,7 +104,11 @@ def index_from_file(file: Path) -> Index:
         loaded = {name: columns[name] for name in (*COLUMNS, *({"key"} & columns.keys()))}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} is no index of shards ({error}); convert the dataset again") from error
-    wrong = [name for name, kind in COLUMNS.items() if loaded[name].dtype != kind or loaded[name].ndim != 1]
+    wrong = [
+        name
+        for name, kind in COLUMNS.items()
+        if loaded[name].dtype not in (kind, WIDE.get(name, kind)) or loaded[name].ndim != 1
+    ]
     if wrong or len({len(column) for column in loaded.values()}) != 1:
         raise DataError(
             f"{file} has columns of different lengths or of wrong kinds ({', '.join(wrong) or 'lengths'}); "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdet.data.files.download import read_bytes, size_of
+from qdet.data.files.download import fetch_file, size_of
 from qdet.data.shards.index_third_party import check_bad, identity, scan_set
 from qdet.data.shards.locate import Access, DatasetInfo
 from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
@@ -56,11 +56,10 @@ def _copy(url: str, manifest: Mapping[str, Any], data: bytes, access: Access) ->
     """Copy manifest and index of a dataset behind a URL, once per version of it."""
     version = hashlib.sha256(url.encode() + b"\n" + data).hexdigest()[:32]
 
-    def fetch() -> dict[str, bytes]:
-        index = read_bytes(join(url, INDEX))
-        if hashlib.sha256(index).hexdigest() != manifest["index_sha256"]:
+    def fetch(folder: Path) -> None:
+        if fetch_file(join(url, INDEX), folder / INDEX) != manifest["index_sha256"]:
             raise DataError(f"{join(url, INDEX)} does not belong to {join(url, NAME)}; upload both again")
-        return {INDEX: index, NAME: data}
+        (folder / NAME).write_bytes(data)
 
     folder = _make_once(access.folder / "indexes", version, fetch)
     return IndexLocation(folder, manifest, url, f"delete {folder}; it is fetched again")
@@ -73,14 +72,16 @@ def _scan(info: DatasetInfo, access: Access) -> IndexLocation:
     files = access.files([{"url": name, "filesize": size} for name, size, _ in shards], "")
     name = identity(shards, access.categories)
 
-    def scan() -> dict[str, bytes]:
-        return scan_set(
+    def scan(folder: Path) -> None:
+        found = scan_set(
             files,
             categories=access.categories,
             name=info.address,
             max_pixels=access.max_pixels,
             max_bad=access.max_bad,
         )
+        for file, content in found.items():
+            (folder / file).write_bytes(content)
 
     cache = access.folder / "indexes"
     if is_url(names[0]):
@@ -111,8 +112,8 @@ def _sizes(names: Sequence[str]) -> list[tuple[str, int, int]]:
         return list(pool.map(ask, names))
 
 
-def _make_once(parent: Path, name: str, make: Callable[[], Mapping[str, bytes]]) -> Path:
-    """Folder `name` in `parent` with the files that `make` returns, made by one process alone."""
+def _make_once(parent: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """Folder `name` in `parent` with the files that `make` writes into it, made by one process alone."""
     folder = parent / name
     if folder.is_dir():
         return folder
@@ -122,8 +123,7 @@ def _make_once(parent: Path, name: str, make: Callable[[], Mapping[str, bytes]])
             with tempfile.TemporaryDirectory(dir=parent) as temporary:
                 whole = Path(temporary) / name
                 whole.mkdir()
-                for file, content in make().items():
-                    (whole / file).write_bytes(content)
+                make(whole)
                 shutil.move(whole, folder)
     return folder
 

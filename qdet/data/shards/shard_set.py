@@ -29,6 +29,11 @@ from qdet.data.shards.locate import Access, DatasetInfo, locate
 from qdet.data.shards.manifest import INDEX, NAME, objects_in
 from qdet.errors import DataError
 
+_TOGETHER = 4096
+"""Samples whose boxes are counted together."""
+_PIECE = 2**22
+"""Samples of an index that are looked through at once."""
+
 
 @dataclass(frozen=True)
 class ShardSet:
@@ -125,7 +130,7 @@ class ShardSet:
                 image_id=image_id,
                 key=self.key_of(row),
                 size_hw=size_hw,
-                first_id=int(self._boxes_before[row]) + 1,
+                first_id=self._boxes_before(row) + 1,
                 ids=self._category_ids,
             )
         sample = json.loads(data)
@@ -170,9 +175,16 @@ class ShardSet:
             )
         return data
 
+    def _boxes_before(self, row: int) -> int:
+        """Annotated boxes of all samples before `row`."""
+        part, boxes = row // _TOGETHER, self.index.boxes
+        return int(self._boxes_before_parts[part]) + int(boxes[part * _TOGETHER : row].sum(dtype=np.int64))
+
     @cached_property
-    def _boxes_before(self) -> np.ndarray:
-        return np.cumsum(self.index.boxes, dtype=np.int64) - self.index.boxes
+    def _boxes_before_parts(self) -> np.ndarray:
+        starts = np.arange(0, len(self), _TOGETHER)
+        sums = np.add.reduceat(self.index.boxes, starts, dtype=np.int64)
+        return np.cumsum(sums) - sums
 
     @cached_property
     def _category_ids(self) -> dict[str, int]:
@@ -197,16 +209,26 @@ def _read_index(located: IndexLocation) -> Index:
     """Read the index; DataError where it is damaged or not the manifest's."""
     file, manifest = located.folder / INDEX, located.folder / NAME
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as content:  # by pieces: an index can be larger than memory
+            found = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}; {located.remedy}") from error
     if found != located.manifest["index_sha256"]:
         raise DataError(f"{file} does not belong to {manifest}; {located.remedy}")
     index = index_from_file(file)
     listed = [shard["nsamples"] for shard in located.manifest["shardlist"]]
-    if np.bincount(index.shard, minlength=len(listed)).tolist() != listed:
+    if samples_by_shard(index, len(listed)) != listed:
         raise DataError(f"{file} and {manifest} do not count the same samples; {located.remedy}")
     return index
+
+
+def samples_by_shard(index: Index, shards: int) -> list[int]:
+    """Count the samples of every shard; more numbers than `shards` where the index names others."""
+    counts = np.zeros(shards, dtype=np.int64)
+    for start in range(0, len(index), _PIECE):
+        piece = np.bincount(index.shard[start : start + _PIECE], minlength=len(counts))
+        counts = np.pad(counts, (0, len(piece) - len(counts))) + piece
+    return counts.tolist()
 
 
 def _check_size(shard: Path, size: int) -> None:

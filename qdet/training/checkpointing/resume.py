@@ -1,5 +1,7 @@
 """Where training starts: from the run's newest intact checkpoint, from given weights, or from scratch."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from qdet.checkpoint import Checkpoint, RunFolder, TrainState, open_folder, verify
@@ -54,9 +56,11 @@ class Start:
             engine.state.load_moments(self.last)
             ema.load(self.last, engine.state)
 
-    def ledgers(self) -> list[Tensor]:
-        """Return the ledgers that the ranks saved in the last checkpoint."""
-        return [] if self.last is None else list(self.last.all("ledger").values())
+    def ledgers(self) -> Iterator[Tensor]:
+        """Read, one by one, the ledgers that the ranks saved in the last checkpoint."""
+        if self.last is not None:
+            for name in self.last.names("ledger"):
+                yield self.last.whole(f"ledger/{name}")
 
     def _find(self, run: RunFolder) -> Checkpoint | None:
         def newest() -> str | None:
