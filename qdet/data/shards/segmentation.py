@@ -69,13 +69,13 @@ def _decompress(text: str | bytes) -> Iterator[int]:
     runs: list[int] = []
     at = 0
     while at < len(data):
-        value, bits, more = 0, 0, True
-        while more:
+        value, bits, group = 0, 0, 32
+        while group & 32:
             group = data[at] - 48
             if not 0 <= group < 64 or bits > 60:
                 raise ValueError(text)
             value |= (group & 31) << bits
-            bits, at, more = bits + 5, at + 1, bool(group & 32)
+            bits, at = bits + 5, at + 1
         if group & 16:
             value -= 1 << bits
         if len(runs) > 2:
