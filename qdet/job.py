@@ -46,7 +46,7 @@ class StoreConfig:
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
     allow_unverified: bool = False
-    """Download starting weights of which no SHA-256 is known; it is then kept for later downloads."""
+    """Download starting weights from a URL of yours of which no SHA-256 is known; it is then kept."""
 
     def __post_init__(self) -> None:
         """Reject names that contradict each other or cannot be a folder."""

@@ -2,7 +2,8 @@
 
 A digest is published with the file (whole, or its first digits in torchvision's names), given by the user,
 or kept from the first download; every later download of that URL must then have it. Where there is none of
-these, nothing is downloaded unless `--store.allow-unverified` takes the file as it comes.
+these, a file that qdet itself names is taken as it comes the first time, and any other only with
+`--store.allow-unverified`. No file is ever unpickled: a wrong one can spoil a training, and do no more.
 
 Files lie in `$QDET_CACHE` (default `~/.cache/qdet`), so that the workers of one machine share a download, and
 appear there only when complete; `FILE.sha256` beside one keeps its digest, in the form of `sha256sum`.
@@ -37,6 +38,8 @@ class Source:
 
     url: str
     sha256: str | None = None
+    ours: bool = False
+    """qdet names this URL, the authors' own: it was not given by a user, whose address may be anybody's."""
 
 
 def download(source: Source, *, allow_unverified: bool = False) -> Path:
@@ -62,7 +65,8 @@ def download(source: Source, *, allow_unverified: bool = False) -> Path:
 
 def require_digest(source: Source, *, allow_unverified: bool) -> None:
     """Raise ConfigError where nothing on this machine could tell whether the file is the right one."""
-    if source.sha256 is None and not allow_unverified and kept_digest(source.url) is None:
+    known = source.sha256 is not None or source.ours or allow_unverified
+    if not known and kept_digest(source.url) is None:
         raise ConfigError(
             f"{source.url} cannot be verified: its publisher gives no SHA-256, and no earlier download on "
             f"this machine left one. Give {FLAG}-sha256 DIGEST, or take the file as it comes with {ALLOW}: "

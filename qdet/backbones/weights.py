@@ -171,4 +171,4 @@ def _source(config: PretrainedConfig) -> Source:
             f"{FLAG} imagenet: there is no such file for a {type(config).__name__} of this size; "
             f"give {FLAG} PATH, or {FLAG} none to start at random"
         )
-    return Source(config.imagenet.url, config.weights_sha256 or config.imagenet.sha256)
+    return Source(config.imagenet.url, config.weights_sha256 or config.imagenet.sha256, ours=True)

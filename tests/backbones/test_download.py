@@ -76,6 +76,25 @@ def test_what_nothing_vouches_for_is_refused_before_the_server_is_asked(served, 
     assert not list(cache.glob("*.pth"))
 
 
+def test_the_flagships_weights_need_no_flag(cache):
+    """Their authors publish no digest: the first download is kept."""
+    swin = SwinConfig(size="s")
+    assert swin.imagenet is not None
+    assert swin.imagenet.sha256 is None
+    check_verifiable(swin, allow_unverified=False)
+
+
+def test_a_file_of_ours_without_a_digest_is_kept_once_and_compared_then(served, cache):
+    folder, address, _ = served
+    serve_backbone(folder)
+    source = Source(f"{address}/w.pth", ours=True)
+    path = download(source)
+    path.unlink()
+    (folder / "w.pth").write_bytes(b"another file")
+    with pytest.raises(CheckpointError, match="its first download had"):
+        download(source)
+
+
 def test_a_first_download_that_is_allowed_prints_and_keeps_its_digest(served, cache, capsys):
     folder, address, asked = served
     state, sha256 = serve_backbone(folder)
