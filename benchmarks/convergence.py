@@ -22,8 +22,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from qdet.backbones import SwinConfig
-from qdet.complexity import count_macs
 from qdet.config import override
+from qdet.detectors.complexity import count_macs
 from qdet.job import Job
 from qdet.tracking import NullTracker
 from qdet.training.loop import train

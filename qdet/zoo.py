@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from qdet.complexity import count_macs, count_parameters
 from qdet.config import override
+from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.job import Job
 from qdet.job_files import JOBS, name_job, shipped
 from qdet.recipes import Published, Recipe, describe_backbone, read, table_name

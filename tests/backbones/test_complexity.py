@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from qdet.complexity import count_macs, count_parameters
+from qdet.detectors.complexity import count_macs, count_parameters
 
 
 def test_products_and_convolutions_are_counted_by_hand():

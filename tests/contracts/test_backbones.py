@@ -15,7 +15,7 @@ from qdet.backbones import (
     ResNeXtDCNConfig,
     load_pretrained,
 )
-from qdet.complexity import count_parameters
+from qdet.detectors.complexity import count_parameters
 
 INSTALLED = [
     config

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from qdet.backbones import ResNetConfig, SwinConfig
-from qdet.complexity import count_parameters
 from qdet.detectors import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.anchor_detr.anchor_points import GridPoints, LearnedPoints
+from qdet.detectors.complexity import count_parameters
 from qdet.errors import ConfigError
 
 SIZES = torch.tensor([[64, 96], [50, 70]])

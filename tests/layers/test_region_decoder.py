@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from qdet.backbones import ResNetConfig
 from qdet.boxes import xyxy_to_cxcywh
-from qdet.complexity import count_parameters
 from qdet.detectors import DynamicDETRConfig, SparseRCNNConfig
+from qdet.detectors.complexity import count_parameters
 from qdet.detectors.detector import clip_to_images
 from qdet.layers.position import sine_embedding
 from qdet.layers.regions.roi_align import Pyramid

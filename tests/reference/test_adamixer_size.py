@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
-from qdet.complexity import count_macs, count_parameters
 from qdet.detectors import AdaMixer, AdaMixerConfig
+from qdet.detectors.complexity import count_macs, count_parameters
 
 MODELS = {
     "adamixer_r50_100q": (AdaMixerConfig(backbone=ResNetConfig(depth=50, norm="eval")), 134_790_904),

@@ -13,7 +13,7 @@ from qdet.backbones.layouts import to_qdet
 from qdet.backbones.resnet import ResNet
 from qdet.backbones.swin.model import Swin
 from qdet.backbones.weights import load_state
-from qdet.complexity import count_macs, count_parameters
+from qdet.detectors.complexity import count_macs, count_parameters
 
 R50, R101 = ResNetConfig(depth=50), ResNetConfig(depth=101)
 

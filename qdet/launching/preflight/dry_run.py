@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from qdet.complexity import count_macs, count_parameters
 from qdet.config import flatten
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.locate import DatasetInfo
+from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.preflight.start import check_start

@@ -9,7 +9,7 @@ import torch
 
 from qdet.checkpoint import RunFolder, open_folder
 from qdet.checkpoint.reading import newest
-from qdet.complexity import count_parameters
+from qdet.detectors.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
 from qdet.launching.runs import record
