@@ -66,7 +66,7 @@ def test_a_cut_or_damaged_file_is_named(kind):
     data = encoded(kind)
     with pytest.raises(DataError, match="picture 7 is no readable"):
         decode(data[: len(data) // 2], name="picture 7")
-    with pytest.raises(DataError, match="picture 7 is no JPEG"):
+    with pytest.raises(DataError, match="picture 7 is a web page"):
         decode(b"<html>not found</html>", name="picture 7")
 
 

@@ -140,7 +140,7 @@ def test_invalid_settings_are_refused_by_flag():
 
 def test_the_command_fetches_parts(server, mirror, tmp_path, capsys):
     main(["--coco", "2017", "--to", str(tmp_path), "--server", server.url, "--parts", "val", "annotations"])
-    assert "val2017.zip: 1 files" in capsys.readouterr().out
+    assert "val2017.zip: 1 file in" in capsys.readouterr().out
     assert (tmp_path / "annotations" / "instances_val2017.json").is_file()
 
 

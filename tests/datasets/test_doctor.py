@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +29,8 @@ PACKING = Packing(processes=1)
 CATEGORIES = Categories(names=("a", "b"), ids=(3, 7))
 
 
-def pack(root: Path, out: Path) -> list[Path]:
-    return [pack_split(split, out / name, PACKING) for name, split in open_dataset(root).splits.items()]
+def pack(root: Path, out: Path, packing: Packing = PACKING) -> list[Path]:
+    return [pack_split(split, out / name, packing) for name, split in open_dataset(root).splits.items()]
 
 
 def found(*folders: Path, **settings) -> dict[str, int]:
@@ -197,7 +198,7 @@ def write_damaged(tmp_path: Path) -> Path:
     for k in range(len(data) // 2, len(data) - 100, 97):
         data[k : k + 2] = b"\xff\xc4"
     (tmp_path / "in" / "train" / "x0.jpg").write_bytes(data)
-    (shards,) = pack(tmp_path / "in", tmp_path / "out")
+    (shards,) = pack(tmp_path / "in", tmp_path / "out", replace(PACKING, decode=False))
     return shards
 
 

@@ -89,13 +89,20 @@ def test_long_titles_are_cut():
     assert title.endswith("…")
 
 
+MEETING = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+
+
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
         ({}, Place(0, 0, None)),
-        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, Place(1, 1, None)),
         (
-            {"RANK": "4", "LOCAL_RANK": "0", "GROUP_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"} | MEETING,
+            Place(1, 1, None),
+        ),
+        (
+            {"RANK": "4", "LOCAL_RANK": "0", "GROUP_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+            | MEETING,
             Place(4, 0, "node1"),
         ),
     ],
