@@ -39,6 +39,8 @@ class StoreConfig:
     """Name of the run, such as a scheduler's job id; by default the job's name and two words."""
     resume: str | None = None
     """Run to resume from its last checkpoint, of whose name a part is enough; `auto`: `run`, if it exists."""
+    take_over: bool = False
+    """Take the run at once from a driver that is writing it, or may have died; one that lives then stops."""
     init_from: str | None = None
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""

@@ -89,9 +89,11 @@ def run_on_ray(
                 open_display(session.run.name) as display,
                 forwarded_to(display),
             ):
+                session.when_lost(requested.set)
                 result = _fit_with_graceful_stop(
                     job, session.run, callbacks, requested, gpu=gpu, display=display
                 )
+            session.check_lease()
             if result["stopped"]:
                 said = describe_stop(session.run.name, result["step"], result["steps"], result["why"])
                 print(said, flush=True)

@@ -45,6 +45,8 @@ class RunRecord:
 
     A run whose machine lost power stays `running` until it is resumed.
     """
+    val_digest: str | None = None
+    """Digest of the validation set that it was last evaluated on; None where that is not known."""
 
     @classmethod
     def new(cls, choice: "Choice", job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
