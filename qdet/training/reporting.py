@@ -15,8 +15,6 @@ T = TypeVar("T")
 NO_AP = "no AP: no ground truth"
 """What an evaluation finds in a validation set without objects."""
 
-from qdet.storage.lease import Fence
-
 
 @dataclass(frozen=True)
 class Run:

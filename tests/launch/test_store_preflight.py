@@ -59,6 +59,13 @@ def test_a_changed_job_is_refused_with_what_may_change(job: Job):
     refuse(job, r"--train\.seed is 7, it was 0", store__resume="auto", store__run="night", train__seed=7)
 
 
+def test_fewer_steps_than_there_are_are_refused(job: Job):
+    refuse(job, r"--train\.steps 1: night has trained 2 steps already", store__resume="night", train__steps=1)
+    check(prepare(override(job, {"store.resume": "night", "train.steps": 2})))
+    epochs = {"store__resume": "night", "train__steps": None, "train__epochs": 1}
+    refuse(job, r"--train\.epochs 1, which is 1 steps", **epochs, data__train=str(job.data.train))
+
+
 def test_other_images_are_refused(job: Job, demo_shards: Path):
     changes = {"data.train": str(demo_shards / "val"), "store.resume": "night"}
     with pytest.raises(ConfigError, match=r"the digest of --data\.train is"):

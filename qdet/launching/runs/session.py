@@ -173,6 +173,12 @@ def _write_record(prepared: Prepared, run_id: str | None) -> None:
         new = record.RunRecord.new(prepared.run, prepared.job, mlflow_run_id=run_id, tracking_uri=uri)
         record.write(prepared.job.store.path, replace(new, val_digest=digest))
     elif digest is not None and digest != known.val_digest:
+        if known.val_digest is not None:
+            print(
+                f"resuming with another validation set, --data.val {mask(prepared.job.data.val)}: val/AP "
+                "before and after cannot be compared, but the best checkpoint and early stopping do",
+                flush=True,
+            )
         record.write(prepared.job.store.path, replace(known, val_digest=digest))
 
 
