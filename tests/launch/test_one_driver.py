@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ class Driver:
     def text(self) -> str:
         return "".join(self.lines)
 
+    def kill(self) -> None:
+        """Kill it, if it is there; a suspended one too."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def wait_for(self, pattern: str, seconds: float = 600) -> None:
         until = time.monotonic() + seconds
         while not re.search(pattern, self.text, re.MULTILINE):
@@ -61,6 +68,20 @@ def project(tmp_path: Path, demo_shards: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def drive(project: Path) -> Iterator[Callable[..., Driver]]:
+    """Return a function that starts a driver; those left running are killed after the test."""
+    started: list[Driver] = []
+
+    def start(*flags: str, steps: int) -> Driver:
+        started.append(Driver(project, *flags, steps=steps))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.kill()
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -78,12 +99,12 @@ def mlflow_runs(project: Path) -> list:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_second_driver_is_refused_and_a_paused_one_that_wakes_up_touches_nothing(project: Path):
+def test_a_second_driver_is_refused_and_a_paused_one_that_wakes_up_touches_nothing(project: Path, drive):
     run = project / "outputs" / "night"
-    first = Driver(project, "--store.run", "night", steps=400)
+    first = drive("--store.run", "night", steps=400)
     first.wait_for(r"^step 6/400")
 
-    second = Driver(project, "--store.resume", "night", steps=400)
+    second = drive("--store.resume", "night", steps=400)
     assert second.end() == 2  # refused
     assert re.search(r"night is being written by process \d+ on .* still renews its lease", second.text)
     assert f"process {first.process.pid} on" in second.text
@@ -91,7 +112,7 @@ def test_a_second_driver_is_refused_and_a_paused_one_that_wakes_up_touches_nothi
 
     first.process.send_signal(signal.SIGSTOP)
     step = int(re.findall(r"^step (\d+)/400", first.text, re.MULTILINE)[-1])
-    third = Driver(project, "--store.resume", "night", steps=step + 5)
+    third = drive("--store.resume", "night", steps=step + 5)
     assert third.end() == 0
     assert "waiting up to 5 s" in third.text
     assert re.search(r"^resuming from step \d+ of", third.text, re.MULTILINE)
@@ -110,12 +131,12 @@ def test_a_second_driver_is_refused_and_a_paused_one_that_wakes_up_touches_nothi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_driver_of_this_machine_is_not_waited_for(project: Path):
-    first = Driver(project, "--store.run", "night", steps=400)
+def test_a_killed_driver_of_this_machine_is_not_waited_for(drive):
+    first = drive("--store.run", "night", steps=400)
     first.wait_for(r"^step 6/400")
     first.process.kill()
     first.end()
-    second = Driver(project, "--store.resume", "night", steps=12)
+    second = drive("--store.resume", "night", steps=12)
     assert second.end() == 0
     assert "waiting up to" not in second.text
     assert re.search(r"^resuming from step \d+ of 12", second.text, re.MULTILINE)
@@ -123,10 +144,10 @@ def test_a_killed_driver_of_this_machine_is_not_waited_for(project: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_take_over_stops_the_driver_that_lives(project: Path):
-    first = Driver(project, "--store.run", "night", steps=4000)
+def test_take_over_stops_the_driver_that_lives(drive):
+    first = drive("--store.run", "night", steps=4000)
     first.wait_for(r"^step 6/4000")
-    second = Driver(project, "--store.resume", "night", "--store.take-over", "True", steps=4000)
+    second = drive("--store.resume", "night", "--store.take-over", steps=4000)
     assert first.end() == 1
     assert "LeaseError" in first.text
     second.wait_for(r"^step \d+/4000")

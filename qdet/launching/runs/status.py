@@ -3,11 +3,11 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from qdet.errors import LeaseError, QdetError
+from qdet.errors import QdetError
 from qdet.launching.runs import record
 from qdet.storage.lease import Hold
 from qdet.tracking import Status, Tracker
@@ -26,9 +26,8 @@ def record_status(run: Run, held: Hold) -> Iterator[None]:
         status = "stopped"
         raise
     finally:
-        with suppress(OSError):
-            if held.fence.holds():  # else the record is another driver's
-                record.set_status(run.store, run.name, status)
+        if not held.has_lost():  # else the record is another driver's
+            record.set_status(run.store, run.name, status)
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def report_run_status(tracker: Tracker, held: Hold | None = None) -> Iterator[No
 
     Where another driver has taken over, the run's status is that one's to say.
     """
-    status: Status | None = "FAILED"
+    status: Status = "FAILED"
     try:
         with _termination_raises():
             yield
@@ -46,14 +45,16 @@ def report_run_status(tracker: Tracker, held: Hold | None = None) -> Iterator[No
         status = "KILLED"
         raise
     except Exception as error:
-        if isinstance(error, LeaseError) or (held is not None and held.lost):
-            status = None
-        else:
+        if not _has_lost(held):
             tracker.tags({"qdet.cause": str(error) if isinstance(error, QdetError) else repr(error)})
         raise
     finally:
         # A scheduler that sent SIGTERM kills within seconds.
-        tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
+        tracker.close(None if _has_lost(held) else status, wait=3.0 if status == "KILLED" else 15.0)
+
+
+def _has_lost(held: Hold | None) -> bool:
+    return held is not None and held.has_lost()
 
 
 @contextmanager

@@ -44,6 +44,12 @@ class Hold:
         if self.lost:
             call()
 
+    def has_lost(self) -> bool:
+        """Look whether another process has taken over; False where the store does not answer."""
+        with suppress(OSError):
+            return self.lost or not self.fence.holds()
+        return False
+
     def check(self) -> None:
         """Raise unless the lease still holds.
 
