@@ -149,7 +149,13 @@ class Folder:
         Of any number of processes, on any machines, that create one name at the same time, one gets it or
         none. Then the name may be used up, and files that begin with it may stay.
         """
-        return self.files.create(self._at(name), content)
+        try:
+            return self.files.create(self._at(name), content)
+        except OSError:
+            raise
+        except Exception as error:  # every kind of file system has errors of its own
+            said = str(error) or type(error).__name__
+            raise StorageError(f"{self._url(name)} cannot be written: {said}") from error
 
     def claim(self, name: str) -> bool:
         """Make the folder `name` if nothing has it yet, and return whether it is now the caller's alone.

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psutil
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from qdet.checkpoint.term import term_of
 from qdet.errors import ConfigError, LeaseError
 from qdet.storage import Folder
 from qdet.storage.lease import Fence, Owner, Terms, Waiting, acquire, hold
+from qdet.storage.lease.owner import read_start
 from tests.support.lease_contender import claim_twenty
 from tests.support.small_checkpoints import write
 
@@ -123,9 +125,7 @@ def test_an_owner_is_gone_when_its_process_is_and_when_another_has_its_number():
     me, its = Owner.here(), replace(Owner.here(), pid=child.pid)
     assert not me.is_gone()
     assert its.is_gone()  # it began at another time
-    import psutil
-
-    its = replace(its, started=psutil.Process(child.pid).create_time())
+    its = replace(its, started=read_start(child.pid))
     assert not its.is_gone()
     child.kill()
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
@@ -218,9 +218,9 @@ TestContenders.settings = settings(max_examples=30, stateful_step_count=15, dead
 def test_of_contenders_at_once_one_claims_each_term(place, tmp_path, request):
     where = {"disk": str(tmp_path), "memory": f"memory://contended-{os.getpid()}"}.get(place)
     run = Terms(Folder.open(where or request.getfixturevalue("bucket")).child("run"))
-    with ThreadPoolExecutor(6) as pool:
-        won = list(pool.map(lambda pid: acquire(run, owner(pid), take_over=True).number, range(6)))
-    assert len(set(won)) == 6  # every one in its turn, and no term twice
+    with ThreadPoolExecutor(3) as pool:
+        won = list(pool.map(lambda pid: acquire(run, owner(pid), take_over=True).number, range(3)))
+    assert len(set(won)) == 3  # every one in its turn, and no term twice
     assert run.view().number == max(won)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qdet.checkpoint import Manifest, RunFolder, open_folder
 from qdet.checkpoint.run_folder import METRIC, best_of
@@ -129,7 +130,12 @@ def open_session(
             prepared = prepared.look_again()
         with suppress(TrackingError):  # the tracker says it too, and keeps its points
             prepare_database(paths.tracking_uri())
-        tracker = _open_tracker(prepared, parent, _run_tags(prepared) | dict(tags or {}))
+        tracker = MLflowTracker.open(
+            spool_folder(prepared.run.name, "driver"),
+            parent_run_id=parent,
+            tags=_run_tags(prepared) | dict(tags or {}),
+            **_which_run(prepared),
+        )
         with report_run_status(tracker, held):
             run_id = tracker.wait_for_run(FIRST_ANSWER)
             about = note.describe_process() or title or ""
@@ -152,18 +158,16 @@ def open_session(
                 yield Session(run, tracker, about, held)
 
 
-def _open_tracker(prepared: Prepared, parent: str | None, tags: Mapping[str, str]) -> MLflowTracker:
+def _which_run(prepared: Prepared) -> dict[str, Any]:
+    """Return how MLflow knows a run."""
     run = prepared.run
-    return MLflowTracker.open(
-        spool_folder(run.name, "driver"),
-        experiment=prepared.job.track.experiment,
-        run_name=run.name,
-        run_hash=run.hash,
-        run_id=run.resumed.mlflow_run_id if run.resumed else None,
-        parent_run_id=parent,
-        tags=tags,
-        tracking_uri=paths.tracking_uri(),
-    )
+    return {
+        "experiment": prepared.job.track.experiment,
+        "run_name": run.name,
+        "run_hash": run.hash,
+        "run_id": run.resumed.mlflow_run_id if run.resumed else None,
+        "tracking_uri": paths.tracking_uri(),
+    }
 
 
 def _write_record(prepared: Prepared, run_id: str | None) -> None:
