@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
+from qdet.storage.lease import Fence
+
 T = TypeVar("T")
 
 NO_AP = "no AP: no ground truth"
