@@ -35,7 +35,7 @@ def check(prepared: Prepared) -> None:
         )
     if job.store.init_from:
         check_start(job, train.categories)
-    elif prepared.run.resumed is None:
+    elif _is_new(prepared):
         check_verifiable(job.detector.backbone, allow_unverified=job.store.allow_unverified)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
     store.check(job, classes=classes)
@@ -43,6 +43,12 @@ def check(prepared: Prepared) -> None:
     check_run(job, digest=train.digest, steps=steps)
     for warning in describe_missing_objects(prepared):
         print(warning, flush=True)
+
+
+def _is_new(prepared: Prepared) -> bool:
+    """Whether no run is resumed; looking at one without a name would claim it in a store not checked yet."""
+    named = prepared.name or prepared.job.store.run or prepared.job.store.resume
+    return not named or prepared.run.resumed is None
 
 
 def _explain_categories(train: Categories, val: Categories) -> str:
