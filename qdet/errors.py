@@ -5,10 +5,13 @@
     ├── DataError          a dataset, annotation file, image or shard     (also a ValueError)
     ├── StorageError       a folder or URL that cannot be read or written (also an OSError)
     ├── CheckpointError    a checkpoint that is torn, of another model, or missing  (also a ValueError)
+    │   ├── UnreadableCheckpointError   its store does not answer
+    │   └── NewerCheckpointError        a later version of qdet wrote it
     ├── ExportError        a model that another format cannot hold        (also a ValueError)
     ├── EvaluationError    detections that COCO AP cannot be computed of  (also a ValueError)
     ├── TrackingError      an MLflow server that does not answer or refuses
     ├── DivergedError      predictions that are no numbers any more        (also an ArithmeticError)
+    ├── LeaseError         a run that another driver writes
     ├── ClusterError       a Ray cluster, port or address that does not answer
     └── TrainingError      a run whose workers failed, with the cause
 
@@ -48,6 +51,14 @@ class CheckpointError(QdetError, ValueError):
     """A checkpoint is torn, of another model, or not there."""
 
 
+class UnreadableCheckpointError(CheckpointError):
+    """A store does not give a checkpoint now; nothing says that it is damaged."""
+
+
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint is intact, but a later version of qdet wrote it."""
+
+
 class ExportError(QdetError, ValueError):
     """A model cannot be written in another format, or computes something else there."""
 
@@ -62,6 +73,10 @@ class TrackingError(QdetError):
 
 class DivergedError(QdetError, ArithmeticError):
     """Training produced NaN or infinity; the message names the stage, the image and what to change."""
+
+
+class LeaseError(QdetError):
+    """Another process writes what this one was to write; the message names it."""
 
 
 class ClusterError(QdetError):

@@ -16,6 +16,20 @@ from qdet.losses import SetLossConfig
 from qdet.search import Choice, Each, LogUniform, Space
 from qdet.train_config import OptimConfig, TrainConfig
 
+LONGEST_NAME = 200
+"""Bytes of the longest name of a run: names of files add to it, and most systems end at 255."""
+
+
+def explain_bad_name(name: str) -> str:
+    """Return why a run cannot have this name, which is that of its folder; "" where it can."""
+    if not name.isprintable():
+        return "has characters that cannot be printed"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"has {len(name.encode())} bytes, more than {LONGEST_NAME}"
+    if not name.strip(". ") or set(name) & set('/\\:*?"<>|'):
+        return "is not a valid folder name"
+    return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -31,6 +45,13 @@ class EvalConfig:
     """Evaluate a few images and write a checkpoint without tensors before the first step, and keep nothing of
     either, so that neither fails for the first time after hours."""
 
+    def __post_init__(self) -> None:
+        """Reject counts that no evaluation can have."""
+        if self.batch_size < 1:
+            raise ConfigError(f"--eval.batch-size must be at least 1, got {self.batch_size}")
+        if self.pictures < 0:
+            raise ConfigError(f"--eval.pictures must be 0 (none) or more, got {self.pictures}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
@@ -42,6 +63,8 @@ class StoreConfig:
     """Name of the run, such as a scheduler's job id; by default the job's name and two words."""
     resume: str | None = None
     """Run to resume from its last checkpoint, of whose name a part is enough; `auto`: `run`, if it exists."""
+    take_over: bool = False
+    """Take the run at once from a driver that is writing it, or may have died; one that lives then stops."""
     init_from: str | None = None
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
@@ -50,10 +73,8 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         """Reject names that contradict each other or cannot be a folder."""
-        if self.run is not None and (not self.run.strip(". ") or set(self.run) & set('/\\:*?"<>|')):
-            raise ConfigError(
-                f"--store.run {self.run!r} is not a valid folder name; use letters, digits, - and _"
-            )
+        if self.run is not None and (why := explain_bad_name(self.run)):
+            raise ConfigError(f"--store.run {self.run[:80]!r} {why}; use letters, digits, - and _")
         if self.resume == "auto" and self.run is None:
             raise ConfigError("--store.resume auto needs the run's name: give --store.run NAME as well")
         if self.run is not None and self.resume not in (None, "auto", self.run):

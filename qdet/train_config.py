@@ -40,6 +40,8 @@ class OptimConfig:
             raise ConfigError(f"--optim.lr must be above 0, got {self.lr}")
         if self.clip_norm < 0:
             raise ConfigError(f"--optim.clip-norm must be 0 (off) or more, got {self.clip_norm}")
+        if self.weight_decay < 0:
+            raise ConfigError(f"--optim.weight-decay must be 0 (none) or more, got {self.weight_decay}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"--optim.ema-decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.warmup_steps < 0:
@@ -93,7 +95,7 @@ class TrainConfig:
     keep_every: int = 0
     """Epochs between checkpoints that are kept for good; 0 keeps none."""
     max_failures: int = 3
-    """Times that the workers are restarted from the last checkpoint before the run fails."""
+    """Times that the workers are restarted without a new checkpoint in between before the run fails."""
     timeout: int = 60
     """Seconds after which an unanswered collective fails the step."""
     hang_after: int = 60
@@ -116,7 +118,15 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_best", "keep_every", "hang_after", "max_skips", "early_stopping"):
+        for name in (
+            "eval_every",
+            "keep_best",
+            "keep_every",
+            "hang_after",
+            "max_failures",
+            "max_skips",
+            "early_stopping",
+        ):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")

@@ -7,20 +7,23 @@ is detected.
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
-from qdet.errors import CheckpointError, StorageError
+from qdet.errors import CheckpointError, NewerCheckpointError, StorageError, UnreadableCheckpointError
 from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 LONGEST = 64 * 2**20
 """Bytes of the longest manifest that is read: some 400,000 ranks."""
+REREAD = 1.0
+"""Seconds after which a file behind a URL that is not what it should be is read once more."""
 _ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _FILE = re.compile(
     rf"rank_\d{{5,}}\.{_ATTEMPT.pattern}\.safetensors|(state|job|tensors)\.{_ATTEMPT.pattern}\.json"
@@ -86,22 +89,15 @@ def read_manifest(folder: Folder) -> Manifest:
     """Read the manifest of a checkpoint.
 
     Raises:
-        CheckpointError: It is missing, damaged or of another format.
+        UnreadableCheckpointError: Its store does not answer.
+        NewerCheckpointError: A later version of qdet wrote it.
+        CheckpointError: It is missing, damaged, of an earlier format, or that of another step.
     """
     missing = f"{folder} is not a complete checkpoint: it has no {MANIFEST}"
     with _explain_failure(folder, MANIFEST, missing=missing):
         text = _read_bounded(folder, MANIFEST, LONGEST)
     try:
-        content = json.loads(text)
-        version = content.pop("format")
-        if version != FORMAT:
-            raise CheckpointError(
-                f"{folder}/{MANIFEST} has format {version}, this version of qdet reads {FORMAT}; convert "
-                "published weights again, and start over from a run's model with the version that wrote it"
-            )
-        del content["digest"]  # `render` computes it again
-        files = {name: Fingerprint(**print_) for name, print_ in content.pop("files").items()}
-        manifest = Manifest(files=files, **content)
+        manifest = _parse(json.loads(text), folder)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -109,13 +105,53 @@ def read_manifest(folder: Folder) -> Manifest:
         raise CheckpointError(f"{folder}/{MANIFEST} is damaged: {why}") from error
     if text != manifest.render():
         raise CheckpointError(f"{folder}/{MANIFEST} is damaged: it is not what was written")
+    _check_name(folder, manifest.step)
     return manifest
+
+
+def _parse(content: dict[str, Any], folder: Folder) -> Manifest:
+    version, digest = content["format"], content.pop("digest", None)
+    if isinstance(version, int) and version < FORMAT:
+        raise CheckpointError(
+            f"{folder}/{MANIFEST} has format {version}, this version of qdet reads {FORMAT}; convert "
+            "published weights again, and start over from a run's model with the version that wrote it"
+        )
+    if digest == _digest(content):  # else nothing that it says can be believed
+        _check_version(content, folder)
+    if content.pop("format") != FORMAT:
+        raise ValueError("it is not what was written")
+    files = {name: Fingerprint(**print_) for name, print_ in content.pop("files").items()}
+    return Manifest(files=files, **content)
+
+
+def _check_version(content: Mapping[str, Any], folder: Folder) -> None:
+    """Raise where an intact manifest is of a later format, or has what this version does not know."""
+    version, known = content["format"], {"format", *(field.name for field in fields(Manifest))}
+    unknown = [str(name) for name in content.keys() - known]
+    unknown += [name for one in content["files"].values() for name in one.keys() - {"bytes", "sha256"}]
+    if version != FORMAT or unknown:
+        said = f"its {MANIFEST} has {min(unknown)[:80]!r}" if unknown else f"its format is {version!r:.80}"
+        raise NewerCheckpointError(
+            f"{folder} was written by a later version of qdet: {said}, which this one does not know. It is "
+            "left as it is; use the version that wrote it, or a later one"
+        )
+
+
+def _check_name(folder: Folder, step: int) -> None:
+    """Raise where the name of a folder says another step than its manifest."""
+    named = re.fullmatch(r"step_(\d+)", folder.name)
+    if named and int(named[1]) != step:
+        raise CheckpointError(
+            f"{folder} holds the checkpoint of step {step}, as its {MANIFEST} says: it was copied or "
+            f"renamed; name it step_{step:06d}, if no other folder has that name"
+        )
 
 
 def verify(folder: Folder) -> Manifest:
     """Return a checkpoint's manifest after comparing every byte of its files with it.
 
     Raises:
+        UnreadableCheckpointError: Its store does not answer.
         CheckpointError: A file is missing or damaged; the message names it.
     """
     manifest = read_manifest(folder)
@@ -151,9 +187,9 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(missing) from error
     except StorageError as error:  # it names what was read
-        raise CheckpointError(str(error)) from error
+        raise UnreadableCheckpointError(str(error)) from error
     except OSError as error:
-        raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
+        raise UnreadableCheckpointError(f"{folder}/{name} cannot be read: {error}") from error
 
 
 def _read_bounded(folder: Folder, name: str, longest: int) -> bytes:
@@ -168,7 +204,20 @@ def _read_bounded(folder: Folder, name: str, longest: int) -> bytes:
 
 
 def _check(folder: Folder, name: str, expected: Fingerprint) -> None:
-    size = folder.size(name)
+    try:
+        _compare(folder, name, expected)
+    except UnreadableCheckpointError:
+        raise
+    except CheckpointError:
+        if folder.local is not None:
+            raise
+        time.sleep(REREAD)  # a server or a proxy may have cut it off without an error
+        _compare(folder, name, expected)
+
+
+def _compare(folder: Folder, name: str, expected: Fingerprint) -> None:
+    with _explain_failure(folder, name, missing=""):
+        size = folder.size(name)
     if size is not None and size != expected.bytes:  # saves reading it
         raise CheckpointError(f"{folder}/{name} is damaged: it has {size} bytes instead of {expected.bytes}")
     copy_and_check(folder, name, expected)

@@ -19,7 +19,7 @@ from qdet.checkpoint.model_file import describe, write_model
 from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
-from qdet.errors import CheckpointError
+from qdet.errors import CheckpointError, NewerCheckpointError
 from qdet.storage import Folder
 
 
@@ -187,12 +187,18 @@ def parse_state(text: bytes, folder: Folder) -> TrainState:
     """Return the training state in a checkpoint's file.
 
     Raises:
+        NewerCheckpointError: A later version of qdet wrote it.
         CheckpointError: It is of another version, or of something else.
     """
     content = parse_object(text, folder, "state")
     try:
         return TrainState.from_json(content)
     except ValueError as error:
+        if unknown := TrainState.unknown_fields(content):
+            raise NewerCheckpointError(
+                f"{folder} was written by a later version of qdet: its state has {unknown[0][:80]!r}, which "
+                "this one does not know. Use the version that wrote it, or a later one"
+            ) from error
         raise CheckpointError(
             f"{folder}: its state is not as this version of qdet writes it ({str(error)[:200]}); "
             "read it with the version that wrote it"
@@ -211,10 +217,16 @@ def _parse_shapes(text: bytes, folder: Folder) -> dict[str, tuple[int, ...]]:
 
 
 def newest(run: RunFolder) -> Peek | None:
-    """Return the description of a run's newest checkpoint with an intact one; None if there is none."""
+    """Return the description of a run's newest checkpoint with an intact one; None if there is none.
+
+    Raises:
+        NewerCheckpointError: A later version of qdet wrote it.
+    """
     for step in reversed(run.steps()):
         try:
             return peek(run.at(step))
+        except NewerCheckpointError:
+            raise
         except CheckpointError:
             continue
     return None

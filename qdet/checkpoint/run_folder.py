@@ -2,14 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qdet.checkpoint.manifest import MANIFEST, Manifest, read_manifest, verify
-from qdet.errors import CheckpointError, StorageError
+from qdet.checkpoint.term import written_after
+from qdet.errors import CheckpointError, NewerCheckpointError, StorageError, UnreadableCheckpointError
 from qdet.storage import Folder
+from qdet.storage.lease import Fence, Terms
 
+PAUSES = (2.0, 5.0, 10.0, 20.0)
+"""Seconds between looks at a checkpoint that its store does not give."""
 METRIC = "val/AP"
 """Metric of the best checkpoint."""
 
@@ -62,6 +67,8 @@ class RunFolder:
     """`<store>/<run>` with its folders `step_000500`."""
 
     folder: Folder
+    fence: Fence | None = None
+    """Term of the lease under which this process writes here; None where it only reads."""
     _damaged: set[int] = field(default_factory=set)
 
     def at(self, step: int) -> Folder:
@@ -81,11 +88,11 @@ class RunFolder:
             passed_over: Called with the reason for each that is left out.
         """
         found: dict[int, Manifest] = {}
-        for step in self.steps():
-            try:
-                found[step] = read_manifest(self.at(step))
-            except CheckpointError as error:
-                passed_over(str(error))
+        for step, seen in self._look():
+            if isinstance(seen, CheckpointError):
+                passed_over(str(seen))
+            else:
+                found[step] = seen
         return found
 
     def newest_good(self, passed_over: Callable[[str], None]) -> Folder | None:
@@ -95,15 +102,22 @@ class RunFolder:
             passed_over: Called with the reason for each newer one that is skipped.
 
         Raises:
+            UnreadableCheckpointError: The store does not give one that may be intact.
+            NewerCheckpointError: A later version of qdet has trained this run.
             CheckpointError: There were complete checkpoints, but none is intact any more.
         """
         for step in reversed(self.steps()):
             try:
-                verify(self.at(step))
+                manifest = _insist(lambda step=step: verify(self.at(step)), passed_over)
+            except (UnreadableCheckpointError, NewerCheckpointError):
+                raise
             except CheckpointError as error:
                 passed_over(str(error))
                 if self.at(step).size(MANIFEST) is not None:
                     self._damaged.add(step)
+                continue
+            if why := written_after(manifest, self._terms):
+                passed_over(f"{self.at(step)} {why}")
                 continue
             return self.at(step)
         if self._damaged:
@@ -113,11 +127,71 @@ class RunFolder:
             )
         return None
 
+    def begin(self, step: int) -> None:
+        """Record that the holder of the lease resumes from `step`: what others write after it is not used.
+
+        Raises:
+            LeaseError: Another process has taken over.
+        """
+        if self.fence is not None:
+            self.fence.check()
+            self._terms.start(self.fence.number, step)
+
     def tidy(self, retention: Retention) -> None:
-        """Remove what `retention` does not keep, and incomplete ones older than the newest."""
-        sound = {step: m for step, m in self.manifests().items() if step not in self._damaged}
+        """Remove what `retention` does not keep, and damaged or incomplete ones older than the newest.
+
+        Nothing is removed for being unreadable: it may be intact, or a later version's.
+
+        Raises:
+            LeaseError: Another process has taken over.
+            UnreadableCheckpointError: The store does not say what it has; nothing is removed.
+        """
+        sound, unknown = self._sort()
         kept = retention.keeps(sound)
         newest = max(sound, default=0)
         for step in self.steps():
-            if step not in kept and step < newest:
+            if step not in kept | unknown and step < newest:
+                if self.fence is not None:
+                    self.fence.check()
                 self.at(step).remove_all()
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(self.folder)
+
+    def _look(self) -> Iterator[tuple[int, Manifest | CheckpointError]]:
+        """Yield what each folder's manifest says, or why it does not count."""
+        for step in self.steps():
+            try:
+                manifest = read_manifest(self.at(step))
+                why = written_after(manifest, self._terms)
+                yield step, CheckpointError(f"{self.at(step)} {why}") if why else manifest
+            except CheckpointError as error:
+                yield step, error
+
+    def _sort(self) -> tuple[dict[int, Manifest], set[int]]:
+        """Return the checkpoints that count, and the steps of folders of which that is not known."""
+        sound: dict[int, Manifest] = {}
+        unknown: set[int] = set()
+        for step, seen in self._look():
+            if isinstance(seen, UnreadableCheckpointError):
+                raise seen
+            if isinstance(seen, NewerCheckpointError):
+                unknown.add(step)
+            elif isinstance(seen, CheckpointError):
+                known = step in self._damaged or self.at(step).size(MANIFEST) is None
+                unknown |= set() if known else {step}
+            elif step not in self._damaged:
+                sound[step] = seen
+        return sound, unknown
+
+
+def _insist(look: Callable[[], Manifest], say: Callable[[str], None]) -> Manifest:
+    """Look again while a store does not answer; raise what the last look does."""
+    for pause in PAUSES:
+        try:
+            return look()
+        except UnreadableCheckpointError as error:
+            say(f"{error}; looking again in {pause:g} s")
+            time.sleep(pause)
+    return look()

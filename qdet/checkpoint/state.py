@@ -58,6 +58,11 @@ class TrainState:
         Raises:
             ValueError: A field is missing, unknown or of another type.
         """
-        if unknown := sorted(content.keys() - {field.name for field in fields(cls)}):
+        if unknown := cls.unknown_fields(content):
             raise ValueError(f"it has {unknown[0][:80]!r}, which this version does not know")
         return msgspec.convert(content, cls, strict=False, str_keys=True)
+
+    @classmethod
+    def unknown_fields(cls, content: Mapping[str, Any]) -> list[str]:
+        """Return the names in JSON that this version does not know, sorted."""
+        return sorted(content.keys() - {field.name for field in fields(cls)})

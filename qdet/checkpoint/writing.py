@@ -20,6 +20,7 @@ from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
 from qdet.storage import Folder
+from qdet.storage.lease import Fence
 
 PATIENCE = 600.0
 """Seconds that rank 0 waits for the other ranks' shares."""
@@ -52,18 +53,25 @@ def write_share(folder: Folder, *, rank: int, attempt: str, pieces: Sequence[Pie
 
 
 def commit(
-    folder: Folder, contents: Contents, *, give_up: threading.Event | None = None, patience: float = PATIENCE
+    folder: Folder,
+    contents: Contents,
+    *,
+    fence: Fence | None = None,
+    give_up: threading.Event | None = None,
+    patience: float = PATIENCE,
 ) -> Manifest:
     """Wait for the shares of all ranks, then complete the checkpoint (rank 0).
 
     Args:
         folder: Where the shares are written.
         contents: What else is in the checkpoint.
+        fence: Term of the lease of the run, where one is held.
         give_up: Set when a share is known not to come.
         patience: Seconds to wait for shares.
 
     Raises:
         CheckpointError: A share is missing.
+        LeaseError: Another process has taken over the run.
     """
     files = _await_shares(folder, contents, give_up or threading.Event(), patience)
     roles = {"state": asdict(contents.state), "job": dict(contents.job), "tensors": dict(contents.shapes)}
@@ -83,10 +91,23 @@ def commit(
     for name, print_ in files.items():
         if sizes.get(name, -1) != print_.bytes and folder.size(name) != print_.bytes:
             raise CheckpointError(f"cannot complete checkpoint {folder}: {name} was there and is gone")
-    folder.put(MANIFEST, manifest.render())
+    _put_manifest(folder, manifest.render(), fence)
     # Nothing else is removed: an attempt presumed dead must not delete files of a live one.
     folder.remove_each([f"{share_name(rank, contents.attempt)}.json" for rank in range(contents.world_size)])
     return manifest
+
+
+def _put_manifest(folder: Folder, content: bytes, fence: Fence | None) -> None:
+    """Complete a checkpoint, unless another process has taken over the run."""
+    if fence is None:
+        folder.put(MANIFEST, content)
+        return
+    fence.check()
+    if folder.local is not None and folder.create(MANIFEST, content):
+        return
+    # Where one is there already, it is damaged or of an earlier term, or of a driver that took over just now.
+    fence.check()
+    folder.put(MANIFEST, content)
 
 
 def _await_shares(

@@ -61,7 +61,9 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
             _catch_signals() as stop,
             open_display(session.run.name) if size == 1 else nullcontext(PlainLines()) as display,
         ):
+            session.when_lost(stop.set)
             result = _train(job, session.run, tracker, LocalReporter(stop, display), callbacks)
+        session.check_lease()
         if result.stopped:
             print(describe_stop(session.run.name, result.step, result.steps, result.why), flush=True)
             raise SystemExit(stop.exit_code)

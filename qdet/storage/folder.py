@@ -155,6 +155,20 @@ class Folder:
         if self.local is not None:
             sync_folder((self.local / name).parent)
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a small file that is not there yet, and return whether this call has.
+
+        Of any number of processes, on any machines, that create one name at the same time, one gets it or
+        none. Then the name may be used up, and files that begin with it may stay.
+        """
+        try:
+            return self.files.create(self._at(name), content)
+        except OSError:
+            raise
+        except Exception as error:  # every kind of file system has errors of its own
+            said = str(error) or type(error).__name__
+            raise StorageError(f"{self._url(name)} cannot be written: {said}") from error
+
     def claim(self, name: str) -> bool:
         """Make the folder `name` if nothing has it yet, and return whether it is now the caller's alone.
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
-from qdet.storage.atomic import atomic_file
+from qdet.storage.atomic import atomic_file, sync_folder, unfinished_prefix
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,23 @@ class LocalFiles:
                 os.fsync(file.fileno())
 
     @staticmethod
+    def create(path: str, content: bytes) -> bool:
+        """Write a new file, with its folders, as one event; return False where something has its name."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{unfinished_prefix(target.name)}{uuid4().hex[:8]}")
+        try:
+            with atomic_file(temporary) as file:
+                file.write(content)
+            _link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(target.parent)
+        return True
+
+    @staticmethod
     def make_folder(path: str) -> bool:
         """Make a new folder, with its parents; return False where something has its name."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -84,3 +102,19 @@ class LocalFiles:
             shutil.rmtree(target)
         else:
             target.unlink()
+
+
+def _link(file: Path, target: Path) -> None:
+    """Give a file a second name; FileExistsError where something has that, which a rename would replace.
+
+    Where a file system has no links, the content is written under the name instead.
+    """
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        with target.open("xb") as copy:
+            copy.write(file.read_bytes())
+            copy.flush()
+            os.fsync(copy.fileno())

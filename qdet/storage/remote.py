@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _SHOWS_WHOLE_UPLOADS = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"))
 
+_CREATES_EXCLUSIVELY = frozenset(("s3", "s3a", "gs", "gcs"))
+"""Protocols whose packages for fsspec, s3fs and gcsfs, can create a file only where there is none."""
+
 
 @dataclass(frozen=True)
 class RemoteFiles:
@@ -100,6 +103,28 @@ class RemoteFiles:
             file.flush()
             self._upload(Path(file.name), path, url)
 
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a new small file; return False where something has its name, or others create it too.
+
+        Where the file system has a request that fails if the name is taken, as S3's `If-None-Match: *`, that
+        decides. Elsewhere each writes a mark of its own and then lists: of two, the second sees both. That
+        needs listings that show what was written before, which all large object stores have.
+        """
+        if self._creates_exclusively():
+            try:
+                self.filesystem.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        folder, _, name = path.rpartition("/")
+        mark = f"{name}.claim-{uuid4().hex}"
+        self._put(f"{folder}/{mark}", content)
+        if [one for one in self.names(folder, folders=False) if one.startswith(name)] != [mark]:
+            self.filesystem.rm_file(f"{folder}/{mark}")
+            return False
+        self._put(path, content)
+        return True
+
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it; FileNotFoundError where there is neither."""
         self.filesystem.invalidate_cache()
@@ -111,6 +136,15 @@ class RemoteFiles:
     def remove_file(self, path: str) -> None:
         """Remove a file without asking whether it is one; FileNotFoundError where there is none."""
         self.filesystem.rm_file(path)
+
+    def _creates_exclusively(self) -> bool:
+        from fsspec.asyn import AsyncFileSystem
+
+        return isinstance(self.filesystem, AsyncFileSystem) and self._has_protocol(*_CREATES_EXCLUSIVELY)
+
+    def _put(self, path: str, content: bytes) -> None:
+        with self.writer(path, path, atomic=True) as file:
+            file.write(content)
 
     def _upload(self, local: Path, path: str, url: str) -> None:
         folder, _, name = path.rpartition("/")

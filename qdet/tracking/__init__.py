@@ -1,5 +1,6 @@
 """Logging of runs to MLflow, never on the training path."""
 
+from qdet.tracking.database import prepare_database
 from qdet.tracking.mlflow_run import has_ended
 from qdet.tracking.mlflow_tracker import MLflowTracker
 from qdet.tracking.sender import send_spool
@@ -20,6 +21,7 @@ __all__ = [
     "Tracker",
     "git_commit",
     "has_ended",
+    "prepare_database",
     "send_spool",
     "tracking_environment",
     "tracking_uri",

@@ -7,7 +7,8 @@ from typing import Any
 
 from qdet.errors import TrackingError
 from qdet.masking import mask
-from qdet.tracking.server import artifact_location, open_client
+from qdet.tracking.database import open_client
+from qdet.tracking.server import artifact_location
 from qdet.tracking.view import view_tags
 
 NAME_TAG = "qdet.run"

@@ -8,9 +8,9 @@ from typing import Any
 
 from qdet.errors import ConfigError, TrackingError, did_you_mean
 from qdet.masking import mask
+from qdet.tracking.database import open_client
 from qdet.tracking.logged_model import READY
 from qdet.tracking.mlflow_run import NAME_TAG
-from qdet.tracking.server import open_client
 
 VERSIONS_TAG = "mlflow.modelVersions"
 """Tag of a model by which the page shows its versions."""

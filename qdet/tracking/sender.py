@@ -7,9 +7,10 @@ from pathlib import Path
 
 from qdet.errors import TrackingError
 from qdet.masking import MASK, mask
+from qdet.tracking.database import open_client
 from qdet.tracking.delivery import Delivery
 from qdet.tracking.mlflow_run import find_or_create_run
-from qdet.tracking.server import open_client, tracking_uri
+from qdet.tracking.server import tracking_uri
 from qdet.tracking.spool import Record, Spool
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit
@@ -132,6 +133,8 @@ def _send_one(folder: Path, override: str | None) -> int:
 
 def reason(error: BaseException) -> str:
     """Return the first line of an error, without secrets; of an address that does not answer, no more."""
+    if isinstance(error, TrackingError):
+        return str(error)
     lines = str(error).strip().splitlines()
     if silent := re.match(
         r"API request to (\S+?://[^/\s]+)\S* failed with exception", lines[0] if lines else ""

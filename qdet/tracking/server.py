@@ -3,9 +3,6 @@
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
-
-from qdet.storage.process_locks import locked
 
 COMMIT_VARIABLE = "QDET_GIT_COMMIT"
 """Passes the commit on to processes without the repository, such as Ray workers."""
@@ -70,29 +67,6 @@ def quiet_environment() -> None:
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def open_client(uri: str) -> Any:
-    """Return a client of MLflow that fails fast.
-
-    A database that it makes keeps the files of MLflow's own experiment, `Default`, beside it, not in the
-    folder where this process happens to run. One client at a time makes or upgrades it: driver and worker
-    open it in the same second, and MLflow itself lets both make its tables.
-    """
-    quiet_environment()
-    from mlflow import MlflowClient
-
-    database = local_database(uri)
-    if database is None:
-        return MlflowClient(tracking_uri=uri)
-    files = database.parent / "mlruns"
-    files.mkdir(parents=True, exist_ok=True)
-    with locked(files / ".opening"):
-        if not (database.is_file() and database.stat().st_size):
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            SqlAlchemyStore(uri, files.as_uri())
-        return MlflowClient(tracking_uri=uri)
 
 
 def git_commit() -> str | None:

@@ -24,6 +24,8 @@ from torch.distributed.rendezvous import rendezvous
 from qdet.errors import ConfigError, QdetError
 
 T = TypeVar("T")
+START_PATIENCE = 60
+"""Seconds beyond the timeout that ranks wait for each other when they start."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
     """
     device = _device(accelerator)
     if not dist.is_initialized():
-        _make_group("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout))
+        # Rank 0 may wait until a dead driver's lease ends; `set_timeout_of_all_groups` comes later.
+        patience = timedelta(seconds=timeout + START_PATIENCE)
+        _make_group("nccl" if device.type == "cuda" else "gloo", patience)
         atexit.register(_leave)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
 

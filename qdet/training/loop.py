@@ -92,7 +92,7 @@ class _Training:
             warn_of_missing_objects(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
         self.schedule = Schedule(job, self.stream.steps_per_epoch)
-        folder = RunFolder(open_folder(run.store).child(run.name))
+        folder = RunFolder(open_folder(run.store).child(run.name), fence=run.fence if world.main else None)
         start = Start(job, world, train_shards, folder)
         self.step = start.step
         self.learner = build_learner(job, world, start, classes=len(train_shards.categories))

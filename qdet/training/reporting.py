@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
+from qdet.storage.lease import Fence
+
 T = TypeVar("T")
 
 NO_AP = "no AP: no ground truth"
@@ -30,6 +32,8 @@ class Run:
     """Unix time at which this launch of the run began, before any restart; None: when training starts."""
     hash: str | None = None
     """Tells it from runs of the same name in other stores."""
+    fence: Fence | None = None
+    """Term of its lease under which this launch writes; None where it needs none, as in tests."""
 
 
 @dataclass(frozen=True, kw_only=True)

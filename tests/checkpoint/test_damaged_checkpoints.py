@@ -106,7 +106,7 @@ def test_another_format_is_not_reported_as_damage(run):
 
 def test_bytes_changed_in_transit_are_detected():
     folder = open_folder("memory://on-its-way/step_000001")
-    write(folder)
+    write(folder, step=1)
     name = next(n for n in folder.names() if n.startswith("rank_00001"))
     content = bytearray(folder.read(name))
     content[-1] ^= 1

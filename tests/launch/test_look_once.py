@@ -23,7 +23,7 @@ from qdet.launching.local import run_locally
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import describe
 from qdet.launching.ray_backend import capacity, connect, train, tune
-from qdet.launching.runs import session
+from qdet.launching.runs import session, sweep
 from qdet.launching.runs.prepared import Prepared, prepare
 from qdet.search import Choice
 from qdet.tracking import MLflowTracker, NullTracker
@@ -133,6 +133,8 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capacity, "wait_for_workers", lambda train, *, seconds: False)
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
+    for module in (session, sweep):
+        monkeypatch.setattr(module, "prepare_database", lambda uri: None)
     monkeypatch.setattr(graceful_stop, "WorkerStop", lambda run: SimpleNamespace(request=lambda: None))
     monkeypatch.setattr(
         train, "fit", lambda *args, **kwargs: {"stopped": True, "step": 1, "steps": 2, "why": ""}

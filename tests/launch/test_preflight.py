@@ -128,6 +128,11 @@ class TestRuns:
         [
             ({"store.run": "a/b"}, "not a valid folder name"),
             ({"store.run": ".."}, "not a valid folder name"),
+            ({"store.run": "a\nb"}, "cannot be printed"),
+            ({"store.run": "a\x1b[31mb"}, "cannot be printed"),
+            ({"store.run": "a\u202eb"}, "cannot be printed"),
+            ({"store.run": "a" * 201}, "has 201 bytes, more than 200"),
+            ({"store.run": "ü" * 101}, "has 202 bytes"),
             ({"store.resume": "auto"}, "--store.run NAME"),
             ({"store.run": "a", "store.resume": "b"}, "name two runs"),
         ],

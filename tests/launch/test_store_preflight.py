@@ -14,6 +14,7 @@ from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.preflight.check import check
+from qdet.launching.preflight.resume import check_run
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
 from tests.support.ranks import tiny_job, train_all
@@ -57,6 +58,14 @@ def test_a_changed_job_is_refused_with_what_may_change(job: Job):
     said = r"--train\.batch-size is 16, it was 8.*What may change"
     refuse(job, said, store__resume="night", train__batch_size=16)
     refuse(job, r"--train\.seed is 7, it was 0", store__resume="auto", store__run="night", train__seed=7)
+
+
+def test_fewer_steps_than_there_are_are_refused(job: Job):
+    refuse(job, r"--train\.steps 1: night has trained 2 steps already", store__resume="night", train__steps=1)
+    check(prepare(override(job, {"store.resume": "night", "train.steps": 2})))
+    short = override(job, {"store.resume": "night", "train.steps": None, "train.epochs": 1})
+    with pytest.raises(ConfigError, match=r"--train\.epochs 1, which is 1 steps: night has trained 2"):
+        check_run(short, digest=None, steps=1)
 
 
 def test_other_images_are_refused(job: Job, demo_shards: Path):

@@ -235,3 +235,15 @@ def test_processes_that_create_a_run_at_once_end_up_in_one(uri, client):
 
     assert find_or_create_run(Late(), about, uri).info.run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
+
+
+def test_a_run_that_finishes_drops_the_cause_of_an_earlier_death(tmp_path, uri, client):
+    first = opened(tmp_path / "one", uri, "twice")
+    first.tags({"qdet.cause": "out of memory"})
+    assert first.close("KILLED", wait=60)
+    assert client.get_run(first.run_id).data.tags["qdet.cause"] == "out of memory"
+    second = opened(tmp_path / "two", uri, "twice", run_id=first.run_id)
+    assert second.close("FINISHED", wait=60)
+    found = client.get_run(first.run_id)
+    assert found.info.status == "FINISHED"
+    assert "qdet.cause" not in found.data.tags

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qdet.tracking.server import open_client
+from qdet.tracking.database import open_client
 
 
 def list_experiments(uri: str) -> list[str]:

@@ -11,7 +11,7 @@ from qdet.launching import paths
 from qdet.launching.commands.tracking import page
 from qdet.launching.commands.tracking.server import mlflow_server, server_environment
 from qdet.tracking import view
-from qdet.tracking.server import open_client
+from qdet.tracking.database import open_client
 
 
 def test_the_view_sorts_by_ap_and_shows_what_matters():

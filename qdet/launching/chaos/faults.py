@@ -4,19 +4,32 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
 from qdet.errors import ConfigError
+from qdet.storage import Folder
+from qdet.storage.lease import Terms
 
 
 class Victim:
     """A run under test: its launcher, its workers, its folder of checkpoints."""
 
-    def __init__(self, launcher: psutil.Process, run_folder: Path) -> None:
-        self.launcher, self.run_folder = launcher, run_folder
+    def __init__(
+        self,
+        launcher: psutil.Process,
+        run_folder: Path,
+        start_another: Callable[[], "subprocess.Popen[str]"],
+    ) -> None:
+        self.launcher, self.run_folder, self.start_another = launcher, run_folder, start_another
+        self.paused: list[psutil.Process] = []
+        """Its processes, where they are suspended so that another launcher takes over."""
+        self.problems: list[str] = []
+        """What went wrong while a fault was injected."""
 
     def workers(self) -> list[psutil.Process]:
         """Return the training processes alive now."""
@@ -24,13 +37,35 @@ class Victim:
             return [child for child in self.launcher.children() if _is_worker(child)]
         return []
 
-    def kill_leftovers(self) -> None:
-        """Kill workers of the run on this machine whose launcher is gone."""
+    def kill_leftovers(self, spared: Sequence[psutil.Process] = ()) -> None:
+        """Kill workers of the run on this machine whose launcher is gone, but none that is `spared`."""
         for process in psutil.process_iter():
-            if _is_worker(process) and self.run_folder.name in _command_line(process):
+            ours = _is_worker(process) and self.run_folder.name in _command_line(process)
+            if ours and process not in spared:
                 _kill(process)
 
+    def kill(self) -> None:
+        """Kill the launcher and its workers."""
+        workers = self.workers()
+        for process in (self.launcher, *workers):
+            _kill(process)
 
+    def wake(self) -> None:
+        """Let the suspended processes go on, wait until its workers have ended, and kill the launcher.
+
+        torchrun would start workers again and again, all refused as long as the other launcher is there.
+        """
+        for process in self.paused:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        _, alive = psutil.wait_procs(self.paused[1:], timeout=LEAVING)
+        if alive:
+            self.problems.append(f"{len(alive)} workers that had lost the run did not end in {LEAVING:.0f} s")
+        self.kill()
+
+
+LEAVING = 120.0
+"""Seconds that processes have to end once they were woken up."""
 Fault = Callable[[Victim, random.Random], str]
 """Injects a fault, drawing what to hit from the generator, and returns what it did."""
 
@@ -80,6 +115,30 @@ def freeze_worker(victim: Victim, rng: random.Random) -> str:
     return f"froze worker {worker.pid}"
 
 
+def start_second_driver(victim: Victim, rng: random.Random) -> str:
+    """Start the same run a second time, which must be refused while the first is there."""
+    terms = Terms(Folder.open(victim.run_folder))
+    before, second = terms.view().number, victim.start_another()
+    while second.poll() is None and victim.launcher.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+    if second.poll() is None:  # the first has ended: the second may have the run
+        Victim(psutil.Process(second.pid), victim.run_folder, victim.start_another).kill()
+        second.wait()
+        return "started a second driver, which outlived the first"
+    if second.returncode == 0 and terms.view().number == before:  # else the first had let go in between
+        victim.problems.append("a second driver was not refused")
+    return f"started a second driver, which ended with exit code {second.returncode}"
+
+
+def pause_driver(victim: Victim, rng: random.Random) -> str:
+    """Suspend the launcher and all workers, as when a machine sleeps: another one takes over meanwhile."""
+    victim.paused = [victim.launcher, *victim.workers()]
+    for process in victim.paused:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+    return f"paused the launcher and its {len(victim.paused) - 1} workers"
+
+
 def damage_checkpoint(victim: Victim, rng: random.Random) -> str:
     """Kill the run, and truncate a file of its newest checkpoint or flip a bit of it."""
     kill_launcher(victim, rng)
@@ -98,6 +157,8 @@ FAULTS: dict[str, Fault] = {
     "term": terminate,
     "freeze": freeze_worker,
     "damage": damage_checkpoint,
+    "second": start_second_driver,
+    "pause": pause_driver,
 }
 
 

@@ -93,7 +93,7 @@ def break_runs(chaos: Chaos, folder: Path, console: Console) -> Result:
         trial = Trial(name, folder, workers=chaos.workers, flags=chaos.flags)
         trial.run(_plan(names, result.undisturbed, rng), rng)
         result.broken.append(trial)
-        found = find_problems(trial, result.undisturbed, steps=STEPS, tracking_uri=uri)
+        found = trial.problems + find_problems(trial, result.undisturbed, steps=STEPS, tracking_uri=uri)
         result.wrong |= {name: found} if found else {}
         for event in trial.events:
             back = "" if event.recovery is None else f", back after {event.recovery:.1f} s"

@@ -16,7 +16,10 @@ import psutil
 
 from qdet.errors import TrainingError
 from qdet.launching.chaos.faults import FAULTS, Victim
+from qdet.storage.lease.hold import LASTS
 
+LEASE = 10.0
+"""Seconds without a renewal after which the lease of a paused driver ends."""
 LAUNCHES = 100
 """Launches after which a run counts as never finishing."""
 _STEP = re.compile(r"^\s*(?:\[\w+\]:)?step (\d+)/\d+")
@@ -55,7 +58,11 @@ class Trial:
         self.startup: float | None = None
         """Seconds from the first launch to the first step."""
         self.seconds = 0.0
+        self.problems: list[str] = []
+        """What went wrong with drivers that had lost the run, or were not to have it."""
         self._step = 0
+        self._stepped = False  # in the current launch
+        self._paused: list[Victim] = []
         self._workers_at_fault: set[int] = set()
         self._workers_replaced = False
 
@@ -77,28 +84,38 @@ class Trial:
         self._began = time.monotonic()
         waiting, code = list(plan), -1
         with (self.folder / f"{self.name}.log").open("w") as log:
-            for _ in range(LAUNCHES):
-                faults_before = len(self.events)
-                code = self._launch(log, waiting, rng)
-                if code == 0:
-                    self.seconds = time.monotonic() - self._began
-                    return
-                if len(self.events) == faults_before and not self._is_recovering():
-                    break
+            try:
+                code = self._relaunch(log, waiting, rng)
+            finally:
+                for victim in self._paused:
+                    victim.kill()
+        if code == 0:
+            return
         raise TrainingError(
             f"{self.name} did not finish (exit code {code}); see {self.folder / self.name}.log"
         )
 
+    def _relaunch(self, log: TextIO, waiting: list[PlannedFault], rng: random.Random) -> int:
+        """Launch until the run is finished, or fails without a fault; return the last exit code."""
+        code = -1
+        for _ in range(LAUNCHES):
+            faults_before = len(self.events)
+            code = self._launch(log, waiting, rng)
+            if code == 0:
+                self.seconds = time.monotonic() - self._began
+            if code == 0 or (len(self.events) == faults_before and not self._is_recovering()):
+                break
+        return code
+
     def _launch(self, log: TextIO, waiting: list[PlannedFault], rng: random.Random) -> int:
-        process = subprocess.Popen(
-            self._command(), cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
+        process = self._start(log)
+        victim = Victim(psutil.Process(process.pid), self.run_folder, lambda: self._start(log, second=True))
+        reader = threading.Thread(target=self._read, args=(process, log, victim), daemon=True)
         reader.start()
-        victim = Victim(psutil.Process(process.pid), self.run_folder)
-        since = time.monotonic()
-        while process.poll() is None:
+        self._stepped, since = False, time.monotonic()
+        while process.poll() is None and not victim.paused:
+            if self._stepped:
+                self._wake()
             if waiting and self._step < waiting[0].step:
                 since = time.monotonic()
             elif waiting and time.monotonic() - since >= waiting[0].delay:
@@ -109,9 +126,27 @@ class Trial:
                 bool(workers) and not workers & self._workers_at_fault
             )
             time.sleep(0.02)
-        victim.kill_leftovers()
+        self.problems += victim.problems
+        if victim.paused:
+            self._paused.append(victim)
+            return -1
+        victim.kill_leftovers(spared=[process for paused in self._paused for process in paused.paused])
         reader.join(timeout=60)
         return process.returncode
+
+    def _start(self, log: TextIO, *, second: bool = False) -> "subprocess.Popen[str]":
+        """Start a launcher; what a second one says goes to the log alone."""
+        return subprocess.Popen(
+            self._command(restarts=0 if second else 100), cwd=self.folder, env=self._environment(),
+            stdout=log if second else subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def _wake(self) -> None:
+        """Wake up the drivers that this launch has taken over from: they must end, and touch nothing."""
+        while self._paused:
+            victim = self._paused.pop()
+            victim.wake()
+            self.problems += victim.problems
 
     def _inject(self, victim: Victim, fault: str, rng: random.Random) -> None:
         self._workers_at_fault = {worker.pid for worker in victim.workers()}
@@ -122,15 +157,17 @@ class Trial:
     def _is_recovering(self) -> bool:
         return bool(self.events) and self.events[-1].recovery is None
 
-    def _read(self, process: "subprocess.Popen[str]", log: TextIO) -> None:
+    def _read(self, process: "subprocess.Popen[str]", log: TextIO, victim: Victim) -> None:
         for line in process.stdout or ():
-            log.write(line)
-            if found := _STEP.search(line):
+            if not log.closed:
+                log.write(line)
+                log.flush()
+            if not victim.paused and (found := _STEP.search(line)):
                 self._record_step(int(found[1]))
 
     def _record_step(self, step: int) -> None:
         now = time.monotonic() - self._began
-        self._step = step
+        self._step, self._stepped = step, True
         if self.startup is None:
             self.startup = now
         if self._workers_replaced and self._is_recovering():
@@ -143,12 +180,13 @@ class Trial:
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
+            LASTS: f"{LEASE:g}",
         }
 
-    def _command(self) -> list[str]:
+    def _command(self, restarts: int) -> list[str]:
         return [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.workers)),
-            *("--max-restarts", "100", "--monitor-interval", "0.2", "--rdzv-id", self.name),
+            *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "--rdzv-id", self.name),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
             *("-m", "qdet.launching.chaos.job", "--store.path", "store", "--store.run", self.name),
             *("--store.resume", "auto", *self.flags),

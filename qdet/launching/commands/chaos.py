@@ -20,7 +20,7 @@ class ChaosCommand:
     folder: Path | None = None
     """New folder for images, checkpoints and logs; by default a temporary one."""
     faults: Annotated[tuple[str, ...], arg(metavar="FAULT ...", help_behavior_hint="")] = ()
-    """Faults to choose from: worker, workers, driver, term, freeze, damage. By default all."""
+    """Faults to choose from: worker, workers, driver, term, freeze, damage, second, pause; by default all."""
     workers: int = 2
     """Training processes."""
     seed: int | None = None

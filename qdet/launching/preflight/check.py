@@ -7,6 +7,7 @@ from qdet.errors import ConfigError
 from qdet.launching.preflight import store
 from qdet.launching.preflight.dry_run import COCO_CLASSES
 from qdet.launching.preflight.objects import describe_missing_objects
+from qdet.launching.preflight.resume import check_run
 from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared
 from qdet.tracking.loggers import check_installed
@@ -24,8 +25,9 @@ def check(prepared: Prepared) -> None:
             f"--data.train {job.data.train} and --data.val {job.data.val} do not have the same categories: "
             + _explain_categories(train.categories, val.categories)
         )
+    per_epoch = None
     if train.images is not None:
-        steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
+        per_epoch = steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
     check_installed(job.track.loggers)
     if job.store.init_from and job.store.resume:
         raise ConfigError(
@@ -36,7 +38,9 @@ def check(prepared: Prepared) -> None:
     elif _is_new(prepared):
         check_verifiable(job.detector.backbone, allow_unverified=job.store.allow_unverified)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
-    store.check(job, digest=train.digest, classes=classes)
+    store.check(job, classes=classes)
+    steps = job.train.steps or (per_epoch and per_epoch * job.train.epochs)
+    check_run(job, digest=train.digest, steps=steps)
     for warning in describe_missing_objects(prepared):
         print(warning, flush=True)
 

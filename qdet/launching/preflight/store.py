@@ -1,30 +1,24 @@
-"""Check, before workers start, that the store can take a run and that the run to resume can be resumed."""
+"""Check, before workers start, that the store can take a run."""
 
 import secrets
-import shlex
 import shutil
-from pathlib import Path
 
 import torch
 
-from qdet.checkpoint import RunFolder, open_folder
-from qdet.checkpoint.reading import newest
+from qdet.checkpoint import open_folder
 from qdet.detectors.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
-from qdet.launching.runs import record
-from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.freeze import freeze
 
 GIB = 2**30
 
 
-def check(job: Job, *, digest: str | None, classes: int) -> None:
-    """Raise unless the store of `job` can be written to, has room, and holds the run that the job resumes.
+def check(job: Job, *, classes: int) -> None:
+    """Raise unless the store of `job` can be written to and has room.
 
     Args:
         job: A job with absolute paths.
-        digest: Of its training shards; None where only workers see them.
         classes: Of the detector, whose size is what a checkpoint's follows from.
 
     Raises:
@@ -32,9 +26,6 @@ def check(job: Job, *, digest: str | None, classes: int) -> None:
     """
     _check_writable(job.store.path)
     _check_room(job, classes)
-    name = job.store.run if job.store.resume in (None, "auto") else job.store.resume
-    if name is not None:
-        _check_run(job, name, digest)
 
 
 def checkpoint_bytes(job: Job, classes: int) -> int:
@@ -80,31 +71,3 @@ def _check_room(job: Job, classes: int) -> None:
             f"--store.path {job.store.path} has {free / GIB:.2f} GiB left, and one checkpoint of this job "
             f"takes {needed / GIB:.2f}; free some space or give another folder"
         )
-
-
-def _check_run(job: Job, name: str, digest: str | None) -> None:
-    """Raise where the folder of the run holds what is not that run's, or another job's."""
-    run = RunFolder(open_folder(job.store.path).child(name))
-    local = run.folder.local
-    if local is not None and local.exists() and not local.is_dir():
-        raise ConfigError(f"--store.run {name}: {local} is a file; remove it or give another name")
-    recorded = record.exists(job.store.path, name)
-    if not recorded:
-        if run.steps():
-            raise ConfigError(
-                f"--store.run {name}: {run.folder} holds checkpoints and no {record.RECORD}, so they are not "
-                "known to be this run's; give another name, or start from one of them by --store.init-from"
-            )
-        return
-    said = record.read(job.store.path, name).name
-    if said != name:
-        raise ConfigError(
-            f"{run.folder} holds the run {said}, as its {record.RECORD} says: move it to "
-            f"{Path(job.store.path) / said} and resume it with --store.resume {shlex.quote(said)}"
-        )
-    last = newest(run) if job.store.resume else None
-    if last is not None:
-        try:
-            check_unchanged(last, job, digest)
-        except CheckpointError as error:
-            raise ConfigError(f"--store.resume: {error}") from error

@@ -1,8 +1,10 @@
 """Why a run on Ray failed: the cause, unwrapped from Ray's exceptions, and how to resume."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qdet.errors import QdetError, TrainingError
+from qdet.launching.ray_backend.failure_budget import FailureBudget
 from qdet.launching.ray_backend.masked_errors import MaskedError
 
 if TYPE_CHECKING:
@@ -29,22 +31,51 @@ def advise_resume(run: str, restarts: int) -> str:
     """Return what to do after more worker failures than `--train.max-failures` allows."""
     return (
         f"Once that is fixed, --store.resume {run} resumes from its last checkpoint; "
-        f"--train.max-failures, {restarts} here, is how often workers are restarted automatically"
+        f"--train.max-failures, {restarts} here, is how often workers are restarted automatically without a "
+        "new checkpoint in between"
     )
 
 
-def stop_on_user_errors() -> "UserCallback":
-    """Return a callback that makes Ray Train fail at once on a user error, which no restart would fix."""
+def stop_on_failures(budget: FailureBudget) -> "UserCallback":
+    """Return a callback that makes Ray Train fail: at once on a user error, which no restart would fix.
+
+    Args:
+        budget: Of other failures. Ray Train's own count is of the whole run, whatever progress it makes.
+    """
     from ray.train import UserCallback
 
-    class StopAtUserErrors(UserCallback):
+    class StopAtFailures(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            for error in worker_exceptions.values():
-                user_error = _find_user_error(error)
-                if user_error is not None:
-                    raise user_error
+            check_failures(budget, worker_exceptions)
 
-    return StopAtUserErrors()
+    return StopAtFailures()
+
+
+def check_failures(budget: FailureBudget, errors: Mapping[int, Exception]) -> None:
+    """Count what workers failed of, by rank, unless a machine of theirs was taken away.
+
+    Raises:
+        QdetError: It is a user error.
+        TrainingError: The budget is spent; the message is the cause.
+    """
+    for error in errors.values():
+        user_error = _find_user_error(error)
+        if user_error is not None:
+            raise user_error
+    if not any(_was_preempted(error) for error in errors.values()) and not budget.spend():
+        raise find_cause(_Failures(errors))
+
+
+class _Failures(Exception):
+    """What the workers of one start failed of, by rank."""
+
+    def __init__(self, errors: Mapping[int, Exception]) -> None:
+        super().__init__("workers failed")
+        self.worker_failures = dict(errors)
+
+
+def _was_preempted(failure: BaseException) -> bool:
+    return bool(getattr(getattr(failure, "health_check_failure", failure), "preempted", False))
 
 
 def _died(failure: BaseException) -> bool:

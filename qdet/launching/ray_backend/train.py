@@ -19,6 +19,7 @@ from qdet.launching.display.events import EventLines
 from qdet.launching.display.live import open_display
 from qdet.launching.preflight.check import check
 from qdet.launching.ray_backend import capacity, connect, failures
+from qdet.launching.ray_backend.failure_budget import FailureBudget, newest_step
 from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.ray_backend.worker_output import forwarded_to
@@ -90,9 +91,11 @@ def run_on_ray(
                 open_display(session.run.name) as display,
                 forwarded_to(display),
             ):
+                session.when_lost(requested.set)
                 result = _fit_with_graceful_stop(
                     job, session.run, callbacks, requested, gpu=gpu, display=display
                 )
+            session.check_lease()
             if result["stopped"]:
                 said = describe_stop(session.run.name, result["step"], result["steps"], result["why"])
                 print(said, flush=True)
@@ -150,7 +153,7 @@ def fit(
     Raises:
         SystemExit: The workers did not stop within the grace period.
         QdetError: A worker hit a user error, which no restart fixes.
-        TrainingError: Workers failed more often than `train.max_failures`.
+        TrainingError: Workers failed more often than `train.max_failures` without a new checkpoint.
     """
     from ray.train import TrainingFailedError
 
@@ -175,6 +178,7 @@ def _build_trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train = job.train
+    budget = FailureBudget(train.max_failures, partial(newest_step, run))
     elastic = train.least_workers < train.most_workers
     watch_preemption = not is_single_machine()
     settings = RAY_TRAIN_SETTINGS | {
@@ -204,9 +208,9 @@ def _build_trainer(
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # the callback counts
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[failures.stop_on_user_errors(), *ray_callbacks],
+            callbacks=[failures.stop_on_failures(budget), *ray_callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

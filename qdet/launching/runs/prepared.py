@@ -44,6 +44,17 @@ class Prepared:
         """Which run this is, new or resumed; ConfigError where the store does not allow it."""
         return record.choose(self.job, name=self.name, hash=self.hash)
 
+    def look_again(self) -> "Prepared":
+        """Return the same with another look at the run, which has changed; the datasets are kept.
+
+        Raises:
+            ConfigError: The store does not allow it any more.
+        """
+        again = replace(self)
+        kept = {name: found for name, found in vars(self).items() if name in ("train", "val")}
+        vars(again).update(kept)
+        return again
+
 
 def prepare(job: Job, *, name: str | None = None) -> Prepared:
     """Make the paths of `job` absolute and the name of the run to resume whole, for the looks that follow.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from qdet.checkpoint import open_folder
 from qdet.checkpoint.run_names import RECORD, find_run, list_runs
 from qdet.errors import CheckpointError, ConfigError, QdetError, did_you_mean
-from qdet.job import Job
+from qdet.job import Job, explain_bad_name
 from qdet.launching.paths import has_spool
 from qdet.launching.runs import words
 from qdet.storage import Folder
@@ -45,6 +45,8 @@ class RunRecord:
 
     A run whose machine lost power stays `running` until it is resumed.
     """
+    val_digest: str | None = None
+    """Digest of the validation set that it was last evaluated on; None where that is not known."""
 
     @classmethod
     def new(cls, choice: "Choice", job: Job, *, mlflow_run_id: str | None, tracking_uri: str) -> "RunRecord":
@@ -79,11 +81,21 @@ def claim_name(job: Job, *, rng: random.Random | None = None) -> str:
             name = f"{job.name}-{words.draw(rng)}" + (
                 f"-{rng.randrange(2, 100)}" if attempt >= _PLAIN else ""
             )
+            check_name(name)
             if not has_spool(name) and store.claim(name):
                 return name
     except OSError as error:
         raise ConfigError(f"--store.path {job.store.path}: cannot be written to ({error})") from error
     raise ConfigError(f"--store.path {job.store.path} has no name left for {job.name}: give --store.run NAME")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a run, unless it cannot have that; raise ConfigError then."""
+    if why := explain_bad_name(name):
+        raise ConfigError(
+            f"a run cannot be named {name[:80]!r}: it {why}; give it another by --store.run NAME"
+        )
+    return name
 
 
 class Choice(NamedTuple):
@@ -115,7 +127,7 @@ def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Cho
     """
     store = job.store
     if store.resume == "auto" or (name and not store.run and not store.resume):
-        wanted = store.run or name or ""
+        wanted = check_name(store.run or name or "")
         known = read(store.path, wanted) if exists(store.path, wanted) else None
         return Choice(wanted, known, known.hash if known else hash or hash_name(wanted))
     if store.resume:

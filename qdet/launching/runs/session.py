@@ -6,31 +6,31 @@ database migrated; the worker of rank 0 joins the same MLflow run, again after e
 
 import hashlib
 import json
-import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from qdet.checkpoint import Manifest, RunFolder, open_folder
 from qdet.checkpoint.run_folder import METRIC, best_of
 from qdet.config import flatten
-from qdet.errors import QdetError
+from qdet.errors import QdetError, TrackingError
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import note, record
+from qdet.launching.runs.claim import hold_run
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.report import Outcome, keep_picture
+from qdet.launching.runs.status import record_status, report_run_status
 from qdet.launching.runs.witness import witnessed
 from qdet.masking import mask
-from qdet.tracking import MLflowTracker, NullTracker, Status, Tracker
+from qdet.storage.lease import Hold
+from qdet.tracking import MLflowTracker, NullTracker, Tracker, prepare_database
 from qdet.tracking.loggers import SeveralTrackers, open_loggers
 from qdet.tracking.values import stable
 from qdet.training.reporting import Run
@@ -50,6 +50,18 @@ class Session:
     tracker: Tracker
     about: str = ""
     """What its description in MLflow begins with."""
+    held: Hold | None = None
+    """Its lease; None of a session that only looks."""
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have `call` called, on any thread, once another driver has taken over the run."""
+        if self.held is not None:
+            self.held.when_lost(call)
+
+    def check_lease(self) -> None:
+        """Raise LeaseError if another driver has taken over the run."""
+        if self.held is not None and self.held.lost:
+            self.held.check()
 
     @property
     def folder(self) -> str:
@@ -99,6 +111,9 @@ def open_session(
 ) -> Iterator[Session]:
     """Open the run of a job in its store and in MLflow; leaving marks it FINISHED, FAILED or KILLED.
 
+    It begins once this process holds the run's lease. A run that another driver has taken over meanwhile is
+    left to that one.
+
     Args:
         prepared: The job, its datasets and which run it is.
         parent: MLflow run that this one is shown under.
@@ -106,54 +121,69 @@ def open_session(
         title: Name that MLflow shows instead of the run's.
 
     Raises:
-        ConfigError: The run to resume is not in the store, a new one is, or the store cannot be written to.
+        ConfigError: The run to resume is not in the store, a new one is, or another driver is writing it, or
+            the store cannot be written to.
     """
-    launched = time.time()
-    job, name, resumed = prepared.job, prepared.run.name, prepared.run.resumed
-    tracker = MLflowTracker.open(
-        spool_folder(name, "driver"),
-        experiment=job.track.experiment,
-        run_name=name,
-        run_hash=prepared.run.hash,
-        run_id=resumed.mlflow_run_id if resumed else None,
-        parent_run_id=parent,
-        tags=_run_tags(prepared) | dict(tags or {}),
-        tracking_uri=paths.tracking_uri(),
-    )
-    with report_run_status(tracker):
-        run_id = tracker.wait_for_run(FIRST_ANSWER)
-        about = note.describe_process() or title or ""
-        _log_inputs(tracker, prepared)
-        if title or resumed is None:
-            tracker.tags({note.TAG: about} | ({TITLE_TAG: title} if title else {}))
-        uri = paths.tracking_uri()
-        if resumed is None:
-            new = record.RunRecord.new(prepared.run, job, mlflow_run_id=run_id, tracking_uri=mask(uri))
-            record.write(job.store.path, new)
-        run = Run(
-            name=name,
-            store=job.store.path,
-            mlflow_run_id=run_id,
-            hash=prepared.run.hash,
-            launched=launched,
+    launched, store = time.time(), prepared.job.store
+    with hold_run(store.path, prepared.run.name, take_over=store.take_over) as held:
+        if held.number > 1:  # the driver before may have made, finished or changed the run since
+            prepared = prepared.look_again()
+        with suppress(TrackingError):  # the tracker says it too, and keeps its points
+            prepare_database(paths.tracking_uri())
+        tracker = MLflowTracker.open(
+            spool_folder(prepared.run.name, "driver"),
+            parent_run_id=parent,
+            tags=_run_tags(prepared) | dict(tags or {}),
+            **_which_run(prepared),
         )
-        with witnessed(run, job.track.experiment, uri), _recorded_status(run):
-            yield Session(run, tracker, about)
+        with report_run_status(tracker, held):
+            run_id = tracker.wait_for_run(FIRST_ANSWER)
+            about = note.describe_process() or title or ""
+            _log_inputs(tracker, prepared)
+            if title or prepared.run.resumed is None:
+                tracker.tags({note.TAG: about} | ({TITLE_TAG: title} if title else {}))
+            _write_record(prepared, run_id)
+            run = Run(
+                name=prepared.run.name,
+                store=store.path,
+                mlflow_run_id=run_id,
+                hash=prepared.run.hash,
+                launched=launched,
+                fence=held.fence,
+            )
+            with (
+                witnessed(run, prepared.job.track.experiment, paths.tracking_uri()),
+                record_status(run, held),
+            ):
+                yield Session(run, tracker, about, held)
 
 
-@contextmanager
-def _recorded_status(run: Run) -> Iterator[None]:
-    """Keep in the run's record how the block is doing, for `qdet runs`."""
-    record.set_status(run.store, run.name, "running")
-    status = "failed"
-    try:
-        yield
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        status = "stopped"
-        raise
-    finally:
-        record.set_status(run.store, run.name, status)
+def _which_run(prepared: Prepared) -> dict[str, Any]:
+    """Return how MLflow knows a run."""
+    run = prepared.run
+    return {
+        "experiment": prepared.job.track.experiment,
+        "run_name": run.name,
+        "run_hash": run.hash,
+        "run_id": run.resumed.mlflow_run_id if run.resumed else None,
+        "tracking_uri": paths.tracking_uri(),
+    }
+
+
+def _write_record(prepared: Prepared, run_id: str | None) -> None:
+    """Record a new run, and which validation set a run is evaluated on."""
+    known, uri, digest = prepared.run.resumed, mask(paths.tracking_uri()), prepared.val.digest
+    if known is None:
+        new = record.RunRecord.new(prepared.run, prepared.job, mlflow_run_id=run_id, tracking_uri=uri)
+        record.write(prepared.job.store.path, replace(new, val_digest=digest))
+    elif digest is not None and digest != known.val_digest:
+        if known.val_digest is not None:
+            print(
+                f"resuming with another validation set, --data.val {mask(prepared.job.data.val)}: val/AP "
+                "before and after cannot be compared, but the best checkpoint and early stopping do",
+                flush=True,
+            )
+        record.write(prepared.job.store.path, replace(known, val_digest=digest))
 
 
 @contextmanager
@@ -199,25 +229,6 @@ def _add_loggers(tracker: Tracker, job: Job, run: Run) -> Tracker:
     return several
 
 
-@contextmanager
-def report_run_status(tracker: Tracker) -> Iterator[None]:
-    """Close `tracker` with how the block ended: FINISHED, KILLED by a signal, or FAILED with its cause."""
-    status: Status = "FAILED"
-    try:
-        with _termination_raises():
-            yield
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    except Exception as error:
-        tracker.tags({"qdet.cause": str(error) if isinstance(error, QdetError) else repr(error)})
-        raise
-    finally:
-        # A scheduler that sent SIGTERM kills within seconds.
-        tracker.close(status, wait=3.0 if status == "KILLED" else 15.0)
-
-
 def _run_tags(prepared: Prepared) -> dict[str, str]:
     """Return what tells runs of one job apart: when each was started, and a digest of its settings."""
     settings = json.dumps(flatten(prepared.job), sort_keys=True, default=stable).encode()
@@ -241,20 +252,3 @@ def _log_inputs(tracker: Tracker, prepared: Prepared) -> None:
             tracker.dataset(Path(address).name, info.digest, mask(address), context, sizes)
     if script := note.job_file():
         tracker.text(script.read_text(encoding="utf-8", errors="replace"), f"job/{script.name}")
-
-
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, which `finally` blocks see; only a process's main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> Any:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,9 +13,11 @@ from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.paths import spool_folder
 from qdet.launching.runs import note, record
-from qdet.launching.runs.session import FIRST_ANSWER, report_run_status
+from qdet.launching.runs.claim import hold_run
+from qdet.launching.runs.session import FIRST_ANSWER
+from qdet.launching.runs.status import report_run_status
 from qdet.launching.runs.typed import show_value, train_command
-from qdet.tracking import MLflowTracker, Tracker, send_spool
+from qdet.tracking import MLflowTracker, Tracker, prepare_database, send_spool
 
 TITLE = 80
 """Most characters of the name that MLflow shows of a trial."""
@@ -108,21 +110,27 @@ class SweepSession:
 
 @contextmanager
 def open_sweep(job: Job, sweep: Sweep, name: str) -> Iterator[SweepSession]:
-    """Open the MLflow run of a sweep; leaving marks it FINISHED, FAILED or KILLED."""
-    tracker = MLflowTracker.open(
-        spool_folder(name, "sweep"),
-        experiment=job.track.experiment,
-        run_name=name,
-        run_hash=secrets.token_hex(4),
-        tags={"qdet.sweep": "true"},
-        tracking_uri=paths.tracking_uri(),
-    )
-    with report_run_status(tracker):
-        run_id = tracker.wait_for_run(FIRST_ANSWER)
-        tracker.params(flatten(job) | _space(sweep))
-        about = note.describe_process()
-        tracker.tags({note.TAG: about})
-        yield SweepSession(name, job.track.experiment, run_id, tracker, about)
+    """Open the MLflow run of a sweep; leaving marks it FINISHED, FAILED or KILLED.
+
+    It begins once this process holds the sweep's lease, as that of a run.
+    """
+    with hold_run(job.store.path, name, take_over=job.store.take_over) as held:
+        with contextlib.suppress(TrackingError):
+            prepare_database(paths.tracking_uri())
+        tracker = MLflowTracker.open(
+            spool_folder(name, "sweep"),
+            experiment=job.track.experiment,
+            run_name=name,
+            run_hash=secrets.token_hex(4),
+            tags={"qdet.sweep": "true"},
+            tracking_uri=paths.tracking_uri(),
+        )
+        with report_run_status(tracker, held):
+            run_id = tracker.wait_for_run(FIRST_ANSWER)
+            tracker.params(flatten(job) | _space(sweep))
+            about = note.describe_process()
+            tracker.tags({note.TAG: about})
+            yield SweepSession(name, job.track.experiment, run_id, tracker, about)
 
 
 def trial_name(sweep: str, trial: str) -> str:

@@ -22,7 +22,7 @@ def witnessed(run: Run, experiment: str, tracking_uri: str) -> Iterator[None]:
     """Have the block witnessed: if this process dies inside of it, the MLflow run is marked KILLED."""
     command = [sys.executable, "-m", "qdet.launching.runs.witness"]
     about = {"run": run.name, "store": run.store, "hash": run.hash, "id": run.mlflow_run_id}
-    about |= {"experiment": experiment, "uri": tracking_uri}
+    about |= {"experiment": experiment, "uri": tracking_uri, "term": run.fence and str(run.fence.number)}
     try:
         # A session of its own: signals for the driver's group are not for the witness.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -68,13 +68,14 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     from qdet.tracking import MLflowTracker, has_ended, send_spool
 
     name = str(about["run"])
-    record.set_status(str(about["store"]), name, "killed")
+    if last := _let_go(about):
+        record.set_status(str(about["store"]), name, "killed")
     time.sleep(2.0)  # workers end with their driver, and write until then
     for process in ("driver", "worker"):
         with contextlib.suppress(TrackingError):
             send_spool(spool_folder(name, process))
-    if about["id"] and has_ended(about["id"], str(about["uri"])):
-        return  # a sweep, say, has ended the run of a trial that it stopped
+    if not last or (about["id"] and has_ended(about["id"], str(about["uri"]))):
+        return  # another driver goes on with it, or a sweep has ended the run of a trial that it stopped
     tracker = MLflowTracker.open(
         spool_folder(name, "witness"),
         experiment=str(about["experiment"]),
@@ -85,6 +86,25 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     )
     tracker.tags({"qdet.cause": CAUSE})
     tracker.close("KILLED", wait=60.0)
+
+
+def _let_go(about: dict[str, str | None]) -> bool:
+    """Release the dead driver's lease, if it has one; return whether no other driver has the run by now."""
+    from qdet.checkpoint import open_folder
+    from qdet.errors import QdetError
+    from qdet.storage.lease import Fence, Terms
+
+    if about["term"] is None:
+        return True
+    try:
+        terms = Terms(open_folder(str(about["store"])).child(str(about["run"])))
+        fence = Fence(terms, int(about["term"]))
+        if not fence.holds():
+            return False
+        terms.release(fence.number)
+    except (QdetError, OSError):  # the lease ends by itself
+        pass
+    return True
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from qdet.checkpoint import Checkpoint, RunFolder, TrainState, open_folder, verify
 from qdet.checkpoint.fit import check_fit, load_weights
+from qdet.checkpoint.manifest import read_manifest
 from qdet.data.shards.protocol import Dataset
 from qdet.detectors.detector import Detector
 from qdet.errors import CheckpointError
@@ -23,6 +24,7 @@ class Start:
 
     Raises:
         CheckpointError: There are checkpoints but none is intact, or the job does not fit the last.
+        LeaseError: Another driver has taken over the run.
     """
 
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
@@ -65,6 +67,7 @@ class Start:
     def _find(self, run: RunFolder) -> Checkpoint | None:
         def newest() -> str | None:
             found = run.newest_good(lambda why: print(f"skipping a checkpoint: {why}", flush=True))
+            run.begin(0 if found is None else read_manifest(found).step)
             return None if found is None else found.name
 
         name = self.world.on_main(newest)

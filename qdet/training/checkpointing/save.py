@@ -5,15 +5,15 @@ while the next steps run. One checkpoint is written at a time. All ranks wait to
 so that a slow store does not look like a dead rank.
 """
 
-import secrets
 import threading
 import time
 from collections.abc import Callable
 
 from qdet.checkpoint import Piece, RunFolder
 from qdet.checkpoint.run_folder import Retention
+from qdet.checkpoint.term import name_attempt
 from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
-from qdet.errors import CheckpointError
+from qdet.errors import CheckpointError, LeaseError
 from qdet.storage import Folder
 from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
 from qdet.training.distributed import World
@@ -35,7 +35,7 @@ class CheckpointWriter:
         saved: Callable[[int, str], None] = lambda step, folder: None,
     ) -> None:
         self.run, self.world, self.retention, self._saved = run, world, retention, saved
-        self.attempt: str = world.broadcast(secrets.token_hex(4))
+        self.attempt: str = world.broadcast(name_attempt(run.fence))
         """Part of the names of all files that this training writes, the same on every rank."""
         self._host, self._background = HostCopy(), BackgroundTask()
         self._give_up = threading.Event()
@@ -67,14 +67,18 @@ class CheckpointWriter:
 
         Raises:
             CheckpointError: It failed, and is the second in a row or the last of the run.
+            LeaseError: Another driver has taken over the run.
         """
         failed = self._await()
         self._failures = self._failures + 1 if failed else 0
         if failed:
             causes = [error for error in self.world.gather(self._cause()) if error]
+            error = self._background.error
             self._background.clear_error()
             # If another rank could not write, rank 0 only knows that a share did not come.
-            self.world.on_main(lambda: self._report(causes[-1], at_end or self._failures >= FAILURES))
+            self.world.on_main(
+                lambda: self._report(causes[-1], error, final=at_end or self._failures >= FAILURES)
+            )
 
     @property
     def wrote(self) -> bool:
@@ -106,9 +110,11 @@ class CheckpointWriter:
         """Write this rank's share and, on rank 0, the manifest when all shares are there; on the thread."""
         rank, attempt = self.world.rank, self.attempt
         try:
+            if self.run.fence is not None:
+                self.run.fence.check()
             write_share(folder, rank=rank, attempt=attempt, pieces=pieces)
             if contents is not None:
-                commit(folder, contents, give_up=self._give_up)
+                commit(folder, contents, fence=self.run.fence, give_up=self._give_up)
         except Exception:
             folder.remove(f"{share_name(rank, attempt)}.safetensors")  # it may be what fills the disk
             raise
@@ -116,14 +122,16 @@ class CheckpointWriter:
             self._saved(step, str(folder))
             try:
                 self.run.tidy(self.retention)
-            except OSError as error:
+            except (OSError, CheckpointError) as error:
                 print(f"old checkpoints of {self.run.folder} could not be removed: {error}", flush=True)
 
     def _cause(self) -> str | None:
         error = self._background.error
         return None if error is None else f"{type(error).__name__}: {error}"
 
-    def _report(self, cause: str, final: bool) -> None:
+    def _report(self, cause: str, error: Exception | None, *, final: bool) -> None:
+        if isinstance(error, LeaseError):
+            raise error
         said = f"checkpoint {self._folder} could not be written: {cause}. Earlier ones are untouched"
         if final:
             raise CheckpointError(
