@@ -151,7 +151,7 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(missing) from error
     except StorageError as error:  # it names what was read
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(str(error)).because_of(error) from error
     except OSError as error:
         raise CheckpointError(f"{folder}/{name} cannot be read: {error}") from error
 

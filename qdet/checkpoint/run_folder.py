@@ -79,12 +79,17 @@ class RunFolder:
 
         Args:
             passed_over: Called with the reason for each that is left out.
+
+        Raises:
+            CheckpointError: The store is away, which says nothing of its checkpoints.
         """
         found: dict[int, Manifest] = {}
         for step in self.steps():
             try:
                 found[step] = read_manifest(self.at(step))
             except CheckpointError as error:
+                if error.transient:  # away is not damaged: it must not be tidied away
+                    raise
                 passed_over(str(error))
         return found
 
@@ -95,12 +100,14 @@ class RunFolder:
             passed_over: Called with the reason for each newer one that is skipped.
 
         Raises:
-            CheckpointError: There were complete checkpoints, but none is intact any more.
+            CheckpointError: There were complete checkpoints, but none is intact; or the store is away.
         """
         for step in reversed(self.steps()):
             try:
                 verify(self.at(step))
             except CheckpointError as error:
+                if error.transient:
+                    raise
                 passed_over(str(error))
                 if self.at(step).size(MANIFEST) is not None:
                     self._damaged.add(step)

@@ -4,11 +4,13 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launching import paths
 from qdet.launching.display.live import open_display
 from qdet.launching.graceful_stop import StopFlag, catch_signals
 from qdet.launching.preflight.check import check
@@ -75,8 +77,11 @@ def _catch_signals() -> AbstractContextManager[StopFlag]:
 def _train(
     job: Job, run: Run, tracker: Tracker, reporter: LocalReporter, callbacks: Sequence["Callbacks"]
 ) -> "Result":
-    from qdet.training.loop import train  # imports PyTorch
+    from qdet.training.joining.rendezvous import SECRET, derive_secret  # imports PyTorch
+    from qdet.training.loop import train
 
+    if job.train.most_workers > 1 and SECRET not in os.environ:
+        run = replace(run, join_secret=derive_secret(paths.secret("join-secret"), run.name))
     return train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
 
 

@@ -1,7 +1,7 @@
 """COCO AP of a detector over validation shards; each image counts once on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from qdet.data.loading.planned_stream import EvalStream
@@ -73,9 +73,9 @@ def evaluate_shards(
     """
     runner = DetectorRunner(detector, forward, world.device)
     rows = detect_in_batches(runner, watch(_stream(shards, job, world)), shards.categories.ids)
-    everything = merge(world.gather(rows))
-    metrics = world.on_main(lambda: evaluate(shards.ground_truth(), everything, strict=job.eval.strict))
-    return metrics, everything
+    everything = merge([DetectionRows(**part) for part in world.gather_arrays(vars(rows))])
+    found = world.on_main(lambda: asdict(evaluate(shards.ground_truth(), everything, strict=job.eval.strict)))
+    return CocoMetrics(**found), everything
 
 
 def _stream(shards: ShardSet, job: Job, world: World) -> EvalStream:

@@ -11,6 +11,7 @@ import torch
 
 from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
+from qdet.storage.network import patient
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
 from qdet.training.checkpointing.contents import Checkpoints
@@ -63,10 +64,10 @@ def train(
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
     """
     set_deterministic(job.train.deterministic)
-    world = join(job.train.accelerator, timeout=job.train.timeout)
+    world = join(job.train.accelerator, timeout=job.train.timeout, secret=run.join_secret)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
-    with calling(reporter, callbacks if world.main else ()) as (called, end):
+    with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):
         training = _Training(job, world, run, called, tracker)
         try:
             with training.health:

@@ -30,6 +30,8 @@ class Run:
     """Unix time at which this launch of the run began, before any restart; None: when training starts."""
     hash: str | None = None
     """Tells it from runs of the same name in other stores."""
+    join_secret: str | None = field(default=None, repr=False)
+    """What its ranks know and nobody else, where they meet by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)

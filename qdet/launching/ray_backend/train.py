@@ -171,7 +171,9 @@ def _build_trainer(
 ) -> "TorchTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from qdet.launching.ray_backend.rendezvous import AuthenticatedTorch
 
     train = job.train
     elastic = train.least_workers < train.most_workers
@@ -199,7 +201,7 @@ def _build_trainer(
             resources_per_worker=worker_resources(job, gpu=gpu),
             elastic_resize_monitor_interval_s=_growth_interval(),
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
+        torch_config=AuthenticatedTorch(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,

@@ -116,7 +116,7 @@ class CheckpointWriter:
             self._saved(step, str(folder))
             try:
                 self.run.tidy(self.retention)
-            except OSError as error:
+            except (OSError, CheckpointError) as error:
                 print(f"old checkpoints of {self.run.folder} could not be removed: {error}", flush=True)
 
     def _cause(self) -> str | None:
