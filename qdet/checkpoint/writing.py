@@ -9,12 +9,12 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from qdet.checkpoint.manifest import MANIFEST, Manifest
+from qdet.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
@@ -87,6 +87,19 @@ def commit(
     for rank in range(contents.world_size):
         folder.remove(f"{share_name(rank, contents.attempt)}.json")
     return manifest
+
+
+def add_metrics(folder: Folder, metrics: Mapping[str, float]) -> bool:
+    """Add the metrics of a later evaluation to a complete checkpoint; return False where it has some already.
+
+    Raises:
+        CheckpointError: It has no intact manifest.
+    """
+    manifest = read_manifest(folder)
+    if manifest.metrics or not metrics:
+        return False
+    folder.put(MANIFEST, replace(manifest, metrics=dict(metrics)).render())
+    return True
 
 
 def _await_shares(

@@ -32,7 +32,7 @@ from qdet.launching.runs import report
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.typed import describe_stop
+from qdet.launching.runs.typed import describe_abort, describe_stop
 from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run_on_ray(
             device = "GPUs" if gpu else "CPUs"
             print(f"run {session.run.name}: {job.train.workers} workers on {device}", flush=True)
             with (
-                graceful_stop.catch_signals() as requested,
+                graceful_stop.catch_signals(abandoned=describe_abort(session.run.name)) as requested,
                 open_display(session.run.name) as display,
                 forwarded_to(display),
             ):
