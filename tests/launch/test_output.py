@@ -138,8 +138,11 @@ HANGS = {
 def test_a_hanging_worker_ends_although_nobody_reads_stderr(hang):
     code, expected = HANGS[hang]
     script = textwrap.dedent(HANGING).format(hang=code)
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, cwd=REPO)
-    assert process.wait(60) == expected
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, cwd=REPO) as process:
+        try:
+            assert process.wait(120) == expected
+        finally:
+            process.kill()
 
 
 def test_a_hanging_worker_ends_although_stderr_is_closed():
