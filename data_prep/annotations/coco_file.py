@@ -95,7 +95,7 @@ def _parse(text: bytes, file: Path) -> CocoFile:
         if all(_has_box(entry.bbox) for entry in content.annotations):
             return content
         return msgspec.json.decode(text, type=_Outlined)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return _read_leniently(text, file)
 
 
@@ -107,14 +107,14 @@ def _read_leniently(text: bytes, file: Path) -> CocoFile:
     """Parse with `json`, which accepts the NaN that Python writes; raise DataError if that fails too."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise DataError(f"{file} is not a COCO detection file: it has no list `{name}`")
     try:
         return msgspec.convert(content, _Outlined)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise DataError(f"{file} is not a COCO detection file: {error}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
 from qdet.errors import CheckpointError, StorageError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
@@ -92,7 +93,7 @@ def read_manifest(folder: Folder) -> Manifest:
     with _explain_failure(folder, MANIFEST, missing=missing):
         text = _read_bounded(folder, MANIFEST, LONGEST)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         version = content.pop("format")
         if version != FORMAT:
             raise CheckpointError(

@@ -19,6 +19,7 @@ from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 PATIENCE = 600.0
@@ -122,7 +123,7 @@ def _await_shares(
         pause = min(2 * pause, 1.0)
     files = {}
     for name in expected:
-        said = json.loads(folder.read(f"{name}.json"))
+        said = parse_json(folder.read(f"{name}.json"))
         files[f"{name}.safetensors"] = Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
     return files
 

@@ -1,6 +1,5 @@
 """Read a checkpoint's file: its tensors, and the few settings that shapes do not determine."""
 
-import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from qdet.backbones.weights import read_file, read_weights
 from qdet.errors import CheckpointError
+from qdet.parsing import parse_json
 
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
@@ -84,7 +84,7 @@ def _of_transformers(config: Mapping[str, Any]) -> Metadata:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

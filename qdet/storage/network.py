@@ -19,6 +19,7 @@ from http.client import HTTPException
 from typing import Any, Protocol, TypeVar
 
 from qdet.errors import QdetError, StorageError
+from qdet.storage.guard import ForbiddenAddressError, GuardedClient
 from qdet.storage.proxies import name_proxy
 
 T = TypeVar("T")
@@ -129,12 +130,13 @@ class ResumingReader:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """Options of fsspec's file system for `url`: time limits over HTTP."""
+    """Options of fsspec's file system for `url`: over HTTP time limits, and where its server may lead."""
     if not url.startswith(("http://", "https://")):
         return {}
     from aiohttp import ClientTimeout
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)}}
+    timeout = ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)
+    return {"client_kwargs": {"timeout": timeout}, "get_client": GuardedClient.of(url)}
 
 
 def _patience() -> float:
@@ -169,7 +171,8 @@ def _is_refusal(error: Exception) -> bool:
     """Whether another attempt is no use."""
     status = getattr(error, "status", 500)  # aiohttp's errors have one
     refused = 400 <= status < 500 and status not in _ASK_AGAIN
-    lasting = isinstance(error, PermissionError | ssl.CertificateError) or _REFUSALS.search(str(error))
+    kinds = PermissionError | ssl.CertificateError | ForbiddenAddressError
+    lasting = isinstance(error, kinds) or _REFUSALS.search(str(error))
     return refused or bool(lasting)
 
 

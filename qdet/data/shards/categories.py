@@ -1,6 +1,5 @@
 """Names and original ids of a dataset's classes, and their contiguous indices in the network."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from qdet.errors import DataError
+from qdet.parsing import parse_json
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def named_categories(file: str) -> Categories:
 
 def _read_list(file: str) -> Sequence[Mapping[str, Any]]:
     try:
-        said = json.loads(read_categories_file(file))
+        said = parse_json(read_categories_file(file))
     except (ValueError, RecursionError) as error:
         raise DataError(f"--data.categories {file} is no JSON ({error})") from error
     listed = said.get("categories") if isinstance(said, dict) else said

@@ -9,7 +9,6 @@ DIR may be a URL, and shards may come without manifest and index (see `qdet.data
 """
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ class ShardSet:
                 first_id=int(self._boxes_before[row]) + 1,
                 ids=self._category_ids,
             )
-        sample = json.loads(data)
+        sample = read_columns(data, name=self.name_of(row))
         if sample["image_id"] != image_id:
             raise DataError(
                 f"{self.name_of(row)}: its JSON is of image {sample['image_id']}; convert the dataset again"

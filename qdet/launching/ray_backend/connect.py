@@ -5,8 +5,9 @@ neither                       the head of `cluster/local.sh up`, then the head t
                               temporary folder names, if nobody else can have written the note, then a
                               private instance on loopback that ends with this process
 
-Reaching a cluster means running its code: a note is believed only where it is this user's own file, in folders
-in which no other user can put another one in its place. Ray makes its folder writable for all, so that is rare.
+Reaching a cluster means running its code: a note is believed only where it is this user's own file, in
+folders in which no other user can put another one in its place. Ray makes its folder writable for all, so
+that is rare.
 """
 
 import os

@@ -14,6 +14,7 @@ from qdet.checkpoint.run_names import RECORD, list_runs, require_folder
 from qdet.launching.paths import shorten
 from qdet.launching.runs import record
 from qdet.launching.runs.report import named
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 
@@ -147,7 +148,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
 def _read_record(folder: Folder) -> dict[str, Any]:
     """Return the record of a run; nothing where it has none that can be read."""
     try:
-        content = json.loads(folder.read(RECORD))
+        content = parse_json(folder.read(RECORD))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
