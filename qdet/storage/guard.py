@@ -96,9 +96,9 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 def _resolver(client: GuardedClient) -> Any:
     """Return a resolver of aiohttp that leaves out addresses which the client may not be led to."""
-    from aiohttp import DefaultResolver
+    from aiohttp import ThreadedResolver
 
-    class CheckedResolver(DefaultResolver):
+    class CheckedResolver(ThreadedResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
         ) -> list[Any]:

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, Store
 
 from qdet.errors import ConfigError
 from qdet.training.joining.exchange import (
@@ -33,7 +33,7 @@ from qdet.training.joining.exchange import (
 from qdet.training.joining.rendezvous import meet, require_secret
 
 T = TypeVar("T")
-_stores: list[dist.Store] = []  # C++ finds the methods of a Python store only while Python holds it
+_stores: list[Store] = []  # C++ finds the methods of a Python store only while Python holds it
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _device(accelerator: str) -> torch.device:
     return device
 
 
-def enter_group(store: dist.Store, backend: str, *, timeout: int) -> None:
+def enter_group(store: Store, backend: str, *, timeout: int) -> None:
     """Make the process group of all ranks, as RANK and WORLD_SIZE number them; of one without. Collective."""
     # NCCL's watchdog would ask the store every second whether a rank wants a dump of its last operations.
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
@@ -165,7 +165,7 @@ def enter_group(store: dist.Store, backend: str, *, timeout: int) -> None:
     )
 
 
-def _open_store(secret: str | None, timeout: int) -> dist.Store:
+def _open_store(secret: str | None, timeout: int) -> Store:
     """Return the store in which the ranks find each other; one rank needs no port and no secret."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return HashStore()

@@ -138,9 +138,9 @@ def resolved(monkeypatch, addresses):
     async def resolve(self, host, port=0, family=0):
         return [{"hostname": host, "host": address, "port": port} for address in addresses]
 
-    from aiohttp import DefaultResolver
+    from aiohttp import ThreadedResolver
 
-    monkeypatch.setattr(DefaultResolver, "resolve", resolve)
+    monkeypatch.setattr(ThreadedResolver, "resolve", resolve)
 
     async def ask():
         found = await guard._resolver(GuardedClient.of("http://named.example/x")).resolve("other.example", 80)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TypeGuard
 
 WAITING = 2**20
 """Bytes that wait for a slow reader; further ones are dropped."""
@@ -133,7 +133,7 @@ def detached_output() -> Iterator[None]:
             stream.leave()
 
 
-def _can_be_detached(stream: Any) -> bool:
+def _can_be_detached(stream: object) -> TypeGuard[io.TextIOWrapper]:
     """Whether a stream is written to a pipe or file; a terminal is read as long as it is there."""
     try:
         return isinstance(stream, io.TextIOWrapper) and stream.fileno() >= 0 and not stream.isatty()

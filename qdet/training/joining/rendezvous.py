@@ -15,7 +15,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import timedelta
 
-from torch.distributed import Store
+from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from qdet.errors import ClusterError, ConfigError

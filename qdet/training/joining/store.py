@@ -48,9 +48,9 @@ class JoinStore(Store):
         """Wait until all keys have a value."""
         self._ask("wait", list(keys), self._seconds if timeout is None else timeout.total_seconds())
 
-    def add(self, key: str, amount: int) -> int:
+    def add(self, key: str, value: int) -> int:
         """Add to a number and return the sum."""
-        return self._ask("add", key, amount)
+        return self._ask("add", key, value)
 
     def append(self, key: str, value: str | bytes) -> None:
         """Append to a value."""
@@ -60,9 +60,9 @@ class JoinStore(Store):
         """Return whether all keys have a value."""
         return self._ask("check", list(keys))
 
-    def compare_set(self, key: str, expected: str | bytes, desired: str | bytes) -> bytes:
+    def compare_set(self, key: str, expected_value: str | bytes, desired_value: str | bytes) -> bytes:
         """Replace a value if it is the expected one; return what holds then."""
-        return self._ask("compare_set", key, _to_bytes(expected), _to_bytes(desired))
+        return self._ask("compare_set", key, _to_bytes(expected_value), _to_bytes(desired_value))
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
         """Wait for keys and return their values."""
