@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qdet.parsing import parse_json
+
 Record = dict[str, Any]
 
 COPIED_BELOW = 4 << 20
