@@ -14,7 +14,8 @@ from qdet.checkpoint import RunFolder, open_folder, verify
 from qdet.checkpoint.manifest import MANIFEST
 from qdet.checkpoint.reading import parse_object, parse_state
 from qdet.convert.files import _json
-from qdet.data.shards.annotations import read_annotations, read_columns
+from qdet.data.shards.annotations import read_annotations
+from qdet.data.shards.forms import read_columns
 from qdet.data.shards.locate import Access, locate
 from qdet.data.shards.manifest import SCHEMA, digest_of, parse_manifest
 from qdet.errors import QdetError
@@ -84,7 +85,7 @@ READERS = {
     "model's description": lambda data, at: Description.from_json(data, source="model"),
     "dataset's manifest": lambda data, at: parse_manifest(data, where="there"),
     "dataset": lambda data, at: locate(str(write(at, "manifest.json", data).parent), Access()),
-    "sample": lambda data, at: read_annotations(data, name="sample 1"),
+    "sample": lambda data, at: read_annotations(data, name="sample 1", size_hw=(8, 8)),
     "own sample": lambda data, at: read_columns(data, name="sample 1"),
     "COCO file": lambda data, at: read_coco_file(write(at, "coco.json", data)),
     "published settings": lambda data, at: _json(write(at, "config.json", data)),

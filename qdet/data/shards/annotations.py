@@ -16,7 +16,7 @@ from qdet.data.shards.forms import Kind, list_objects, read_kind
 from qdet.data.shards.objects import Object, read_integer, read_object
 from qdet.data.shards.report import Report
 from qdet.errors import DataError
-from qdet.parsing import parse_json, parse_json_object
+from qdet.parsing import parse_json
 
 
 @dataclass(frozen=True)
@@ -96,28 +96,6 @@ def read_image_id(data: bytes, *, name: str) -> int | None:
         return _image_id(_about(_whole(said)))
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{name}: its JSON gives no image id ({error})") from error
-
-
-_LISTS = ("annotation_ids", "category_ids", "boxes_xywh", "areas", "iscrowd")
-
-
-def read_columns(data: bytes, *, name: str) -> dict[str, Any]:
-    """Read the JSON of a sample that data_prep wrote, whose objects are in columns.
-
-    Raises:
-        DataError: It is something else; the message begins with `name`.
-    """
-    try:
-        said = parse_json_object(data)
-        plain = all(isinstance(said[key], int) for key in ("image_id", "width", "height"))
-        plain = plain and all(isinstance(said[key], list) for key in _LISTS)
-        if not plain or len({len(said[key]) for key in _LISTS}) != 1:
-            raise ValueError("its columns are not equally long lists")
-    except (ValueError, KeyError) as error:
-        raise DataError(
-            f"{name}: its JSON is not as data_prep writes it ({error}); convert it again"
-        ) from error
-    return said
 
 
 def _parse(data: bytes, name: str) -> Any:

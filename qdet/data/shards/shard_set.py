@@ -20,8 +20,9 @@ import numpy as np
 
 from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.local_files import ShardFiles
-from qdet.data.shards.annotations import read_annotations, read_columns, to_columns
+from qdet.data.shards.annotations import read_annotations, to_columns
 from qdet.data.shards.categories import Categories
+from qdet.data.shards.forms import read_columns
 from qdet.data.shards.index import Index, index_from_file
 from qdet.data.shards.index_location import IndexLocation, locate_index
 from qdet.data.shards.locate import Access, DatasetInfo, locate
