@@ -23,6 +23,7 @@ from data_prep.command_line import run_command
 from data_prep.output import write_local
 from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.errors import ConfigError, DataError
+from qdet.parsing import parse_json
 
 VERSION = 1  # raise when the same settings give other images
 JPEG_QUALITY = 92
@@ -95,7 +96,7 @@ def _is_finished(marker: Path, settings: dict[str, int]) -> bool:
             raise DataError(f"{folder} holds files that were not rendered here; choose another --out")
         return False
     try:
-        found = json.loads(marker.read_text())
+        found = parse_json(marker.read_text())
         present, complete = dict(found["settings"]), bool(found["complete"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{marker} cannot be read ({error}); remove {folder} and render it again") from error

@@ -20,8 +20,11 @@ Programming mistakes raise the usual built-in exceptions.
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 from qdet.masking import mask
+
+Raised = TypeVar("Raised", bound="QdetError")
 
 
 class QdetError(Exception):
@@ -31,8 +34,16 @@ class QdetError(Exception):
     up in many logs.
     """
 
+    transient: bool = False
+    """Nothing that the user gave is wrong: a server was away, and the same may succeed when started again."""
+
     def __init__(self, *args: object) -> None:
         super().__init__(*(mask(arg) if isinstance(arg, str) else arg for arg in args))
+
+    def because_of(self: Raised, cause: BaseException) -> Raised:
+        """Return this error, as transient as its cause."""
+        self.transient = bool(getattr(cause, "transient", False))
+        return self
 
 
 class ConfigError(QdetError, ValueError):

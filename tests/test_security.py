@@ -13,6 +13,14 @@ CONVERTERS = ("qdet/convert/", "qdet/backbones/weights.py", "qdet/launching/comm
 """Where files of other projects are read: the only places that may call torch.load."""
 SHELLS = {"gopen", "WebDataset", "tarfile_to_samples", "tarfile_samples", "url_opener"}
 """Functions of webdataset that run what follows `pipe:` in an address, in a shell."""
+PICKLING = {
+    "gather_object",
+    "all_gather_object",
+    "broadcast_object_list",
+    "scatter_object_list",
+    "send_object_list",
+}
+"""Functions of torch.distributed that pickle what they send, and unpickle what another rank sends."""
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 
 
@@ -45,6 +53,8 @@ def _of_call(call: ast.Call, *, converter: bool, benchmark: bool) -> Iterator[st
         yield "runs a shell"
     if name.rpartition(".")[2] in SHELLS and not benchmark:  # those read files that they wrote themselves
         yield f"calls {name}, which runs commands in a shell"
+    if name.rpartition(".")[2] in PICKLING:
+        yield f"calls {name}, which unpickles what another rank sends"
     if given.get("allow_pickle") == "True":
         yield "lets numpy unpickle"
     if name in ("eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"):
@@ -80,6 +90,8 @@ def test_no_source_runs_what_it_reads():
         "webdataset.gopen(address)",
         "WebDataset(address, shardshuffle=False)",
         "wds.tarfile_to_samples()(source)",
+        "dist.gather_object(value, found)",
+        "dist.broadcast_object_list(box)",
     ],
 )
 def test_the_search_finds_what_it_looks_for(source):

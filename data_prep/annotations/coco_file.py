@@ -120,7 +120,7 @@ def _read_leniently(text: bytes, file: Path) -> CocoFile:
     try:
         outlined = msgspec.convert(content, _Outlined)
         return CocoFile(outlined.images, outlined.annotations, outlined.categories)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise DataError(f"{file} is not a COCO detection file: {error}") from error
 
 

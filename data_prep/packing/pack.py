@@ -20,6 +20,7 @@ from data_prep.wording import plural
 from qdet.data.shards.locate import UNFINISHED
 from qdet.data.shards.shard_set import key_of
 from qdet.errors import DataError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 SHOWN = 10
@@ -90,7 +91,7 @@ def pack(task: ShardTask) -> dict[str, Any]:
 def load_finished(task: ShardTask) -> dict[str, Any] | None:
     """Return the marker of an earlier `pack` of this task, or None if any of its files is incomplete."""
     try:
-        done = json.loads(task.store.read(task.marker))
+        done = parse_json(task.store.read(task.marker))
     except (OSError, ValueError):
         return None
     if done.get("plan") != task.plan or done.get("filesize") != task.store.size(task.name):

@@ -24,6 +24,7 @@ from qdet.backbones.download import Source
 from qdet.backbones.weights import load_state
 from qdet.errors import CheckpointError, ConfigError
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
+from qdet.parsing import parse_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,8 +56,8 @@ class HuggingFaceConfig:
         if self.levels < 1:
             raise ConfigError(f"{_FLAG}.levels must be at least 1, got {self.levels}")
         try:
-            content = json.loads(self.settings)
-        except json.JSONDecodeError as error:
+            content = parse_json(self.settings)
+        except ValueError as error:
             raise ConfigError(f"{_FLAG}.settings is not valid JSON ({error}): {self.settings}") from None
         if not isinstance(content, dict):
             raise ConfigError(f"{_FLAG}.settings must be a JSON object of names, got {self.settings}")
@@ -133,7 +134,7 @@ def freeze_norms(module: nn.Module, *, train_affine: bool) -> None:
 def _architecture(config: HuggingFaceConfig) -> "PretrainedConfig":
     """Read or create the architecture's settings, with the last stages as output."""
     transformers = _transformers()
-    settings, name = json.loads(config.settings), config.model.removeprefix(_HUB)
+    settings, name = parse_json(config.settings), config.model.removeprefix(_HUB)
     known = transformers.models.auto.configuration_auto.CONFIG_MAPPING
     if name != config.model or Path(name).exists():
         try:
@@ -145,7 +146,7 @@ def _architecture(config: HuggingFaceConfig) -> "PretrainedConfig":
             ) from error
     elif name in known:
         made = known[name](**settings)
-        made = type(made).from_dict(json.loads(made.to_json_string()))  # lists, where defaults are tuples
+        made = type(made).from_dict(parse_json(made.to_json_string()))  # lists, where defaults are tuples
     else:
         raise ConfigError(f"{_FLAG}.model {name} is neither hf:NAME, a folder nor a type of transformers")
     if type(made) not in transformers.MODEL_FOR_BACKBONE_MAPPING:

@@ -16,6 +16,7 @@ from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
 from qdet.errors import CheckpointError, NewerCheckpointError, StorageError, UnreadableCheckpointError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 MANIFEST = "manifest.json"
@@ -97,7 +98,7 @@ def read_manifest(folder: Folder) -> Manifest:
     with _explain_failure(folder, MANIFEST, missing=missing):
         text = _read_bounded(folder, MANIFEST, LONGEST)
     try:
-        manifest = _parse(json.loads(text), folder)
+        manifest = _parse(parse_json(text), folder)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -187,7 +188,7 @@ def _explain_failure(folder: Folder, name: str, *, missing: str) -> Iterator[Non
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(missing) from error
     except StorageError as error:  # it names what was read
-        raise UnreadableCheckpointError(str(error)) from error
+        raise UnreadableCheckpointError(str(error)).because_of(error) from error
     except OSError as error:
         raise UnreadableCheckpointError(f"{folder}/{name} cannot be read: {error}") from error
 

@@ -1,7 +1,6 @@
 """Read a checkpoint: whole tensors or any part of one, whichever ranks wrote the pieces."""
 
 import io
-import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError, NewerCheckpointError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 
@@ -174,7 +174,7 @@ def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
         CheckpointError: It is something else.
     """
     try:
-        found = json.loads(text)
+        found = parse_json(text)
         if isinstance(found, dict):
             return found
         said = f"it holds {type(found).__name__}"

@@ -86,6 +86,9 @@ class RunFolder:
 
         Args:
             passed_over: Called with the reason for each that is left out.
+
+        Raises:
+            CheckpointError: The store is away, which says nothing of its checkpoints.
         """
         found: dict[int, Manifest] = {}
         for step, seen in self._look():
@@ -102,7 +105,7 @@ class RunFolder:
             passed_over: Called with the reason for each newer one that is skipped.
 
         Raises:
-            UnreadableCheckpointError: The store does not give one that may be intact.
+            UnreadableCheckpointError: The store does not give one that may be intact, or is away.
             NewerCheckpointError: A later version of qdet has trained this run.
             CheckpointError: There were complete checkpoints, but none is intact any more.
         """
@@ -112,6 +115,8 @@ class RunFolder:
             except (UnreadableCheckpointError, NewerCheckpointError):
                 raise
             except CheckpointError as error:
+                if error.transient:
+                    raise
                 passed_over(str(error))
                 if self.at(step).size(MANIFEST) is not None:
                     self._damaged.add(step)

@@ -9,16 +9,17 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from qdet.checkpoint.manifest import MANIFEST, Manifest
+from qdet.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 from qdet.storage.lease import Fence
 
@@ -110,6 +111,19 @@ def _put_manifest(folder: Folder, content: bytes, fence: Fence | None) -> None:
     folder.put(MANIFEST, content)
 
 
+def add_metrics(folder: Folder, metrics: Mapping[str, float]) -> bool:
+    """Add the metrics of a later evaluation to a complete checkpoint; return False where it has some already.
+
+    Raises:
+        CheckpointError: It has no intact manifest.
+    """
+    manifest = read_manifest(folder)
+    if manifest.metrics or not metrics:
+        return False
+    folder.put(MANIFEST, replace(manifest, metrics=dict(metrics)).render())
+    return True
+
+
 def _await_shares(
     folder: Folder, contents: Contents, give_up: threading.Event, patience: float
 ) -> dict[str, Fingerprint]:
@@ -128,7 +142,7 @@ def _await_shares(
             )
         give_up.wait(pause)
         pause = min(2 * pause, 1.0)
-    reports = map(json.loads, folder.read_each([f"{name}.json" for name in expected]))
+    reports = map(parse_json, folder.read_each([f"{name}.json" for name in expected]))
     return {
         f"{name}.safetensors": Fingerprint(bytes=said["bytes"], sha256=said["sha256"])
         for name, said in zip(expected, reports, strict=True)

@@ -1,6 +1,5 @@
 """What is known of a model beside its weights, from a checkpoint or from the JSON of an exported file."""
 
-import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError, ConfigError, DataError
 from qdet.job import EvalConfig
+from qdet.parsing import parse_json
 
 Precision = Literal["bf16", "fp32"]
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Description:
             CheckpointError: It is damaged, or of something else; the message names `source`.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             return cls(
                 job=dict(content["job"]),
                 classes=_classes(content["categories"], source),

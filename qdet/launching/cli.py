@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ import tyro
 from qdet.config import flatten
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
+from qdet.launching.display.output import detached_output
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.launching.flag_types import REGISTRY
 from qdet.masking import mask
@@ -164,7 +165,8 @@ def _run(command: _Command, callbacks: Sequence["Callbacks"]) -> None:
         check_callbacks(callbacks, sent=not (command.local or _under_torchrun()))
     sweeps = command.sweep or command.table is not None
     if not command.json:
-        _start(command, callbacks, sweeps=sweeps)
+        with nullcontext() if command.dry_run else detached_output():
+            _start(command, callbacks, sweeps=sweeps)
         return
     if not (command.dry_run or sweeps):
         raise ConfigError("--json goes with --dry-run, --sweep or --table; `qdet runs --json` lists runs")

@@ -25,7 +25,7 @@ class Exit(IntEnum):
     DONE = 0, "Done."
     FAILED = 1, "It failed, or some of what was asked for could not be done; the last line says why."
     REFUSED = 2, "A flag, setting or file cannot work as it is; nothing was started."
-    HANGING = 75, "A training process hung longer than --train.hang-after; started again, it resumes."
+    HANGING = 75, "A training process hung, or a server was away for minutes; started again, it resumes."
     INTERRUPTED = 130, "Ctrl-C. A training has written a checkpoint, unless Ctrl-C came twice."
     PIPE_CLOSED = 141, "Who read the output has closed the pipe, as `head` does."
     STOPPED = 143, "SIGTERM. A training has written a checkpoint."
@@ -45,7 +45,7 @@ def exit_on_user_error(run: Callable[[], int | None]) -> None:
     except QdetError as error:
         sys.stdout.flush()
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(Exit.REFUSED if isinstance(error, ConfigError) else Exit.FAILED) from None
+        raise SystemExit(_code_of(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
@@ -57,3 +57,9 @@ def exit_on_user_error(run: Callable[[], int | None]) -> None:
         raise SystemExit(Exit.FAILED) from None
     if code:
         raise SystemExit(code)
+
+
+def _code_of(error: QdetError) -> Exit:
+    if error.transient:
+        return Exit.HANGING
+    return Exit.REFUSED if isinstance(error, ConfigError) else Exit.FAILED

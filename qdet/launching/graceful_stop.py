@@ -39,13 +39,15 @@ class StopFlag:
 
 
 @contextmanager
-def catch_signals(*, interrupts: bool = True) -> Iterator[StopFlag]:
+def catch_signals(*, announce: bool = True, abandoned: str = "") -> Iterator[StopFlag]:
     """Yield a flag that the first Ctrl-C or SIGTERM inside the block sets; a second ends the process at once.
 
-    Only a process's main thread receives signals: in any other thread the flag stays unset.
+    Only a process's main thread receives signals: in any other thread the flag stays unset. torchrun passes
+    both signals on to its processes, a second one too.
 
     Args:
-        interrupts: Whether Ctrl-C is caught too; not under torchrun, which turns it into a SIGTERM.
+        announce: Whether to say what Ctrl-C does; of several processes one does.
+        abandoned: What to say where the block is left without the checkpoint that was asked for.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -57,13 +59,17 @@ def catch_signals(*, interrupts: bool = True) -> Iterator[StopFlag]:
             raise SystemExit(128 + number)
         flag.exit_code = 128 + number
         flag.set()
-        if number == signal.SIGINT:  # in a thread: the signal may have interrupted a line being printed
+        if announce and number == signal.SIGINT:
+            # In a thread: the signal may have interrupted a line being printed.
             threading.Thread(target=print, args=(STOPPING,), kwargs={"flush": True}, daemon=True).start()
 
-    caught = (signal.SIGINT, signal.SIGTERM) if interrupts else (signal.SIGTERM,)
-    before = {number: signal.signal(number, handle) for number in caught}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
+    except SystemExit:
+        if abandoned:
+            print(abandoned, flush=True)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,20 +3,22 @@
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launching import paths
 from qdet.launching.display.live import open_display
-from qdet.launching.graceful_stop import StopFlag, catch_signals
+from qdet.launching.graceful_stop import catch_signals
 from qdet.launching.preflight.check import check
 from qdet.launching.runs import record, report, words
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import join_session, open_session
-from qdet.launching.runs.typed import describe_stop
+from qdet.launching.runs.typed import describe_abort, describe_stop
 from qdet.tracking import Tracker
 from qdet.training.reporting import LocalReporter, PlainLines, Run
 
@@ -47,7 +49,7 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
         if name is None:
             raise ConfigError("several processes that torchrun did not start need --store.run NAME")
         run = Run(name, job.store.path, hash=record.hash_name(name))
-        with join_session(job, run, place) as tracker, _catch_signals() as stop:
+        with join_session(job, run, place) as tracker, catch_signals(announce=False) as stop:
             if _train(job, run, tracker, LocalReporter(stop, None), callbacks).stopped:
                 raise SystemExit(stop.exit_code)
         return
@@ -58,7 +60,7 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
         processes = "this process" if size == 1 else f"{size} processes"
         print(f"run {session.run.name}: training in {processes}", flush=True)
         with (
-            _catch_signals() as stop,
+            catch_signals(abandoned=describe_abort(session.run.name)) as stop,
             open_display(session.run.name) if size == 1 else nullcontext(PlainLines()) as display,
         ):
             session.when_lost(stop.set)
@@ -71,15 +73,14 @@ def run_locally(job: Job, callbacks: Sequence["Callbacks"] = ()) -> None:
         report.print_summary(session.outcome(result.step, result.metrics))
 
 
-def _catch_signals() -> AbstractContextManager[StopFlag]:
-    return catch_signals(interrupts="TORCHELASTIC_RUN_ID" not in os.environ)
-
-
 def _train(
     job: Job, run: Run, tracker: Tracker, reporter: LocalReporter, callbacks: Sequence["Callbacks"]
 ) -> "Result":
-    from qdet.training.loop import train  # imports PyTorch
+    from qdet.training.joining.rendezvous import SECRET, derive_secret  # imports PyTorch
+    from qdet.training.loop import train
 
+    if job.train.most_workers > 1 and SECRET not in os.environ:
+        run = replace(run, join_secret=derive_secret(paths.secret("join-secret"), run.name))
     return train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
 
 

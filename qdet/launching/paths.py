@@ -6,9 +6,11 @@ places. The launcher resolves every path of a job once, before any worker starts
 """
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from qdet.config import flatten, override
@@ -98,6 +100,23 @@ def state_folder() -> Path:
     folder = root() / ".qdet"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def secret(name: str) -> str:
+    """Return what the secret file `name` in the state folder holds: random letters, made where it is new.
+
+    Only its owner can read it.
+    """
+    file = state_folder() / name
+    if not file.is_file():
+        new = file.with_name(f".{name}-{secrets.token_hex(4)}")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            out.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another process was first
+            os.link(new, file)
+        new.unlink()
+    return file.read_text().strip()
 
 
 def has_spool(run: str) -> bool:

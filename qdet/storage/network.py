@@ -1,18 +1,44 @@
-"""Reading over a network: a server that stalls, fails or breaks off is asked again a few times."""
+"""Reading over a network: a server that stalls, fails or breaks off is asked again.
 
+A command, for which a person waits, gives up after some seconds. A training keeps asking for minutes while
+the server is away (`patient`), and then fails with a transient error, after which launchers start it again.
+What a server refuses, or sends wrong, asking longer does not mend.
+"""
+
+import os
+import random
+import re
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Protocol, TypeVar
 
 from qdet.errors import QdetError, StorageError
+from qdet.storage.guard import ForbiddenAddressError, GuardedClient
 from qdet.storage.proxies import name_proxy
 
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0)
-"""Seconds between attempts."""
+"""Seconds between the first attempts."""
+LONGEST_PAUSE = 30.0
+"""Seconds up to which further pauses double."""
+JITTER = 0.25
+"""Share by which pauses are longer or shorter, so that many processes do not ask at the same moment."""
+PATIENCE = "QDET_PATIENCE_S"
+"""Environment variable: seconds for which this process, and those it starts, ask a server that is away."""
+MINUTES = 300.0
+"""Seconds that a training is patient for, unless the variable says otherwise."""
 STALLED = 60.0
 """Seconds without a byte after which an attempt over HTTP is given up."""
 _CHUNK = 8 * 2**20
+_ASK_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+_REFUSALS = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH")  # of S3
+sleep, monotonic = time.sleep, time.monotonic
 
 
 class Readable(Protocol):
@@ -32,22 +58,32 @@ def retry(url: str, act: Callable[[], T]) -> T:
 
     Raises:
         OSError: There is nothing at `url`, or it is not a file.
-        StorageError: The last attempt failed too, or the server refuses.
+        StorageError: The last attempt failed too, or the server refuses; transient if the server was away.
     """
-    pauses = iter(PAUSES)
+    until, attempt = monotonic() + _patience(), 0
     while True:
         try:
             return act()
         except (QdetError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise
         except Exception as error:  # every kind of file system has errors of its own
-            pause = next(pauses, None)
-            if pause is None or _is_refusal(error):
-                said = str(error) or type(error).__name__
-                raise StorageError(
-                    f"{url} cannot be read{name_proxy(url)}: {said}; check the server and the address"
-                ) from error
-            time.sleep(pause)
+            pause = _pause(error, attempt, until - monotonic())
+            if pause is None:
+                raise _give_up(url, error) from error
+            sleep(pause)
+            attempt += 1
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Keep asking servers that are away for minutes, in this process and those it starts inside the block."""
+    given = os.environ.get(PATIENCE)
+    os.environ.setdefault(PATIENCE, str(MINUTES))
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(PATIENCE, None)
 
 
 class ResumingReader:
@@ -94,15 +130,65 @@ class ResumingReader:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """Options of fsspec's file system for `url`: time limits over HTTP."""
+    """Options of fsspec's file system for `url`: over HTTP time limits, and where its server may lead."""
     if not url.startswith(("http://", "https://")):
         return {}
     from aiohttp import ClientTimeout
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)}}
+    timeout = ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)
+    return {"client_kwargs": {"timeout": timeout}, "get_client": GuardedClient.of(url)}
+
+
+def _patience() -> float:
+    try:
+        return float(os.environ.get(PATIENCE) or 0)
+    except ValueError:
+        raise StorageError(f"{PATIENCE}={os.environ[PATIENCE]}: not a number of seconds") from None
+
+
+def _pause(error: Exception, attempt: int, left: float) -> float | None:
+    """Return the seconds before the next attempt, with patience for `left` more; None: give up."""
+    if _is_refusal(error):
+        return None
+    if attempt < len(PAUSES):
+        usual = PAUSES[attempt]
+    elif _is_away(error) and left > 0:
+        usual = min(LONGEST_PAUSE, 2.0 ** (attempt - len(PAUSES) + 2))
+    else:
+        return None
+    usual *= 1 + random.uniform(-JITTER, JITTER)
+    return max(usual, min(_retry_after(error), left))
+
+
+def _give_up(url: str, error: Exception) -> StorageError:
+    said = str(error) or type(error).__name__
+    failure = StorageError(f"{url} cannot be read{name_proxy(url)}: {said}; check the server and the address")
+    failure.transient = _is_away(error)
+    return failure
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether another attempt is no use."""
     status = getattr(error, "status", 500)  # aiohttp's errors have one
-    return isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
+    refused = 400 <= status < 500 and status not in _ASK_AGAIN
+    kinds = PermissionError | ssl.CertificateError | ForbiddenAddressError
+    lasting = isinstance(error, kinds) or _REFUSALS.search(str(error))
+    return refused or bool(lasting)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether it is the fault of a server or of the way to it, rather than of what is asked for."""
+    kinds = OSError | TimeoutError | HTTPException
+    broken_off = type(error).__module__.partition(".")[0] == "aiohttp" and not isinstance(error, ValueError)
+    return (isinstance(error, kinds) or broken_off) and not _is_refusal(error)
+
+
+def _retry_after(error: Exception) -> float:
+    """Return the seconds that the server asks to be left alone for (RFC 9110, 10.2.3), 0 if it does not."""
+    said = (getattr(error, "headers", None) or {}).get("Retry-After", "")
+    if said.isdecimal():
+        return float(said)
+    try:
+        return (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from qdet.parsing import parse_json
 from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
 
@@ -125,7 +126,7 @@ class Delivery:
         """Log a table that MLflow's page shows as one, like `MlflowClient.log_table`, but never append."""
         self._artifact(record)
         tags = self._client.get_run(self._id).data.tags
-        shown = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        shown = parse_json(tags.get("mlflow.loggedArtifacts", "[]"))
         name = Path(record["file"]).name
         entry = {"path": f"{record['to']}/{name}" if record["to"] else name, "type": "table"}
         if entry not in shown:

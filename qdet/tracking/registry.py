@@ -8,6 +8,7 @@ from typing import Any
 
 from qdet.errors import ConfigError, TrackingError, did_you_mean
 from qdet.masking import mask
+from qdet.parsing import parse_json
 from qdet.tracking.database import open_client
 from qdet.tracking.logged_model import READY
 from qdet.tracking.mlflow_run import NAME_TAG
@@ -138,7 +139,7 @@ def _create_version(client: Any, name: str, logged: Any) -> str:
     made = client.create_model_version(
         name, logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id
     )
-    versions = json.loads(logged.tags.get(VERSIONS_TAG, "[]"))
+    versions = parse_json(logged.tags.get(VERSIONS_TAG, "[]"))
     versions.append({"name": name, "version": made.version})
     client.set_logged_model_tags(logged.model_id, {VERSIONS_TAG: json.dumps(versions)})
     return str(made.version)

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qdet.parsing import parse_json
+
 Record = dict[str, Any]
 
 COPIED_BELOW = 4 << 20
@@ -52,8 +54,8 @@ class Spool:
 
     def about(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            return json.loads((self.folder / "run.json").read_text())
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return parse_json((self.folder / "run.json").read_text())
         return {}
 
     def describe(self, about: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ class Spool:
                     break
                 end += len(line)
                 with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-                    found.append((json.loads(line), end))
+                    found.append((parse_json(line), end))
         return found
 
     def sent(self) -> int:
@@ -106,7 +108,7 @@ class Spool:
         """Queue refused records again."""
         aside = self.folder / "refused.jsonl"
         if aside.exists():
-            self.append([json.loads(line)["record"] for line in aside.read_text().splitlines()])
+            self.append([parse_json(line)["record"] for line in aside.read_text().splitlines()])
             aside.unlink()
 
     def hold(self, name: str, content: bytes | Path) -> str:

@@ -41,10 +41,11 @@ class Accounting:
         Raises:
             DataError: On every rank: images were lost or received twice.
         """
-        mine = self.ledger.received
-        parts = self.world.gather(mine)
+        mine, samples = self.ledger.received, len(self.order.index)
+        parts = self.world.gather_arrays({"state": mine.to_tensor(samples).numpy()})
+        received = [Received.from_tensor(torch.from_numpy(part["state"]), samples) for part in parts]
         if mine.first < step:
-            self.world.on_main(lambda: self._report(merge(parts), step))
+            self.world.on_main(lambda: self._report(merge(received), step))
         self.ledger.start(step)
 
     def state(self) -> Int64[Tensor, " state"]:
@@ -58,9 +59,16 @@ class Accounting:
 
         Only rank 0 reads `states`, one by one. Counts are added up over ranks: it takes over the old ones.
         """
-        before = self.world.on_main(lambda: read_states(states, self.order, self._step))
-        if before is not None:
-            self.ledger.resume(before if self.world.main else Received(before.first), self._step)
+        read: list[Received] = []
+
+        def first() -> int | None:
+            before = read_states(states, self.order, self._step)
+            read.extend([] if before is None else [before])
+            return None if before is None else before.first
+
+        counted_from = self.world.on_main(first)
+        if counted_from is not None:
+            self.ledger.resume(read[0] if self.world.main else Received(counted_from), self._step)
 
     def _report(self, total: Received, step: int) -> None:
         found = account(total, self.order, step)

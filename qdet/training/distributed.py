@@ -1,31 +1,41 @@
 """The ranks of a training: this process's rank and device, and the few collectives that training needs.
 
-`join()` uses an existing process group (Ray makes one), makes one from torchrun's environment, or makes a
-group of one process. Nothing here knows Ray or DeepSpeed.
+`join()` uses an existing process group (on Ray `enter_group` made it), makes one from torchrun's environment,
+or makes a group of one process. Nothing here knows Ray or DeepSpeed. Ranks exchange tensors and JSON, never
+pickles.
 """
 
 import atexit
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from types import CellType, FunctionType
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore, PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import HashStore, Store
 
-from qdet.errors import ConfigError, QdetError
+from qdet.errors import ConfigError
+from qdet.training.joining.exchange import (
+    broadcast_json,
+    describe_error,
+    gather_arrays,
+    gather_json,
+    restore_error,
+)
+from qdet.training.joining.rendezvous import meet, require_secret
 
 T = TypeVar("T")
 START_PATIENCE = 60
 """Seconds beyond the timeout that ranks wait for each other when they start."""
+_stores: list[Store] = []  # C++ finds the methods of a Python store only while Python holds it
 
 
 @dataclass(frozen=True)
@@ -58,44 +68,40 @@ class World:
         return totals.cpu()
 
     def gather(self, value: Any) -> list[Any]:
-        """Return all ranks' values in order on rank 0, and an empty list elsewhere (collective)."""
-        if self.size == 1:
-            return [value]
-        gathered: list[Any] = [None] * self.size if self.main else []
-        dist.gather_object(value, gathered or None)
-        return gathered
+        """Return all ranks' values in order on rank 0, and an empty list elsewhere (collective).
+
+        Of several ranks they arrive as JSON has them: tuples as lists, keys as text.
+        """
+        return [value] if self.size == 1 else gather_json(value, self.device)
+
+    def gather_arrays(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Return all ranks' arrays by name, in order on rank 0, and an empty list elsewhere (collective)."""
+        return [dict(arrays)] if self.size == 1 else gather_arrays(arrays, self.device)
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's `value` on every rank (collective)."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
+        """Return rank 0's `value` on every rank, from several as JSON has it (collective)."""
+        return value if self.size == 1 else broadcast_json(value, self.device)
 
     def on_main(self, task: Callable[[], T]) -> T:
-        """Run `task`, which uses no device, on rank 0 and return its value on every rank (collective).
+        """Run `task`, which uses no device, on rank 0 and return its value, JSON, on every rank (collective).
 
         It may take longer than the timeout of a collective: rank 0 runs it on a thread and meanwhile, in one
-        collective a second, has the others keep waiting. A `QdetError` is raised on every rank, so that no
-        rank waits for one that has failed.
+        collective a second, has the others keep waiting. What it raises is raised on every rank, so that no
+        rank waits for one that has failed: a `QdetError` as such, any other as RuntimeError on the others.
         """
-        outcome: tuple[T | None, QdetError | None] = (None, None)
         if self.size == 1:
             return task()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(task) if self.main else None
             while self.sum(float(running is not None and _still(running)))[0]:
                 pass
-        if running is not None:
-            try:
-                outcome = (running.result(), None)
-            except QdetError as error:
-                outcome = (None, error)
-        value, error = self.broadcast(outcome)
+        failed = None if running is None else running.exception()
+        if failed is not None and not isinstance(failed, Exception):
+            raise failed
+        error = self.broadcast(None if failed is None else describe_error(failed))
         if error is not None:
-            raise error
-        return value
+            raise failed or restore_error(error)
+        return self.broadcast(None if running is None else running.result())
 
     def barrier(self) -> None:
         """Wait for all ranks (collective)."""
@@ -103,7 +109,7 @@ class World:
             dist.barrier()
 
 
-def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
+def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int, secret: str | None = None) -> World:
     """Enter the process group. One that is made here stays until the process ends.
 
     DeepSpeed keeps the groups it derives from it, so a second run in one process needs the same one.
@@ -111,15 +117,19 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int) -> World:
     Args:
         accelerator: What to train on; `auto` uses the GPU of this process if it has one.
         timeout: Seconds after which a collective without an answer fails.
+        secret: What the ranks of this run know and nobody else; by default QDET_JOIN_SECRET. One process
+            alone needs none.
 
     Raises:
-        ConfigError: `gpu` was requested and this process sees none.
+        ConfigError: `gpu` was requested and this process sees none, or several ranks have no secret.
+        ClusterError: Rank 0 cannot be joined.
     """
     device = _device(accelerator)
     if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
         # Rank 0 may wait until a dead driver's lease ends; `set_timeout_of_all_groups` comes later.
-        patience = timedelta(seconds=timeout + START_PATIENCE)
-        _make_group("nccl" if device.type == "cuda" else "gloo", patience)
+        patience = timeout + START_PATIENCE
+        enter_group(_open_store(secret, patience), backend, timeout=patience)
         atexit.register(_leave)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
 
@@ -148,22 +158,22 @@ def _device(accelerator: str) -> torch.device:
     return device
 
 
-def _make_group(backend: str, timeout: timedelta) -> None:
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not _is_alone():
-        store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
-        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-            # torchrun gives restarted workers the store of their predecessors, in which gloo would find the
-            # addresses of dead processes. On several machines, where restart counts may differ,
-            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 prevents it.
-            store = PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
-    else:
-        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
+def enter_group(store: Store, backend: str, *, timeout: int) -> None:
+    """Make the process group of all ranks, as RANK and WORLD_SIZE number them; of one without. Collective."""
+    # NCCL's watchdog would ask the store every second whether a rank wants a dump of its last operations.
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    _stores.append(store)
+    dist.init_process_group(
+        backend, timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=size
+    )
 
 
-def _is_alone() -> bool:
-    """Whether the environment speaks of one process, as container platforms do, and of no place to meet."""
-    return os.environ["WORLD_SIZE"] == "1" and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+def _open_store(secret: str | None, timeout: int) -> Store:
+    """Return the store in which the ranks find each other; one rank needs no port and no secret."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return HashStore()
+    return meet(int(os.environ["RANK"]), require_secret(secret), timeout=timeout)
 
 
 def _leave() -> None:

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from typing import cast
@@ -88,7 +88,7 @@ class Evaluator:
                 ) as batches:
                     rows = detect_in_batches(runner, islice(batches, 1), self.shards.categories.ids)
             learner.engine.train()
-            everything = merge(self.world.gather(rows))
+            everything = merge([DetectionRows(**part) for part in self.world.gather_arrays(vars(rows))])
             self.world.on_main(lambda: self._judge(everything))
 
     def _judge(self, rows: DetectionRows) -> None:
@@ -117,9 +117,9 @@ def evaluate_shards(
     """
     runner = DetectorRunner(detector, forward, world.device)
     rows = detect_in_batches(runner, watch(_stream(shards, job, world)), shards.categories.ids)
-    everything = merge(world.gather(rows))
-    metrics = world.on_main(lambda: evaluate(shards.ground_truth(), everything, strict=job.eval.strict))
-    return metrics, everything
+    everything = merge([DetectionRows(**part) for part in world.gather_arrays(vars(rows))])
+    found = world.on_main(lambda: asdict(evaluate(shards.ground_truth(), everything, strict=job.eval.strict)))
+    return CocoMetrics(**found), everything
 
 
 def _stream(shards: ShardSet, job: Job, world: World, *, few: bool = False) -> EvalStream:

@@ -11,6 +11,7 @@ import torch
 
 from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
+from qdet.storage.network import patient
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
 from qdet.training.checkpointing.contents import Checkpoints
@@ -63,10 +64,10 @@ def train(
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
     """
     set_deterministic(job.train.deterministic)
-    world = join(job.train.accelerator, timeout=job.train.timeout)
+    world = join(job.train.accelerator, timeout=job.train.timeout, secret=run.join_secret)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
-    with calling(reporter, callbacks if world.main else ()) as (called, end):
+    with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):
         training = _Training(job, world, run, called, tracker)
         try:
             with training.health:
@@ -117,6 +118,7 @@ class _Training:
         self.checkpoints = Checkpoints(job, world, train_shards, writer)
         if self.step and world.main:
             print(f"resuming from step {self.step} of {self.schedule.steps}", flush=True)
+        self._concluded = False  # whether its last checkpoint has got its metrics just now
         self.accounting = build_accounting(self.stream, world, tracker, step=self.step)
         self.accounting.load(start.ledgers())
 
@@ -130,9 +132,9 @@ class _Training:
             self._make_steps(meter)
         if self._interrupted and not self._ended:
             return self._stop()
+        if self.evaluator.step != self.step:
+            self._evaluate_last()
         self._finish()
-        if not self.evaluator.metrics:  # a finished run was started again
-            self.evaluator.evaluate(self.step, self.learner, self.health)
         return Result(self.step, self.schedule.steps, self.evaluator.metrics)
 
     def _rehearse(self) -> None:
@@ -155,6 +157,10 @@ class _Training:
                 self._log(meter)
             if self._due(epoch):
                 self.accounting.settle(self.step)
+            if self.step == steps:  # evaluated by `run`, once this step is saved
+                meter.pause()
+                self._save_last()
+                return
             if self._due(self.job.train.eval_every * epoch):
                 meter.pause()
                 self.evaluator.evaluate(self.step, self.learner, self.health)
@@ -210,6 +216,19 @@ class _Training:
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
 
+    def _save_last(self) -> None:
+        """Have the last step on disk before its evaluation, which may be interrupted."""
+        self._save()
+        with self.health.watchdog.off("last checkpoint"):
+            self.checkpoints.writer.wait(at_end=True)
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the last step, and add what it scores to its checkpoint."""
+        self.evaluator.evaluate(self.step, self.learner, self.health)
+        if not self.exchange.early.due:  # else it has been counted, and the run was started again
+            self.exchange.early.observe(self.step, self.evaluator.metrics)
+        self._concluded = self.checkpoints.writer.add_metrics(self.step, self.evaluator.metrics)
+
     def _stop(self) -> Result:
         """Wait for the checkpoint that this run will be resumed from, and say how."""
         with self.health.watchdog.off("checkpoint before the stop"):
@@ -221,7 +240,7 @@ class _Training:
         """Wait for the last checkpoint, and log its model and the best one's."""
         with self.health.watchdog.off("last checkpoint"):
             self.checkpoints.writer.wait(at_end=True)
-            if self.world.main and self.checkpoints.writer.wrote:
+            if self.world.main and (self.checkpoints.writer.wrote or self._concluded):
                 log_models(self.checkpoints.writer.run, self.tracker)
         if self.exchange.early.due and self.step < self.schedule.steps and self.world.main:
             why = self.exchange.early.explain()

@@ -34,6 +34,8 @@ class Run:
     """Tells it from runs of the same name in other stores."""
     fence: Fence | None = None
     """Term of its lease under which this launch writes; None where it needs none, as in tests."""
+    join_secret: str | None = field(default=None, repr=False)
+    """What its ranks know and nobody else, where they meet by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,10 +81,18 @@ def test_the_first_signal_sets_the_flag_and_the_second_leaves(number: int, capfd
     assert (STOPPING in capfd.readouterr().out) is (number == signal.SIGINT)
 
 
-def test_under_torchrun_ctrl_c_stays_pythons(monkeypatch: pytest.MonkeyPatch):
-    before = signal.getsignal(signal.SIGINT)
-    with catch_signals(interrupts=False):
-        assert signal.getsignal(signal.SIGINT) == before
+def test_a_run_that_is_left_at_once_says_how_to_resume(capsys: pytest.CaptureFixture):
+    def train():
+        with catch_signals(announce=False, abandoned="resume with: this"):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        train()
+    assert capsys.readouterr().out == "resume with: this\n"
+    with catch_signals(announce=False, abandoned="resume with: this"):
+        signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().out == ""
 
 
 class FakeClient:

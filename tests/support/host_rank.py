@@ -32,7 +32,7 @@ class Slowly(LocalReporter):
 def main() -> None:
     rank, address, shards, store, steps, timeout = sys.argv[1:]
     os.environ |= {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": "29511"}
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": "29511", "QDET_JOIN_SECRET": "of these ranks"}
     job = tiny_job(
         Path(shards),
         **{

@@ -135,7 +135,7 @@ def _rank(rank, ranks, port, task, args):
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
+        "QDET_JOIN_SECRET": "of these ranks",
     }
     task(*args)
 

@@ -100,7 +100,7 @@ def explain_failure(address: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _absent(address) from error
     except StorageError as error:  # says what was read
-        raise DataError(str(error)) from error
+        raise DataError(str(error)).because_of(error) from error
     except OSError as error:
         raise DataError(f"{address} cannot be read: {error.strerror or error}") from error
 

@@ -53,13 +53,15 @@ def read_or_substitute(
     try:
         return row, view, read(row, view), None
     except DataError as error:
-        if candidates is None:
+        if candidates is None or error.transient:  # a server that is away says nothing of its images
             raise
         first = error
     for other, its_view in candidates.after(sample):
         try:
             return other, its_view, read(other, its_view), str(first)
-        except DataError:
+        except DataError as error:
+            if error.transient:
+                raise
             continue  # named when its own place is read
     raise DataError(f"{first}; nothing else of its global batch can be read either") from first
 

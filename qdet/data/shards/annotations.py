@@ -5,7 +5,6 @@ conversion does, by `qdet.data.shards.objects`.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from qdet.data.shards.forms import Kind, list_objects, read_kind
 from qdet.data.shards.objects import Object, read_integer, read_object
 from qdet.data.shards.report import Report
 from qdet.errors import DataError
+from qdet.parsing import parse_json
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def read_image_id(data: bytes, *, name: str) -> int | None:
 
 def _parse(data: bytes, name: str) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise DataError(f"{name}: its JSON cannot be read ({error})") from error
 
 

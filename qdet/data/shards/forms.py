@@ -17,6 +17,7 @@ from typing import Any
 from qdet.data.files.names import check_id, clean_name
 from qdet.data.shards.objects import UNLISTED, Given, read_integer
 from qdet.errors import DataError
+from qdet.parsing import parse_json_object
 
 Kind = int | str
 """A class as an annotation names it."""
@@ -86,3 +87,25 @@ def _from_corners(corners: Any) -> Sequence[float] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return x0, y0, x1 - x0, y1 - y0
+
+
+_LISTS = ("annotation_ids", "category_ids", "boxes_xywh", "areas", "iscrowd")
+
+
+def read_columns(data: bytes, *, name: str) -> dict[str, Any]:
+    """Read the JSON of a sample that data_prep wrote, whose objects are in columns.
+
+    Raises:
+        DataError: It is something else; the message begins with `name`.
+    """
+    try:
+        said = parse_json_object(data)
+        plain = all(isinstance(said[key], int) for key in ("image_id", "width", "height"))
+        plain = plain and all(isinstance(said[key], list) for key in _LISTS)
+        if not plain or len({len(said[key]) for key in _LISTS}) != 1:
+            raise ValueError("its columns are not equally long lists")
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"{name}: its JSON is not as data_prep writes it ({error}); convert it again"
+        ) from error
+    return said

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdet.errors import DataError
+from qdet.parsing import parse_json
 
 SCHEMA = 1
 """Version of the layout; a reader refuses another."""
@@ -27,11 +28,11 @@ def digest_of(categories: Sequence[Mapping[str, Any]], shards: Sequence[Mapping[
 def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
     """Read the manifest of a finished conversion; `where` names the file in errors."""
     try:
-        manifest = json.loads(data)
+        manifest = parse_json(data)
         schema = manifest["schema"]
         complete = {"shardlist", "categories", "digest", "index_sha256"} <= manifest.keys()
         shards = manifest.get("shardlist", ())
-        complete = complete and all({"url", "nsamples", "filesize"} <= shard.keys() for shard in shards)
+        complete = complete and all(map(_is_listing, shards))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{where} was not written by data_prep.coco_to_shards; convert the dataset again"
@@ -54,6 +55,13 @@ def objects_in(manifest: Mapping[str, Any]) -> int | None:
     if not isinstance(counts, Mapping) or not isinstance(counts.get("boxes"), int):
         return None
     return max(0, counts["boxes"] - int(counts.get("crowds", 0)))
+
+
+def _is_listing(shard: Any) -> bool:
+    """Whether an entry of a manifest lists a shard: its name, samples and bytes, perhaps its checksum."""
+    counts = shard["nsamples"], shard["filesize"]
+    plain = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+    return plain and isinstance(shard["url"], str) and isinstance(shard.get("sha256"), str | None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ DIR may be a URL, and shards may come without manifest and index (see `qdet.data
 """
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from qdet.data.files.cached_files import CachedShards
 from qdet.data.files.local_files import ShardFiles
 from qdet.data.shards.annotations import read_annotations, to_columns
 from qdet.data.shards.categories import Categories
+from qdet.data.shards.forms import read_columns
 from qdet.data.shards.index import Index, index_from_file
 from qdet.data.shards.index_location import IndexLocation, locate_index
 from qdet.data.shards.locate import Access, DatasetInfo, locate
@@ -133,7 +133,7 @@ class ShardSet:
                 first_id=self._boxes_before(row) + 1,
                 ids=self._category_ids,
             )
-        sample = json.loads(data)
+        sample = read_columns(data, name=self.name_of(row))
         if sample["image_id"] != image_id:
             raise DataError(
                 f"{self.name_of(row)}: its JSON is of image {sample['image_id']}; convert the dataset again"

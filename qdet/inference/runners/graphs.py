@@ -16,6 +16,7 @@ from qdet.errors import CheckpointError
 from qdet.inference.description import Description
 from qdet.inference.runner import Images, SizesHW
 from qdet.layers.pixels import normalize
+from qdet.parsing import parse_json
 from qdet.types import BatchDetections, Predictions
 
 Form = Literal["batch", "image", "raw"]
@@ -47,7 +48,7 @@ Session = Callable[..., tuple[Tensor, ...]]
 
 def pack(description: Description, form: Form) -> str:
     """Return, as JSON, what a file says of the model in it."""
-    return json.dumps(json.loads(description.to_json()) | {"graph": form})
+    return json.dumps(parse_json(description.to_json()) | {"graph": form})
 
 
 def unpack(text: str | bytes, source: str) -> tuple[Description, Form]:
@@ -57,7 +58,7 @@ def unpack(text: str | bytes, source: str) -> tuple[Description, Form]:
         CheckpointError: It is damaged; the message names `source`.
     """
     description = Description.from_json(text, source=source)
-    form = json.loads(text).get("graph")
+    form = parse_json(text).get("graph")
     if form not in get_args(Form):
         raise CheckpointError(f"{source} holds a graph of the unknown form {form!r}: export it again")
     return description, form

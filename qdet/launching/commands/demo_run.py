@@ -3,7 +3,6 @@
 It runs in any folder, with or without a checkout of the project.
 """
 
-import json
 import os
 import shlex
 import time
@@ -19,6 +18,7 @@ from qdet.launching.ray_backend import head
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
 from qdet.launching.runs.typed import next_commands
+from qdet.parsing import parse_json
 
 JOB = "adamixer_swin"
 HELD_OUT = "data/demo/coco/val"
@@ -110,4 +110,4 @@ def last_line(outcome: dict[str, Any], *, minutes: float) -> str:
 def _read(result: Path) -> dict[str, Any]:
     if not result.is_file():
         raise TrainingError(f"the job ended well but left no {result}")
-    return json.loads(result.read_text())
+    return parse_json(result.read_text())

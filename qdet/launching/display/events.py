@@ -7,6 +7,7 @@ the worker's log when no driver reads it any more.
 import json
 from dataclasses import asdict
 
+from qdet.parsing import parse_json
 from qdet.training.reporting import Display, Evaluating, Evaluation, Progress
 
 MARK = "qdet-event "
@@ -46,7 +47,7 @@ def decode(line: str) -> Event | None:
     if not line.startswith(MARK):
         return None
     try:
-        content = json.loads(line.removeprefix(MARK))
+        content = parse_json(line.removeprefix(MARK))
         return _KINDS[content.pop("kind")](**content)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

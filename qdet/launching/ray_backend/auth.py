@@ -5,13 +5,14 @@ exists, qdet generates a token in `.qdet/ray-token`, readable only by its owner.
 """
 
 import os
-import secrets
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from qdet.launching.paths import state_folder
+from qdet.launching.paths import secret, state_folder
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+NAME = "ray-token"
+"""Of the file with the token that is made here."""
 
 
 def require_token(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:
@@ -35,9 +36,5 @@ def _token_file(environment: MutableMapping[str, str]) -> Path:
     user = Path.home() / ".ray" / "auth_token"
     if user.is_file():
         return user
-    own = state_folder() / "ray-token"
-    if not own.is_file():
-        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-    return own
+    secret(NAME)
+    return state_folder() / NAME

@@ -1,19 +1,30 @@
 """Connect to Ray: join the named cluster or one on this machine, or else start a private one.
 
 --ray-address, RAY_ADDRESS    that cluster, or an error within seconds
-neither                       the head of `cluster/local.sh up`, then any other head on this machine,
-                              then a private instance on loopback that ends with this process
+neither                       the head of `cluster/local.sh up`, then the head that Ray's note in its
+                              temporary folder names, if nobody else can have written the note, then a
+                              private instance on loopback that ends with this process
+
+Reaching a cluster means running its code: a note is believed only where it is this user's own file, in
+folders in which no other user can put another one in its place. Ray makes its folder writable for all, so
+that is rare.
 """
 
 import os
+import re
 import socket
+import stat
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching.ray_backend import auth, head
 from qdet.storage.sockets import any_free_port, check_socket_paths, is_free
+
+_NOTED = re.compile(r"[0-9A-Za-z.-]+:\d{1,5}")
+_LONGEST = 300  # bytes of a note that are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,8 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
         address = _find_local()
         if address is None and named == "auto":
             raise ClusterError(
-                "--ray-address auto: no Ray head runs on this machine; start one with cluster/local.sh up"
+                "--ray-address auto: no Ray head of yours runs on this machine; start one with "
+                "cluster/local.sh up, or name another as --ray-address HOST:PORT"
             )
     else:
         flag = "--ray-address" if address else "RAY_ADDRESS"
@@ -113,11 +125,39 @@ def _find_local() -> str | None:
     if record is not None:
         os.environ.update(record.environment)
         return record.address
-    if head.CURRENT_CLUSTER.is_file():
-        address = head.CURRENT_CLUSTER.read_text().strip()
-        if _answers(address, 1.0):
-            return address
-    return None
+    address = read_own_note(head.CURRENT_CLUSTER)
+    if address is None or not _NOTED.fullmatch(address) or not _answers(address, 1.0):
+        return None
+    auth.require_token()
+    return address
+
+
+def read_own_note(file: Path) -> str | None:
+    """Return what a file says that nobody but this user can have written; None for any other."""
+    try:
+        if not all(map(_is_safe_folder, file.absolute().parents)) or not _is_own(file.parent.lstat()):
+            return None
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        own = stat.S_ISREG(found.st_mode) and _is_own(found)
+        return os.read(descriptor, _LONGEST).decode(errors="replace").strip() if own else None
+    finally:
+        os.close(descriptor)
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Whether this user owns a file or folder and no other may write to it."""
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is_safe_folder(folder: Path) -> bool:
+    """Whether nobody but this user and root can replace what this user has in a folder, as in /tmp."""
+    found = folder.lstat()
+    shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not shared
 
 
 def _check_reachable(address: str, timeout: float, flag: str) -> str:

@@ -83,14 +83,16 @@ def _died(failure: BaseException) -> bool:
 
 
 def _find_user_error(error: BaseException | None) -> QdetError | None:
-    """Return the first QdetError that `error` is or wraps, be it one failure or those of several workers."""
+    """Return the first QdetError, not transient, that `error` is or wraps, of one worker or several."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
         one = queue.pop(0)
         # Ray's task error is also an instance of the class of the exception it wraps as `cause`.
         if isinstance(one, QdetError) and not isinstance(getattr(one, "cause", None), BaseException):
-            return one
+            if not one.transient:
+                return one
+            continue
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))

@@ -18,9 +18,12 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+import msgspec
+
 from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
+from qdet.parsing import parse_json
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
 from qdet.storage.sockets import HOST, check_socket_paths, choose_ports, is_free
 
@@ -118,7 +121,10 @@ def running() -> Head | None:
     file = _record_file()
     if not file.is_file():
         return None
-    record = Head(**json.loads(file.read_text()))
+    try:
+        record = msgspec.convert(parse_json(file.read_text()), Head)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"{file} is no record of a Ray head ({error}): remove it") from error
     return record if record.born is not None and _creation_time(record.pid) == record.born else None
 
 

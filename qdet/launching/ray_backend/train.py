@@ -33,7 +33,7 @@ from qdet.launching.runs import report
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.typed import describe_stop
+from qdet.launching.runs.typed import describe_abort, describe_stop
 from qdet.storage.surroundings import settle
 from qdet.training.reporting import Display, PlainLines, Run
 
@@ -87,7 +87,7 @@ def run_on_ray(
             device, many = "GPU" if gpu else "CPU", "" if job.train.workers == 1 else "s"
             print(f"run {session.run.name}: {job.train.workers} worker{many} on {device}s", flush=True)
             with (
-                graceful_stop.catch_signals() as requested,
+                graceful_stop.catch_signals(abandoned=describe_abort(session.run.name)) as requested,
                 open_display(session.run.name) as display,
                 forwarded_to(display),
             ):
@@ -175,7 +175,9 @@ def _build_trainer(
 ) -> "TorchTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from qdet.launching.ray_backend.rendezvous import AuthenticatedTorch
 
     train = job.train
     budget = FailureBudget(train.max_failures, partial(newest_step, run))
@@ -204,7 +206,7 @@ def _build_trainer(
             resources_per_worker=worker_resources(job, gpu=gpu),
             elastic_resize_monitor_interval_s=_growth_interval(),
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
+        torch_config=AuthenticatedTorch(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,

@@ -21,6 +21,7 @@ from qdet.errors import CheckpointError, ConfigError, QdetError, did_you_mean
 from qdet.job import Job, explain_bad_name
 from qdet.launching.paths import has_spool
 from qdet.launching.runs import words
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 _PLAIN, _ATTEMPTS = 20, 200
@@ -191,7 +192,7 @@ def read(store: str, name: str) -> RunRecord:
         )
     known = {field.name for field in fields(RunRecord)}
     try:
-        content = json.loads(folder.child(name).read(RECORD))
+        content = parse_json(folder.child(name).read(RECORD))
         return RunRecord(**{key: value for key, value in content.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(

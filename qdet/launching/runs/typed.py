@@ -54,6 +54,11 @@ def describe_stop(run: str, step: int, steps: int, why: str = "") -> str:
     return f"stopped after step {step} of {steps}{reason}; resume with: {resume_command(run)}"
 
 
+def describe_abort(run: str) -> str:
+    """Return how to resume a run that is stopped at once."""
+    return f"stopped without a new checkpoint; resume from the last one with: {resume_command(run)}"
+
+
 def next_commands(run: str, *, program: str = "qdet", data: str | None = None) -> list[str]:
     """Return the commands that use the model of a run.
 

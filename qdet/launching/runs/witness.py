@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qdet.parsing import parse_json
 from qdet.training.reporting import Run
 
 GOODBYE = b"ended\n"
@@ -54,7 +55,7 @@ def main() -> None:
     about = sys.stdin.buffer.readline()
     if not about or sys.stdin.buffer.readline() == GOODBYE:
         return
-    _mark_killed(json.loads(about))
+    _mark_killed(parse_json(about))
 
 
 def _mark_killed(about: dict[str, str | None]) -> None:

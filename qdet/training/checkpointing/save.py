@@ -7,12 +7,12 @@ so that a slow store does not look like a dead rank.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from qdet.checkpoint import Piece, RunFolder
 from qdet.checkpoint.run_folder import Retention
 from qdet.checkpoint.term import name_attempt
-from qdet.checkpoint.writing import PATIENCE, Contents, commit, share_name, write_share
+from qdet.checkpoint.writing import PATIENCE, Contents, add_metrics, commit, share_name, write_share
 from qdet.errors import CheckpointError, LeaseError
 from qdet.storage import Folder
 from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
@@ -79,6 +79,23 @@ class CheckpointWriter:
             self.world.on_main(
                 lambda: self._report(causes[-1], error, final=at_end or self._failures >= FAILURES)
             )
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Add an evaluation to the checkpoint after `step` steps; return whether it had none (collective).
+
+        A store that does not take it costs the metrics, not the run.
+        """
+
+        def add() -> bool:
+            try:
+                added = add_metrics(self.run.at(step), metrics)
+                self.run.tidy(self.retention)
+                return added
+            except (OSError, CheckpointError) as error:
+                print(f"the metrics of step {step} could not be added to its checkpoint: {error}", flush=True)
+                return False
+
+        return self.world.on_main(add)
 
     @property
     def wrote(self) -> bool:

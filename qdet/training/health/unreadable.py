@@ -35,7 +35,8 @@ class UnreadableImages(Observer):
             DataError: On every rank, if there are more than the job allows; it names the last of them.
         """
         if totals[0]:
-            self._budget.merge(self._world.broadcast(self._world.gather(dict(self._budget.fresh))))
+            found = self._world.broadcast(self._world.gather(list(self._budget.fresh.items())))
+            self._budget.merge([dict(reasons) for reasons in found])
 
     def state(self) -> Mapping[str, Any]:
         """Return why images could not be read, by id."""

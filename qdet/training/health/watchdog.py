@@ -8,13 +8,15 @@ its launcher starts it again.
 
 import faulthandler
 import os
+import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: a retry may succeed."""
@@ -22,6 +24,8 @@ FIRST_BEAT = 600.0
 """Seconds added to the limit before the first step, which tunes kernels and reads cold files."""
 CLOSING = 5.0
 """Seconds to wait for the thread to end."""
+WRITING = 5.0
+"""Seconds to wait for a report to be written: nobody may read stderr any more."""
 RECENT = 50
 """Beats of which the slowest counts."""
 _STDERR = 2  # the descriptor itself: Ray and pytest replace sys.stderr by objects without one
@@ -124,15 +128,52 @@ class Watchdog:
         every = min(1.0, self.limit / 10)
         while not self._closed.wait(every):
             self.look()
-            if not debugging():
-                # This thread cannot run while a C function keeps the interpreter's lock; this timer can.
+            if debugging():
+                _call_off_timers()
+            else:
+                # This thread cannot run while a C function keeps the interpreter's lock; these timers can.
                 faulthandler.dump_traceback_later(self.allowed + self.limit, exit=True, file=_STDERR)
-        faulthandler.cancel_dump_traceback_later()
+                _end_by_alarm(float(self.allowed + self.limit + WRITING))
+        _call_off_timers()
 
     @staticmethod
     def _report(message: str) -> None:
-        os.write(_STDERR, f"{message}\nStacks of all its threads:\n".encode())
-        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+        """Write what the worker does to stderr, on a thread: a full pipe must not keep the worker alive."""
+        text = f"{message}\nStacks of all its threads:\n{_list_stacks()}".encode()
+        thread = threading.Thread(target=_write, args=(text,), name="qdet-watchdog-report", daemon=True)
+        thread.start()
+        thread.join(WRITING)
+
+
+def _list_stacks() -> str:
+    """Return the stacks of all threads; faulthandler writes to files, holding the interpreter's lock."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file=file, all_threads=True)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        return f"cannot be listed: {error}\n"
+
+
+def _write(text: bytes) -> None:
+    with suppress(OSError):  # closed
+        while text:
+            text = text[os.write(_STDERR, text) :]
+
+
+def _call_off_timers() -> None:
+    faulthandler.cancel_dump_traceback_later()
+    _end_by_alarm(0.0)
+
+
+def _end_by_alarm(seconds: float) -> None:
+    """Have the kernel end this process by SIGALRM, unless that is put off again; 0 calls it off.
+
+    A stack that is written to a full pipe would keep faulthandler's timer from ending it.
+    """
+    if hasattr(signal, "SIGALRM") and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def debugging() -> bool:

@@ -8,7 +8,7 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,8 @@ class Diagnosis:
         )
         bad = BadStep(facts=facts, weights=weights, batches=inputs.micro_batches)
         finding = self._find(bad, loss_is_finite=loss_is_finite)
-        findings = self.world.broadcast(self.world.gather(finding))
+        found = self.world.broadcast(self.world.gather(asdict(finding)))
+        findings = [Finding(**{**one, "image_ids": tuple(one["image_ids"])}) for one in found]
         suspects = (f for f in findings if not f.loss_is_finite)
         witness = next((f for f in findings if f.first_bad), next(suspects, None))
         if witness is not None and witness.rank == self.world.rank:

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from qdet.errors import CheckpointError, StorageError
+from qdet.parsing import parse_json_object
 from qdet.storage import Folder
 from qdet.types import Batch, Targets
 
@@ -101,11 +103,16 @@ def _read(path: Path) -> BadStep:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if header is None:
         raise CheckpointError(f"{path} is not a bad step of qdet: give a file named bad_step_*.safetensors")
-    facts = json.loads(header)
-    if facts.pop("format") != FORMAT:
-        raise CheckpointError(f"{path} is of another version of qdet; this one reads format {FORMAT}")
-    found = Facts(**facts)
-    batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(found.image_ids))]
+    try:
+        facts = parse_json_object(header)
+        if facts.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{path} is of another version of qdet; this one reads format {FORMAT}")
+        found = msgspec.convert(facts, Facts)
+        batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(found.image_ids))]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not describe a step of this version of qdet: {error}") from error
     return BadStep(facts=found, weights=_below(tensors, "weights/"), batches=batches)
 
 

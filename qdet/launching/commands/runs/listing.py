@@ -17,6 +17,7 @@ from qdet.console import print_line
 from qdet.launching.paths import shorten
 from qdet.launching.runs import record
 from qdet.launching.runs.report import named
+from qdet.parsing import parse_json
 from qdet.storage import Folder
 
 
@@ -150,7 +151,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
 def _read_record(folder: Folder) -> dict[str, Any]:
     """Return the record of a run; nothing where it has none that can be read."""
     try:
-        content = json.loads(folder.read(RECORD))
+        content = parse_json(folder.read(RECORD))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

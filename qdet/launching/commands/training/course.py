@@ -43,7 +43,7 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
     shards = find_shards(request)
     facts = gather_facts(shards["train"])
     source = source or (None if job_file else DEMO)
-    name = re.sub(r"[^\w-]+", "_", Path(request.data).resolve().name).strip("_") or "data"
+    name = re.sub(r"[^\w-]+", "_", Path(os.path.realpath(request.data)).name).strip("_") or "data"
     base, flags = choose_base(job_file, source or DEMO, flags)
     job, settings = plan(base, source, facts, shards, name=name)
     print(show(facts, settings), flush=True)

@@ -1,5 +1,6 @@
 """A user's dataset as shards, split by split, and what the settings of a training follow from."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def _convert(request: Request) -> dict[str, str]:
 
     dataset = _open(request)
     print(dataset.describe(), flush=True)
-    out = request.out or Path("data") / Path(request.data).expanduser().resolve().name
+    out = request.out or Path("data") / Path(os.path.realpath(Path(request.data).expanduser())).name
     found = {}
     for name, split in dataset.splits.items():
         found[name] = str(pack_split(split, Path(paths.absolute(str(out))) / name, console=open_console()))

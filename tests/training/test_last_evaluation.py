@@ -1,0 +1,53 @@
+"""The last step is in a checkpoint before it is evaluated, and its metrics are added afterwards."""
+
+import pytest
+
+from qdet.checkpoint import RunFolder, open_folder, verify
+from qdet.checkpoint.manifest import read_manifest
+from qdet.checkpoint.writing import add_metrics
+from qdet.tracking import NullTracker
+from qdet.training.evaluate import Evaluator
+from qdet.training.loop import train
+from qdet.training.reporting import LocalReporter, Run
+from tests.support.ranks import tiny_job
+from tests.support.small_checkpoints import write
+
+STEPS = 3
+
+
+class KilledError(BaseException):
+    """What ends a process in the middle of its last evaluation."""
+
+
+def kill(*_):
+    raise KilledError
+
+
+def test_a_kill_in_the_last_evaluation_loses_no_step(demo_shards, tmp_path, monkeypatch):
+    job = tiny_job(demo_shards, **{"train.steps": STEPS})
+    run = Run(name="run", store=str(tmp_path))
+    reporter, tracker = LocalReporter(), NullTracker()
+    monkeypatch.setattr(Evaluator, "evaluate", kill)
+    with pytest.raises(KilledError):
+        train(job, run=run, reporter=reporter, tracker=tracker)
+    monkeypatch.undo()
+    folder = RunFolder(open_folder(tmp_path / "run"))
+    assert folder.steps() == [STEPS]
+    before = verify(folder.at(STEPS))
+    assert before.metrics == {}
+    result = train(job, run=run, reporter=reporter, tracker=tracker)
+    after = verify(folder.at(STEPS))
+    assert result.step == STEPS
+    assert after.metrics == result.metrics
+    assert "val/AP" in after.metrics
+    assert after.files == before.files
+    assert [found.name for found in (tmp_path / "run").iterdir()] == [f"step_{STEPS:06d}"]
+
+
+def test_metrics_are_added_once(tmp_path):
+    folder = open_folder(tmp_path / "step_000300")
+    write(folder)
+    assert add_metrics(folder, {"val/AP": 0.5})
+    assert not add_metrics(folder, {"val/AP": 0.9})
+    assert read_manifest(folder).metrics == {"val/AP": 0.5}
+    verify(folder)
