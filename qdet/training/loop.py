@@ -13,7 +13,7 @@ from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
-from qdet.training.checkpointing.contents import Checkpoints
+from qdet.training.checkpointing.contents import Checkpoints, Snapshot
 from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
@@ -137,11 +137,9 @@ class _Training:
 
     def _rehearse(self) -> None:
         """Evaluate and save once without keeping anything, so that neither first fails after hours."""
-        ledger, observed = self.accounting.state(), self.exchange.state()
         with self.health.watchdog.off("evaluation of a few images before the first step"):
             self.evaluator.rehearse(self.learner)
-            state, ema = self.learner.engine.state, self.learner.ema
-            self.checkpoints.rehearse(self.step, state, ema, ledger=ledger, observed=observed)
+            self.checkpoints.rehearse(self._snapshot())
 
     def _make_steps(self, meter: Meter) -> None:
         """Make steps until the last, an early stop or a request to stop."""
@@ -200,15 +198,22 @@ class _Training:
 
     def _save(self) -> None:
         """Start writing a checkpoint; training continues meanwhile."""
-        ledger, observed = self.accounting.state(), self.exchange.state()
-        metrics = self.evaluator.metrics if self.evaluator.step == self.step else {}
-        state, ema = self.learner.engine.state, self.learner.ema
+        snapshot = self._snapshot()
         with self.health.watchdog.off("checkpoint"):
-            stall = self.checkpoints.save(
-                self.step, state, ema, ledger=ledger, metrics=metrics, observed=observed
-            )
+            stall = self.checkpoints.save(snapshot)
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
+
+    def _snapshot(self) -> Snapshot:
+        """Return what a checkpoint is made of now. Collective."""
+        return Snapshot(
+            step=self.step,
+            state=self.learner.engine.state,
+            ema=self.learner.ema,
+            ledger=self.accounting.state(),
+            observed=self.exchange.state(),
+            metrics=self.evaluator.metrics if self.evaluator.step == self.step else {},
+        )
 
     def _stop(self) -> Result:
         """Wait for the checkpoint that this run will be resumed from, and say how."""
