@@ -97,7 +97,7 @@ def pairs_up(pattern: str) -> bool:
 @example("{Z..a}{B..A}")
 @example("{{}}}{")
 def test_the_package_that_this_replaces_expands_to_the_same(pattern):
-    r"""But for an escaped backslash in a group without a choice: it makes {} of {\\}, which is {\} in bash."""
+    r"""But for an escaped backslash in a group without a choice: {\\} means {\} in bash, and there {}."""
     theirs = pytest.importorskip("braceexpand")
     if pairs_up(pattern):
         assert expand_braces(pattern) == list(theirs.braceexpand(pattern))
