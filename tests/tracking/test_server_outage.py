@@ -66,7 +66,6 @@ def server(tmp_path, database):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_points_of_an_outage_arrive_when_the_server_is_back(tmp_path, server, caplog):
     from mlflow import MlflowClient
 

@@ -59,7 +59,6 @@ def list_threads(file):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux only")
 def test_no_thread_of_gloo_outlives_a_training_of_any_zero_stage(demo_shards, tmp_path):
     changes = {"train.workers": 2, "train.steps": 2}
