@@ -138,7 +138,7 @@ def set_timeout_of_all_groups(seconds: int) -> None:
     """Set the timeout of every process group: those that libraries make start with torch's 30 minutes."""
     from torch.distributed import distributed_c10d as c10d
 
-    set_timeout = getattr(c10d, "set_timeout", c10d._set_pg_timeout)  # public since torch 2.14
+    set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout  # public since torch 2.14
     for group in list(c10d._world.pg_map):
         set_timeout(timedelta(seconds=seconds), group)
 

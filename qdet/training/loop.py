@@ -14,7 +14,7 @@ from qdet.job import Job
 from qdet.storage.network import patient
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
-from qdet.training.checkpointing.contents import Checkpoints
+from qdet.training.checkpointing.contents import Checkpoints, Snapshot
 from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
@@ -139,11 +139,9 @@ class _Training:
 
     def _rehearse(self) -> None:
         """Evaluate and save once without keeping anything, so that neither first fails after hours."""
-        ledger, observed = self.accounting.state(), self.exchange.state()
         with self.health.watchdog.off("evaluation of a few images before the first step"):
             self.evaluator.rehearse(self.learner)
-            state, ema = self.learner.engine.state, self.learner.ema
-            self.checkpoints.rehearse(self.step, state, ema, ledger=ledger, observed=observed)
+            self.checkpoints.rehearse(self._snapshot())
 
     def _make_steps(self, meter: Meter) -> None:
         """Make steps until the last, an early stop or a request to stop."""
@@ -206,13 +204,9 @@ class _Training:
 
     def _save(self) -> None:
         """Start writing a checkpoint; training continues meanwhile."""
-        ledger, observed = self.accounting.state(), self.exchange.state()
-        metrics = self.evaluator.metrics if self.evaluator.step == self.step else {}
-        state, ema = self.learner.engine.state, self.learner.ema
+        snapshot = self._snapshot()
         with self.health.watchdog.off("checkpoint"):
-            stall = self.checkpoints.save(
-                self.step, state, ema, ledger=ledger, metrics=metrics, observed=observed
-            )
+            stall = self.checkpoints.save(snapshot)
         if self.world.main:
             self.tracker.metrics({"perf/checkpoint_stall": stall}, self.step)
 
@@ -228,6 +222,17 @@ class _Training:
         if not self.exchange.early.due:  # else it has been counted, and the run was started again
             self.exchange.early.observe(self.step, self.evaluator.metrics)
         self._concluded = self.checkpoints.writer.add_metrics(self.step, self.evaluator.metrics)
+
+    def _snapshot(self) -> Snapshot:
+        """Return what a checkpoint is made of now. Collective."""
+        return Snapshot(
+            step=self.step,
+            state=self.learner.engine.state,
+            ema=self.learner.ema,
+            ledger=self.accounting.state(),
+            observed=self.exchange.state(),
+            metrics=self.evaluator.metrics if self.evaluator.step == self.step else {},
+        )
 
     def _stop(self) -> Result:
         """Wait for the checkpoint that this run will be resumed from, and say how."""

@@ -88,6 +88,7 @@ print("RESULT", json.dumps([message, str(os.getpid()) in pids, still]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_cluster_writes_the_same_bytes(make_coco, tmp_path):

@@ -95,7 +95,7 @@ def test_a_run_without_its_tracking_server_leaks_no_secret(project: Path, monkey
     [
         ("--data.train", URL),
         ("--store.path", f"ftp://me:{IN_URLS[0]}@127.0.0.1:9/store"),
-        ("--optim.lr", "1e30"),
+        pytest.param(("--optim.lr", "1e30"), marks=pytest.mark.slow),
         ("--train.batch-size", SHAPED[1]),
     ],
     ids=["shards", "store", "diverges", "flag"],

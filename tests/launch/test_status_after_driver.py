@@ -72,9 +72,8 @@ def test_a_killed_drivers_run_is_marked_killed(drive, tmp_path: Path):
     assert "kill -9" in run.data.tags["qdet.cause"]
 
 
-@pytest.mark.parametrize(
-    ("what", "status"), [pytest.param("finish", "FINISHED", marks=pytest.mark.slow), ("fail", "FAILED")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "status"), [("finish", "FINISHED"), ("fail", "FAILED")])
 def test_a_driver_that_exits_sets_its_own_status(drive, tmp_path: Path, what: str, status: str):
     process, run_id = drive(what)
     assert process.wait(timeout=60) == (1 if what == "fail" else 0)

@@ -65,6 +65,7 @@ def server(tmp_path, database):
     one.kill()
 
 
+@pytest.mark.slow
 def test_points_of_an_outage_arrive_when_the_server_is_back(tmp_path, server, caplog):
     from mlflow import MlflowClient
 

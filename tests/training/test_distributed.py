@@ -25,6 +25,7 @@ def refuse(why):
     raise DataError(why)
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_rank_0_beyond_their_timeout_and_share_its_error(tmp_path):
     on_ranks(2, long_task, tmp_path)
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["0 True", "0 True"]

@@ -58,6 +58,7 @@ def list_threads(file):
     file.write_text("".join(names))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux only")
 def test_no_thread_of_gloo_outlives_a_training_of_any_zero_stage(demo_shards, tmp_path):
     changes = {"train.workers": 2, "train.steps": 2}

@@ -73,6 +73,8 @@ def test_any_number_of_ranks_loads_any_stage(whole, demo_shards, store, tmp_path
     saved_again(demo_shards, store, tmp_path, ranks=ranks, stages=pairs)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_a_run_resumes_with_another_number_of_ranks_and_stage(demo_shards, tmp_path):
     short = {"train.steps": 6, "train.checkpoint_every": 3}
     two = train_all(

@@ -10,6 +10,7 @@ from qdet.errors import CheckpointError
 from tests.support.ranks import tiny_job, train_all
 
 
+@pytest.mark.slow
 def test_ranks_train_evaluate_and_resume_on_sequential_shards(demo_shards, tmp_path, capfd):
     """On a command's output, by two ranks and then by one, with fewer shards than ranks."""
     (tar,) = (demo_shards / "train").glob("*.tar")

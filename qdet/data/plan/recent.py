@@ -1,4 +1,4 @@
-"""What was computed last, kept for whoever asks next, in whatever thread."""
+"""A cache of the values that were computed last, shared by threads."""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """The values that were asked for last. A value that two threads ask for is computed by one of them."""
+    """Caches the values that were requested last; one that two threads request is computed by one of them."""
 
     def __init__(self, kept: int) -> None:
         self._kept, self._lock = kept, threading.Lock()

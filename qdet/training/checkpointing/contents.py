@@ -1,6 +1,8 @@
 """What training puts into its checkpoints."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,16 +24,27 @@ from qdet.training.ema import Ema
 from qdet.training.sharded_state import MOMENTS, ShardedState
 
 
-def pieces(state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"], rank: int) -> list[Piece]:
-    """Return this rank's part of all tensors.
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint is made of."""
 
-    Args:
-        state: Weights and moments.
-        ema: The average.
-        ledger: Which images this rank has trained on.
-        rank: This rank.
-    """
-    return [*state.pieces(), *ema.pieces(state), Piece(f"ledger/{rank:05d}", 0, ledger)]
+    step: int
+    """Steps done."""
+    state: ShardedState
+    """Weights and moments."""
+    ema: Ema
+    """The average."""
+    ledger: Shaped[Tensor, " n"]
+    """Which images this rank has trained on."""
+    observed: Mapping[str, Any]
+    """Fields of `TrainState` that the observers of the step exchange keep."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those of an evaluation of this very state; empty without one."""
+
+    def pieces(self, rank: int) -> list[Piece]:
+        """Return what this rank, number `rank`, writes of it."""
+        ledger = Piece(f"ledger/{rank:05d}", 0, self.ledger)
+        return [*self.state.pieces(), *self.ema.pieces(self.state), ledger]
 
 
 class Checkpoints:
@@ -41,74 +54,34 @@ class Checkpoints:
         self.job, self.world, self.shards, self.writer = job, world, shards, writer
         self._commit = git_commit()
 
-    def save(
-        self,
-        step: int,
-        state: ShardedState,
-        ema: Ema,
-        *,
-        ledger: Shaped[Tensor, " n"],
-        metrics: Mapping[str, float],
-        observed: Mapping[str, Any],
-    ) -> float:
-        """Start writing the state after `step` steps; return the seconds that training waited. Collective.
-
-        Args:
-            step: Steps done.
-            state: Weights and moments.
-            ema: The average.
-            ledger: Which images this rank has trained on.
-            metrics: Those of an evaluation of this very state; empty without one.
-            observed: Fields of `TrainState` that the observers of the step exchange keep.
+    def save(self, snapshot: Snapshot) -> float:
+        """Start writing a checkpoint; return the seconds that training waited. Collective.
 
         Raises:
             CheckpointError: The previous two checkpoints could not be written.
         """
+        mine = partial(snapshot.pieces, self.world.rank)
+        return self.writer.save(snapshot.step, mine, partial(self._contents, snapshot))
 
-        def contents() -> Contents:
-            return self._contents(step, state, ema, ledger=ledger, metrics=metrics, observed=observed)
-
-        return self.writer.save(step, lambda: pieces(state, ema, ledger, self.world.rank), contents)
-
-    def rehearse(
-        self,
-        step: int,
-        state: ShardedState,
-        ema: Ema,
-        *,
-        ledger: Shaped[Tensor, " n"],
-        observed: Mapping[str, Any],
-    ) -> None:
-        """Write, check and remove a checkpoint without its large tensors. Collective; arguments as of `save`.
+    def rehearse(self, snapshot: Snapshot) -> None:
+        """Write, check and remove a checkpoint without its large tensors. Collective.
 
         Raises:
             CheckpointError: It cannot be written.
         """
+        smallest = min(snapshot.pieces(self.world.rank), key=lambda piece: piece.nbytes)
+        rehearse(self.writer, smallest, partial(self._contents, snapshot))
 
-        def contents() -> Contents:
-            return self._contents(step, state, ema, ledger=ledger, metrics={}, observed=observed)
-
-        smallest = min(pieces(state, ema, ledger, self.world.rank), key=lambda piece: piece.nbytes)
-        rehearse(self.writer, smallest, contents)
-
-    def _contents(
-        self,
-        step: int,
-        state: ShardedState,
-        ema: Ema,
-        *,
-        ledger: Shaped[Tensor, " n"],
-        metrics: Mapping[str, float],
-        observed: Mapping[str, Any],
-    ) -> Contents:
+    def _contents(self, snapshot: Snapshot) -> Contents:
+        state, ema = snapshot.state, snapshot.ema
         return Contents(
             attempt=self.writer.attempt,
             world_size=self.world.size,
             zero=self.job.train.zero,
-            state=self._state(step, state.updates, ema.updates, observed),
+            state=self._state(snapshot.step, state.updates, ema.updates, snapshot.observed),
             job=settings(self.job),
-            shapes=self._shapes(state, ema, ledger),
-            metrics=metrics,
+            shapes=self._shapes(state, ema, snapshot.ledger),
+            metrics=snapshot.metrics,
         )
 
     def _shapes(self, state: ShardedState, ema: Ema, ledger: Shaped[Tensor, " n"]) -> dict[str, list[int]]:
