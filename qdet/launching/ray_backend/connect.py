@@ -1,8 +1,11 @@
-"""Connect to Ray: join the named cluster or one on this machine, or else start a private one.
+"""Connect to Ray: join a cluster that the user named or started, or else start a private one.
 
---ray-address, RAY_ADDRESS    that cluster, or an error within seconds
-neither                       the head of `cluster/local.sh up`, then any other head on this machine,
-                              then a private instance on loopback that ends with this process
+--ray-address, RAY_ADDRESS    that cluster, or an error within seconds; a Ray job has RAY_ADDRESS
+neither                       the head of this user's own `cluster/local.sh up`, if it runs, or else
+                              a private instance on loopback that ends with this process
+
+Any other cluster of this machine belongs to someone else and is never joined, nor does Ray join one by itself
+when its functions are called without a connection.
 """
 
 import os
@@ -13,6 +16,8 @@ from typing import Any
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching.ray_backend import auth, head
+
+AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +33,8 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     """Join or start a Ray cluster and return how this process is connected.
 
     Args:
-        address: `host:port` of a cluster's head, or `local` for a private instance; by default RAY_ADDRESS,
-            then a head on this machine.
+        address: `host:port` of a cluster's head, `local` for a private instance, or `auto` for the head of
+            `cluster/local.sh up`; by default RAY_ADDRESS, then that head where it runs.
         timeout: Seconds to wait for a named address to accept a connection.
 
     Raises:
@@ -38,10 +43,11 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     """
     named = address or os.environ.get("RAY_ADDRESS")
     if named in (None, "", "auto"):
-        address = _find_local()
+        address = _find_own()
         if address is None and named == "auto":
             raise ClusterError(
-                "--ray-address auto: no Ray head runs on this machine; start one with cluster/local.sh up"
+                "--ray-address auto: this project has no Ray head of its own here; start one with "
+                "cluster/local.sh up, or name another by --ray-address HOST:PORT"
             )
     else:
         address = None if named == "local" else _check_reachable(str(named), timeout)
@@ -70,7 +76,7 @@ def _start_private() -> Connection:
     port = _free_port()
     # Ray's monitoring of a training queries the dashboard at this address, and without it would query another
     # cluster of this machine, even one that is gone. All processes started here inherit the variable.
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{head.HOST}:{port}"
+    os.environ[head.API_SERVER] = f"http://{head.HOST}:{port}"
     context = _ray_init(
         address="local",
         _node_ip_address=head.HOST,
@@ -89,19 +95,30 @@ def _ray_init(**settings: Any) -> Any:
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     os.environ.pop("RAY_ADDRESS", None)  # it would override `address="local"`
+    _disable_auto_connect()
     return ray.init(log_to_driver=True, logging_level=logging.WARNING, **settings)
 
 
-def _find_local() -> str | None:
+def _disable_auto_connect() -> None:
+    """Keep Ray from joining whatever cluster this machine has, in a call after `ray.shutdown`, say."""
+    from ray._private import auto_init_hook
+
+    os.environ[AUTO_CONNECT] = "0"  # for processes started from here
+    auto_init_hook.enable_auto_connect = False  # Ray reads the variable once, when it is imported
+
+
+def _find_own() -> str | None:
+    """Return the address of the head that this user started from this folder; None where none runs."""
+    import psutil
+
     record = head.running()
-    if record is not None:
-        os.environ.update(record.environment)
-        return record.address
-    if head.CURRENT_CLUSTER.is_file():
-        address = head.CURRENT_CLUSTER.read_text().strip()
-        if _answers(address, 1.0):
-            return address
-    return None
+    try:
+        if record is None or psutil.Process(record.pid).uids().real != os.getuid():
+            return None
+    except psutil.NoSuchProcess:
+        return None
+    os.environ.update(record.environment)
+    return record.address
 
 
 def _check_reachable(address: str, timeout: float) -> str:
