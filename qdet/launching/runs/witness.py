@@ -67,14 +67,19 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     from qdet.launching.runs import record
     from qdet.tracking import MLflowTracker, has_ended, send_spool
 
-    name = str(about["run"])
-    record.set_status(str(about["store"]), name, "killed")
+    store, name = str(about["store"]), str(about["run"])
+    stopped = record.status(store, name) == record.STOPPED_EARLY  # by its sweep, which says so in MLflow
+    if not stopped:
+        record.set_status(store, name, "killed")
+    noted = record.status(store, name)
     time.sleep(2.0)  # workers end with their driver, and write until then
-    for process in ("driver", "worker"):
+    for process in ("driver", "worker", "sweep"):
         with contextlib.suppress(TrackingError):
             send_spool(spool_folder(name, process))
+    if stopped or record.status(store, name) != noted:
+        return  # the latter: a new driver has taken the run over
     if about["id"] and has_ended(about["id"], str(about["uri"])):
-        return  # a sweep, say, has ended the run of a trial that it stopped
+        return
     tracker = MLflowTracker.open(
         spool_folder(name, "witness"),
         experiment=str(about["experiment"]),
