@@ -13,7 +13,7 @@ from qdet.data.config import DataConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.losses import SetLossConfig
-from qdet.search import Choice, Each, LogUniform, Space
+from qdet.search import Choice, Each, LogUniform, Space, Uniform
 from qdet.train_config import OptimConfig, TrainConfig
 
 LONGEST_NAME = 200
@@ -167,20 +167,32 @@ class Sweep:
     space: dict[str, Space]
     """What to search: dotted path of a setting to `Uniform`, `LogUniform`, `Choice` or `Each`."""
     metric: str = "val/AP"
-    """Metric to maximise."""
+    """Metric to search by, of those that evaluations report."""
+    mode: Literal["max", "min"] = "max"
+    """Whether a higher or a lower metric is better."""
+    search: Literal["random", "grid"] = "random"
+    """Draw settings, or try every combination of all options once."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Stop weak trials early, or none."""
     trials: int = 16
-    """Settings to try; with `Each`, for every combination of their options."""
+    """Settings to try; with `Each`, for every combination of their options; a grid has as many as it has."""
+    epochs: int | None = None
+    """Budget of all trials together, in epochs: when it is used up, trials stop and no more start."""
+    hours: float | None = None
+    """Budget of the whole sweep, in hours, over all of its starts."""
     concurrent: int = 1
-    """Trials that run in parallel."""
+    """Trials that run in parallel, if the cluster has room for them."""
     grace_epochs: int = 1
-    """Evaluations of every trial before ASHA may stop it."""
+    """Epochs of every trial before ASHA may stop it."""
 
     def __post_init__(self) -> None:
         """Reject counts below one."""
-        for name in ("trials", "concurrent", "grace_epochs"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--sweep.{flag} must be at least 1, got {getattr(self, name)}")
+        for name in ("trials", "concurrent", "grace_epochs", "epochs"):
+            count, flag = getattr(self, name), name.replace("_", "-")
+            if count is not None and count < 1:
+                raise ConfigError(f"--sweep.{flag} must be at least 1, got {count}")
+        if self.hours is not None and not self.hours > 0:
+            raise ConfigError(f"--sweep.hours must be above 0, got {self.hours}")
 
     def demo(self, job: Job) -> "Sweep":
         """Return this search over what matters at laptop size, near the demo's own settings.
@@ -200,11 +212,19 @@ class Sweep:
     @property
     def runs(self) -> int:
         """Number of trainings in the whole sweep."""
-        return self.trials * math.prod(len(s.options) for s in self.space.values() if isinstance(s, Each))
+        listed = (Each, Choice) if self.search == "grid" else (Each,)
+        each = math.prod(len(one.options) for one in self.space.values() if isinstance(one, listed))
+        return each if self.search == "grid" else each * self.trials
 
     def check(self, job: Job) -> None:
         """Raise ConfigError, before any trial, if a path names no setting or a value is invalid for `job`."""
         unknown = self.space.keys() - flatten(job).keys()
         if unknown:
             raise ConfigError(f"sweep of {job.name!r} names no setting: {', '.join(sorted(unknown))}")
+        ranges = [path for path, one in self.space.items() if isinstance(one, Uniform | LogUniform)]
+        if self.search == "grid" and ranges:
+            raise ConfigError(
+                f"--sweep.search grid: {ranges[0]} is a range, which has no grid: list its values as a "
+                "Choice, or leave --sweep.search at random"
+            )
         trials.check(job, self.space)

@@ -47,7 +47,7 @@ class _Command:
     json: bool = False
     """Print what a dry run or a sweep finds as one JSON object, and everything else on stderr."""
     ray_address: str | None = None
-    """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head on this machine."""
+    """Ray cluster to join: host:port, auto or local; by default RAY_ADDRESS or the head of `qdet head up`."""
     ray_wait: float = 60.0
     """Seconds to wait for a cluster that is too small for the job."""
     base: tyro.conf.Suppress[tyro.conf.Fixed[Job | None]] = None
@@ -184,6 +184,11 @@ def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool)
                 f"--sweep: {job.name} has nothing to search; its file passes no sweep to launch()"
             )
         command.space.check(job)
+        if job.store.resume not in (None, "auto"):
+            raise ConfigError(
+                f"--store.resume {job.store.resume} resumes one run, in which no trial can train; a sweep "
+                "goes on when it is started again by the same name: --store.run NAME"
+            )
     if command.dry_run:
         from qdet.launching.preflight.dry_run import describe
         from qdet.launching.runs.prepared import prepare
@@ -191,7 +196,7 @@ def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool)
         prepared = prepare(job)
         return describe(prepared, prepare(command.base).job if command.base else None)
     if sweeps:
-        from qdet.launching.ray_backend.tune import search
+        from qdet.launching.ray_backend.sweeping.search import search
 
         address, wait = command.ray_address, command.ray_wait
         return search(job, command.space, callbacks=callbacks, address=address, wait=wait)

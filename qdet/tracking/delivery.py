@@ -16,7 +16,7 @@ from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
 
 CAUSE_TAG = "qdet.cause"
-"""Tag that says why a run ended before its last step."""
+"""Tag that says why a run failed or was killed."""
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 DIGEST_LENGTH = 8  # as long as those of MLflow's own datasets; the source carries the whole digest
 THUMBNAIL = 1024  # of the copy that MLflow's page shows, pixel for pixel; a click shows the whole picture
@@ -82,10 +82,10 @@ class Delivery:
             self._client.update_run(self._id, status="RUNNING")
 
     def _end(self, record: Record) -> None:
-        """End the run; one that finished has no cause of a death any more."""
+        """End the run; one that has come to its end in a later start no longer has a cause of failure."""
+        self._client.set_terminated(self._id, status=record["status"], end_time=record["at"])
         if record["status"] == "FINISHED" and CAUSE_TAG in self._client.get_run(self._id).data.tags:
             self._client.delete_tag(self._id, CAUSE_TAG)
-        self._client.set_terminated(self._id, status=record["status"], end_time=record["at"])
 
     def _params(self, record: Record) -> None:
         """Log new parameters. MLflow cannot change one, so changes of a resumed run become tags."""

@@ -152,10 +152,10 @@ def test_a_table_is_swept_row_by_row_each_to_its_end(ran: list):
 
 @pytest.mark.parametrize("also", [[], ["--sweep"]])
 def test_a_table_is_a_sweep(also: list[str], monkeypatch: pytest.MonkeyPatch):
-    from qdet.launching.ray_backend import tune
+    from qdet.launching.ray_backend.sweeping import search
 
     searched: list = []
-    monkeypatch.setattr(tune, "search", lambda job, space, **_: searched.append((job.name, space.runs)))
+    monkeypatch.setattr(search, "search", lambda job, space, **_: searched.append((job.name, space.runs)))
     cli.launch(Job(name="a"), tables={"rates": TABLE}, args=["--table", "rates", *also])
     assert searched == [("a_ablation_rates", 2)]
 

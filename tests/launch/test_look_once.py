@@ -22,9 +22,11 @@ from qdet.launching import graceful_stop, paths
 from qdet.launching.local import run_locally
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import describe
-from qdet.launching.ray_backend import capacity, connect, train, tune
-from qdet.launching.runs import session, sweep
-from qdet.launching.runs.prepared import Prepared, prepare
+from qdet.launching.ray_backend import capacity, connect, train
+from qdet.launching.ray_backend.sweeping import conduct, search
+from qdet.launching.runs import session
+from qdet.launching.runs.prepared import prepare
+from qdet.launching.runs.sweeps import session as sweeps_session
 from qdet.search import Choice
 from qdet.tracking import MLflowTracker, NullTracker
 
@@ -133,7 +135,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capacity, "wait_for_workers", lambda train, *, seconds: False)
     monkeypatch.setattr(MLflowTracker, "open", lambda *args, **kwargs: _Offline())
     monkeypatch.setattr(session, "witnessed", lambda *args: nullcontext())
-    for module in (session, sweep):
+    for module in (session, sweeps_session):
         monkeypatch.setattr(module, "prepare_database", lambda uri: None)
     monkeypatch.setattr(graceful_stop, "WorkerStop", lambda run: SimpleNamespace(request=lambda: None))
     monkeypatch.setattr(
@@ -154,17 +156,21 @@ def _start_locally(job: Job) -> None:
 
 
 def _start_sweep(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuner(prepared: Prepared, *args: object, **kwargs: object) -> SimpleNamespace:
-        evaluated.append(tune.count_evaluations(prepared))
-        config = {"train.batch_size": 8}
-        result = SimpleNamespace(metrics={"step": 12}, config=config, error=None, path="one")
-        return SimpleNamespace(fit=lambda: [result, result])
+    def build(given: conduct.Conduct, folder: Path) -> SimpleNamespace:
+        given.left = given.course.waiting
+        asked.extend(given.suggest() or {} for _ in range(3))
+        return SimpleNamespace(fit=lambda: [given.report(n, ended) for n in (1, 2, 3)])
 
-    evaluated: list[int] = []
-    monkeypatch.setattr(tune, "_build_tuner", tuner)
-    with pytest.raises(TrainingError, match="all 3 trials failed"):  # none was ever evaluated
-        tune.search(job, Sweep(space={"train.batch_size": Choice((8, 16))}, trials=3))
-    assert len(evaluated) == 1
+    asked: list[dict] = []
+    ended = {"qdet_ended": "failed", "qdet_error": "as planned", "step": 12, "val/AP": 0.1}
+    monkeypatch.setattr(capacity, "list_nodes", lambda: [capacity.Node(9.0, 0.0)])
+    monkeypatch.setattr(search, "worker_environment", lambda job, *, gpu: {})
+    monkeypatch.setattr("qdet.launching.runs.sweeps.session.witnessed", lambda *args: nullcontext())
+    monkeypatch.setattr(search, "build_tuner", build)
+    space = {"train.batch_size": Choice((8, 16))}
+    with pytest.raises(TrainingError, match="all 3 trials failed; the first: as planned"):
+        search.search(job, Sweep(space=space, trials=3, concurrent=3))
+    assert [one["trial"] for one in asked] == [1, 2, 3]
 
 
 STARTS = {

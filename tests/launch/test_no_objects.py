@@ -13,7 +13,7 @@ from qdet.job import Job, Sweep
 from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.objects import require_ground_truth
-from qdet.launching.ray_backend.tune import search
+from qdet.launching.ray_backend.sweeping.search import search
 from qdet.launching.runs import report
 from qdet.launching.runs.prepared import prepare
 from qdet.search import Choice

@@ -12,7 +12,7 @@ from qdet.config import override
 from qdet.data.shards.categories import Categories
 from qdet.detectors import DETRConfig
 from qdet.errors import ClusterError, ConfigError
-from qdet.job import Job, Sweep, TrainConfig
+from qdet.job import Job, TrainConfig
 from qdet.launching import paths
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.dry_run import memory_per_rank
@@ -20,11 +20,10 @@ from qdet.launching.preflight.start import check_start
 from qdet.launching.ray_backend import auth, connect, head
 from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
 from qdet.launching.ray_backend.submit import submit
-from qdet.launching.ray_backend.tune import count_evaluations, require_evaluation, tune_space
+from qdet.launching.ray_backend.sweeping.search import count_steps, require_evaluation
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
 from qdet.losses import DETR_LOSS
-from qdet.search import Choice, Each, Uniform
 from qdet.storage.sockets import choose_ports
 from tests.support import small_models
 from tests.support.ranks import tiny_job
@@ -326,7 +325,10 @@ class TestHead:
     def test_jobs_inherit_root_database_and_python(self, tmp_path: Path):
         import sys
 
-        environment = head._job_environment({"PATH": "/bin", "RAY_ADDRESS": "other:6379"})
+        environment = head._job_environment(
+            {"PATH": "/bin", "RAY_ADDRESS": "other:6379"}, "http://127.0.0.1:8266"
+        )
+        assert environment["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8266"
         assert environment[paths.ROOT] == str(tmp_path)
         assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
         assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
@@ -334,29 +336,19 @@ class TestHead:
 
 
 @pytest.mark.parametrize(
-    ("changes", "every", "count"),
+    ("changes", "every", "steps"),
     [
-        ({"train.steps": 12, "train.eval_every": 0}, 1, 2),  # 48 images make 6 batches of 8
-        ({"train.steps": 13, "train.eval_every": 1}, 1, 3),
-        ({"train.epochs": 12, "train.eval_every": 3}, 3, 4),
+        ({"train.steps": 12, "train.eval_every": 0}, 1, 12),  # 48 images make 6 batches of 8
+        ({"train.steps": 13, "train.eval_every": 1}, 1, 13),
+        ({"train.epochs": 12, "train.eval_every": 3}, 3, 72),
     ],
 )
-def test_trials_report_after_every_evaluation(changes: dict, every: int, count: int, demo_shards: Path):
+def test_trials_report_after_every_evaluation(changes: dict, every: int, steps: int, demo_shards: Path):
     prepared = prepare(require_evaluation(override(_job(demo_shards), {"train.batch_size": 8} | changes)))
     assert prepared.job.train.eval_every == every
-    assert count_evaluations(prepared) == count
-
-
-def test_grid_choices_are_tried_in_every_combination():
-    """Each combination draws the other settings anew."""
-    from ray.tune.search.variant_generator import generate_variants
-
-    space = {"a": Each((1, 2, 3)), "b": Each((True, False)), "c": Uniform(0.0, 1.0)}
-    variants = [settings for _, settings in generate_variants(tune_space(space))]
-    assert {(v["a"], v["b"]) for v in variants} == {(a, b) for a in (1, 2, 3) for b in (True, False)}
-    assert len({v["c"] for v in variants}) == len(variants) == Sweep(space=space, trials=1).runs
-    assert Sweep(space=space, trials=2).runs == 12
-    assert Sweep(space={"a": Choice((1, 2))}, trials=5).runs == 5
+    assert count_steps(prepared, prepared.job) == (6, steps)
+    twice = override(prepared.job, {"train.batch_size": 16})
+    assert count_steps(prepared, twice)[0] == 3
 
 
 def test_memory_per_rank_equals_a_count_by_hand():

@@ -16,7 +16,7 @@ from qdet.job import Job
 from qdet.launching import paths
 from qdet.launching.runs import record, words
 from qdet.launching.runs.prepared import prepare
-from qdet.launching.runs.sweep import trial_name
+from qdet.launching.runs.sweeps.session import trial_name
 from qdet.storage import Folder
 
 OLD = "adamixer_swin_demo-20261128-043715-a2c56bb2"
@@ -197,5 +197,11 @@ def test_folders_are_found_by_path_by_name_and_by_part(tmp_path: Path, monkeypat
 
 
 def test_trials_are_numbered():
-    assert trial_name("tiny_sweep-calm-owl", "07fa1_00012") == "tiny_sweep-calm-owl-12"
-    assert trial_name("tiny_sweep-calm-owl", "by-hand") == "tiny_sweep-calm-owl-by-hand"
+    assert trial_name("tiny_sweep-calm-owl", "t12") == "tiny_sweep-calm-owl-t12"
+
+
+def test_the_name_of_a_sweep_is_not_given_to_a_run(tmp_path: Path):
+    (tmp_path / "night").mkdir()
+    (tmp_path / "night" / "sweep.json").write_text("{}")
+    with pytest.raises(ConfigError, match="has a sweep of that name"):
+        record.choose(override(_job(tmp_path), {"store.run": "night"}))

@@ -14,7 +14,7 @@ from qdet.job import Sweep
 from qdet.launching.commands.demo_run import last_line
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.runs import report
-from qdet.launching.runs.sweep import Swept, TrialRow, best_first, table
+from qdet.launching.runs.sweeps.table import Swept, TrialRow, best_first, table
 from qdet.launching.runs.typed import as_flags, train_command
 from qdet.search import LogUniform
 
@@ -106,6 +106,12 @@ def test_the_best_trial_is_trained_by_the_same_command_without_the_sweep():
         "--sweep.trials",
         "3",
         "--sweep.concurrent=2",
+        "--sweep.scheduler",
+        "none",
+        "--sweep.space.optim.lr.high",
+        "2",
+        "--store.run",
+        "night",
         "--train.steps",
         "9",
         "--json",

@@ -14,7 +14,9 @@ from qdet.launching.runs import note, report
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import TITLE_TAG, Session, open_session
-from qdet.launching.runs.sweep import TITLE, TrialRow, open_sweep, trial_title
+from qdet.launching.runs.sweeps.record import SweepFile, SweepStore
+from qdet.launching.runs.sweeps.session import open_sweep
+from qdet.launching.runs.sweeps.table import TITLE, TrialRow, trial_title
 from qdet.launching.runs.typed import command_line
 from qdet.search import LogUniform
 from qdet.tracking import NullTracker
@@ -60,14 +62,14 @@ def test_the_best_checkpoint_is_found_in_the_store(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "title"),
     [
-        ({"optim.lr": 4.3123e-5, "detector.queries": 20}, "lr=4.31e-05 queries=20"),
-        ({"detector.width": 1, "detector.backbone.width": 2}, "detector.width=1 backbone.width=2"),
-        ({"detector.norm": None, "data.crop": True}, "norm=None crop=True"),
-        ({}, ""),
+        ({"optim.lr": 4.3123e-5, "detector.queries": 20}, "t03 lr=4.3e-05 q=20"),
+        ({"detector.width": 1, "detector.backbone.width": 2}, "t03 detector.width=1 backbone.width=2"),
+        ({"detector.norm": None, "data.crop": True}, "t03 norm=None crop=True"),
+        ({}, "t03"),
     ],
 )
 def test_a_trial_is_named_by_what_it_tries(settings, title):
-    assert trial_title(settings) == title
+    assert trial_title("t03", settings) == title
 
 
 paths_of_settings = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join)
@@ -75,16 +77,16 @@ paths_of_settings = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map
 
 @given(st.dictionaries(paths_of_settings, st.integers(0, 9), max_size=6))
 def test_short_names_of_settings_stay_unique(settings):
-    title = trial_title(settings)
+    title = trial_title("t03", settings)
     assert len(title) <= TITLE
     if not title.endswith("…"):
-        names = [part.split("=")[0] for part in title.split()]
+        names = [part.split("=")[0] for part in title.split()[1:]]
         assert len(set(names)) == len(settings)
         assert all(path.endswith(name) for path, name in zip(settings, names, strict=True))
 
 
 def test_long_titles_are_cut():
-    title = trial_title({f"detector.setting_number_{i}": "x" * 20 for i in range(9)})
+    title = trial_title("t03", {f"detector.setting_number_{i}": "x" * 20 for i in range(9)})
     assert len(title) <= TITLE
     assert title.endswith("…")
 
@@ -150,8 +152,9 @@ def test_a_sweep_shows_its_trials(tmp_path, database, monkeypatch):
         TrialRow(trial="t1", settings={"optim.lr": 1.23456e-5}, metric=0.1, step=4, state="stopped early"),
         TrialRow(trial="t2", settings={"optim.lr": 2e-5}, metric=0.3, step=8, state="finished"),
     ]
-    with open_sweep(tiny, sweep, "tiny_sweep-1") as session:
-        session.log(rows, "val/AP")
+    file = SweepFile.of("tiny_sweep-1", tiny, sweep, digest=None)
+    with open_sweep(tiny, sweep, file, SweepStore.at(str(tmp_path / "outputs"), file.name)) as session:
+        session.log(rows)
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     run = client.get_run(session.mlflow_run_id)
     said = run.data.tags[note.TAG]

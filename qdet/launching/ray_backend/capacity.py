@@ -42,7 +42,7 @@ def wait_for_workers(train: TrainConfig, *, seconds: float) -> bool:
     Raises:
         ClusterError: The cluster is still too small after `seconds`.
     """
-    gpu = choose_gpu(_nodes(), train)
+    gpu = choose_gpu(list_nodes(), train)
     if gpu is not None:
         return gpu
     deadline = time.monotonic() + seconds
@@ -51,7 +51,7 @@ def wait_for_workers(train: TrainConfig, *, seconds: float) -> bool:
     with _Demand(train):
         while time.monotonic() < deadline:
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
-            gpu = choose_gpu(_nodes(), train)
+            gpu = choose_gpu(list_nodes(), train)
             if gpu is not None:
                 return gpu
     raise ClusterError(
@@ -79,7 +79,8 @@ class _Demand:
         remove_placement_group(self._group)
 
 
-def _nodes() -> list[Node]:
+def list_nodes() -> list[Node]:
+    """Return the nodes that are alive."""
     import ray
 
     return [
@@ -89,8 +90,25 @@ def _nodes() -> list[Node]:
     ]
 
 
+def largest_memory() -> float:
+    """Return the bytes that Ray may hand out on the node that has most."""
+    import ray
+
+    return max(node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"])
+
+
+def explain_shortage(nodes: Sequence[Node], train: TrainConfig) -> str:
+    """Say in a few words what a job needs that the nodes do not have."""
+    gpu = train.accelerator == "gpu"
+    room = count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
+    each = f" of {train.cpus_per_worker} CPUs" if train.cpus_per_worker > 1 else ""
+    workers = "worker" if train.least_workers == 1 else "workers"
+    kind = "GPU " if gpu else ""
+    return f"needs {train.least_workers} {kind}{workers}{each}, the cluster has {room}"
+
+
 def _shortage(train: TrainConfig) -> str:
-    nodes = _nodes()
+    nodes = list_nodes()
     each = f"{train.cpus_per_worker} CPU" + ("s" if train.cpus_per_worker > 1 else "")
     gpu = train.accelerator == "gpu"
     each += " and 1 GPU" if gpu else ""

@@ -1,30 +1,24 @@
-"""Connect to Ray: join the named cluster or one on this machine, or else start a private one.
+"""Connect to Ray: join a cluster that the user named or started, or else start a private one.
 
---ray-address, RAY_ADDRESS    that cluster, or an error within seconds
-neither                       the head of `cluster/local.sh up`, then the head that Ray's note in its
-                              temporary folder names, if nobody else can have written the note, then a
-                              private instance on loopback that ends with this process
+--ray-address, RAY_ADDRESS    that cluster, or an error within seconds; a Ray job has RAY_ADDRESS
+neither                       the head of this user's own `cluster/local.sh up`, if it runs, or else
+                              a private instance on loopback that ends with this process
 
-Reaching a cluster means running its code: a note is believed only where it is this user's own file, in
-folders in which no other user can put another one in its place. Ray makes its folder writable for all, so
-that is rare.
+Any other cluster of this machine belongs to someone else and is never joined, nor does Ray join one by itself
+when its functions are called without a connection.
 """
 
 import os
-import re
 import socket
-import stat
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching.ray_backend import auth, head
 from qdet.storage.sockets import any_free_port, check_socket_paths, is_free
 
-_NOTED = re.compile(r"[0-9A-Za-z.-]+:\d{1,5}")
-_LONGEST = 300  # bytes of a note that are read
+AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +34,8 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     """Join or start a Ray cluster and return how this process is connected.
 
     Args:
-        address: `host:port` of a cluster's head, or `local` for a private instance; by default RAY_ADDRESS,
-            then a head on this machine.
+        address: `host:port` of a cluster's head, `local` for a private instance, or `auto` for the head of
+            `cluster/local.sh up`; by default RAY_ADDRESS, then that head where it runs.
         timeout: Seconds to wait for a named address to accept a connection.
 
     Raises:
@@ -50,11 +44,11 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     """
     named = address or os.environ.get("RAY_ADDRESS")
     if named in (None, "", "auto"):
-        address = _find_local()
+        address = _find_own()
         if address is None and named == "auto":
             raise ClusterError(
-                "--ray-address auto: no Ray head of yours runs on this machine; start one with "
-                "cluster/local.sh up, or name another as --ray-address HOST:PORT"
+                "--ray-address auto: this project has no Ray head of its own here; start one with "
+                "cluster/local.sh up, or name another by --ray-address HOST:PORT"
             )
     else:
         flag = "--ray-address" if address else "RAY_ADDRESS"
@@ -98,7 +92,7 @@ def _start_private_at(port: int) -> Connection:
     """Start a private instance whose dashboard listens at `port`."""
     # Ray's monitoring of a training queries the dashboard at this address, and without it would query another
     # cluster of this machine, even one that is gone. All processes started here inherit the variable.
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{head.HOST}:{port}"
+    os.environ[head.API_SERVER] = f"http://{head.HOST}:{port}"
     context = _ray_init(
         address="local",
         _node_ip_address=head.HOST,
@@ -117,47 +111,30 @@ def _ray_init(**settings: Any) -> Any:
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     os.environ.pop("RAY_ADDRESS", None)  # it would override `address="local"`
+    _disable_auto_connect()
     return ray.init(log_to_driver=True, logging_level=logging.WARNING, **settings)
 
 
-def _find_local() -> str | None:
+def _disable_auto_connect() -> None:
+    """Keep Ray from joining whatever cluster this machine has, in a call after `ray.shutdown`, say."""
+    from ray._private import auto_init_hook
+
+    os.environ[AUTO_CONNECT] = "0"  # for processes started from here
+    auto_init_hook.enable_auto_connect = False  # Ray reads the variable once, when it is imported
+
+
+def _find_own() -> str | None:
+    """Return the address of the head that this user started from this folder; None where none runs."""
+    import psutil
+
     record = head.running()
-    if record is not None:
-        os.environ.update(record.environment)
-        return record.address
-    address = read_own_note(head.CURRENT_CLUSTER)
-    if address is None or not _NOTED.fullmatch(address) or not _answers(address, 1.0):
-        return None
-    auth.require_token()
-    return address
-
-
-def read_own_note(file: Path) -> str | None:
-    """Return what a file says that nobody but this user can have written; None for any other."""
     try:
-        if not all(map(_is_safe_folder, file.absolute().parents)) or not _is_own(file.parent.lstat()):
+        if record is None or psutil.Process(record.pid).uids().real != os.getuid():
             return None
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    except psutil.NoSuchProcess:
         return None
-    try:
-        found = os.fstat(descriptor)
-        own = stat.S_ISREG(found.st_mode) and _is_own(found)
-        return os.read(descriptor, _LONGEST).decode(errors="replace").strip() if own else None
-    finally:
-        os.close(descriptor)
-
-
-def _is_own(found: os.stat_result) -> bool:
-    """Whether this user owns a file or folder and no other may write to it."""
-    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _is_safe_folder(folder: Path) -> bool:
-    """Whether nobody but this user and root can replace what this user has in a folder, as in /tmp."""
-    found = folder.lstat()
-    shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-    return stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not shared
+    os.environ.update(record.environment)
+    return record.address
 
 
 def _check_reachable(address: str, timeout: float, flag: str) -> str:

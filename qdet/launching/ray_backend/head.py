@@ -27,6 +27,7 @@ from qdet.parsing import parse_json
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
 from qdet.storage.sockets import HOST, check_socket_paths, choose_ports, is_free
 
+API_SERVER = "RAY_API_SERVER_ADDRESS"  # URL of the dashboard; without it Ray looks for one at every report
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray's record of the last head on this machine
 LOCAL_SETTINGS = {
     # Otherwise, as on macOS, Ray replaces 127.0.0.1 by the machine's external address and listens there.
@@ -96,9 +97,9 @@ def _bring_up(chosen: dict[str, int], cpus: int | None, timeout: float) -> Head:
     environment = dict(os.environ)
     client = auth.require_token(environment)
     dashboard = f"http://{HOST}:{chosen['dashboard-port']}"
-    client |= {"RAY_API_SERVER_ADDRESS": dashboard, **LOCAL_SETTINGS, **exempt_loopback(environment)}
+    client |= {API_SERVER: dashboard, **LOCAL_SETTINGS, **exempt_loopback(environment)}
     log = paths.state_folder() / "head.log"
-    process = _start(chosen, _job_environment(environment), log, cpus)
+    process = _start(chosen, _job_environment(environment, dashboard), log, cpus)
     record = Head(
         pid=process.pid,
         born=_creation_time(process.pid),
@@ -175,12 +176,13 @@ def _start(
         )
 
 
-def _job_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Return what jobs inherit: this Python, this project, the root of relative paths, the tracking URI."""
+def _job_environment(environment: dict[str, str], dashboard: str) -> dict[str, str]:
+    """Return what jobs inherit: Python, project, root of paths, MLflow; for Ray Train, the dashboard."""
     root = str(paths.root())
     own = {
         paths.ROOT: root,
         paths.TRACKING: paths.tracking_uri(),
+        API_SERVER: dashboard,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath))),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH")))),
     }

@@ -24,6 +24,10 @@ from qdet.launching.runs import words
 from qdet.parsing import parse_json
 from qdet.storage import Folder
 
+STOPPED_EARLY = "stopped early"
+"""Status of a run that its sweep has stopped, so that its driver's end is no accident."""
+SWEEP = "sweep.json"
+"""File of a sweep that says which it is."""
 _PLAIN, _ATTEMPTS = 20, 200
 """Draws of two words, after which a number is added, and draws at all."""
 
@@ -42,7 +46,9 @@ class RunRecord:
     hash: str | None = None
     """Eight hexadecimal digits, which tell runs of one name in different stores apart."""
     status: str | None = None
-    """`running`, `finished`, `stopped` by a signal, `failed` or `killed`; None in earlier versions' records.
+    """`running`, `finished`, `stopped` by a signal, `stopped early` by its sweep, `failed` or `killed`.
+
+    None in earlier versions' records.
 
     A run whose machine lost power stays `running` until it is resumed.
     """
@@ -141,14 +147,30 @@ def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Cho
             f"--store.resume {store.run}, or give another name"
         )
     if store.run:
+        _refuse_sweep(store.path, store.run)
         return Choice(store.run, None, hash_name(store.run))
     return Choice(claim_name(job), None, secrets.token_hex(4))
+
+
+def _refuse_sweep(store: str, name: str) -> None:
+    if _open(store).child(name).size(SWEEP) is not None:
+        raise ConfigError(
+            f"--store.run {name}: --store.path {store} has a sweep of that name. Go on with it by "
+            "--sweep, or give the run another name"
+        )
 
 
 def set_status(store: str, name: str, status: str) -> None:
     """Record how a run is doing, if its store can be written to: training matters more."""
     with suppress(QdetError, OSError):
         write(store, replace(read(store, name), status=status))
+
+
+def status(store: str, name: str) -> str | None:
+    """Return how a run is doing by its record; None without one."""
+    with suppress(QdetError, OSError):
+        return read(store, name).status
+    return None
 
 
 def exists(store: str, name: str) -> bool:

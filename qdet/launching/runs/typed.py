@@ -14,7 +14,7 @@ from qdet.tracking.values import stable
 COMMAND = "QDET_COMMAND"
 """Environment variable: what starts the job, such as `qdet submit jobs/NAME.py --`; its flags follow."""
 _NAMING = ("--store.resume", "--store.run")
-_SWEEPING = ("--sweep.metric", "--sweep.trials", "--sweep.concurrent", "--sweep.grace-epochs", "--table")
+_SWEEPING = ("--table",)
 _SWITCHES = ("--sweep", "--json")
 
 
@@ -110,7 +110,8 @@ def _without(flags: Sequence[str], names: Sequence[str]) -> list[str]:
     kept: list[str] = []
     skip = False
     for flag in flags:
-        if not skip and flag.partition("=")[0] not in names:
+        if flag.startswith("--"):
+            skip = flag.partition("=")[0] in names or flag.startswith("--sweep.")
+        if not skip:
             kept.append(flag)
-        skip = not skip and flag in names
     return kept

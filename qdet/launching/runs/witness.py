@@ -68,15 +68,20 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     from qdet.launching.runs import record
     from qdet.tracking import MLflowTracker, has_ended, send_spool
 
-    name = str(about["run"])
-    if last := _let_go(about):
-        record.set_status(str(about["store"]), name, "killed")
+    store, name = str(about["store"]), str(about["run"])
+    last = _let_go(about)
+    stopped = record.status(store, name) == record.STOPPED_EARLY  # by its sweep, which says so in MLflow
+    if last and not stopped:
+        record.set_status(store, name, "killed")
+    noted = record.status(store, name)
     time.sleep(2.0)  # workers end with their driver, and write until then
-    for process in ("driver", "worker"):
+    for process in ("driver", "worker", "sweep"):
         with contextlib.suppress(TrackingError):
             send_spool(spool_folder(name, process))
-    if not last or (about["id"] and has_ended(about["id"], str(about["uri"]))):
-        return  # another driver goes on with it, or a sweep has ended the run of a trial that it stopped
+    if not last or stopped or record.status(store, name) != noted:
+        return  # another driver goes on with it, or its sweep says how it ended
+    if about["id"] and has_ended(about["id"], str(about["uri"])):
+        return
     tracker = MLflowTracker.open(
         spool_folder(name, "witness"),
         experiment=str(about["experiment"]),

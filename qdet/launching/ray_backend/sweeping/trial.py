@@ -1,0 +1,101 @@
+"""The driver of one trial of a sweep: a small process of Ray Tune's that starts Ray Train workers of its own.
+
+It reserves no CPU. What the workers report after each evaluation goes on to the sweep, and last of all how
+the trial ended. Only the death of this process, or of Ray Train's controller, is an error to Ray Tune, which
+then starts the trial again: it resumes from its last checkpoint.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qdet.config import override
+from qdet.job import Job, Sweep
+from qdet.launching.ray_backend.failures import find_cause
+from qdet.launching.ray_backend.masked_errors import mask_errors
+from qdet.launching.ray_backend.train import fit
+from qdet.launching.runs.prepared import Prepared
+from qdet.launching.runs.session import open_session
+from qdet.launching.runs.sweeps.record import SweepFile, Trial
+from qdet.launching.runs.sweeps.session import trial_hash, trial_name
+from qdet.launching.runs.sweeps.settings import settings_of
+from qdet.launching.runs.sweeps.table import trial_title
+from qdet.masking import mask
+from qdet.training.reporting import PlainLines
+
+if TYPE_CHECKING:
+    from qdet.training.hooks.callbacks import Callbacks
+
+ENDED = "qdet_ended"
+"""Key of a trial's last report: the state in which it ended."""
+ERROR = "qdet_error"
+"""Key of why it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What the drivers of all trials need."""
+
+    job: Job
+    """With absolute paths."""
+    sweep: Sweep
+    file: SweepFile
+    callbacks: Sequence["Callbacks"]
+    environment: Mapping[str, str]
+
+    def job_of(self, number: int) -> Job:
+        """Return the job of a trial; ConfigError where its settings do not go together."""
+        return override(self.job, settings_of(self.sweep, number, seed=self.file.seed))
+
+
+@mask_errors
+def run_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
+    """Train trial `config["trial"]` as an ordinary run, a child of the sweep's MLflow run."""
+    os.environ.update(plan.environment)
+    from ray.exceptions import RayError
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    reports = TuneReportCallback()
+    try:
+        ended = _train(plan, config["trial"], gpu=config["gpu"], reports=reports)
+    except RayError:
+        raise
+    except Exception as error:
+        ended = {ENDED: "failed", ERROR: mask(str(find_cause(error)))}
+    _report_last(reports, ended)
+
+
+def _report_last(reports: Any, ended: dict[str, Any]) -> None:
+    """Send the last report on the way of the workers' reports, so that it comes after them.
+
+    Ray Tune drops what is on that way when the driver returns: wait until it is taken.
+    """
+    queue = reports._training_actor_item_queue
+    queue.put(ended)
+    while not queue.empty():
+        time.sleep(0.2)
+
+
+def _train(plan: TrialPlan, number: int, *, gpu: bool, reports: Any) -> dict[str, Any]:
+    job, settings = plan.job_of(number), settings_of(plan.sweep, number, seed=plan.file.seed)
+    label = Trial(number=number, settings=settings).label
+    name = trial_name(plan.file.name, label)
+    prepared = Prepared(job, name, trial_hash(plan.file, name))
+    title, tags = trial_title(label, settings), {"qdet.trial": label, "qdet.sweep_name": plan.file.name}
+    with open_session(prepared, parent=plan.file.mlflow_run_id, tags=tags, title=title) as session:
+        output = PlainLines(f"trial {label}: ")
+        result = fit(job, session.run, plan.callbacks, gpu=gpu, ray_callbacks=[reports], output=output)
+        session.describe_results(result["step"], result["metrics"])
+        session.tracker.tags({"qdet.trial_state": _state(result)})
+    return {ENDED: _state(result), "step": result["step"], **result["metrics"]}
+
+
+def _state(result: Mapping[str, Any]) -> str:
+    return "finished" if result["step"] == result["steps"] else "stopped early"
+
+
+def plan_of(job: Job, **given: Any) -> TrialPlan:
+    """Return the plan of a job, whose trials are named after the sweep and never after the job's own run."""
+    return TrialPlan(job=replace(job, store=replace(job.store, run=None, resume=None)), **given)
