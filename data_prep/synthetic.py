@@ -23,7 +23,7 @@ from data_prep.command_line import run_command
 from data_prep.output import write_local
 from data_prep.rendering.shapes import CLASSES, Scene, render
 from qdet.errors import ConfigError, DataError
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 VERSION = 1  # raise when the same settings give other images
 JPEG_QUALITY = 92

@@ -20,8 +20,8 @@ from data_prep.wording import plural
 from qdet.data.shards.locate import UNFINISHED
 from qdet.data.shards.shard_set import key_of
 from qdet.errors import DataError
-from qdet.parsing import parse_json
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json
 
 SHOWN = 10
 

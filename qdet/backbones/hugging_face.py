@@ -24,7 +24,7 @@ from qdet.backbones.download import Source
 from qdet.backbones.weights import load_state
 from qdet.errors import CheckpointError, ConfigError
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

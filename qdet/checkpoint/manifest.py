@@ -16,8 +16,8 @@ from typing import Any
 
 from qdet.checkpoint.rank_file import CHUNK, Fingerprint
 from qdet.errors import CheckpointError, NewerCheckpointError, StorageError, UnreadableCheckpointError
-from qdet.parsing import parse_json
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = 2

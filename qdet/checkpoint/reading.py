@@ -19,8 +19,8 @@ from qdet.checkpoint.pieces import check_cover, name_and_start
 from qdet.checkpoint.run_folder import RunFolder
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError, NewerCheckpointError
-from qdet.parsing import parse_json
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json
 
 
 class Checkpoint:

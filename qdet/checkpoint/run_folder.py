@@ -179,7 +179,9 @@ class RunFolder:
         sound: dict[int, Manifest] = {}
         unknown: set[int] = set()
         for step, seen in self._look():
-            if isinstance(seen, UnreadableCheckpointError):
+            if isinstance(seen, UnreadableCheckpointError) or (
+                isinstance(seen, CheckpointError) and seen.transient
+            ):
                 raise seen
             if isinstance(seen, NewerCheckpointError):
                 unknown.add(step)

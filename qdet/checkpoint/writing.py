@@ -19,9 +19,9 @@ from qdet.checkpoint.pieces import Piece
 from qdet.checkpoint.rank_file import Fingerprint, fingerprint, write_pieces
 from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError
-from qdet.parsing import parse_json
 from qdet.storage import Folder
 from qdet.storage.lease import Fence
+from qdet.storage.parsing import parse_json
 
 PATIENCE = 600.0
 """Seconds that rank 0 waits for the other ranks' shares."""

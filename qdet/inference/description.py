@@ -17,7 +17,7 @@ from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError, ConfigError, DataError
 from qdet.job import EvalConfig
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 Precision = Literal["bf16", "fp32"]
 T = TypeVar("T")

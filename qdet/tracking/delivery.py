@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
 

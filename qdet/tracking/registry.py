@@ -8,7 +8,7 @@ from typing import Any
 
 from qdet.errors import ConfigError, TrackingError, did_you_mean
 from qdet.masking import mask
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.tracking.database import open_client
 from qdet.tracking.logged_model import READY
 from qdet.tracking.mlflow_run import NAME_TAG

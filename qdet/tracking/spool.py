@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 Record = dict[str, Any]
 

@@ -147,7 +147,7 @@ def test_a_table_is_swept_row_by_row_each_to_its_end(ran: list):
     (command,) = ran
     assert command.job.name == "a_ablation_rates_demo"
     assert command.space.space == {"optim.lr": Each((0.1, 0.2))}
-    assert (command.space.runs, command.space.grace_epochs) == (2, command.job.train.epochs)
+    assert (command.space.runs, command.space.scheduler) == (2, "none")
 
 
 @pytest.mark.parametrize("also", [[], ["--sweep"]])

@@ -140,6 +140,7 @@ ELSEWHERE = {
     "python jobs/detr_r50.py --variant r101_dc5": DAYS,
     "python jobs/adamixer_r50.py --table mixing": DAYS,
     "python jobs/adamixer_swin.py --sweep": DAYS,
+    "python jobs/adamixer_swin.py --sweep --store.run night": DAYS,
     "python jobs/adamixer_swin.py --sweep --sweep.trials 8 --sweep.concurrent 4": DAYS,
     "qdet convert checkpoint.pth --to weights/detr_r50": "needs an authors' file; tests/test_convert.py",
     "python jobs/detr_r50.py --store.init-from weights/detr_r50": DAYS,

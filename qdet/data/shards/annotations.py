@@ -18,7 +18,7 @@ from qdet.data.shards.forms import Kind, list_objects, read_kind
 from qdet.data.shards.objects import Object, read_integer, read_object
 from qdet.data.shards.report import Report
 from qdet.errors import DataError
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from qdet.data.files.names import check_id, clean_name
 from qdet.data.shards.objects import UNLISTED, Given, read_integer
 from qdet.errors import DataError
-from qdet.parsing import parse_json_object
+from qdet.storage.parsing import parse_json_object
 
 Kind = int | str
 """A class as an annotation names it."""

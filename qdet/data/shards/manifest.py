@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdet.errors import DataError
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 SCHEMA = 1
 """Version of the layout; a reader refuses another."""

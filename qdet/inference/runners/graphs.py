@@ -16,7 +16,7 @@ from qdet.errors import CheckpointError
 from qdet.inference.description import Description
 from qdet.inference.runner import Images, SizesHW
 from qdet.layers.pixels import normalize
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.types import BatchDetections, Predictions
 
 Form = Literal["batch", "image", "raw"]

@@ -18,7 +18,7 @@ from qdet.launching.ray_backend import head
 from qdet.launching.ray_backend.submit import submit
 from qdet.launching.runs import report
 from qdet.launching.runs.typed import next_commands
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 
 JOB = "adamixer_swin"
 HELD_OUT = "data/demo/coco/val"

@@ -7,7 +7,7 @@ the worker's log when no driver reads it any more.
 import json
 from dataclasses import asdict
 
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.training.reporting import Display, Evaluating, Evaluation, Progress
 
 MARK = "qdet-event "

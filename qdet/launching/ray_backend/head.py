@@ -23,7 +23,7 @@ import msgspec
 from qdet.errors import ClusterError
 from qdet.launching import paths
 from qdet.launching.ray_backend import auth
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.storage.proxies import exempt_loopback, exempt_loopback_here
 from qdet.storage.sockets import HOST, check_socket_paths, choose_ports, is_free
 

@@ -21,8 +21,8 @@ from qdet.errors import CheckpointError, ConfigError, QdetError, did_you_mean
 from qdet.job import Job, explain_bad_name
 from qdet.launching.paths import has_spool
 from qdet.launching.runs import words
-from qdet.parsing import parse_json
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json
 
 STOPPED_EARLY = "stopped early"
 """Status of a run that its sweep has stopped, so that its driver's end is no accident."""

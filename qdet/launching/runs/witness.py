@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qdet.parsing import parse_json
+from qdet.storage.parsing import parse_json
 from qdet.training.reporting import Run
 
 GOODBYE = b"ended\n"

@@ -21,8 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from qdet.errors import CheckpointError, StorageError
-from qdet.parsing import parse_json_object
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json_object
 from qdet.types import Batch, Targets
 
 KEY = "qdet_bad_step"

@@ -17,8 +17,8 @@ from qdet.console import print_line
 from qdet.launching.paths import shorten
 from qdet.launching.runs import record
 from qdet.launching.runs.report import named
-from qdet.parsing import parse_json
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.runs.record import RECORD, SWEEP
 from qdet.launching.runs.sweeps.settings import as_plain
-from qdet.parsing import parse_json
 from qdet.storage import Folder
 from qdet.storage.lease import Fence
+from qdet.storage.parsing import parse_json
 
 TRIALS = "trials"
 State = Literal["running", "finished", "stopped early", "out of budget", "failed", "cannot run here"]

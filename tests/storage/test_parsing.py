@@ -24,8 +24,8 @@ from qdet.launching import paths
 from qdet.launching.ray_backend import head
 from qdet.launching.runs.record import RECORD
 from qdet.launching.runs.record import read as read_record
-from qdet.parsing import DEEPEST, parse_json, parse_json_object
 from qdet.storage import Folder
+from qdet.storage.parsing import DEEPEST, parse_json, parse_json_object
 from tests.support.small_checkpoints import state
 
 JSON = st.recursive(
@@ -122,7 +122,7 @@ def test_no_file_makes_a_traceback(reader, wrong, tmp_path, monkeypatch):
 
 def test_unknown_fields_are_named():
     content = asdict(state()) | {"of_the_future": 1}
-    with pytest.raises(QdetError, match=r"of_the_future.*which this version does not know"):
+    with pytest.raises(QdetError, match=r"of_the_future.*which this one does not know"):
         parse_state(json.dumps(content).encode(), open_folder("x"))
 
 
