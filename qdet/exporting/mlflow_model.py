@@ -15,6 +15,7 @@ from qdet.checkpoint.reading import export
 from qdet.errors import CheckpointError
 from qdet.inference import SCORE
 from qdet.inference.exported_files import MODEL
+from qdet.tracking.server import load_mlflow
 
 CODE = Path(__file__).with_name("mlflow_code.py")
 REQUIREMENTS = (
@@ -74,6 +75,7 @@ def check_mlflow_model(model: WrittenModel, saved: Checkpoint) -> None:
     Raises:
         CheckpointError: It cannot be loaded, or finds something else.
     """
+    load_mlflow()
     import mlflow.pyfunc
 
     from qdet.exporting.pyfunc import DEVICE
@@ -90,6 +92,7 @@ def check_mlflow_model(model: WrittenModel, saved: Checkpoint) -> None:
 
 
 def _save(folder: Path, weights: Path, beside: Path, *, step: int) -> None:
+    load_mlflow()
     import mlflow.pyfunc
 
     from qdet.exporting.pyfunc import DESCRIPTION, DEVICE, WEIGHTS
@@ -119,6 +122,7 @@ def _predict(saved: Checkpoint) -> Any:
 
 
 def _signature() -> Any:
+    load_mlflow()
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, DataType

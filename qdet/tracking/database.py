@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from qdet.errors import TrackingError
 from qdet.storage.process_locks import locked
-from qdet.tracking.server import local_database, quiet_environment
+from qdet.tracking.server import load_mlflow, local_database
 
 _whole: set[Path] = set()
 
@@ -44,7 +44,7 @@ def prepare_database(uri: str) -> None:
 
 def open_client(uri: str) -> Any:
     """Return a client of MLflow that fails fast; raises what `prepare_database` does."""
-    quiet_environment()
+    load_mlflow()
     prepare_database(uri)
     from mlflow import MlflowClient
 
@@ -68,7 +68,7 @@ def _revision(database: Path) -> str | None:
 
 
 def _newest_revision() -> str:
-    quiet_environment()
+    load_mlflow()
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     return str(_get_latest_schema_revision())
@@ -79,7 +79,7 @@ def _create(database: Path) -> None:
 
     The files of MLflow's own experiment, `Default`, go beside it, not where this process happens to run.
     """
-    quiet_environment()
+    load_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for left in database.parent.glob(f".{database.name}.new-*"):  # nobody else makes one under the lock

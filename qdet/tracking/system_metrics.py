@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from qdet.tracking.server import load_mlflow
+
 _log = logging.getLogger(__name__)
 CLOSING = 2.0
 """Seconds to wait for the sample being taken."""
@@ -49,6 +51,7 @@ class SystemMetrics:
 
 
 def _collectors() -> list[Any]:
+    load_mlflow()
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor

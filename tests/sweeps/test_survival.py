@@ -62,7 +62,7 @@ def test_worker_driver_and_sweep_are_killed_in_turn(project: Path, start):
     first.wait_for("rank 0 is process")
     first.workers()[0].send_signal(signal.SIGKILL)
     _wait_for_reports(first, project, 5)
-    drivers = _processes(first, "run_trial")
+    drivers = _processes(first, "ImplicitFunc")
     assert drivers, [one.cmdline() for one in psutil.Process(first.process.pid).children(recursive=True)]
     drivers[0].send_signal(signal.SIGKILL)
     first.wait_for("its driver was lost; it resumes")
