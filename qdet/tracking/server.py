@@ -73,8 +73,7 @@ def load_mlflow() -> None:
     """Import MLflow as a whole, before any part of it.
 
     A thread that imports a part holds the part's import lock while it waits for the whole, and a thread that
-    imports the whole comes to wait for the part: Python breaks the deadlock by giving one of them a module that
-    is not complete.
+    imports the whole comes to wait for the part: Python then gives one of them a module that is not complete.
     """
     quiet_environment()
     import mlflow  # noqa: F401 - for its effect

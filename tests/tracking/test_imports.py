@@ -20,7 +20,8 @@ def run(task):
     except Exception as error:
         failed.append(repr(error))
 
-threads = [threading.Thread(target=run, args=(task,)) for task in (_collectors, lambda: open_client(sys.argv[1]))]
+tasks = (_collectors, lambda: open_client(sys.argv[1]))
+threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
 for thread in threads:
     thread.start()
 for thread in threads:
