@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,6 +18,7 @@ from qdet.job import Job, Sweep
 from qdet.launching.display.output import detached_output
 from qdet.launching.exit_status import exit_on_user_error
 from qdet.launching.flag_types import REGISTRY
+from qdet.launching.preflight.plan import Machines
 from qdet.masking import mask
 from qdet.recipes import Published, Recipe, Table, Variant, list_choices
 from qdet.storage.proxies import exempt_loopback_here
@@ -32,6 +33,7 @@ CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 class _Command:
     job: Annotated[Job, tyro.conf.arg(name="")]
     space: Annotated[Sweep, tyro.conf.arg(name="sweep")]
+    machines: Annotated[Machines, tyro.conf.arg(name="")] = field(default_factory=Machines)
     variant: str | None = None
     """Start from this variant of the job, listed above; other flags change it further."""
     table: str | None = None
@@ -41,7 +43,7 @@ class _Command:
     sweep: bool = False
     """Search the job's sweep space with Ray Tune instead of training once."""
     dry_run: bool = False
-    """Print the resolved job, its parameters, MACs and memory, and stop."""
+    """Print what the job is and what it takes: parameters, MACs, memory, steps, hours and cost; and stop."""
     local: bool = False
     """Train in this process, without Ray; implied by torchrun."""
     json: bool = False
@@ -193,8 +195,11 @@ def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool)
         from qdet.launching.preflight.dry_run import describe
         from qdet.launching.runs.prepared import prepare
 
-        prepared = prepare(job)
-        return describe(prepared, prepare(command.base).job if command.base else None)
+        prepared = prepare(command.machines.apply_to(job))
+        return describe(prepared, prepare(command.base).job if command.base else None, command.machines)
+    if command.machines.given:
+        flag = command.machines.given[0]
+        raise ConfigError(f"{flag} goes with --dry-run; a run trains on --train.workers, wherever they fit")
     if sweeps:
         from qdet.launching.ray_backend.sweeping.search import search
 

@@ -35,6 +35,7 @@ python -m data_prep.inspect data/coco/train2017
 python -m data_prep.inspect data/coco/train2017 data/coco/val2017 --check
 python -m data_prep.verify data/coco/train2017
 python jobs/adamixer_swin.py --dry-run
+python jobs/adamixer_swin.py --dry-run --nodes 2 --gpus-per-node 8 --images-per-s 20 --price 2.5
 python jobs/detr_r50.py --help
 python jobs/detr_r50.py --variant r101_dc5 --optim.lr 5e-5 --dry-run
 qdet checkpoint outputs/RUN

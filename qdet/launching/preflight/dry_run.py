@@ -9,9 +9,10 @@ import torch
 from qdet.config import flatten
 from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.locate import DatasetInfo
-from qdet.detectors.complexity import count_macs, count_parameters
+from qdet.detectors.complexity import count_macs, count_parameters, count_saved_bytes
 from qdet.errors import ConfigError
 from qdet.job import Job
+from qdet.launching.preflight.plan import Machines, plan
 from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
@@ -60,14 +61,15 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
     )
 
 
-def describe(prepared: Prepared, base: Job | None = None) -> dict[str, Any]:
-    """Print the size of a job's detector, its memory per rank, its steps, and all settings as flags.
+def describe(prepared: Prepared, base: Job | None = None, machines: Machines | None = None) -> dict[str, Any]:
+    """Print what the command line changed, the size of a job, its memory, steps and plan, and all settings.
 
     A dataset that cannot be used is no error here: what follows from it is unknown.
 
     Args:
         prepared: The job, its datasets and which run it is.
         base: The job before the command line changed it; settings that differ say what they were.
+        machines: Where it is to train.
 
     Returns:
         The same for programs, numbers unrounded; None of what is unknown.
@@ -76,7 +78,18 @@ def describe(prepared: Prepared, base: Job | None = None) -> dict[str, Any]:
     train, val = _look(prepared, "train"), _look(prepared, "val")
     size = measure(job, _classes(train))
     steps = _count_steps(job, train)
-    print(_aligned(size.rows(job)))
+    planned = plan(
+        job,
+        machines or Machines(),
+        parameters=size.parameters,
+        trained=size.trained,
+        steps=steps[1] if steps else job.train.steps,
+    )
+    flags = _flags(job, base or job)
+    changed = {name: value for name, value in flags.items() if "  (was " in value}
+    print(_aligned(changed or {"changed": "nothing: the job as its file has it"}))
+    print()
+    print(_aligned(size.rows(job) | planned.rows()))
     print()
     print(
         _aligned(_images("train", job.data.train, train) | _steps(steps) | _images("val", job.data.val, val))
@@ -84,8 +97,9 @@ def describe(prepared: Prepared, base: Job | None = None) -> dict[str, Any]:
     if job.store.init_from:
         print("", *check_start(job, getattr(train, "categories", None)), sep="\n")
     print()
-    print(_aligned(_flags(job, base or job)))
+    print(_aligned(flags))
     return size.as_json() | {
+        "plan": planned.as_json(),
         "steps_per_epoch": steps[0] if steps else None,
         "steps": steps[1] if steps else None,
         "train_images": None if isinstance(train, ConfigError) else train.images,
@@ -106,6 +120,8 @@ class Size:
     image: tuple[int, int]
     """Its height and width in pixels."""
     memory: Memory
+    activations: int
+    """Bytes that a forward pass over a worker's images of that size keeps for its backward pass."""
 
     def rows(self, job: Job) -> dict[str, str]:
         """Return it for people."""
@@ -117,7 +133,9 @@ class Size:
             "parameters": f"{self.parameters:,}, {self.trained:,} of them trained ({self.classes} classes)",
             "multiply-accumulates": f"{self.macs / 1e9:.2f} G for {height} x {width} pixels",
             "memory per rank": f"{self.memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over "
-            f"{train.most_workers} workers ({shares}); activations come on top",
+            f"{train.most_workers} workers ({shares})",
+            "activations": f"{self.activations / GIB:.2f} GiB for {at_a_time} of them at a time, by a CPU's "
+            "operations; a GPU may keep less",
             "images per worker": f"{at_a_time} in a pass, {passes} in a step, in {train.precision}",
         }
 
@@ -129,6 +147,7 @@ class Size:
             "classes": self.classes,
             "macs": self.macs,
             "image": list(self.image),
+            "activations": self.activations,
             "memory_per_rank": asdict(self.memory) | {"total": self.memory.total},
         }
 
@@ -161,7 +180,17 @@ def measure(job: Job, classes: int) -> Size:
         macs=count_macs(detector, image, size),
         image=(height, width),
         memory=memory,
+        activations=_count_activations(job, detector, (height, width)),
     )
+
+
+def _count_activations(job: Job, detector: torch.nn.Module, hw: tuple[int, int]) -> int:
+    train = job.train
+    height, width = hw
+    at_a_time = train.batch_size // (train.most_workers * train.accumulation)
+    images = torch.empty(at_a_time, 3, height, width, device="meta")
+    sizes = torch.empty(at_a_time, 2, dtype=torch.int64, device="meta")
+    return count_saved_bytes(detector, images, sizes, bf16=train.precision == "bf16")
 
 
 def _count_steps(job: Job, train: DatasetInfo | ConfigError) -> tuple[int, int] | None:
