@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from qdet.backbones import ResNetConfig
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.detectors import EfficientDETRConfig
+from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.layers.token_levels import flatten_maps, token_levels
 from qdet.layers.transformer.token_proposals import grid_anchors
 from qdet.losses import FOCAL_DETR_LOSS
@@ -95,8 +97,26 @@ def test_dense_part_predicts_from_the_encoders_tokens(detector):
     with torch.no_grad():
         tokens = detector.neck(features[1:])
         levels = token_levels(tokens, SIZES)
-        memory = detector.encoder(flatten_maps(tokens), levels)
+        memory = detector.dense(detector.encoder(flatten_maps(tokens), levels))
         _, usable = grid_anchors(levels)
         want = detector.head.class_head(memory)
         got = detector.decode(features, SIZES)[0].logits
     torch.testing.assert_close(got[usable], want[usable])
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers", "params", "gmacs"),
+    [(50, 3, 32, 159), (50, 6, 35, 210), (101, 3, 51, 239), (101, 6, 54, 289)],
+)
+def test_efficient_detr_costs_what_its_paper_says(depth, layers, params, gmacs):
+    """Table 1 of the paper; without the block behind the encoder, no number of operations agrees."""
+    config = EfficientDETRConfig(backbone=ResNetConfig(depth=depth), encoder_layers=layers)
+    with torch.device("meta"):
+        detector = config.build(91).eval()
+    image, size = torch.empty(1, 3, 800, 1333), torch.tensor([[800, 1333]])
+    macs = count_macs(detector, image, size)
+    tokens = sum(-(-800 // stride) * -(-1333 // stride) for stride in (8, 16, 32, 64))
+    assert tokens == 22_223
+    assert int(count_parameters(detector, trainable=True) / 1e6) == params
+    assert round(macs / 1e9) == gmacs
+    assert round((macs - tokens * 2 * 256 * 1024) / 1e9) in range(gmacs - 12, gmacs - 10)
