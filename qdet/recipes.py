@@ -30,11 +30,11 @@ class Published:
     """AP at IoU 0.5 and 0.75, then of small, medium and large objects, each None where it is not known."""
     test_dev: float | None = None
     """AP on test-dev, where `ap` is that of val2017."""
-    fps: float | None = None
+    fps: int | float | None = None
     """Images per second, on the paper's own GPU."""
-    hours: float | None = None
+    hours: int | float | None = None
     """Hours of training, on the paper's own machine."""
-    gpu_hours: float | None = None
+    gpu_hours: int | float | None = None
     """Hours of training times GPUs, as Deformable DETR's paper counts them."""
     params: int | float | None = None
     """Millions of parameters."""
