@@ -5,6 +5,10 @@
     python jobs/detr_r50.py --variant r101_dc5
     python jobs/detr_r50.py --demo --sweep --sweep.trials 3
 
+DAB-DETR's paper asks whether queries are what DETR learns slowly, by keeping those of a trained DETR:
+
+    python jobs/detr_r50.py --store.init-from RUN --store.init-parts position --train.freeze position
+
 Paper: https://arxiv.org/abs/2005.12872 and, for the short schedule, https://arxiv.org/abs/2108.06152.
 Batch size and drop of 50 epochs are those of that paper's own 50 epochs. DC5+ (`--variant dc5_plus`) is from
 table 1 of https://arxiv.org/abs/2010.04159: DETR-DC5 under Deformable DETR's settings, with its loss, 300

@@ -7,6 +7,7 @@ COCO val2017 instead, which are smaller: their numbers are about 0.85 of those h
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -92,7 +93,7 @@ def quoted_row(quoted: Quoted) -> Row:
     )
 
 
-def _paper(published: Published) -> dict[str, object]:
+def _paper(published: Published) -> dict[str, Any]:
     names = ("paper_ap50", "paper_ap75", "paper_ap_small", "paper_ap_medium", "paper_ap_large")
     return {
         "paper_params": _times(published.params, 1e6),
