@@ -45,7 +45,16 @@ job = Job(
     ),
 )
 
-published = Published(ap=51.3, params=164, macs=234, constants=1200)
+published = Published(
+    ap=51.3,
+    columns=(71.2, 55.7, 34.2, 54.6, 67.3),
+    test_dev=51.3,
+    params=164,
+    macs=234,
+    fps=10,
+    hours=51,
+    constants=1200,
+)
 
 sweep = Sweep(
     metric="val/AP",

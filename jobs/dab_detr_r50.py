@@ -4,6 +4,7 @@
     python jobs/dab_detr_r50.py
     python jobs/dab_detr_r50.py --variant r101_dc5
     python jobs/dab_detr_r50.py --demo --sweep --sweep.trials 3
+    python jobs/dab_detr_r50.py --table updated
 
 Paper: https://arxiv.org/abs/2201.12329
 
@@ -20,6 +21,7 @@ from qdet import (
     Published,
     ResNetConfig,
     Sweep,
+    Table,
     TrainConfig,
     Variant,
     launch,
@@ -87,15 +89,27 @@ variants = {
     ),
 }
 
+tables = {  # what the paper's ablations switch off; their APs are not known here
+    "modulated": Table("detector.modulated", {True: 42.2, False: None}),
+    "updated": Table("detector.updated", {True: 42.2, False: None}),
+    "anchor_dims": Table("detector.anchor_dims", {4: 42.2, 2: None}),
+    "map_temperatures": Table(
+        "detector.map_temperatures_yx",
+        {(20.0, 20.0): 42.2, **{(t, t): None for t in (2.0, 5.0, 10.0, 50.0, 100.0, 10_000.0)}},
+    ),
+    "query_temperature": Table("detector.query_temperature", {10_000.0: 42.2, 20.0: None}),
+}
+
 sweep = Sweep(
     metric="val/AP",
     trials=12,
     space={
         "optim.lr": LogUniform(5e-5, 4e-4),
         "detector.anchors": Choice((100, 300)),
+        "detector.map_temperatures_yx": Choice(tuple((t, t) for t in (2.0, 20.0, 200.0, 10_000.0))),
         "detector.query_temperature": LogUniform(2.0, 10_000.0),
     },
 )
 
 if __name__ == "__main__":
-    launch(job, sweep=sweep, published=published, variants=variants)
+    launch(job, sweep=sweep, published=published, variants=variants, tables=tables)

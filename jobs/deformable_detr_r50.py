@@ -49,26 +49,56 @@ job = Job(
     ),
 )
 
-published = Published(ap=43.8, params=40, macs=173, classes=91)
+published = Published(
+    ap=43.8,
+    columns=(62.6, 47.7, 26.4, 47.1, 58.0),
+    params=40,
+    macs=173,
+    fps=19,
+    gpu_hours=325,
+    classes=91,
+)
 
 variants = {
     "single_scale": Variant(
         name="deformable_detr_r50_single_scale",
         says="C5 alone",
         changes={"detector.levels": 1},
-        published=Published(ap=39.4, source="the authors' code", params=34, macs=78, classes=91),
+        published=Published(
+            ap=39.4,
+            columns=(None, None, 20.6, 43.0, 55.5),
+            source="the authors' code",
+            params=34,
+            macs=78,
+            classes=91,
+        ),
     ),
     "single_scale_dc5": Variant(
         name="deformable_detr_r50_single_scale_dc5",
         says="dilated C5 alone",
         changes={"detector.levels": 1, "detector.backbone.dilate_c5": True},
-        published=Published(ap=41.5, source="the authors' code", params=34, macs=128, classes=91),
+        published=Published(
+            ap=41.5,
+            columns=(None, None, 24.1, 45.3, 56.0),
+            source="the authors' code",
+            params=34,
+            macs=128,
+            classes=91,
+        ),
     ),
     "refine": Variant(
         name="deformable_detr_r50_refine",
         says="refined boxes",
         changes={"detector.refine": True},
-        published=Published(ap=45.4, params=41, macs=173, classes=91),
+        published=Published(
+            ap=45.4,
+            columns=(64.7, 49.0, 26.8, 48.3, 61.7),
+            params=41,
+            macs=173,
+            fps=19,
+            gpu_hours=325,
+            classes=91,
+        ),
     ),
 }
 

@@ -68,6 +68,9 @@ class StoreConfig:
     init_from: str | None = None
     """Trained model that a new run starts from, with a new schedule: a run (its best checkpoint) or its name,
     a checkpoint, an exported .safetensors, or `demo`. Rows of classes of the same name are kept."""
+    init_parts: tuple[str, ...] = ()
+    """Take these parts of that model alone: regular expressions for names of tensors. The rest starts as in a
+    run without it; with `train.freeze`, as DAB-DETR's paper trains DETR around learned queries."""
     allow_unverified: bool = False
     """Download starting weights from a URL of yours of which no SHA-256 is known; it is then kept."""
 
@@ -75,6 +78,8 @@ class StoreConfig:
         """Reject names that contradict each other or cannot be a folder."""
         if self.run is not None and (why := explain_bad_name(self.run)):
             raise ConfigError(f"--store.run {self.run[:80]!r} {why}; use letters, digits, - and _")
+        if self.init_parts and self.init_from is None:
+            raise ConfigError("--store.init-parts are parts of a model: give --store.init-from MODEL with it")
         if self.resume == "auto" and self.run is None:
             raise ConfigError("--store.resume auto needs the run's name: give --store.run NAME as well")
         if self.run is not None and self.resume not in (None, "auto", self.run):

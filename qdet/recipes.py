@@ -9,12 +9,15 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from qdet.config import override
 from qdet.errors import ConfigError, closest, did_you_mean
 from qdet.job import Job, Sweep
 from qdet.search import Each
+
+Columns = tuple[float | None, float | None, float | None, float | None, float | None]
+"""AP50, AP75, AP of small, medium and large objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,16 @@ class Published:
 
     ap: float | None = None
     """AP on COCO val2017, or on test-dev where a paper has no other."""
+    columns: Columns | None = None
+    """AP at IoU 0.5 and 0.75, then of small, medium and large objects, each None where it is not known."""
+    test_dev: float | None = None
+    """AP on test-dev, where `ap` is that of val2017."""
+    fps: int | float | None = None
+    """Images per second, on the paper's own GPU."""
+    hours: int | float | None = None
+    """Hours of training, on the paper's own machine."""
+    gpu_hours: int | float | None = None
+    """Hours of training times GPUs, as Deformable DETR's paper counts them."""
     params: int | float | None = None
     """Millions of parameters."""
     macs: int | float | None = None
@@ -57,17 +70,21 @@ class Variant:
         return override(job, {**self.changes, "name": self.name})
 
 
+Numbers = Published | float | tuple[float, float, float, float, float, float] | None
+"""What a paper says of a row of a table: its AP, the AP with the five of `Columns`, or more."""
+
+
 @dataclass(frozen=True)
 class Table:
     """An ablation table: trainings that differ in one setting, none stopped early.
 
-    >>> Table("detector.points_in", {8: 41.2, 16: 41.8, 32: 42.7, 64: 42.7})
+    >>> Table("detector.points_in", {8: 41.2, 16: (41.8, 60.9, 44.5, 24.5, 44.6, 58.4), 32: 42.7})
     """
 
     setting: str
     """Dotted path of the setting that differs."""
-    rows: Mapping[Any, float | Published | None]
-    """Every value of the setting, with the paper's AP or numbers for it, or None."""
+    rows: Mapping[Any, Numbers]
+    """Every value of the setting, with the paper's AP, its six APs or other numbers for it, or None."""
 
     def sweep(self, job: Job) -> Sweep:
         """Return the sweep that trains every row of `job`; none is stopped early."""
@@ -75,8 +92,16 @@ class Table:
 
     def published(self, value: Any) -> Published:
         """Return what the paper says of one row."""
-        found = self.rows[value]
-        return found if isinstance(found, Published) else Published(ap=found)
+        return _as_published(self.rows[value])
+
+
+def _as_published(numbers: Numbers) -> Published:
+    if isinstance(numbers, Published):
+        return numbers
+    if isinstance(numbers, tuple):
+        ap, *columns = numbers
+        return Published(ap=ap, columns=cast(Columns, tuple(columns)))
+    return Published(ap=numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +184,18 @@ def _describe(job: Job, variant: Variant) -> str:
 
 
 def _describe_table(table: Table) -> str:
-    rows = (f"{value} {_row(numbers)}".rstrip() for value, numbers in table.rows.items())
+    rows = (f"{_shorten(value)} {_row(numbers)}".rstrip() for value, numbers in table.rows.items())
     return f"{table.setting}: {', '.join(rows)}"
 
 
-def _row(numbers: float | Published | None) -> str:
-    return f"({_numbers(numbers)})" if isinstance(numbers, Published) else str(numbers or "")
+def _shorten(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _row(numbers: Numbers) -> str:
+    if isinstance(numbers, Published):
+        return f"({_numbers(numbers)})"
+    return str(_as_published(numbers).ap or "")
 
 
 def _numbers(published: Published) -> str:

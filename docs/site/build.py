@@ -48,6 +48,8 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Scale": "docs/scale.md",
         "Convergence": "docs/convergence.md",
         "Decisions": "docs/decisions.md",
+        "Papers, item by item": "docs/seeds.md",
+        "Deviations": "docs/deviations.md",
         "Versions": "docs/versions.md",
         "Compared": "docs/compared.md",
         "Contributing": "CONTRIBUTING.md",

@@ -1,6 +1,7 @@
 """Check that a checkpoint fits a detector, and load its weights."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,11 +38,19 @@ class Fit:
             lines.append(f"settings that differ from the model's: {'; '.join(self.differences)}")
         return lines
 
-    def load(self, detector: Detector, weights: Mapping[str, Tensor], *, source: object) -> None:
-        """Load `weights` into a detector that still has the job's own initialisation.
+    def load(
+        self,
+        detector: Detector,
+        weights: Mapping[str, Tensor],
+        *,
+        source: object,
+        parts: Sequence[str] = (),
+    ) -> None:
+        """Load `weights`, or those that `parts` name, into a detector with the job's own initialisation.
 
         Raises:
             CheckpointError: They are not those that the fit was checked for.
+            ConfigError: A part names no tensor.
         """
         fresh = detector.state_dict()
         axes = class_axes(self.config)
@@ -50,6 +59,9 @@ class Fit:
             raise CheckpointError(f"{source} has no {missing[0]}: it is damaged")
         taken = move_rows(weights, fresh, self.classes, axes=axes, agnostic=detector.class_agnostic)
         taken |= {name: fresh[name] for name in self.queries}
+        if parts:
+            chosen = match_parts(fresh, parts)
+            taken = {name: t if name in chosen else fresh[name] for name, t in taken.items()}
         load_weights(detector, taken, source=source)
 
 
@@ -87,6 +99,26 @@ def check_fit(
             raise CheckpointError(_explain_sizes(source, differences, here, there))
         differences = tuple(d for d in differences if not d.startswith("--detector.queries "))
     return Fit(ours, ClassMatch(tuple(their_classes), tuple(classes)), fresh, differences)
+
+
+def match_parts(names: Collection[str], patterns: Sequence[str]) -> set[str]:
+    """Return the names in which one of the regular expressions of `store.init_parts` is found.
+
+    Raises:
+        ConfigError: One of them is found in no name, or is no regular expression.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        try:
+            found = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
+            raise ConfigError(f"--store.init-parts {pattern!r} is no regular expression: {error}") from error
+        if not found:
+            raise ConfigError(
+                f"--store.init-parts {pattern} is in no tensor's name, such as {next(iter(names))}"
+            )
+        chosen |= found
+    return chosen
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:

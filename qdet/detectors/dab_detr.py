@@ -9,6 +9,7 @@ is the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -42,6 +43,12 @@ class DABDETRConfig(TransformerConfig):
     """Learned boxes that queries start from."""
     patterns: int = 0
     """Learned contents per anchor, each a query of its own; with 0, one query of zero content."""
+    anchor_dims: Literal[2, 4] = 4
+    """Coordinates of an anchor: with 2, a centre alone, whose size modulates no attention."""
+    modulated: bool = True
+    """Attend as wide and high as the anchor is (section 4.4)."""
+    updated: bool = True
+    """Move anchors from layer to layer; otherwise all layers read the first ones."""
     fixed_centers: bool = False
     """Draw the first layer's box centres uniformly once, instead of learning them."""
     encoder_layers: int = 6
@@ -58,6 +65,10 @@ class DABDETRConfig(TransformerConfig):
         super().__post_init__()
         check_at_least(self, 1, "anchors", "detections")
         check_at_least(self, 0, "patterns", "encoder_layers")
+        if self.fixed_centers and self.anchor_dims == 2:
+            raise ConfigError(
+                "--detector.fixed-centers leaves nothing to learn of --detector.anchor-dims 2: give one"
+            )
         if min(*self.map_temperatures_yx, self.query_temperature) <= 0:
             raise ConfigError(
                 "--detector.map-temperatures-yx and --detector.query-temperature must be above 0, "
@@ -126,7 +137,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DABDETRConfig) -> None:
         super().__init__()
         width = config.width
-        self.temperature = config.query_temperature
+        self.temperature, self.dims = config.query_temperature, config.anchor_dims
+        self.updated = config.updated
         self.layers = conditional_layers(
             config.decoder_layers,
             width,
@@ -134,9 +146,10 @@ class Decoder(nn.Module):
             activation=nn.PReLU,
         )
         self.norm = nn.LayerNorm(width)
-        self.position_head = MLP(2 * width, width, width, 2)
+        self.position_head = MLP(self.dims * width // 2, width, width, 2)
         self.place_scale = MLP(width, width, width, 2)
-        self.size_head = PerceptronHead(width, 2, layers=2)
+        modulated = config.modulated and self.dims == 4
+        self.size_head = PerceptronHead(width, 2, layers=2) if modulated else None
         xavier_matrices(self)
         self.queries = Queries(config)
         self.box_head = BoxHead(width)
@@ -149,25 +162,28 @@ class Decoder(nn.Module):
         x, boxes = self.queries(memory.x.shape[0])
         outputs = []
         for i, layer in enumerate(self.layers):
-            anchors = boxes if i == 0 else boxes.detach()
+            anchors = boxes.detach() if i > 0 and self.updated else boxes
             position, place = self._positions(x, anchors, first=i == 0)
             to_image = (position, place, memory.x, memory.position, memory.mask)
             x = run(layer, x, (position,), to_image, recompute=recompute)
             normed = self.norm(x)
             outputs.append((normed, boxes_from(self.box_head(normed), boxes, eps=EPS)))
-            if i + 1 < len(self.layers):
-                boxes = boxes_from(self.box_head(x), anchors, eps=EPS)
+            if self.updated and i + 1 < len(self.layers):
+                boxes = boxes_from(self.box_head(x), anchors, eps=EPS)[..., : self.dims]
         return outputs
 
     def _positions(
-        self, x: Float[Tensor, "B N D"], anchors: Float[Tensor, "B N 4"], *, first: bool
+        self, x: Float[Tensor, "B N D"], anchors: Float[Tensor, "B N _"], *, first: bool
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
         """Return the queries' positions and spatial queries; the `first` layer does not scale the latter."""
-        embedded = embed_reference(anchors, 2 * x.shape[-1], temperature=self.temperature)
+        size = self.dims * x.shape[-1] // 2
+        embedded = embed_reference(anchors, size, temperature=self.temperature)
         place = embedded[..., : x.shape[-1]]
         if not first:
             place = place * self.place_scale(x)
-        return self.position_head(embedded), modulate(place, self.size_head(x), anchors)
+        if self.size_head is not None:
+            place = modulate(place, self.size_head(x), anchors)
+        return self.position_head(embedded), place
 
 
 class Queries(nn.Module):
@@ -182,7 +198,8 @@ class Queries(nn.Module):
     def __init__(self, config: DABDETRConfig) -> None:
         super().__init__()
         self.config = config
-        self.boxes = LearnedQueries(config.anchors, 2 if config.fixed_centers else 4, normalize=False)
+        learned = config.anchor_dims - 2 * config.fixed_centers
+        self.boxes = LearnedQueries(config.anchors, learned, normalize=False)
         centers = inverse_sigmoid(torch.rand(config.anchors, 2), EPS) if config.fixed_centers else None
         self.register_buffer("centers", centers)
         self.centers: Tensor | None
@@ -190,8 +207,8 @@ class Queries(nn.Module):
             LearnedQueries(config.patterns, config.width, normalize=False) if config.patterns else None
         )
 
-    def forward(self, images: int) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]:
-        """Return contents and boxes (cxcywh, normalized coordinates), pattern by pattern."""
+    def forward(self, images: int) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N _"]]:
+        """Return contents and boxes (cxcywh or centres, normalized coordinates), pattern by pattern."""
         boxes = normalize_anchors(self.boxes(images), self.centers)
         if self.patterns is None:
             return boxes.new_zeros(*boxes.shape[:2], self.config.width), boxes
@@ -202,7 +219,7 @@ class Queries(nn.Module):
 @fp32_island("geometry")
 def normalize_anchors(
     learned: Float[Tensor, "B A _"], centers: Float[Tensor, "A 2"] | None
-) -> Float[Tensor, "B A 4"]:
+) -> Float[Tensor, "B A _"]:
     """Return anchors in normalized coordinates; `learned` holds the values that `centers` does not."""
     if centers is not None:
         learned = torch.cat((centers.expand(learned.shape[0], -1, -1), learned), dim=-1)

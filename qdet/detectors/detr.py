@@ -8,7 +8,7 @@ Where the paper and the authors' code (facebookresearch/detr) differ, this is th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any
 
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
-from qdet.layers.heads import BoxHead, Head, Scores, predict_layers
+from qdet.layers.heads import BoxHead, Head, Scores, predict_layers, sigmoid_class_head
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
@@ -28,13 +28,17 @@ from qdet.types import BatchDetections, PaddedSizes, Predictions
 class DETRConfig(TransformerConfig):
     """DETR; the defaults are the paper's ResNet-50. `backbone.dilate_c5` makes it DETR-DC5."""
 
-    scores: ClassVar[Scores] = "softmax"
+    scores: Scores = "softmax"
+    """One class or no object per query, or independent classes; must equal `loss.scores`. The latter, with
+    300 queries and the focal loss, is DETR-DC5+ of Deformable DETR's table 1."""
     queries: int = 100
-    """Queries per image: at most as many objects are found."""
+    """Queries per image, and detections: at most as many objects are found."""
     encoder_layers: int = 6
     """Layers of attention between the cells of the feature map."""
     pre_norm: bool = False
     """Normalise before each residual update instead of after it."""
+    skip_first: bool = False
+    """Leave out the first attention between queries, which have no content yet (appendix A.3)."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
@@ -69,13 +73,16 @@ class DETR(Detector):
             config.width, config.encoder_layers, **config.layer_sizes, pre_norm=config.pre_norm
         )
         self.decoder = Decoder(config)
-        self.class_head = Head(config.width, classes + 1)
+        sigmoid = config.scores == "sigmoid"
+        self.class_head = (
+            sigmoid_class_head(config.width, classes) if sigmoid else Head(config.width, classes + 1)
+        )
         self.box_head = BoxHead(config.width)
 
     def decode(
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
-        """Predict from the coarsest map; the last class logit is that of no object."""
+        """Predict from the coarsest map; with softmax, the last class logit is that of no object."""
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
         outputs = self.decoder(memory, recompute=self.recomputes)
         return predict_layers(outputs, self.class_head, lambda x: self.box_head(x).sigmoid(), sizes.sizes_hw)
@@ -83,8 +90,17 @@ class DETR(Detector):
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
     ) -> BatchDetections:
-        """Take the best class of every query."""
-        return best_of_each_query(prediction, sizes_hw, original_hw)
+        """Take the best class of every query; with sigmoid scores, the best pairs of query and class."""
+        take = super().detect if self.config.scores == "sigmoid" else best_of_each_query
+        return take(prediction, sizes_hw, original_hw)
+
+
+class Unchanged(nn.Module):
+    """An update that is left out."""
+
+    def forward(self, x: Float[Tensor, "B N D"], *_: Any) -> Float[Tensor, "B N D"]:
+        """Return `x`."""
+        return x
 
 
 class Decoder(nn.Module):
@@ -104,6 +120,8 @@ class Decoder(nn.Module):
             )
             for _ in range(config.decoder_layers)
         )
+        if config.skip_first:
+            self.layers[0].self_attention = Unchanged()
         self.norm = nn.LayerNorm(width)
         xavier_matrices(self)
         self.position = LearnedQueries(config.queries, width, normalize=False)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from qdet.checkpoint.class_rows import class_axes
-from qdet.checkpoint.fit import check_fit
-from qdet.detectors import DeformableDETRConfig, DetectorConfig
-from qdet.errors import CheckpointError
+from qdet.checkpoint.fit import check_fit, match_parts
+from qdet.detectors import DeformableDETRConfig, DetectorConfig, DETRConfig
+from qdet.errors import CheckpointError, ConfigError
+from qdet.job import StoreConfig
+from qdet.training.freeze import freeze
 from tests.support.detector_variants import ONE_EACH, VARIANTS, shaken
 
 THERE = ("cat", "dog", "bird", "fish")
@@ -108,3 +110,32 @@ def test_what_is_kept_is_said():
     numbered = start(config, ("a", "b"), there=("0", "1"))
     assert "names no classes" in numbered[3].describe()[0]
     assert all(torch.equal(t, numbered[0][n]) for n, t in numbered[2].items())
+
+
+def test_parts_alone_are_taken_and_the_rest_is_the_jobs_own():
+    """As DAB-DETR's paper starts DETR from learned queries, which it then keeps as they are."""
+    config = DETRConfig().demo()
+    source = shaken(build(config, 4, 1)).state_dict()
+    fresh, detector = build(config, 4, 2).state_dict(), build(config, 4, 2)
+    fit = check_fit(config, THERE, config, THERE, source="model")
+    fit.load(detector, source, source="model", parts=(r"^decoder\.position\.",))
+    for name, tensor in detector.state_dict().items():
+        assert torch.equal(tensor, (source if name == "decoder.position.weight" else fresh)[name]), name
+    assert not torch.equal(source["decoder.position.weight"], fresh["decoder.position.weight"])
+    freeze(detector, [r"^decoder\.position\."])
+    held = {name for name, p in detector.named_parameters() if not p.requires_grad}
+    assert held == {"decoder.position.weight"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("querys",), r"--store\.init-parts querys is in no tensor's name"),
+        (("(",), "is no regular expression"),
+    ],
+)
+def test_parts_that_name_nothing_are_refused(parts, said):
+    with pytest.raises(ConfigError, match=said):
+        match_parts(build(DETRConfig().demo(), 4, 1).state_dict(), parts)
+    with pytest.raises(ConfigError, match=r"--store\.init-parts are parts of a model"):
+        StoreConfig(init_parts=parts)

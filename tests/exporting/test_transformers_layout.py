@@ -108,6 +108,10 @@ def test_others_can_read_the_folder(tmp_path):
         ),
         (replace(TINY, backbone=replace(TINY.backbone, groups=2)), "not for ResNetConfig with groups"),
         (replace(TINY, pre_norm=True), "no pre-norm layers"),
+        (replace(TINY, skip_first=True), "has softmax scores and attention between queries in every layer"),
+        (replace(TINY, scores="sigmoid"), "not --detector.scores sigmoid"),
+        (DABDETRConfig(**SIZES, updated=False), "boxes as anchors, which it updates"),
+        (DABDETRConfig(**SIZES, anchor_dims=2), "--detector.anchor-dims 4"),
     ],
 )
 def test_what_transformers_lacks_is_refused(config, message, tmp_path):

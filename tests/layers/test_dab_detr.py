@@ -128,12 +128,83 @@ def test_fixed_centers_stay_where_they_were_drawn():
     )
 
 
+def copied(into: DABDETR, source: DABDETR) -> DABDETR:
+    """Give a detector all weights of another that it has as well."""
+    names = into.state_dict().keys()
+    into.load_state_dict({name: t for name, t in source.state_dict().items() if name in names})
+    return into.eval()
+
+
+def assert_same(one: DABDETR, other: DABDETR) -> None:
+    with torch.no_grad():
+        for a, b in zip(predict(one), predict(other), strict=True):
+            assert_close(a.logits, b.logits)
+            assert_close(a.boxes_xyxy, b.boxes_xyxy)
+
+
+def halve(detector: DABDETR) -> DABDETR:
+    """Make every anchor half as wide and high as the image, and predict that size for attention too."""
+    detector.decoder.queries.boxes.weight.data[:, 2:] = 0
+    if detector.decoder.size_head is not None:
+        detector.decoder.size_head.layers[-1].weight.data.zero_()
+        detector.decoder.size_head.layers[-1].bias.data.zero_()
+    return detector
+
+
+def test_without_modulation_attention_is_as_where_sizes_agree():
+    whole = halve(shaken(small(updated=False)))
+    plain = small(updated=False, modulated=False)
+    assert {n for n in whole.state_dict() if n not in plain.state_dict()} == {
+        f"decoder.size_head.layers.{i}.{part}" for i in range(2) for part in ("weight", "bias")
+    }
+    assert_same(copied(plain, whole), whole.eval())
+
+
+def embedded_anchors(detector: DABDETR) -> list[torch.Tensor]:
+    """Return what each layer's positions are computed from."""
+    seen = []
+    hook = detector.decoder.position_head.register_forward_hook(lambda _, args, out: seen.append(args[0]))
+    total(predict(detector)).backward()
+    hook.remove()
+    return seen
+
+
+def test_anchors_that_are_not_updated_are_read_by_every_layer():
+    moving = shaken(small()).eval()
+    fixed = copied(small(updated=False), moving)
+    for detector, same in ((moving, False), (fixed, True)):
+        first, *later = embedded_anchors(detector)
+        assert [first.equal(x) for x in later] == [same] * 2
+
+
+def test_centres_alone_are_boxes_whose_size_nothing_reads():
+    boxes = halve(shaken(small(updated=False, modulated=False))).eval()
+    boxes.decoder.position_head.layers[0].weight.data[:, 16:] = 0
+    weights = boxes.state_dict()
+    weights["decoder.position_head.layers.0.weight"] = weights["decoder.position_head.layers.0.weight"][
+        :, :16
+    ]
+    weights["decoder.queries.boxes.weight"] = weights["decoder.queries.boxes.weight"][:, :2]
+    points = small(updated=False, anchor_dims=2)
+    points.load_state_dict(weights)
+    assert_same(points.eval(), boxes)
+
+
+def test_centres_move_from_layer_to_layer():
+    detector = shaken(small(anchor_dims=2)).eval()
+    seen = embedded_anchors(detector)
+    assert [x.shape[-1] for x in seen] == [16] * 3
+    assert not seen[0].equal(seen[1])
+    assert detector.decoder.queries.boxes.weight.grad.all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"anchors": 0}, "--detector.anchors must be at least 1, got 0"),
         ({"patterns": -1}, "--detector.patterns must be 0 or more, got -1"),
         ({"query_temperature": 0.0}, "--detector.query-temperature must be above 0"),
+        ({"anchor_dims": 2, "fixed_centers": True}, "--detector.fixed-centers leaves nothing to learn"),
         ({"width": 250}, "--detector.width 250 must split evenly into 8"),
     ],
 )

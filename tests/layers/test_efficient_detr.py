@@ -1,10 +1,15 @@
 """Efficient DETR: what becomes a query, how many do, and what both parts share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.testing import assert_close
 
+from qdet.backbones import ResNetConfig
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.detectors import EfficientDETRConfig
+from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.layers.token_levels import flatten_maps, token_levels
 from qdet.layers.transformer.token_proposals import grid_anchors
 from qdet.losses import FOCAL_DETR_LOSS
@@ -95,8 +100,72 @@ def test_dense_part_predicts_from_the_encoders_tokens(detector):
     with torch.no_grad():
         tokens = detector.neck(features[1:])
         levels = token_levels(tokens, SIZES)
-        memory = detector.encoder(flatten_maps(tokens), levels)
+        memory = detector.dense(detector.encoder(flatten_maps(tokens), levels))
         _, usable = grid_anchors(levels)
         want = detector.head.class_head(memory)
         got = detector.decode(features, SIZES)[0].logits
     torch.testing.assert_close(got[usable], want[usable])
+
+
+def first_references(detector, features) -> torch.Tensor:
+    seen = []
+    hook = detector.position.register_forward_hook(lambda _, args, out: seen.append(args[0]))
+    detector.decode(features, SIZES)[-1].logits.sum().backward()
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+@pytest.mark.parametrize("layers", [1, 6])
+@pytest.mark.parametrize("reference", ["learned", "grid", "image"])
+def test_references_of_the_ablation_are_the_same_for_every_image(reference, layers, dims):
+    config = replace(CONFIG, reference=reference, reference_dims=dims, decoder_layers=layers)
+    detector = config.build(CLASSES)
+    detector.progress = 0.0
+    seen = first_references(detector, maps(detector))
+    assert seen.shape == (2, 30, dims)
+    assert seen[0].equal(seen[1])
+    if reference == "learned":
+        assert seen[0].equal(detector.start.learned.weight.sigmoid())
+        assert detector.start.learned.weight.grad.any()
+    elif reference == "image":
+        assert (seen[0] == torch.tensor([0.5, 0.5, 1.0, 1.0])[:dims]).all()
+    else:
+        rows, columns = (seen[0][:, k].unique() for k in (1, 0))
+        assert_close(rows, (torch.arange(5) + 0.5) / 5)
+        assert_close(columns, (torch.arange(6) + 0.5) / 6)
+
+
+def test_points_are_the_centres_of_the_best_tokens_boxes():
+    boxes, points = CONFIG.build(CLASSES).eval(), replace(CONFIG, reference_dims=2).build(CLASSES).eval()
+    points.load_state_dict(boxes.state_dict(), strict=True)
+    features = maps(boxes)
+    assert first_references(points, features).equal(first_references(boxes, features)[..., :2])
+
+
+def test_learned_content_does_not_depend_on_the_image():
+    detector = replace(CONFIG, content="learned").build(CLASSES)
+    seen = []
+    detector.decoder.register_forward_hook(lambda _, args, out: seen.append(args[0]))
+    first_references(detector, maps(detector))
+    assert seen[0][0].equal(seen[0][1])
+    assert seen[0][0].equal(detector.start.content.weight)
+    assert detector.start.content.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers", "params", "gmacs"),
+    [(50, 3, 32, 159), (50, 6, 35, 210), (101, 3, 51, 239), (101, 6, 54, 289)],
+)
+def test_efficient_detr_costs_what_its_paper_says(depth, layers, params, gmacs):
+    """Table 1 of the paper; without the block behind the encoder, no number of operations agrees."""
+    config = EfficientDETRConfig(backbone=ResNetConfig(depth=depth), encoder_layers=layers)
+    with torch.device("meta"):
+        detector = config.build(91).eval()
+    image, size = torch.empty(1, 3, 800, 1333), torch.tensor([[800, 1333]])
+    macs = count_macs(detector, image, size)
+    tokens = sum(-(-800 // stride) * -(-1333 // stride) for stride in (8, 16, 32, 64))
+    assert tokens == 22_223
+    assert int(count_parameters(detector, trainable=True) / 1e6) == params
+    assert round(macs / 1e9) == gmacs
+    assert round((macs - tokens * 2 * 256 * 1024) / 1e9) in range(gmacs - 12, gmacs - 10)

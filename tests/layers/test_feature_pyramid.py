@@ -66,9 +66,16 @@ def test_matches_one_cell_at_a_time(kind, literal):
 
 
 def test_an_extra_level_is_every_second_cell_of_the_last():
-    pyramid, features = shaken(FPN(IN, C, extra_level=True)), maps()
+    pyramid, features = shaken(FPN(IN, C, extra_levels=1)), maps()
     *_, p4, p5 = pyramid(features)
     assert p5.equal(torch.nn.functional.max_pool2d(p4, kernel_size=1, stride=2))
+
+
+def test_two_extra_levels_halve_twice():
+    pyramid, features = shaken(FPN(IN, C, extra_levels=2)), maps()
+    *_, p4, p5, p6 = pyramid(features)
+    assert p5.equal(p4[..., ::2, ::2])
+    assert p6.equal(p4[..., ::4, ::4])
 
 
 def reach(pyramid) -> list[list[bool]]:

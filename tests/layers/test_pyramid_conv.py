@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from qdet.backbones import ResNetConfig
 from qdet.detectors import DynamicDETRConfig
+from qdet.detectors.complexity import count_parameters
 from qdet.detectors.dynamic_detr.model import DynamicEncoderLayer
 from qdet.detectors.dynamic_detr.pyramid_conv import PyramidConv, TapConv
 from qdet.errors import ConfigError
@@ -83,3 +84,18 @@ def test_one_layer_takes_the_mean_of_weighed_maps():
 def test_dilated_backbones_have_no_such_pyramid():
     with pytest.raises(ConfigError, match="dilate-c5 must be off"):
         DynamicDETRConfig(backbone=ResNetConfig(dilate_c5=True))
+
+
+@torch.no_grad()
+def test_levels_from_stride_8_to_128():
+    """As many parameters as P2 to P6 less the two convolutions of P2, and no cell of it."""
+    p2, p3 = (DynamicDETRConfig(pyramid=pyramid).demo().build(5).eval() for pyramid in ("p2-p6", "p3-p7"))
+    assert (p2.strides, p3.strides) == ((4, 8, 16, 32, 64), (8, 16, 32, 64, 128))
+    width, finest = p2.config.width, p2.backbone.channels[0]
+    fewer = width * (finest + 1) + width * (9 * width + 1)
+    assert count_parameters(p2) - count_parameters(p3) == fewer
+    maps = []
+    p3.neck.register_forward_hook(lambda _, args, out: maps.extend(out))
+    stages = p3(torch.randint(0, 256, (1, 3, 128, 160), dtype=torch.uint8), torch.tensor([[128, 160]]))
+    assert [tuple(m.shape[-2:]) for m in maps] == [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
+    assert stages[-1].boxes_xyxy.isfinite().all()

@@ -66,7 +66,7 @@ def test_starts_as_the_authors_do(config):
 
 @pytest.mark.parametrize(("kinds", "mixed"), [(("intra", "intra"), False), (("intra", "multi"), True)])
 def test_scales_see_each_other_in_multi_layers_alone(features, kinds, mixed):
-    encoder = IntraMultiEncoder(MultiScaleSMCAConfig(encoder=kinds, width=8, heads=2, ffn=16)).eval()
+    encoder = IntraMultiEncoder(MultiScaleSMCAConfig(encoder=kinds, width=8, heads=2, ffn=16), 3).eval()
     whole = PaddedSizes(torch.tensor([[96, 128], [96, 128]]), (96, 128))
     tokens = ScaleNeck((8, 12), (16, 32), 8)(features, whole)
     other = tokens.x.clone()
@@ -75,6 +75,25 @@ def test_scales_see_each_other_in_multi_layers_alone(features, kinds, mixed):
     finest, *coarser = tokens.split(moved)
     assert (finest > 0).all()
     assert all((scale > 0).all() == mixed and (scale > 0).any() == mixed for scale in coarser)
+
+
+@torch.no_grad()
+def test_scales_with_weights_of_their_own_start_from_shared_ones(features):
+    """With equal weights they encode alike; moving those of one scale moves that scale alone."""
+    config = MultiScaleSMCAConfig(encoder=("intra", "intra"), width=8, heads=2, ffn=16)
+    shared, own = (
+        IntraMultiEncoder(config, 3).eval(),
+        IntraMultiEncoder(replace(config, shared_scales=False), 3),
+    )
+    own.eval()
+    for layer, copies in zip(shared.layers, own.layers, strict=True):
+        for one in copies:
+            one.load_state_dict(layer.state_dict())
+    tokens = ScaleNeck((8, 12), (16, 32), 8)(features, SIZES)
+    assert_close(own(tokens).x, shared(tokens).x)
+    own.layers[0][1].ffn.update.contract.bias += torch.randn(8)
+    moved = [(a != b).any() for a, b in zip(*(tokens.split(e(tokens).x) for e in (own, shared)), strict=True)]
+    assert moved == [False, True, False]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ def test_every_level_matches_the_recording(case):
     r = read(case)
     weights = r.weights()
     first = min(int(k[len("backbone.fpn_lateral")]) for k in weights if k.startswith("backbone.fpn_lateral"))
-    pyramid = FPN(r.config["in_channels"], r.config["FPN_OUT_CHANNELS"], extra_level=True).to(r.dtype)
+    pyramid = FPN(r.config["in_channels"], r.config["FPN_OUT_CHANNELS"], extra_levels=1).to(r.dtype)
     for part in ("lateral", "output"):
         for j, conv in enumerate(getattr(pyramid, part)):
             where = f"backbone.fpn_{part}{first + j}."

@@ -1,6 +1,6 @@
 """AdaMixer: queries that sample features in space and scale and decode them with generated weights.
 
-Gao, Wang, Han, Zhang: AdaMixer, A Fast-Converging Query-Based Object Detector, CVPR 2022,
+Gao, Wang, Han, Guo: AdaMixer, A Fast-Converging Query-Based Object Detector, CVPR 2022,
 https://arxiv.org/abs/2203.16507. Where the paper and the authors' code (MCG-NJU/AdaMixer) differ, this is
 the code.
 

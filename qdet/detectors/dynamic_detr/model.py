@@ -15,6 +15,10 @@ The authors released no code, and the paper leaves much open. The choices made h
 * A query generates 32 filters. The 256 of a full 1 x 1 convolution would need 16.8 million parameters per
   layer to generate them, and a projection of 3.2 million to merge 49 cells of 256 features; the paper's
   whole detector, as later papers list it, has 58 million.
+* The pyramid has five levels, as later papers' "5-scale" says: P2 to P6, where RoIAlign reads Sparse R-CNN's
+  P2 to P5. The encoder's convolutions of P2 are most of the cost, 505 of 660 billion multiply-accumulates of
+  an image of 800 x 1333; `pyramid="p3-p7"` has the levels of Dynamic Head. Levels beyond P5 are
+  every second cell of the one before.
 * Initial boxes are the whole image and learned, as in Sparse R-CNN; there are 300, as in the papers that
   Dynamic DETR is compared with.
 
@@ -49,6 +53,8 @@ class DynamicDETRConfig(RegionConfig):
 
     queries: int = 300
     ffn: int = 1024
+    pyramid: Literal["p2-p6", "p3-p7"] = "p2-p6"
+    """Five levels of the feature pyramid, from stride 4 or from stride 8."""
     encoder_layers: int = 6
     """Layers of convolutions over the feature pyramid."""
     decoder_layers: int = 6
@@ -92,8 +98,11 @@ class DynamicDETR(Detector):
         self.config = config
         self.backbone = backbone
         self.detections = config.queries
-        self.strides = (*backbone.strides, 2 * backbone.strides[-1])
-        self.neck = FPN(backbone.channels, config.width, extra_level=True)
+        extra = 1 if config.pyramid == "p2-p6" else 2
+        self.used = slice(extra - 1, None)
+        strides = backbone.strides[self.used]
+        self.strides = (*strides, *(strides[-1] * 2**i for i in range(1, extra + 1)))
+        self.neck = FPN(backbone.channels[self.used], config.width, extra_levels=extra)
         self.encoder = DynamicEncoder(config.width, config.encoder_layers)
         stages = (
             RegionStage(
@@ -115,7 +124,7 @@ class DynamicDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        levels = self.encoder(self.neck(features), recompute=self.recomputes)
+        levels = self.encoder(self.neck(features[self.used]), recompute=self.recomputes)
         pyramid = Pyramid.of(levels, self.strides, canonical_size=self.config.canonical_size)
         return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
 

@@ -10,7 +10,7 @@ convolutions of the maps, the embedding of scales, the weight of coarser cells.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ class MultiScaleSMCAConfig(TransformerConfig):
     """Queries per image, and detections: the best pairs of query and class."""
     encoder: tuple[Literal["intra", "multi"], ...] = ("intra", "intra", "multi", "intra", "intra")
     """Each encoder layer's attention: within a scale, or across all scales."""
+    shared_scales: bool = True
+    """Give all scales of a layer within scales the same weights; otherwise each has its own."""
     scale_selection: bool = True
     """Predict a weight per query and scale (without, the paper has 42.6 AP instead of 43.7). The replacement
     is unspecified; here all scales are then weighed equally."""
@@ -69,7 +71,7 @@ class MultiScaleSMCA(Detector):
         self.backbone = backbone
         self.detections = config.queries
         self.neck = ScaleNeck(backbone.channels[-2:], backbone.strides[-2:], config.width)
-        self.encoder = IntraMultiEncoder(config)
+        self.encoder = IntraMultiEncoder(config, len(self.neck.strides))
         self.decoder = ModulatedDecoder(
             config.queries,
             config.width,
@@ -94,17 +96,16 @@ class MultiScaleSMCA(Detector):
 
 
 class IntraMultiEncoder(nn.Module):
-    """Layers of self-attention, within each scale with shared weights or across all scales."""
+    """Layers of self-attention, within each of `scales`, with weights of its own or shared, or across all."""
 
-    def __init__(self, config: MultiScaleSMCAConfig) -> None:
+    def __init__(self, config: MultiScaleSMCAConfig, scales: int) -> None:
         super().__init__()
-        self.kinds = config.encoder
-        width, heads, dropout = config.width, config.heads, config.dropout
+        self.kinds, self.shared = config.encoder, config.shared_scales
         self.layers = nn.ModuleList(
-            EncoderLayer(
-                SelfAttention(width, heads=heads, dropout=dropout), width, config.ffn, dropout=dropout
-            )
-            for _ in self.kinds
+            _make_layer(config)
+            if kind == "multi" or self.shared
+            else nn.ModuleList(_make_layer(config) for _ in range(scales))
+            for kind in self.kinds
         )
         xavier_matrices(self)
 
@@ -115,6 +116,13 @@ class IntraMultiEncoder(nn.Module):
             if kind == "multi":
                 x = run(layer, x, position, mask, recompute=recompute)
             else:
-                scales = zip(*(tokens.split(t) for t in (x, position, mask)), strict=True)
-                x = torch.cat([run(layer, *scale, recompute=recompute) for scale in scales], dim=1)
+                scales = list(zip(*(tokens.split(t) for t in (x, position, mask)), strict=True))
+                layers = [layer] * len(scales) if self.shared else list(cast(nn.ModuleList, layer))
+                parts = zip(layers, scales, strict=True)
+                x = torch.cat([run(own, *scale, recompute=recompute) for own, scale in parts], dim=1)
         return replace(tokens, x=x)
+
+
+def _make_layer(config: MultiScaleSMCAConfig) -> EncoderLayer:
+    attention = SelfAttention(config.width, heads=config.heads, dropout=config.dropout)
+    return EncoderLayer(attention, config.width, config.ffn, dropout=config.dropout)

@@ -67,6 +67,11 @@ def backbone_settings(config: ResNetConfig, stages: int) -> dict[str, Any]:
 def _detr(config: DETRConfig) -> Layout:
     if config.pre_norm:
         raise ExportError("transformers' DETR has no pre-norm layers, which --detector.pre-norm asks for")
+    if config.scores != "softmax" or config.skip_first:
+        raise ExportError(
+            "transformers' DETR has softmax scores and attention between queries in every layer, not "
+            f"--detector.scores {config.scores} or --detector.skip-first"
+        )
     settings = _shared(config) | {"d_model": config.width, "num_queries": config.queries}
     return Layout(name="Detr", processor="DetrImageProcessor", table=DETR, settings=settings)
 
@@ -85,6 +90,11 @@ def _dab(config: DABDETRConfig) -> Layout:
         raise ExportError(
             "transformers' DAB-DETR has --detector.query-temperature 10000 alone, this one "
             f"{config.query_temperature}"
+        )
+    if not (config.modulated and config.updated and config.anchor_dims == 4):
+        raise ExportError(
+            "transformers' DAB-DETR has boxes as anchors, which it updates and modulates attention with: "
+            "--detector.anchor-dims 4, --detector.updated and --detector.modulated"
         )
     height, width = config.map_temperatures_yx
     if not (float(height).is_integer() and float(width).is_integer()):

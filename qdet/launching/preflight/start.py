@@ -1,6 +1,7 @@
 """Check, before workers start, that a job can start from the model that it names."""
 
-from qdet.checkpoint.fit import check_fit
+from qdet.checkpoint.class_rows import tensor_shapes
+from qdet.checkpoint.fit import check_fit, match_parts
 from qdet.data.shards.categories import Categories
 from qdet.errors import CheckpointError, ConfigError, TrackingError
 from qdet.inference import origin
@@ -24,6 +25,8 @@ def check_start(job: Job, categories: Categories | None) -> list[str]:
         found = origin.describe(address)
         names = found.classes.names if categories is None else categories.names
         fit = check_fit(found.detector, found.classes.names, job.detector, names, source=address)
+        match_parts(tensor_shapes(job.detector, len(names)), job.store.init_parts)
     except (CheckpointError, TrackingError) as error:
         raise ConfigError(f"--store.init-from {source}: {error}") from error
-    return [*passed_over, f"starts from {address}", *fit.describe()]
+    parts = f": {', '.join(job.store.init_parts)} alone" if job.store.init_parts else ""
+    return [*passed_over, f"starts from {address}{parts}", *fit.describe()]

@@ -19,13 +19,13 @@ class FPN(nn.Module):
     it: 1 x 1 laterals and 3 x 3 outputs with biases, no norm, no activation.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int, *, extra_level: bool = False) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int, *, extra_levels: int = 0) -> None:
         """Make one level per entry of `in_channels`, finest first, each with `channels` channels.
 
-        `extra_level` appends one more of half the last one's resolution: every second of its cells.
+        Each of `extra_levels` has half the resolution of the one before: every second of its cells.
         """
         super().__init__()
-        self.extra_level = extra_level
+        self.extra_levels = extra_levels
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in in_channels)
         self.output = nn.ModuleList(_conv3x3(channels) for _ in in_channels)
         self.reset_parameters()
@@ -41,7 +41,9 @@ class FPN(nn.Module):
         for lateral in reversed(laterals[:-1]):
             merged.append(lateral + F.interpolate(merged[-1], size=lateral.shape[-2:], mode="nearest"))
         levels = [conv(m) for conv, m in zip(self.output, reversed(merged), strict=True)]
-        return [*levels, levels[-1][..., ::2, ::2]] if self.extra_level else levels
+        for _ in range(self.extra_levels):
+            levels.append(levels[-1][..., ::2, ::2])
+        return levels
 
 
 class PAFPN(nn.Module):

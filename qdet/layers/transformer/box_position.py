@@ -24,6 +24,6 @@ class BoxPosition(nn.Module):
         self.norm = nn.LayerNorm(dim)
         xavier_matrices(self)
 
-    def forward(self, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N D"]:
-        """Embed boxes (x, y, w, h) in normalized coordinates."""
+    def forward(self, boxes: Float[Tensor, "B N _"]) -> Float[Tensor, "B N D"]:
+        """Embed boxes (x, y, w, h), or points (x, y) in halves of the features, in normalized coordinates."""
         return self.norm(self.projection(sine_embedding(boxes * math.tau, self.projection.in_features)))

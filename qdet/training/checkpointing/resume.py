@@ -45,12 +45,17 @@ class Start:
         return None if self.last is None else self.last.state
 
     def load_weights(self, detector: Detector) -> bool:
-        """Load the weights of the last checkpoint or of `store.init_from`; False without either."""
+        """Load the weights of the last checkpoint or of `store.init_from`.
+
+        Returns:
+            Whether the backbone needs no pre-trained weights of its own.
+        """
         if self.last is not None:
             load_weights(detector, self.last.all("weights"), source=self.last.folder)
         elif self.job.store.init_from is not None:
             self._load_model(detector, self.job.store.init_from)
-        return self.last is not None or self.job.store.init_from is not None
+        whole = self.job.store.init_from is not None and not self.job.store.init_parts
+        return self.last is not None or whole
 
     def load_optimizer(self, engine: ZeroEngine, ema: Ema) -> None:
         """Load AdamW's moments and the averaged weights of the last checkpoint."""
@@ -87,8 +92,10 @@ class Start:
             fit = check_fit(found.detector, found.classes.names, self.job.detector, classes, source=address)
         except CheckpointError as error:
             raise CheckpointError(f"--store.init-from: {error}") from error
-        fit.load(detector, origin.read_weights(address), source=address)
-        self.notes = (f"starting from {describe_weights(found)}", *fit.describe())
+        parts = self.job.store.init_parts
+        fit.load(detector, origin.read_weights(address), source=address, parts=parts)
+        taken = f"; of it {', '.join(parts)} alone" if parts else ""
+        self.notes = (f"starting from {describe_weights(found)}{taken}", *fit.describe())
         if self.world.main:
             print(*self.notes, sep="\n", flush=True)
 
