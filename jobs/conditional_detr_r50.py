@@ -50,11 +50,14 @@ job = Job(
 
 published = Published(ap=41.0, source="the authors' release", params=44, macs=90, classes=91)
 
+ALONE = {"data.pad": "rank", "eval.batch_size": 1}  # of one image per worker, none is padded
+
 variants = {
     "dc5": Variant(
         name="conditional_detr_r50_dc5",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
         },
         published=Published(ap=43.7, source="the authors' release", params=44, macs=195, classes=91),
@@ -69,6 +72,7 @@ variants = {
         changes={
             "detector.backbone.depth": 101,
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
         },
         published=Published(ap=45.0, source="the authors' release", params=63, macs=262, classes=91),
@@ -77,6 +81,7 @@ variants = {
         name="conditional_detr_r50_dc5_108ep",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "optim.drop_epochs": (80,),
             "train.epochs": 108,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
@@ -88,6 +93,7 @@ variants = {
         changes={
             "detector.backbone.depth": 101,
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "optim.drop_epochs": (80,),
             "train.epochs": 108,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs

@@ -36,7 +36,7 @@ LEARNING = (
 )
 """Settings that may change, and change what is learned from then on."""
 
-_FILTER = "data.augment.resize"
+_PIPELINE, _FILTER = "data.augment.pipeline", "data.augment.resize"
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def _in(path: str, groups: tuple[str, ...]) -> bool:
 def _plain(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as they come back from JSON: lists for tuples, text for what JSON does not have.
 
-    The location of pre-trained weights is left out: they only mattered at the start. The filter is named:
-    jobs used to hold its name where they now leave it to the pipeline.
+    The location of pre-trained weights is left out: they only mattered at the start. Pipeline and filter are
+    named: jobs did not have the one before, and named the other where they now leave it to the pipeline.
     """
     kept = {path: value for path, value in flat.items() if not path.endswith("backbone.weights")}
-    if _FILTER in kept and kept[_FILTER] is None:
-        kept[_FILTER] = RULES[kept.get("data.augment.pipeline", "detr")].filter
+    if _FILTER in kept:
+        kept.setdefault(_PIPELINE, "detr")
+        kept[_FILTER] = kept[_FILTER] or RULES[kept[_PIPELINE]].filter
     return json.loads(json.dumps(kept, default=str))

@@ -48,7 +48,8 @@ class AugmentConfig:
     """Probability that an image is blended half and half with another one, as in YOLOX."""
     resize: Resize | None = None
     """Filter of training, evaluation and exported models: Pillow's bilinear one, which averages where an
-    image shrinks, or that of OpenCV and mmdetection, which does not; by default that of `pipeline`."""
+    image shrinks (`pillow-exact`: without the shortcut that may be off by 1 of 255), or that of OpenCV and
+    mmdetection, which does not; by default that of `pipeline`."""
     pad_multiple: int = 32
     """Batches are padded until both sides divide by this."""
     eval_size: int | None = None

@@ -50,5 +50,5 @@ RULES: dict[Pipeline, Rules] = {
         without_objects=False,
         least_annotated=1.0,
     ),
-    "detectron2": Rules(sizes=detectron2_sizes, filter="pillow", least_seen=1e-5),
+    "detectron2": Rules(sizes=detectron2_sizes, filter="pillow-exact", least_seen=1e-5),
 }

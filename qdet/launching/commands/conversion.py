@@ -10,6 +10,7 @@ from qdet.checkpoint.manifest import MANIFEST
 from qdet.config import flatten
 from qdet.convert.files import read
 from qdet.convert.recognize import Recognized, recognize
+from qdet.data.augment import AugmentConfig
 from qdet.errors import CheckpointError, ConfigError
 
 
@@ -73,9 +74,16 @@ def as_code(config: Any) -> str:
     return f"{type(config).__name__}({', '.join(changed)})"
 
 
+def _augment(found: Recognized) -> AugmentConfig:
+    """Return how the authors prepared images; those of DETR's family padded to the largest of a batch."""
+    return AugmentConfig(pipeline=found.pipeline, pad_multiple=1 if found.pipeline == "detr" else 32)
+
+
 def _write(found: Recognized, folder: Path) -> None:
     """Write the state of a training that has not made a step yet."""
-    settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()}
+    settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()} | {
+        f"data.augment.{path}": value for path, value in flatten(_augment(found)).items()
+    }
     tensors = {f"weights/{n}": t.float() if t.is_floating_point() else t for n, t in found.weights.items()}
     state = TrainState(
         step=0,
