@@ -171,10 +171,19 @@ class SequentialStream:
             self._print_new(report)
 
     def _is_trained_on(self, sample: InMemorySample) -> bool:
+        """Whether the pipeline trains on it; `rows_to_train` asks the same of an index."""
         rules = self.augment.rules
-        return (rules.without_objects or bool(sample.annotations.kinds)) and min(
-            sample.hw
-        ) >= rules.least_side
+        wanted = rules.without_objects or bool(sample.annotations.kinds)
+        return wanted and min(sample.hw) >= rules.least_side
+
+    def _count_left_out(self, before: int) -> int:
+        """Count one more image in a row that is not trained on; DataError where no other will come."""
+        if before > max(_DRY, 2 * len(self.dataset)):
+            raise DataError(
+                f"{self.dataset.source} has no image with objects, and --data.augment.pipeline "
+                f"{self.augment.pipeline} leaves out those without; name other shards, or take detr"
+            )
+        return before + 1
 
     def _print_new(self, report: Report) -> None:
         """Print each kind of irregular entry once, when it first occurs."""
