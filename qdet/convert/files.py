@@ -96,7 +96,7 @@ def _check_supported(said: Mapping[str, Any], path: Path) -> None:
         if (value := said.get(switch)) is not None and value not in values:
             known = " or ".join(map(repr, values))
             raise CheckpointError(
-                f"{path} was trained with --{switch} {value}, which no detector here has; only {known} is read"
+                f"{path} was trained with --{switch} {value}, which no detector here has; it takes {known}"
             )
 
 
