@@ -104,5 +104,5 @@ def _write(found: Recognized, folder: Path, about: Mapping[str, Any]) -> None:
     )
     if getattr(found.detector.backbone, "dilate_c5", False):
         settings["eval.batch_size"] = 1  # DC5's published AP is of images without padding
-    job = {"name": found.title, "detector": type(found.detector).__name__} | settings | about
+    job = {"name": found.title, "detector": type(found.detector).__name__} | settings | dict(about)
     write_whole(open_folder(folder), tensors, state=state, job=job)
