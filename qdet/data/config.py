@@ -8,7 +8,7 @@ from qdet.data.files.pipes import allowed_words
 from qdet.data.loading.prefetch import Readers
 from qdet.data.loading.stream_config import Pad
 from qdet.data.plan.epoch import Tail
-from qdet.data.shards.locate import Access
+from qdet.data.shards.locate import Access, DatasetInfo
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
@@ -91,6 +91,16 @@ class DataConfig:
             allow_pipes=self.allow_pipes,
             allow_hosts=self.allow_hosts,
         )
+
+    def count_trained(self, info: DatasetInfo) -> int | None:
+        """Return how many images of a dataset make an epoch, as far as its manifest tells; None where not.
+
+        Images smaller than the pipeline takes are counted; sequential reading counts all.
+        """
+        if info.images is None or self.augment.rules.without_objects or self.reading == "sequential":
+            return info.images
+        counts = (info.manifest or {}).get("counts", {})
+        return info.images - int(counts.get("images_without_boxes", 0))
 
     def open(self, address: str) -> ShardSet:
         """Open `train`, `val` or other shards with these settings, to be read by offset."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from data_prep.coco_to_shards import Conversion, convert
 from qdet.data.augment import AugmentConfig
+from qdet.data.config import DataConfig
 from qdet.data.image.pipelines import RULES, Pipeline
 from qdet.data.image.sizes import detectron2_sizes, mmdet_sizes
 from qdet.data.image.view import View, view_boxes
@@ -28,6 +29,7 @@ from qdet.data.plan.views import draw_views, evaluation_views
 from qdet.data.shards.annotations import Annotations
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.index import COLUMNS, Index
+from qdet.data.shards.locate import locate
 from qdet.data.shards.shard_set import ShardSet
 from qdet.layers.pixels import STD_RGB, normalize
 from tests.support.authors_pipelines import READINGS, Draw, Mmdet
@@ -219,6 +221,18 @@ def test_images_that_stay_look_the_same_whichever_others_are_left_out():
     assert 50 < len(kept) < 200
     for row in plan.rows.ravel().tolist():
         assert plan.views.of(row) == everything.of(row)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_manifest_tells_how_many_images_an_epoch_has(pipeline, coco_shards):
+    shards, augment = coco_shards["train2017"], augment_of(pipeline)
+    data = DataConfig(augment=augment)
+    order = Order(index=shards.index, augment=augment, batch_size=4, seed=0)
+    assert data.count_trained(locate(shards.source, data.access)) == order.samples
+    without = int((shards.index.boxes == 0).sum())
+    assert order.samples == len(shards) - (without if pipeline == "mmdet" else 0)
+    sequential = DataConfig(augment=augment, reading="sequential")
+    assert sequential.count_trained(locate(shards.source, data.access)) == len(shards)
 
 
 def test_detr_and_detectron2_train_on_all_images():
