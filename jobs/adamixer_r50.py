@@ -38,7 +38,7 @@ job = Job(
         backbone=ResNetConfig(depth=50, norm="eval"),
         queries=100,
     ),
-    data=DataConfig(augment=AugmentConfig(sizes=(800,))),
+    data=DataConfig(augment=AugmentConfig(pipeline="mmdet", sizes=(800,))),
     optim=OptimConfig(
         lr=2.5e-5,
         drop_epochs=(8, 11),

@@ -31,7 +31,7 @@ job = Job(
         backbone=ResNetConfig(depth=50, norm="eval"),
         queries=300,
     ),
-    data=DataConfig(augment=AugmentConfig(crop=True)),
+    data=DataConfig(augment=AugmentConfig(pipeline="mmdet", crop=True)),
     optim=OptimConfig(
         lr=2.5e-5,
         drop_epochs=(24, 33),

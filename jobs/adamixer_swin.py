@@ -25,10 +25,10 @@ from qdet.search import Choice, LogUniform, Uniform
 job = Job(
     name="adamixer_swin",
     detector=AdaMixerConfig(
-        backbone=SwinConfig(size="s"),
+        backbone=SwinConfig(size="s", drop_attention=False),
         queries=300,
     ),
-    data=DataConfig(augment=AugmentConfig(crop=True)),
+    data=DataConfig(augment=AugmentConfig(pipeline="mmdet", crop=True)),
     optim=OptimConfig(
         lr=2.5e-5,
         drop_epochs=(24, 33),

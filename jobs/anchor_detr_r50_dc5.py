@@ -15,6 +15,7 @@ from qdet import (
     AnchorDETRConfig,
     AugmentConfig,
     DataConfig,
+    EvalConfig,
     Job,
     OptimConfig,
     Published,
@@ -34,7 +35,7 @@ job = Job(
         patterns=3,
     ),
     loss=FOCAL_DETR_LOSS,
-    data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1)),
+    data=DataConfig(augment=AugmentConfig(crop=True, pad_multiple=1), pad="rank"),
     optim=OptimConfig(
         lr=1e-4,
         lr_multipliers=((r"^backbone\.", 0.1),),
@@ -47,6 +48,7 @@ job = Job(
         batch_size=8,  # 1 image on each of 8 GPUs
         workers=8,
     ),
+    eval=EvalConfig(batch_size=1),
 )
 
 published = Published(  # the first version of the paper has 44.2 AP and 151 GMACs

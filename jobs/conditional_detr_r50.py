@@ -57,11 +57,14 @@ published = Published(
     classes=91,
 )
 
+ALONE = {"data.pad": "rank", "eval.batch_size": 1}  # of one image per worker, none is padded
+
 variants = {
     "dc5": Variant(
         name="conditional_detr_r50_dc5",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
         },
         published=Published(
@@ -90,6 +93,7 @@ variants = {
         changes={
             "detector.backbone.depth": 101,
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
         },
         published=Published(
@@ -105,6 +109,7 @@ variants = {
         name="conditional_detr_r50_dc5_108ep",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "optim.drop_epochs": (80,),
             "train.epochs": 108,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs
@@ -116,6 +121,7 @@ variants = {
         changes={
             "detector.backbone.depth": 101,
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "optim.drop_epochs": (80,),
             "train.epochs": 108,
             "train.batch_size": 8,  # 1 image on each of 8 GPUs

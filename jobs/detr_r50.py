@@ -67,11 +67,14 @@ published = Published(
     classes=91,
 )
 
+ALONE = {"data.pad": "rank", "eval.batch_size": 1}  # of one image per worker, none is padded
+
 variants = {
     "dc5": Variant(
         name="detr_r50_dc5",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.workers": 64,  # 1 image on each
         },
         published=Published(
@@ -94,6 +97,7 @@ variants = {
         changes={
             "detector.backbone.depth": 101,
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "train.workers": 64,  # 1 image on each
         },
         published=Published(ap=44.9, columns=(64.7, 47.7, 23.7, 49.5, 62.3), params=60, macs=253, classes=91),
@@ -135,6 +139,7 @@ variants = {
         name="detr_r50_dc5_50ep",
         changes={
             "detector.backbone.dilate_c5": True,
+            **ALONE,
             "optim.drop_epochs": (40,),
             "train.epochs": 50,
             "train.batch_size": 16,  # 1 image on each of 16 GPUs

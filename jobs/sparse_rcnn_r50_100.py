@@ -31,7 +31,7 @@ job = Job(
         queries=100,
     ),
     loss=SPARSE_RCNN_LOSS,
-    data=DataConfig(augment=AugmentConfig(crop=False)),
+    data=DataConfig(augment=AugmentConfig(pipeline="detectron2", crop=False)),
     optim=OptimConfig(
         lr=2.5e-5,
         drop_epochs=(28, 33),  # after 210,000 and 250,000 of 270,000 steps

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdet.config import flatten
+from qdet.data.image.pipelines import RULES
 from qdet.job import Job
 
 FIXED = (
     "detector",
     "data.augment",
     "data.by_size",
+    "data.pad",
     "data.reading",
     "data.samples",
     "data.tail",
@@ -33,6 +35,8 @@ LEARNING = (
     "train.precision",
 )
 """Settings that may change, and change what is learned from then on."""
+
+_PIPELINE, _FILTER = "data.augment.pipeline", "data.augment.resize"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,11 @@ def _in(path: str, groups: tuple[str, ...]) -> bool:
 def _plain(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as they come back from JSON: lists for tuples, text for what JSON does not have.
 
-    The location of pre-trained weights is left out: they only mattered at the start.
+    The location of pre-trained weights is left out: they only mattered at the start. Pipeline and filter are
+    named: jobs did not have the one before, and named the other where they now leave it to the pipeline.
     """
     kept = {path: value for path, value in flat.items() if not path.endswith("backbone.weights")}
+    if _FILTER in kept:
+        kept.setdefault(_PIPELINE, "detr")
+        kept[_FILTER] = kept[_FILTER] or RULES[kept[_PIPELINE]].filter
     return json.loads(json.dumps(kept, default=str))

@@ -47,6 +47,20 @@ def test_data_and_schedule_may_change_and_are_reported(path, value):
     assert [change.path for change in found.learning] == [path]
 
 
+def test_a_job_from_before_pipelines_had_names_resumes_as_detr():
+    before = recorded(JOB) | {"data.augment.resize": "pillow"}
+    del before["data.augment.pipeline"], before["data.pad"]
+    assert changes(before, JOB).refused == ()
+    mmdet = override(JOB, {"data.augment.pipeline": "mmdet"})
+    assert [str(change) for change in changes(before, mmdet).refused] == [
+        "--data.augment.pipeline is mmdet, it was detr",
+        "--data.augment.resize is opencv, it was pillow",
+    ]
+    assert changes(recorded(mmdet), mmdet).refused == ()
+    same = override(JOB, {"data.augment.resize": "pillow"})
+    assert changes(recorded(JOB), same).refused == ()
+
+
 def test_how_it_is_computed_may_change():
     now = override(
         JOB,

@@ -59,6 +59,9 @@ def test_is_recognised_with_its_settings(parity_dir, name):
     found = recognize(on_meta(keys), Metadata(dilated=dilated))
     assert found.detector == official.detector
     assert found.categories == COCO
+    authors = {"AdaMixerConfig": "mmdet", "SparseRCNNConfig": "detectron2"}
+    wanted = authors.get(type(found.detector).__name__, "detr")
+    assert found.pipeline == ("mmdet" if "mmdetection" in found.title else wanted)
 
 
 def test_values_arrive_where_they_belong():

@@ -30,6 +30,7 @@ FLAG = "--detector.backbone.weights"
 ALLOW = "--store.allow-unverified"
 _TIMEOUT = 60  # seconds without a byte
 _DIGITS = 64
+_OR_NONE = f", or start at random with {FLAG} none"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Source:
     sha256: str | None = None
     ours: bool = False
     """qdet names this URL, the authors' own: it was not given by a user, whose address may be anybody's."""
+    flag: str = FLAG
+    """Flag that names another file, for messages; that of its digest ends in `-sha256`."""
 
 
 def download(source: Source, *, allow_unverified: bool = False) -> Path:
@@ -80,7 +83,7 @@ def check_digest(path: Path, source: Source) -> str:
     if not digest.startswith(source.sha256 or ""):
         raise CheckpointError(
             f"{path} (from {source.url}) has SHA-256 {digest}, expected {source.sha256}: "
-            f"it is damaged or another file; delete it, or give its own {FLAG}-sha256"
+            f"it is damaged or another file; delete it, or give its own {source.flag}-sha256"
         )
     return digest
 
@@ -114,6 +117,13 @@ def kept_digest(url: str) -> str | None:
     return digest
 
 
+def forget(url: str) -> None:
+    """Remove what was downloaded from a URL, and its digest: it has turned out to be something else."""
+    path = cached_path(url)
+    for file in (path, _keeper(path)):
+        file.unlink(missing_ok=True)
+
+
 def _check_all(path: Path, source: Source) -> str:
     """Check a file against `source`, and against the first download unless a whole digest is given."""
     digest, kept = check_digest(path, source), kept_digest(source.url)
@@ -122,7 +132,7 @@ def _check_all(path: Path, source: Source) -> str:
         raise CheckpointError(
             f"{path} (from {source.url}) has SHA-256 {digest}, and its first download had {kept}: it is "
             "damaged, or was replaced by its publisher or by someone else. Delete it to download it again; "
-            f"to trust the other file, give {FLAG}-sha256 {digest}, or delete {keeper}"
+            f"to trust the other file, give {source.flag}-sha256 {digest}, or delete {keeper}"
         )
     return digest
 
@@ -145,7 +155,7 @@ def _fetch(source: Source, path: Path) -> None:
                 raise
             raise CheckpointError(
                 f"cannot download {source.url}: {error}. Where this machine has no network, copy the file "
-                f"here and give {FLAG} PATH, or start at random with {FLAG} none"
+                f"here and give {source.flag} PATH{_OR_NONE if source.flag == FLAG else ''}"
             ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -162,7 +172,7 @@ def _keep(path: Path, source: Source, digest: str) -> None:
     if kept is None and not _is_whole(source):
         print(
             f"its SHA-256 is {digest}, kept in {keeper}: every later download must have it; pin it for other "
-            f"machines with {FLAG}-sha256 {digest}",
+            f"machines with {source.flag}-sha256 {digest}",
             file=sys.stderr,
         )
 

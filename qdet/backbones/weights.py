@@ -1,6 +1,5 @@
 """Pretrained weights: find the file a configuration names, check its digest, load it strictly."""
 
-import argparse
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from qdet.backbones.download import FLAG, Source, check_digest, download, require_digest
 from qdet.backbones.layouts import FRESH, to_qdet
+from qdet.backbones.unpickling import ALLOWED
 from qdet.errors import CheckpointError, ConfigError
 
 _PYTORCH = b"PK\x03\x04", b"\x80"
@@ -112,12 +112,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_file(path: Path) -> object:
     """Read the content of a .safetensors or PyTorch file, without running code from it.
 
-    Besides tensors, a PyTorch file may contain only plain values and a parsed command line (DETR's `args`).
+    Besides tensors, a PyTorch file may contain only plain values and a parsed command line (DETR's `args`),
+    with the paths and numpy's numbers in it (`qdet.backbones.unpickling`).
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
         raise CheckpointError(f"{path} {_explain(path, error)}") from error

@@ -12,6 +12,12 @@ from qdet.backbones.weights import read_file, read_weights
 from qdet.data.files.json_text import load_json
 from qdet.errors import CheckpointError, DataError
 
+_SUPPORTED: dict[str, tuple[object, ...]] = {
+    "position_embedding": ("sine", "v2"),  # two names of one
+    "transformer_activation": ("prelu",),
+    "masks": (False,),
+}
+"""Values of the authors' switches that a detector here can have; weights do not show the others."""
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -29,6 +35,10 @@ class Metadata:
     """Whether the backbone's last stage is dilated: DC5."""
     fixed_centers: bool | None = None
     """Whether DAB-DETR's anchors were trained with fixed centres."""
+    map_temperatures_yx: tuple[float, float] | None = None
+    """Temperatures of DAB-DETR's embedding of a cell's row and column."""
+    detections: int | None = None
+    """Detections per image."""
     names: tuple[str, ...] | None = None
     """Class names in order of their logits."""
 
@@ -61,13 +71,33 @@ def _read_metadata(path: Path) -> Metadata:
     if not isinstance(args, Namespace):
         return Metadata()
     said = vars(args)
+    _check_supported(said, path)
     return Metadata(
         heads=said.get("nheads"),
         queries=said.get("num_queries"),
         points=said.get("num_query_position"),
         dilated=said.get("dilation"),
         fixed_centers=said.get("random_refpoints_xy"),
+        map_temperatures_yx=_temperatures(said),
+        detections=said.get("num_select"),
     )
+
+
+def _temperatures(said: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return temperatures of rows and columns, if there are any."""
+    if "pe_temperatureH" not in said or "pe_temperatureW" not in said:
+        return None
+    return float(said["pe_temperatureH"]), float(said["pe_temperatureW"])
+
+
+def _check_supported(said: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError where the authors' switches were set to what no detector here does."""
+    for switch, values in _SUPPORTED.items():
+        if (value := said.get(switch)) is not None and value not in values:
+            known = " or ".join(map(repr, values))
+            raise CheckpointError(
+                f"{path} was trained with --{switch} {value}, which no detector here has; it takes {known}"
+            )
 
 
 def _of_transformers(config: Mapping[str, Any]) -> Metadata:

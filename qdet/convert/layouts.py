@@ -19,6 +19,7 @@ from qdet.convert.papers.smca import CONV_SMCA, SMCA
 from qdet.convert.papers.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.convert.rename import Table
 from qdet.convert.shapes import Shapes
+from qdet.data.image.pipelines import Pipeline
 from qdet.detectors import DetectorConfig
 from qdet.layers.conv.batch_norm import Norm
 
@@ -34,6 +35,8 @@ class Layout:
     """Distinguishes it from others with the same names."""
     table: Table
     config: Callable[[Shapes, Metadata, BackboneConfig], DetectorConfig]
+    pipeline: Pipeline = "detr"
+    """How the authors prepared images."""
     norm: Norm = "frozen"
     """Batch norm of the authors' backbone."""
     ranks: bool = False
@@ -54,6 +57,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=("rpn_head.init_content_features.weight", "roi_head.bbox_head.0.iof_tau"),
         table=ADAMIXER,
         config=sizes.adamixer,
+        pipeline="mmdet",
         norm="eval",
     ),
     Layout(
@@ -61,12 +65,14 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=("init_proposal_features.weight", "head.head_series.0.bboxes_delta.weight"),
         table=SPARSE_RCNN,
         config=sizes.sparse_rcnn,
+        pipeline="detectron2",
     ),
     Layout(
         title="Sparse R-CNN (open-mmlab/mmdetection)",
         marks=("rpn_head.init_proposal_features.weight", "roi_head.bbox_head.0.fc_reg.weight"),
         table=SPARSE_RCNN_MMDET,
         config=sizes.sparse_rcnn,
+        pipeline="mmdet",
         norm="eval",
     ),
     Layout(

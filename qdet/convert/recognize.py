@@ -13,6 +13,7 @@ from qdet.convert.layouts import LAYOUTS, Layout
 from qdet.convert.rename import convert
 from qdet.convert.shapes import Shapes
 from qdet.convert.transformers import is_of_transformers, to_authors
+from qdet.data.image.pipelines import Pipeline
 from qdet.data.shards.categories import Categories
 from qdet.detectors import DetectorConfig
 from qdet.errors import CheckpointError
@@ -27,6 +28,8 @@ class Recognized:
     """Whose it is."""
     detector: DetectorConfig
     categories: Categories
+    pipeline: Pipeline
+    """How its authors prepared images."""
     weights: dict[str, Tensor]
     """Under qdet's names: those of `detector.build(len(categories))`."""
 
@@ -52,7 +55,13 @@ def recognize(state: Mapping[str, Tensor], metadata: Metadata, *, all_classes: b
     backbone = _with_norm(shapes.backbone(dilated=bool(metadata.dilated)), shapes, layout.norm)
     detector = layout.config(shapes, metadata, backbone)
     _check_fits(weights, detector, len(categories), layout.title)
-    return Recognized(title=layout.title, detector=detector, categories=categories, weights=weights)
+    return Recognized(
+        title=layout.title,
+        detector=detector,
+        categories=categories,
+        pipeline=layout.pipeline,
+        weights=weights,
+    )
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:

@@ -3,11 +3,13 @@
 The default is the augmentation of DETR (Carion et al., ECCV 2020, section 4; the authors' `datasets/coco.py`)
 and of most of its successors. With probability 1/2 the short side becomes one of `sizes`; otherwise, where
 `crop` is on, it becomes one of `crop_sizes`, a window whose sides are drawn from `crop_range` is cut out, and
-that window is resized as in the first case. Everything else that is drawn is off by default.
+that window is resized as in the first case. Everything else that is drawn is off by default. `pipeline` says
+whose rules of rounding, filtering and leaving out apply to what is drawn (`qdet.data.image.pipelines`).
 """
 
 from dataclasses import dataclass, replace
 
+from qdet.data.image.pipelines import RULES, Pipeline, Rules
 from qdet.data.image.resize import Resize
 from qdet.errors import ConfigError
 
@@ -16,6 +18,9 @@ from qdet.errors import ConfigError
 class AugmentConfig:
     """Sizes, crops, flips and mixtures of training images, and the size of evaluated ones."""
 
+    pipeline: Pipeline = "detr"
+    """Whose training code images are prepared as: DETR's, mmdetection's or detectron2's. It decides how sizes
+    are rounded, the filter, and which images and boxes are left out; prediction follows it as well."""
     sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """Lengths in pixels, one drawn per image, that the short side is resized to."""
     max_size: int = 1333
@@ -41,9 +46,10 @@ class AugmentConfig:
     """Side in pixels of the square that each image of a mosaic is fitted into; the mosaic's is twice that."""
     mixup: float = 0.0
     """Probability that an image is blended half and half with another one, as in YOLOX."""
-    resize: Resize = "pillow"
+    resize: Resize | None = None
     """Filter of training, evaluation and exported models: Pillow's bilinear one, which averages where an
-    image shrinks, or that of OpenCV and mmdetection, which does not."""
+    image shrinks (`pillow-exact`: without the shortcut that may be off by 1 of 255), or that of OpenCV and
+    mmdetection, which does not; by default that of `pipeline`."""
     pad_multiple: int = 32
     """Batches are padded until both sides divide by this."""
     eval_size: int | None = None
@@ -103,6 +109,16 @@ class AugmentConfig:
             raise ConfigError(f"size must be at least 1 pixel, got {short}")
         longest = max(short, round(self.max_size * short / self.short_side_of_evaluation))
         return replace(self, sizes=(short,), eval_size=short, max_size=longest)
+
+    @property
+    def rules(self) -> Rules:
+        """What `pipeline` decides."""
+        return RULES[self.pipeline]
+
+    @property
+    def filter(self) -> Resize:
+        """Filter of `resize`, resolved."""
+        return self.resize or self.rules.filter
 
     @property
     def short_side_of_evaluation(self) -> int:

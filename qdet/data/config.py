@@ -6,8 +6,9 @@ from typing import Literal
 from qdet.data.augment import AugmentConfig
 from qdet.data.files.pipes import allowed_words
 from qdet.data.loading.prefetch import Readers
+from qdet.data.loading.stream_config import Pad
 from qdet.data.plan.epoch import Tail
-from qdet.data.shards.locate import Access
+from qdet.data.shards.locate import Access, DatasetInfo
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
@@ -47,6 +48,10 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     by_size: bool = True
     """Put images of like final size into a batch, so that little of it is padding."""
+    pad: Pad = "global"
+    """What training images are padded to: the largest of the global batch, so that the number of workers
+    changes nothing, or with `rank` the largest of the same worker's forward pass, as in the authors' code:
+    one image is not padded at all then, and losses depend on how many share a pass."""
     tail: Tail = "drop"
     """What happens to the last images of an epoch that fill no batch: they are left out, or `wrap` fills the
     batch up with images that the epoch began with."""
@@ -86,6 +91,16 @@ class DataConfig:
             allow_pipes=self.allow_pipes,
             allow_hosts=self.allow_hosts,
         )
+
+    def count_trained(self, info: DatasetInfo) -> int | None:
+        """Return how many images of a dataset make an epoch, as far as its manifest tells; None where not.
+
+        Images smaller than the pipeline takes are counted; sequential reading counts all.
+        """
+        if info.images is None or self.augment.rules.without_objects or self.reading == "sequential":
+            return info.images
+        counts = (info.manifest or {}).get("counts", {})
+        return info.images - int(counts.get("images_without_boxes", 0))
 
     def open(self, address: str) -> ShardSet:
         """Open `train`, `val` or other shards with these settings, to be read by offset."""

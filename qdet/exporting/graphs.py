@@ -64,7 +64,7 @@ class ImageGraph(nn.Module):
         size_hw = evaluation_size(original_hw, self.augment)
         height, width = _known_sides(size_hw, 1)
         bottom, right = _known_sides(padded_size(size_hw, self.augment.pad_multiple, MIN_SIDE), MIN_SIDE)
-        x = resize(images.float(), (height, width), antialias=self.augment.resize == "pillow")
+        x = resize(images.float(), (height, width), antialias=self.augment.filter != "opencv")
         x = F.pad(standardize(x), (0, right - width, 0, bottom - height))
         sizes_hw, original_hw = (hw.expand(images.shape[0], 2) for hw in (size_hw, original_hw))
         return _detect(self.detector, x, sizes_hw, original_hw)

@@ -48,7 +48,6 @@ def embed_xyzr(xyzr: Float[Tensor, "B N 4"], dim: int, *, scale: float) -> Float
     return sine_embedding(torch.cat((xyzr[..., :2] * scale, xyzr[..., 2:]), dim=-1), dim)
 
 
-@fp32_island("position")
 def sine_map(
     mask: Bool[Tensor, "B h w"],
     dim: int,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from qdet.layers.padding import padding_mask, valid_sizes
 from qdet.layers.position import sine_map
-from qdet.layers.precision import fp32_island
 from qdet.types import PaddedSizes
 
 
@@ -59,7 +58,6 @@ def flatten_maps(maps: Sequence[Float[Tensor, "B D _ _"]]) -> Float[Tensor, "B T
     return torch.cat([m.flatten(2).mT for m in maps], dim=1)
 
 
-@fp32_island("position")
 def sine_tokens(levels: TokenLevels, dim: int) -> list[Float[Tensor, "B _ D"]]:
     """Embed the position of every cell within its level: one tensor per level, always float32.
 
@@ -68,7 +66,6 @@ def sine_tokens(levels: TokenLevels, dim: int) -> list[Float[Tensor, "B _ D"]]:
     return [sine_map(mask, dim, offset=-0.5).flatten(1, 2) for mask in levels.split(levels.mask)]
 
 
-@fp32_island("geometry")
 def cell_centers(levels: TokenLevels) -> Float[Tensor, "B T 2"]:
     """Return x and y of every token's centre in normalized coordinates of its unpadded image.
 

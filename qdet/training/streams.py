@@ -24,6 +24,7 @@ def build_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> St
         world_size=world.size,
         accumulation=job.train.passes(world.size),
         tail=job.data.tail,
+        pad=job.data.pad,
         max_bad=job.data.max_bad,
         readers=job.data.readers,
         reader_kind=job.data.reader_kind,

@@ -182,7 +182,7 @@ def test_mosaic_partners_are_near_in_reading_order_and_change_no_other_draw():
     augment = AugmentConfig(mosaic=0.5, mixup=0.5, photometric=True)
     plain, order = AugmentConfig(), np.random.default_rng(1).permutation(9000)
     position = np.argsort(order)
-    reading = Reading(position, lambda positions: order[positions])
+    reading = Reading(position, lambda positions: order[positions], len(order))
     views = draw_views(sizes, augment, seed=2, epoch=3, reading=reading)
     apart = abs(position[views.mixtures.partners] - position[:, None])
     assert 1000 < apart.max() < 2048

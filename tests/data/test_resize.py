@@ -38,6 +38,17 @@ def test_every_resize_is_pillows_to_one_of_255(seed, h, w, new_h, new_w):
     assert (abs(found.astype(int) - wanted) > 1).sum() <= 1 + wanted.size // 5000
 
 
+@pytest.mark.parametrize("size", [(800, 600), (333, 700), (100, 130), (301, 401)])
+def test_the_exact_filter_hardly_differs_from_pillow(size):
+    image = picture(7, 300, 400)
+    wanted = pillow(image, *size)
+    exact, quick = (resize(image, size, filter).astype(int) for filter in ("pillow-exact", "pillow"))
+    assert abs(exact - wanted).mean() < 0.05
+    assert abs(exact - wanted).max() <= 2
+    if size[0] > 300 and size[1] > 400:
+        assert abs(quick - wanted).mean() > 4 * abs(exact - wanted).mean()
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_two_resizes_with_a_window_between_are_pillows_to_two_of_255(data):
@@ -53,7 +64,7 @@ def test_two_resizes_with_a_window_between_are_pillows_to_two_of_255(data):
     assert apart(view_image(image, view), literal) <= 2
 
 
-@pytest.mark.parametrize("filter", ["pillow", "opencv"])
+@pytest.mark.parametrize("filter", ["pillow", "pillow-exact", "opencv"])
 @pytest.mark.parametrize("size", [(20, 30), (50, 70), (50, 30), (33, 44)])
 def test_a_place_in_a_larger_image_gets_the_same_values_and_nothing_around_it_changes(filter, size):
     image = picture(0, 33, 44)

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,36 @@ def test_locate_says_what_is_not_there(tmp_path, serve, access):
     for pattern in (f"{server.url}/a-{{0..3}}.tar", f"{tmp_path}/a-{{0..3}}.tar"):
         with pytest.raises(DataError, match=r"a-0\.tar is not there"):
             locate(pattern, access).check_reachable()
+
+
+def test_images_that_the_pipeline_leaves_out_are_skipped(shards_folder, access):
+    """mmdetection trains on no image without objects; a set without any is an error, not a wait."""
+    shards = ShardSet.open(shards_folder)
+    empty = set(shards.index.image_id[shards.index.boxes == 0].tolist())
+    dataset = SequentialSet.open(str(shards_folder), access)
+    mmdet = replace(SMALL, pipeline="mmdet")
+    stream = SequentialStream(dataset, mmdet, StreamConfig(batch_size=8, seed=3), shuffle=1)
+    seen = set(_ids(stream.steps(0, 9)))
+    small = {
+        i
+        for i, h, w in zip(shards.index.image_id, shards.index.height, shards.index.width, strict=True)
+        if min(h, w) < 32
+    }
+    assert seen == set(shards.index.image_id.tolist()) - empty - {int(i) for i in small}
+    nothing = replace(SMALL, pipeline="mmdet")
+    stream = SequentialStream(dataset, nothing, StreamConfig(batch_size=8, seed=3), shuffle=1)
+    stream._is_trained_on = lambda sample: False
+    with pytest.raises(DataError, match="leaves out those without"):
+        next(stream.steps(0, 1))
+
+
+def test_a_worker_pads_each_pass_alone(shards_folder, access):
+    for pad in ("global", "rank"):
+        stream = _stream(shards_folder, access, accumulation=4, shuffle=1, pad=pad)
+        step = next(stream.steps(0, 1))
+        largest = [tuple((-(-batch.sizes_hw.max(dim=0).values // 8) * 8).tolist()) for batch in step]
+        shapes = [tuple(batch.images.shape[2:]) for batch in step]
+        if pad == "rank":
+            assert shapes == largest
+        else:
+            assert set(shapes) == {tuple(np.max(largest, axis=0).tolist())}

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdet.data.augment import AugmentConfig
-from qdet.data.plan.views import draw_views, evaluation_views, resized
+from qdet.data.image.sizes import detr_sizes
+from qdet.data.plan.views import draw_views, evaluation_views
 from qdet.errors import ConfigError
 
 CROP = AugmentConfig(crop=True)
@@ -32,7 +33,7 @@ def detr_size(h, w, size, max_size):
     st.one_of(st.none(), st.integers(1, 1500)),
 )
 def test_sizes_are_those_of_detr(h, w, size, longest):
-    got = resized(np.array([[h, w]]), np.array([size]), longest)[0]
+    got = detr_sizes(np.array([[h, w]]), np.array([size]), longest)[0]
     assert tuple(got) == tuple(max(side, 1) for side in detr_size(h, w, size, longest))
 
 

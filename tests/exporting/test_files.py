@@ -2,6 +2,7 @@
 
 import json
 import stat
+from dataclasses import replace
 
 import numpy as np
 import onnx as onnx_format
@@ -14,7 +15,7 @@ from qdet.exporting import parity
 from qdet.exporting.export import export
 from qdet.exporting.graphs import Graph, make_inputs
 from qdet.exporting.parity import BATCHES, SIZES, TOLERANCE, compare
-from tests.support.loaded_models import AUGMENT, photo
+from tests.support.loaded_models import AUGMENT, photo, small_model
 
 
 @pytest.fixture(params=["onnx", "program"])
@@ -192,6 +193,20 @@ def test_a_folder_with_something_in_it_is_not_touched(model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is already there"):
         export(model, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ["mmdet", "detectron2"])
+def test_a_graph_resizes_by_the_pipeline_of_its_model(pipeline, tmp_path):
+    """At 128 of 427 x 640 pixels the pipelines give 191, 192 and 192; a wrong size moves boxes."""
+    model = small_model(augment=replace(AUGMENT, pipeline=pipeline))
+    loaded = qdet.load(export(model, tmp_path / "image.onnx", form="image").path)
+    assert loaded.description.augment.pipeline == pipeline
+    for height, width in ((427, 640), (640, 425), (333, 500)):
+        wanted = model.predict(photo(height, width), score=0.0)
+        seen = loaded.predict(photo(height, width), score=0.0)
+        np.testing.assert_allclose(seen.scores, wanted.scores, atol=5e-3)
+        np.testing.assert_allclose(seen.boxes_xyxy, wanted.boxes_xyxy, atol=2.5)
 
 
 @pytest.mark.slow

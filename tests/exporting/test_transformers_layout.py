@@ -18,7 +18,7 @@ from qdet.detectors import (
 )
 from qdet.errors import ExportError
 from qdet.exporting.export import export
-from tests.support.loaded_models import TINY, photo, small_model
+from tests.support.loaded_models import AUGMENT, TINY, photo, small_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -69,6 +69,14 @@ def test_their_model_and_processor_find_what_ours_finds(config, tmp_path):
     # Theirs resizes to bytes with Pillow, ours with torch or OpenCV, and pads to whole cells.
     np.testing.assert_allclose(scores[:8], ours.scores[:8], atol=2e-3)
     np.testing.assert_allclose(boxes[:3], ours.boxes_xyxy[:3], atol=1.0)
+
+
+@pytest.mark.parametrize("changed", [{"pipeline": "mmdet"}, {"pipeline": "detectron2"}, {"resize": "opencv"}])
+def test_a_folder_is_refused_for_images_prepared_in_another_way(changed, tmp_path):
+    model = small_model(augment=replace(AUGMENT, **changed))
+    with pytest.raises(ExportError, match=r"form `image` does it itself"):
+        export(model, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_folder_reads_back_as_the_detector(config, tmp_path):

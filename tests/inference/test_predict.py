@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 import qdet
 from qdet.data.image.resize import resize
+from qdet.data.image.sizes import detr_sizes
 from qdet.data.loading.planned_stream import EvalStream
 from qdet.data.loading.stream_config import StreamConfig
-from qdet.data.plan.views import resized
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError, DataError
 from qdet.evaluation import DetectionRows, evaluate, merge
@@ -75,7 +75,7 @@ def mean_model(model) -> qdet.Model:
 
 def literally(model: qdet.Model, image: np.ndarray, *, short: int = 64, longest: int = 64):
     """Detect in one image step by step: resize, pad to multiples of 32, forward, best pairs."""
-    h, w = resized(np.array([image.shape[:2]]), np.array([short]), longest)[0].tolist()
+    h, w = detr_sizes(np.array([image.shape[:2]]), np.array([short]), longest)[0].tolist()
     padded = np.zeros((1, 3, math.ceil(h / 32) * 32, math.ceil(w / 32) * 32), np.uint8)
     padded[0, :, :h, :w] = resize(image, (h, w)).transpose(2, 0, 1)
     with torch.no_grad():

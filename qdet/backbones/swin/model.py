@@ -32,6 +32,8 @@ class SwinConfig:
     """Tiny, small or base of the paper, or `demo`: 2.3 million parameters and windows of 8 pixels."""
     drop_path: float = 0.2
     """Stochastic depth of the last block; earlier blocks get less, linearly."""
+    drop_attention: bool = True
+    """Stochastic depth also of attention, as in the authors' code; AdaMixer's drops MLPs alone."""
     weights: str | None = "imagenet"
     """Starting weights: `imagenet` (the authors' file), a URL, a file, `package:NAME`, or none."""
     weights_sha256: str | None = None
@@ -55,7 +57,14 @@ class SwinConfig:
     def build(self) -> "Swin":
         """Build the backbone with fresh weights."""
         embed, depths, heads, window = SIZES[self.size]
-        return Swin(embed, depths=depths, heads=heads, window=window, drop_path=self.drop_path)
+        return Swin(
+            embed,
+            depths=depths,
+            heads=heads,
+            window=window,
+            drop_path=self.drop_path,
+            drop_attention=self.drop_attention,
+        )
 
     def demo(self) -> "SwinConfig":
         """Return the size for a laptop."""
@@ -88,6 +97,7 @@ class Swin(Backbone):
         window: int = 7,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        drop_attention: bool = True,
     ) -> None:
         super().__init__()
         self.channels = tuple(embed * 2**level for level in range(len(depths)))
@@ -106,6 +116,7 @@ class Swin(Backbone):
                     shift=window // 2 if index % 2 else 0,
                     mlp_ratio=mlp_ratio,
                     drop_path=rates[first + index],
+                    drop_attention=drop_attention,
                 )
                 for index in range(depth)
             ]
@@ -160,7 +171,15 @@ class SwinBlock(nn.Module):
     """Window attention, then an MLP, both pre-normalised residual branches (equation 3 of the paper)."""
 
     def __init__(
-        self, channels: int, heads: int, *, window: int, shift: int, mlp_ratio: float, drop_path: float
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        shift: int,
+        mlp_ratio: float,
+        drop_path: float,
+        drop_attention: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -168,10 +187,11 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = SwinMLP(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        self.drop_attention = self.drop_path if drop_attention else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Return `x` with both branches added."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_attention(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -3,13 +3,14 @@
 hw height and width   tlhw top, left, height and width of a window   tl top and left
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
 
 from qdet.data.image.photometric import Distortion
+from qdet.data.image.pipelines import RULES, Pipeline
 from qdet.data.image.resize import HW, Resize, resize
 
 
@@ -23,6 +24,8 @@ class View:
     final_hw: HW
     flip: bool
     resize: Resize = "pillow"
+    pipeline: Pipeline = field(default="detr", repr=False)
+    """Whose rules decide which boxes are left out."""
     mosaic: "Canvas | None" = None
     """What goes the way in place of the image alone."""
     mixup: "Canvas | None" = None
@@ -68,7 +71,8 @@ def view_boxes(
 ) -> tuple[Float64[np.ndarray, "m 4"], Bool[np.ndarray, " n"]]:
     """Boxes in pixels of the final image, and which of the given ones are left.
 
-    Boxes are clipped to the image, then to the window; what has no area after that is gone.
+    Boxes are clipped to the image, then to the window; what has no area after that is gone, and what is
+    smaller than the view's pipeline asks for.
     """
     boxes, kept = clipped(boxes_xyxy, original_hw)
     boxes = boxes * _scale(original_hw, view.resized_hw)
@@ -77,6 +81,9 @@ def view_boxes(
         boxes, inside = clipped(boxes - (left, top, left, top), (height, width))
         kept[kept] = inside
         boxes = boxes * _scale((height, width), view.final_hw)
+    if least := RULES[view.pipeline].least_seen:
+        large = (boxes[:, 2:] - boxes[:, :2] > least).all(axis=1)
+        boxes, kept[kept] = boxes[large], large
     if view.flip:
         boxes = np.stack(
             [view.final_hw[1] - boxes[:, 2], boxes[:, 1], view.final_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1

@@ -15,6 +15,10 @@ from qdet.data.loading.substitutes import Candidates, read_or_substitute
 from qdet.types import Batch, Substitute, Targets
 
 
+class OversizeError(ValueError):
+    """An image is larger than what it should be padded to."""
+
+
 def load_batch(
     shards: Samples,
     rows: Sequence[int],
@@ -34,6 +38,9 @@ def load_batch(
         padded_hw: Height and width of the batch.
         valid: Which of them count.
         candidates: Substitutes for samples that cannot be read; without them those are errors.
+
+    Raises:
+        OversizeError: An image, or what stands in for it, is larger than `padded_hw`.
     """
     pixels = image_memory(len(rows), *padded_hw)
     index, chosen, seen, objects, substitutes = shards.index, [], [], [], []
@@ -63,15 +70,37 @@ def load_batch(
     )
 
 
+def load_padded_alone(
+    own_hw: HW,
+    shards: Samples,
+    rows: Sequence[int],
+    views: Sequence[View],
+    padded_hw: HW,
+    valid: Sequence[bool],
+    candidates: Candidates | None = None,
+) -> Batch:
+    """Load a batch of `own_hw`, or of `padded_hw`, where any fits, if a larger image stands in for one."""
+    try:
+        return load_batch(shards, rows, views, own_hw, valid, candidates)
+    except OversizeError:
+        return load_batch(shards, rows, views, padded_hw, valid, candidates)
+
+
 def _load(shards: Samples, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:
     return load_sample(shards, row, view, place(padded, view.final_hw))
+
+
+def padded_to(views: Sequence[View], multiple: int) -> HW:
+    """Return the sides that images are padded to: those of the largest, up to a multiple."""
+    h, w = (-(-max(view.final_hw[side] for view in views) // multiple) * multiple for side in (0, 1))
+    return h, w
 
 
 def place(padded: UInt8[np.ndarray, "H W 3"], size_hw: HW) -> UInt8[np.ndarray, "h w 3"]:
     """Top left corner of `size_hw` in an image that is zero around it."""
     h, w = size_hw
     if h > padded.shape[0] or w > padded.shape[1]:
-        raise ValueError(
+        raise OversizeError(
             f"an image of {h}x{w} does not fit into a batch of {padded.shape[0]}x{padded.shape[1]}"
         )
     padded[h:] = 0

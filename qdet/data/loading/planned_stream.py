@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.image.view import View
-from qdet.data.loading.collate import load_batch
+from qdet.data.loading.collate import load_batch, load_padded_alone, padded_to
 from qdet.data.loading.prefetch import Load
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.loading.substitutes import BadBudget, Candidates
@@ -35,7 +35,8 @@ class TrainStream:
     """One worker's share of augmented training batches, from any step to any other.
 
     What a global step holds depends on seed and global batch size alone: not on `world_size`,
-    `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began.
+    `accumulation`, `readers`, how the dataset is cut into shards or where the iteration began. How far its
+    images are padded depends on the first two as well where `config.pad` is `rank`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TrainStream:
     ) -> None:
         config.check_split()
         self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
-        self.accumulation = config.accumulation
+        self.accumulation, self.pad = config.accumulation, config.pad
         self._read_ahead = config.reader()
         self.bad = BadBudget(config.max_bad)
         self.order = Order(
@@ -90,7 +91,12 @@ class TrainStream:
             mine = places_of(self.rank, self.world_size, len(step.rows))
             for places in np.array_split(mine, self.accumulation):
                 candidates = _candidates(step, places) if self.bad.limit else None
-                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), candidates)
+                rows = step.rows[places]
+                yield _Part(step, rows, np.ones(len(places), dtype=bool), candidates, self._multiple)
+
+    @property
+    def _multiple(self) -> int | None:
+        return self.order.augment.pad_multiple if self.pad == "rank" else None
 
 
 class EvalStream:
@@ -130,6 +136,8 @@ class _Part(NamedTuple):
     rows: Int64[np.ndarray, " b"]
     valid: Bool[np.ndarray, " b"]
     candidates: Candidates | None = None
+    alone: int | None = None
+    """What the sides of the largest of these images are rounded up to, where they are padded to it."""
 
 
 class _StepViews(Sequence[View]):
@@ -185,7 +193,11 @@ def _announce(shards: ShardSet, parts: Sequence[_Part]) -> None:
 def _load(shards: ShardSet, part: _Part) -> Load:
     rows = part.rows.tolist()
     views = [part.step.plan.views.of(row) for row in rows]
-    return partial(load_batch, shards, rows, views, part.step.padded_hw, part.valid.tolist(), part.candidates)
+    valid, padded_hw = part.valid.tolist(), part.step.padded_hw
+    if part.alone is None:
+        return partial(load_batch, shards, rows, views, padded_hw, valid, part.candidates)
+    own_hw = padded_to(views, part.alone)
+    return partial(load_padded_alone, own_hw, shards, rows, views, padded_hw, valid, part.candidates)
 
 
 def warning_of_small_cache(shards: ShardSet, planned: Iterator[Step], steps: int) -> str | None:

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 
 from qdet.data.image.judge import decode_judged
 from qdet.data.image.photometric import distort
+from qdet.data.image.pipelines import RULES, Pipeline
 from qdet.data.image.resize import HW
 from qdet.data.image.view import Canvas, View, view_boxes, view_image
 from qdet.data.shards.categories import Categories
@@ -84,7 +85,7 @@ class Objects:
 def load_sample(shards: Samples, row: int, view: View, out: Pixels) -> Objects:
     """Draw a sample into `out`, which is of its final size, and return the objects that are left in it."""
     if view.mosaic is None:
-        image, objects = load_image(shards, row), load_objects(shards, row)
+        image, objects = load_image(shards, row), load_objects(shards, row, view.pipeline)
     else:
         image, objects = _draw(shards, view.mosaic)
     view_image(image, view, out)
@@ -110,14 +111,16 @@ def load_image(shards: Samples, row: int) -> Pixels:
     )
 
 
-def load_objects(shards: Samples, row: int) -> Objects:
-    """Annotated objects of one image, in its own pixels, without crowds."""
+def load_objects(shards: Samples, row: int, pipeline: Pipeline = "detr") -> Objects:
+    """Annotated objects of one image, in its own pixels, without crowds and what the pipeline leaves out."""
     sample = shards.read_annotation(row)
     boxes = np.array(sample["boxes_xywh"], dtype=np.float64).reshape(-1, 4)
+    taken = np.array(sample["iscrowd"], dtype=np.int64) == 0
+    if least := RULES[pipeline].least_annotated:
+        taken &= (boxes[:, 2:] >= least).all(axis=1) & (np.array(sample["areas"], dtype=np.float64) > 0)
     boxes[:, 2:] += boxes[:, :2]
     labels = shards.categories.contiguous(sample["category_ids"])
-    single = np.array(sample["iscrowd"], dtype=np.int64) == 0
-    return Objects(boxes[single], labels[single])
+    return Objects(boxes[taken], labels[taken])
 
 
 def _draw(shards: Samples, canvas: Canvas) -> tuple[Pixels, Objects]:

@@ -19,7 +19,7 @@ import numpy as np
 from qdet.data.augment import AugmentConfig
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
-from qdet.data.loading.collate import load_batch
+from qdet.data.loading.collate import load_padded_alone, padded_to
 from qdet.data.loading.in_memory import InMemorySample, InMemorySamples, id_of_unreadable, parse_sample
 from qdet.data.loading.prefetch import Load, read_ahead
 from qdet.data.loading.stream_config import StreamConfig
@@ -78,6 +78,7 @@ class SequentialStream:
         self.bad = BadBudget(config.max_bad)
         self._share = len(share(np.arange(config.batch_size), rank=config.rank, world_size=config.world_size))
         self._printed: set[str] = set()
+        self.pad = config.pad
         self._ahead, self._read_ahead = config.ahead, config.reader()
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
@@ -119,15 +120,17 @@ class SequentialStream:
                 )
                 epoch = step // self.steps_per_epoch
                 views = [self._view(sample, epoch) for sample in held.samples]
-                padded_hw = self._pad_to(views)
+                padded_hw = self._padded_to(views)
                 for places in np.array_split(np.arange(self._share), self.accumulation):
                     rows = places.tolist()
                     candidates = Candidates(step, tuple(range(self._share)), tuple(views), tuple(rows))
+                    mine = [views[row] for row in rows]
                     yield partial(
                         _load,
+                        self._padded_to(mine) if self.pad == "rank" else padded_hw,
                         held,
                         rows,
-                        [views[row] for row in rows],
+                        mine,
                         padded_hw,
                         candidates if self.bad.limit else None,
                         tuple(missing for row in rows for missing in taken[row][1]),
@@ -147,7 +150,7 @@ class SequentialStream:
             shuffle(held, initial=held // 4, rng=chance),
         )
         left_out: dict[int, str] = {}
-        in_a_row, report = 0, Report()
+        in_a_row, left_by_pipeline, report = 0, 0, Report()
         for raw in pipeline:
             try:
                 sample = parse_sample(raw, self.dataset.categories, self.dataset.access.max_pixels, report)
@@ -157,12 +160,30 @@ class SequentialStream:
                 if len(left_out) > self.bad.limit or in_a_row > _DRY * len(left_out):
                     raise
                 continue
+            if not self._is_trained_on(sample):
+                left_by_pipeline = self._count_left_out(left_by_pipeline)
+                continue
             yield (
                 sample,
                 tuple(Substitute(planned, sample.image_id, why) for planned, why in left_out.items()),
             )
-            left_out, in_a_row = {}, 0
+            left_out, in_a_row, left_by_pipeline = {}, 0, 0
             self._print_new(report)
+
+    def _is_trained_on(self, sample: InMemorySample) -> bool:
+        """Whether the pipeline trains on it; `rows_to_train` asks the same of an index."""
+        rules = self.augment.rules
+        wanted = rules.without_objects or bool(sample.annotations.kinds)
+        return wanted and min(sample.hw) >= rules.least_side
+
+    def _count_left_out(self, before: int) -> int:
+        """Count one more image in a row that is not trained on; DataError where no other will come."""
+        if before > max(_DRY, 2 * len(self.dataset)):
+            raise DataError(
+                f"{self.dataset.source} has no image with objects, and --data.augment.pipeline "
+                f"{self.augment.pipeline} leaves out those without; name other shards, or take detr"
+            )
+        return before + 1
 
     def _print_new(self, report: Report) -> None:
         """Print each kind of irregular entry once, when it first occurs."""
@@ -201,13 +222,12 @@ class SequentialStream:
         seed = int.from_bytes(drawn.digest(), "big")
         return draw_views(np.array([sample.hw]), self.augment, seed=seed, epoch=epoch).of(0)
 
-    def _pad_to(self, views: list[View]) -> HW:
-        multiple = self.augment.pad_multiple
-        h, w = (-(-max(view.final_hw[side] for view in views) // multiple) * multiple for side in (0, 1))
-        return h, w
+    def _padded_to(self, views: list[View]) -> HW:
+        return padded_to(views, self.augment.pad_multiple)
 
 
 def _load(
+    own_hw: HW,
     held: InMemorySamples,
     rows: list[int],
     views: list[View],
@@ -215,5 +235,5 @@ def _load(
     candidates: Candidates | None,
     left_out: tuple[Substitute, ...],
 ) -> Batch:
-    batch = load_batch(held, rows, views, padded_hw, [True] * len(rows), candidates)
+    batch = load_padded_alone(own_hw, held, rows, views, padded_hw, [True] * len(rows), candidates)
     return replace(batch, substitutes=(*left_out, *batch.substitutes)) if left_out else batch

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -11,10 +12,16 @@ from qdet.data.plan.epoch import Tail
 from qdet.errors import ConfigError
 from qdet.types import Batch
 
+Pad = Literal["global", "rank"]
+"""What an image is padded to: the largest of its global batch, or of those in the same forward pass."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
-    """One rank's share of the batches. Evaluation uses neither seed, accumulation, tail nor `max_bad`."""
+    """One rank's share of the batches.
+
+    Evaluation uses neither seed, accumulation, tail, `pad` nor `max_bad`.
+    """
 
     batch_size: int
     """Images of a batch over all ranks; in evaluation, of each rank's batch."""
@@ -26,6 +33,7 @@ class StreamConfig:
     """Micro-batches that a rank's share of a step is split into."""
     tail: Tail = "drop"
     """What becomes of the images that do not fill an epoch's last batch."""
+    pad: Pad = "global"
     max_bad: int = 0
     """Unreadable images that are replaced before reading fails."""
     readers: int = 2

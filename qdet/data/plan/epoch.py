@@ -78,6 +78,7 @@ class EpochPlan:
         global_batch: Images of a step.
         tail: What becomes of samples that fill no batch.
         by_size: Whether a batch holds images of like size.
+        kept: Rows to read, ascending; by default all.
 
     Raises:
         ConfigError: There is no step in it.
@@ -93,9 +94,11 @@ class EpochPlan:
         global_batch: int,
         tail: Tail = "drop",
         by_size: bool = True,
+        kept: Int64[np.ndarray, " k"] | None = None,
     ) -> None:
         self.sizes_hw, self.augment, self.seed, self.epoch = sizes_hw, augment, seed, epoch
-        self.samples, self.global_batch = len(sizes_hw), global_batch
+        self._kept = kept
+        self.samples, self.global_batch = len(sizes_hw if kept is None else kept), global_batch
         self.steps = steps_per_epoch(self.samples, global_batch, tail)
         """Batches of the epoch."""
         self.windows = -(-self.steps // WINDOW)
@@ -134,13 +137,13 @@ class EpochPlan:
     @property
     def dropped(self) -> Int64[np.ndarray, " d"]:
         """Samples that filled no batch and are left out of this epoch."""
-        return self._order.at(np.arange(min(self.steps * self.global_batch, self.samples), self.samples))
+        return self._rows_at(np.arange(min(self.steps * self.global_batch, self.samples), self.samples))
 
     @property
     def wrapped(self) -> Int64[np.ndarray, " w"]:
         """Samples that are read once more to fill the last batch."""
         again = max(0, self.steps * self.global_batch - self.samples)
-        return self._order.at(np.arange(again) % self.samples)
+        return self._rows_at(np.arange(again) % self.samples)
 
     def _positions(self, steps: range) -> Int64[np.ndarray, " m"]:
         """Positions in the order of what fills some steps before batches are made; it wraps at its end."""
@@ -148,12 +151,17 @@ class EpochPlan:
 
     def _views(self, positions: Int64[np.ndarray, " m"]) -> tuple[Views, Int64[np.ndarray, " m"]]:
         """Draw the views of the rows at some positions, of each row once; return where each row's is."""
-        rows, first, places = np.unique(self._order.at(positions), return_index=True, return_inverse=True)
-        reading = Reading(positions[first], self._order.at)
+        rows, first, places = np.unique(self._rows_at(positions), return_index=True, return_inverse=True)
+        reading = Reading(positions[first], self._rows_at, self.samples)
         views = draw_views(
             self.sizes_hw, self.augment, seed=self.seed, epoch=self.epoch, rows=rows, reading=reading
         )
         return views, places
+
+    def _rows_at(self, positions: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """Return the rows at some positions of the order."""
+        rows = self._order.at(positions)
+        return rows if self._kept is None else self._kept[rows]
 
     def _batch(self, span: range, places: Int64[np.ndarray, " m"], views: Views) -> Plan:
         """Make batches of what fills a window, given by its places in `views`."""

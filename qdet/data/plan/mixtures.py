@@ -51,7 +51,7 @@ class Mixtures:
         side = self.augment.mosaic_size
         rows = (row, *self.partners[place, :3].tolist())
         meet = mosaic.centre(self.chance[place, :2], side)
-        return mosaic.mosaic(rows, self.sizes_hw[np.array(rows)], side, meet, self.augment.resize)
+        return mosaic.mosaic(rows, self.sizes_hw[np.array(rows)], side, meet, self.augment)
 
     def mixup_of(self, place: int, final_hw: HW) -> Canvas | None:
         """What the image in `place` is blended with, if with anything."""
@@ -59,7 +59,7 @@ class Mixtures:
             return None
         other = self.partners[place, 3:]
         return mosaic.partner(
-            int(other[0]), self.sizes_hw[other][0], final_hw, self.chance[place, 2:], self.augment.resize
+            int(other[0]), self.sizes_hw[other][0], final_hw, self.chance[place, 2:], self.augment
         )
 
     def needed(
@@ -88,8 +88,8 @@ def draw_mixtures(
         chance: Random numbers of these images.
         reading: When images are read.
     """
-    reach = min(VICINITY, len(sizes_hw))
-    first = np.clip(reading.positions - reach // 2, 0, len(sizes_hw) - reach)
+    reach = min(VICINITY, reading.samples)
+    first = np.clip(reading.positions - reach // 2, 0, reading.samples - reach)
     partners = first[:, None] + (chance[:, 8:] * reach).astype(np.int64)
     return Mixtures(
         sizes_hw=sizes_hw,

@@ -10,10 +10,13 @@ factor between 0.5 and 1.5 and cut off at the edge, is blended with it half and 
 full. YOLOX pastes a mirrored partner with its filling at the left; here it always lies at the top left.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from qdet.data.image.resize import HW, Resize
+from qdet.data.augment import AugmentConfig
+from qdet.data.image.resize import HW
 from qdet.data.image.view import Canvas, Piece, View
 
 
@@ -28,7 +31,7 @@ def mosaic(
     sizes_hw: Int64[np.ndarray, "4 2"],
     side: int,
     meet: tuple[int, int],
-    resize: Resize,
+    augment: AugmentConfig,
 ) -> Canvas:
     """Fit four images around `meet`: at its top left, top right, bottom left and bottom right."""
     pieces = []
@@ -37,7 +40,7 @@ def mosaic(
         below, right = divmod(quadrant, 2)
         top, height, y = _along(h, meet[0], 2 * side, after=bool(below))
         left, width, x = _along(w, meet[1], 2 * side, after=bool(right))
-        view = View((h, w), (top, left, height, width), (height, width), flip=False, resize=resize)
+        view = View((h, w), (top, left, height, width), (height, width), flip=False, **_style(augment))
         pieces.append(Piece(row, view, (y, x)))
     return Canvas((2 * side, 2 * side), tuple(pieces))
 
@@ -47,14 +50,14 @@ def partner(
     size_hw: Int64[np.ndarray, " 2"],
     final_hw: HW,
     chance: Float64[np.ndarray, " 4"],
-    resize: Resize,
+    augment: AugmentConfig,
 ) -> Canvas:
     """Fit an image into `final_hw`, scale it, cut off what is too much, mirror it."""
     factor = 0.5 + chance[0]
     h, w = (max(1, int(side * factor)) for side in fitted(size_hw.tolist(), final_hw))
     height, width = min(h, final_hw[0]), min(w, final_hw[1])
     top, left = int(chance[1] * (h - height + 1)), int(chance[2] * (w - width + 1))
-    view = View((h, w), (top, left, height, width), (height, width), bool(chance[3] < 0.5), resize)
+    view = View((h, w), (top, left, height, width), (height, width), bool(chance[3] < 0.5), **_style(augment))
     return Canvas(final_hw, (Piece(row, view, (0, 0)),))
 
 
@@ -62,6 +65,10 @@ def fitted(size_hw: list[int], into_hw: HW) -> HW:
     """Size of an image made as large as it can be within `into_hw`."""
     scale = min(into_hw[0] / size_hw[0], into_hw[1] / size_hw[1])
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+
+
+def _style(augment: AugmentConfig) -> dict[str, Any]:
+    return {"resize": augment.filter, "pipeline": augment.pipeline}
 
 
 def _along(length: int, centre: int, end: int, *, after: bool) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from jaxtyping import Int64, Shaped
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.plan.epoch import EpochPlan, Plan, Tail, steps_per_epoch
-from qdet.data.plan.reading import IndexedSizes
+from qdet.data.plan.reading import IndexedSizes, rows_to_train
 from qdet.data.plan.recent import Recent
 from qdet.data.shards.index import Index
 
@@ -61,7 +61,12 @@ class Order:
     @property
     def steps_per_epoch(self) -> int:
         """Global steps in an epoch; ConfigError if there is none."""
-        return steps_per_epoch(len(self.index), self.batch_size, self.tail)
+        return steps_per_epoch(self.samples, self.batch_size, self.tail)
+
+    @property
+    def samples(self) -> int:
+        """Images of an epoch: those that the pipeline trains on."""
+        return len(self.index if self._rows is None else self._rows)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of one epoch, whose windows are not computed yet."""
@@ -104,7 +109,12 @@ class Order:
             global_batch=self.batch_size,
             tail=self.tail,
             by_size=self.by_size,
+            kept=self._rows,
         )
+
+    @cached_property
+    def _rows(self) -> Int64[np.ndarray, " k"] | None:
+        return rows_to_train(self.index, self.augment.rules)
 
     @cached_property
     def _epochs(self) -> Recent[int, EpochPlan]:

@@ -1,4 +1,4 @@
-"""What views are drawn from: the sizes of image files, and when each of them is read.
+"""What views are drawn from: which images, the sizes of their files, and when each of them is read.
 
 m rows asked for
 """
@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
+from qdet.data.image.pipelines import Rules
 from qdet.data.shards.index import Index
 
 
@@ -39,6 +40,15 @@ class IndexedSizes:
         return np.stack([self.index.height[rows], self.index.width[rows]], axis=1).astype(np.int64)
 
 
+def rows_to_train(index: Index, rules: Rules) -> Int64[np.ndarray, " k"] | None:
+    """Return the rows of images that a pipeline trains on; None where those are all of them."""
+    if rules.without_objects and not rules.least_side:
+        return None
+    small = np.minimum(index.height, index.width) < rules.least_side
+    rows = np.flatnonzero((rules.without_objects | (index.boxes > 0)) & ~small)
+    return None if len(rows) == len(index) else rows
+
+
 @dataclass(frozen=True)
 class Reading:
     """When images are read: what is mixed into an image comes from its vicinity in that order."""
@@ -47,3 +57,5 @@ class Reading:
     """Positions in the order of those whose views are drawn."""
     at: Callable[[Int64[np.ndarray, " k"]], Int64[np.ndarray, " k"]]
     """Returns the rows at some positions."""
+    samples: int
+    """Positions that there are."""

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 
 from qdet.data.augment import AugmentConfig
 from qdet.data.image import photometric
+from qdet.data.image.pipelines import Pipeline
 from qdet.data.image.resize import HW, Resize
 from qdet.data.image.view import View
 from qdet.data.plan.mixtures import NUMBERS, Mixtures, draw_mixtures
@@ -31,6 +32,7 @@ class Views:
     final_hw: Integer[np.ndarray, "n 2"]
     flip: Bool[np.ndarray, " n"]
     resize: Resize = "pillow"
+    pipeline: Pipeline = "detr"
     mixtures: Mixtures | None = None
     """Which other images are in an image; None where none ever is."""
     distortion: Float64[np.ndarray, "n chances"] | None = None
@@ -50,6 +52,7 @@ class Views:
             final_hw=final_hw,
             flip=bool(self.flip[at]),
             resize=self.resize,
+            pipeline=self.pipeline,
             mosaic=mixtures.mosaic_of(at, row) if mixtures else None,
             mixup=mixtures.mixup_of(at, final_hw) if mixtures else None,
             distortion=photometric.drawn(self.distortion[at]) if self.distortion is not None else None,
@@ -95,7 +98,7 @@ def draw_views(
     drawn = np.arange(len(sizes_hw)) if rows is None else rows
     files_hw, mixtures = sizes_hw[drawn], None
     if augment.mosaic or augment.mixup:
-        reading = reading or Reading(drawn, lambda positions: positions)
+        reading = reading or Reading(drawn, lambda positions: positions, len(sizes_hw))
         chance = _chance(drawn, seed, epoch, stream=2, each=NUMBERS)
         mixtures = draw_mixtures(sizes_hw, files_hw, augment, chance, reading)
         files_hw = mixtures.sources_hw
@@ -104,8 +107,8 @@ def draw_views(
     if augment.photometric:
         distortion = _chance(drawn, seed, epoch, stream=3, each=photometric.CHANCES)
     draw = _draw_multi_scale if augment.scale_jitter is None else _draw_jittered
-    geometry = draw(files_hw, augment, chance)
-    return replace(geometry, resize=augment.resize, mixtures=mixtures, distortion=distortion, rows=rows)
+    geometry = _styled(draw(files_hw, augment, chance), augment)
+    return replace(geometry, mixtures=mixtures, distortion=distortion, rows=rows)
 
 
 def _chance(
@@ -117,14 +120,15 @@ def _chance(
 def _draw_multi_scale(
     sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig, chance: Float64[np.ndarray, "8 n"]
 ) -> Views:
-    """DETR's sizes and windows."""
+    """DETR's sizes and windows, by the rules of a pipeline."""
+    resized = augment.rules.sizes
     flip = chance[0] < augment.flip
     size = np.array(augment.sizes)[_draw(chance[1], 0, len(augment.sizes) - 1)]
     if not augment.crop:
         return _uncropped(resized(sizes_hw, size, augment.max_size), flip)
     cropped = chance[2] < 0.5
     first = np.array(augment.crop_sizes)[_draw(chance[3], 0, len(augment.crop_sizes) - 1)]
-    first_hw = resized(sizes_hw, first, None)  # the authors set no longest side here
+    first_hw = resized(sizes_hw, first, augment.max_size if augment.rules.crop_within_longest else None)
     low, high = augment.crop_range
     sides = np.minimum(first_hw, high)
     window_hw = np.stack([_draw(chance[4 + i], np.minimum(low, sides[:, i]), sides[:, i]) for i in (0, 1)], 1)
@@ -166,27 +170,12 @@ def _draw_jittered(
 def evaluation_views(sizes_hw: Int64[np.ndarray, "n 2"], augment: AugmentConfig) -> Views:
     """Views without chance: every image at the evaluation size."""
     size = np.full(len(sizes_hw), augment.short_side_of_evaluation)
-    views = _uncropped(resized(sizes_hw, size, augment.max_size), np.zeros(len(sizes_hw), dtype=bool))
-    return replace(views, resize=augment.resize)
+    final_hw = augment.rules.sizes(sizes_hw, size, augment.max_size)
+    return _styled(_uncropped(final_hw, np.zeros(len(sizes_hw), dtype=bool)), augment)
 
 
-def resized(
-    sizes_hw: Int64[np.ndarray, "n 2"], short: Int64[np.ndarray, " n"], longest: int | None
-) -> Int64[np.ndarray, "n 2"]:
-    """Sizes once the short side is `short` and the long one at most about `longest`.
-
-    The authors' rounding, `get_size_with_aspect_ratio` in DETR's `datasets/transforms.py`: the short side is
-    rounded to even where `longest` decides, the long side is cut off.
-    """
-    least = sizes_hw.min(axis=1).astype(np.float64)
-    most = sizes_hw.max(axis=1).astype(np.float64)
-    if longest is not None:
-        capped = np.rint(longest * least / most).astype(np.int64)
-        short = np.where(most / least * short > longest, capped, short)
-    h, w = sizes_hw.T
-    tall, wide = (short * h / w).astype(np.int64), (short * w / h).astype(np.int64)
-    new = np.stack([np.where(w < h, tall, short), np.where(h < w, wide, short)], axis=1)
-    return np.maximum(new, 1)
+def _styled(views: Views, augment: AugmentConfig) -> Views:
+    return replace(views, resize=augment.filter, pipeline=augment.pipeline)
 
 
 def _uncropped(sizes: Int64[np.ndarray, "n 2"], flip: Bool[np.ndarray, " n"]) -> Views:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 
 from qdet.layers.attention.multi_head import PackedAttention, split_heads
-from qdet.layers.precision import fp32_island
 
 
 class RowColumnAttention(PackedAttention):
@@ -154,7 +153,6 @@ def contract(
     return (col.unsqueeze(-2) @ sums.unflatten(-1, (col.shape[-1], -1))).squeeze(-2)
 
 
-@fp32_island("position")
 def axis_positions(mask: Bool[Tensor, "B h w"]) -> tuple[Float[Tensor, "B w"], Float[Tensor, "B h"]]:
     """Return x of column centres and y of row centres, in normalized coordinates of the unpadded image.
 

@@ -31,10 +31,11 @@ def write_folder(detector: Detector, description: Description, folder: Path) -> 
     """Write a detector, in evaluation mode on the CPU, as a folder, and compare what transformers loads.
 
     Raises:
-        ExportError: transformers has no such detector, or computes something else.
+        ExportError: transformers has no such detector or pipeline, or computes something else.
         ConfigError: transformers is not installed.
     """
     layout = find_layout(description.detector)
+    _check_pipeline(description.augment)
     transformers = _transformers(folder)
     theirs = _build(transformers, layout, description)
     with torch.no_grad():
@@ -63,6 +64,16 @@ def _build(transformers: Any, layout: Layout, description: Description) -> Any:
         **layout.settings,
     )
     return getattr(transformers, f"{layout.name}ForObjectDetection")(config).eval()
+
+
+def _check_pipeline(augment: AugmentConfig) -> None:
+    """Raise ExportError for images that no image processor of transformers would prepare alike."""
+    if augment.pipeline != "detr" or augment.filter == "opencv":
+        raise ExportError(
+            f"this model was trained with --data.augment.pipeline {augment.pipeline} and the filter "
+            f"{augment.filter}; image processors of transformers prepare images as DETR's authors do alone. "
+            "Give a .onnx or .pt2 file, whose form `image` does it itself"
+        )
 
 
 def _preprocessor(layout: Layout, augment: AugmentConfig) -> dict[str, Any]:

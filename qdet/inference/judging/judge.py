@@ -10,6 +10,7 @@ from qdet.evaluation.analysis.bootstrap import DRAWS
 from qdet.evaluation.findings import Candidate, Options, analyse
 from qdet.inference.judging.classes import SharedClasses, share_classes
 from qdet.inference.judging.detecting import Detected, Detecting, detect
+from qdet.inference.judging.published import published_ap
 from qdet.inference.judging.report import Report
 from qdet.inference.load import load
 from qdet.inference.model import Model
@@ -74,7 +75,9 @@ def evaluate(
         seconds=found[0].detected.seconds,
         options=Options(strict=strict, draws=draws, seed=seed),
     )
-    return Report(findings, candidates[0].rows, shards, models[0].description.step)
+    description = models[0].description
+    published = published_ap(description.job, findings.coco.AP, len(shards))
+    return Report(findings, candidates[0].rows, shards, description.step, published)
 
 
 @dataclass(frozen=True)

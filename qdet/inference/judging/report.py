@@ -19,6 +19,7 @@ from qdet.evaluation.html.page import page, wanted_photos
 from qdet.evaluation.terminal import show
 from qdet.inference.judging.log import log_to_mlflow
 from qdet.inference.judging.photographs import read_photos
+from qdet.inference.judging.published import PublishedAP
 from qdet.storage.atomic import atomic_file
 
 JSON, PAGE = "report.json", "report.html"
@@ -42,6 +43,8 @@ class Report:
     """The dataset."""
     step: int = 0
     """Training steps behind the model."""
+    published: PublishedAP | None = None
+    """The AP that the authors of converted weights give for them."""
 
     @property
     def coco(self) -> CocoMetrics:
@@ -50,11 +53,13 @@ class Report:
 
     def table(self, *, classes: int = 100) -> Group:
         """Build the tables for the terminal; of the classes up to `classes`, the best first."""
-        return show(self.findings, classes=classes)
+        tables = show(self.findings, classes=classes)
+        return tables if self.published is None else Group(tables, "", str(self.published))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all findings as plain values: numbers unrounded, None for what cannot be measured."""
-        return as_plain(self.findings)
+        found = as_plain(self.findings)
+        return found if self.published is None else found | {"published": self.published.to_dict()}
 
     def to_json(self) -> str:
         """Return all findings as one JSON object."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ from qdet.checkpoint.manifest import MANIFEST
 from qdet.config import flatten
 from qdet.convert.files import read
 from qdet.convert.recognize import Recognized, recognize
+from qdet.data.augment import AugmentConfig
 from qdet.errors import CheckpointError, ConfigError
 
 
 def convert(
-    source: Path, folder: Path, *, all_classes: bool = False, dc5: bool = False, heads: int | None = None
+    source: Path,
+    folder: Path,
+    *,
+    all_classes: bool = False,
+    dc5: bool = False,
+    heads: int | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Recognized:
     """Convert `source` into the new checkpoint `folder`, for `--store.init-from`.
 
@@ -24,6 +32,7 @@ def convert(
         all_classes: Keep all rows of heads that count in COCO's 91 ids.
         dc5: The backbone's last stage is dilated, which weights do not show.
         heads: Heads of every attention, which weights do not show.
+        about: More to keep in the checkpoint beside the detector's settings, by dotted path.
 
     Raises:
         ConfigError: `folder` is taken.
@@ -35,7 +44,7 @@ def convert(
     state, metadata = read(source)
     metadata = dataclasses.replace(metadata, dilated=metadata.dilated or dc5, heads=heads or metadata.heads)
     found = recognize(state, metadata, all_classes=all_classes)
-    _write(found, folder)
+    _write(found, folder, about or {})
     return found
 
 
@@ -73,9 +82,16 @@ def as_code(config: Any) -> str:
     return f"{type(config).__name__}({', '.join(changed)})"
 
 
-def _write(found: Recognized, folder: Path) -> None:
+def _augment(found: Recognized) -> AugmentConfig:
+    """Return how the authors prepared images; those of DETR's family padded to the largest of a batch."""
+    return AugmentConfig(pipeline=found.pipeline, pad_multiple=1 if found.pipeline == "detr" else 32)
+
+
+def _write(found: Recognized, folder: Path, about: Mapping[str, Any]) -> None:
     """Write the state of a training that has not made a step yet."""
-    settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()}
+    settings = {f"detector.{path}": value for path, value in flatten(found.detector).items()} | {
+        f"data.augment.{path}": value for path, value in flatten(_augment(found)).items()
+    }
     tensors = {f"weights/{n}": t.float() if t.is_floating_point() else t for n, t in found.weights.items()}
     state = TrainState(
         step=0,
@@ -86,5 +102,7 @@ def _write(found: Recognized, folder: Path) -> None:
         data_digest="",
         categories={"names": list(found.categories.names), "ids": list(found.categories.ids)},
     )
-    job = {"name": found.title, "detector": type(found.detector).__name__} | settings
+    if getattr(found.detector.backbone, "dilate_c5", False):
+        settings["eval.batch_size"] = 1  # DC5's published AP is of images without padding
+    job = {"name": found.title, "detector": type(found.detector).__name__} | settings | dict(about)
     write_whole(open_folder(folder), tensors, state=state, job=job)

@@ -26,8 +26,8 @@ def check(prepared: Prepared) -> None:
             + _explain_categories(train.categories, val.categories)
         )
     per_epoch = None
-    if train.images is not None:
-        per_epoch = steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
+    if (images := job.data.count_trained(train)) is not None:
+        per_epoch = steps_per_epoch(images, job.train.batch_size, job.data.tail)
     check_installed(job.track.loggers)
     if job.store.init_from and job.store.resume:
         raise ConfigError(

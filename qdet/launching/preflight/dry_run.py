@@ -195,9 +195,10 @@ def _count_activations(job: Job, detector: torch.nn.Module, hw: tuple[int, int])
 
 def _count_steps(job: Job, train: DatasetInfo | ConfigError) -> tuple[int, int] | None:
     """Return the steps of an epoch and of the whole training; None where the images are not known."""
-    if isinstance(train, ConfigError) or train.images is None:
+    images = None if isinstance(train, ConfigError) else job.data.count_trained(train)
+    if images is None:
         return None
-    each = steps_per_epoch(train.images, job.train.batch_size, job.data.tail)
+    each = steps_per_epoch(images, job.train.batch_size, job.data.tail)
     return each, job.train.steps or each * job.train.epochs
 
 

@@ -137,7 +137,12 @@ def attend(
     mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B N _"]:
-    """Attend head by head and join the heads; `mask` as for `MultiheadAttention`."""
+    """Attend head by head and join the heads; `mask` as for `MultiheadAttention`.
+
+    What is added to the logits is rounded to the precision of the products, as the logits themselves are: in
+    bfloat16 a bias b, such as AdaMixer's IoF or SMCA's log-Gaussian, by |b| / 256 at most. A weight of exp(b)
+    changes by 1 / (256 e) or 0.0014 at most, and fused kernels take no wider bias.
+    """
     if mask is not None and mask.dtype == torch.bool:
         mask = ~mask[:, None, None]
     elif mask is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qdet.boxes import area
 from qdet.layers.bilinear import interpolate_at
-from qdet.layers.precision import fp32_island
+from qdet.layers.precision import fp32_island, widen
 
 CANONICAL_SIZE = 224
 """Size in pixels of the ImageNet crops used in pre-training (FPN, section 4.2)."""
@@ -44,7 +44,6 @@ class Pyramid:
     """Width and height in pixels of a box that is read from the map of `CANONICAL_STRIDE`."""
 
     @classmethod
-    @fp32_island("sampling")
     def of(
         cls,
         maps: Sequence[Float[Tensor, "B C _ _"]],
@@ -52,9 +51,9 @@ class Pyramid:
         *,
         canonical_size: int = CANONICAL_SIZE,
     ) -> "Pyramid":
-        """Lay out the maps of a batch, finest and hence widest first."""
+        """Lay out the maps of a batch, finest and hence widest first, in float32 or wider for all stages."""
         widest = maps[0].shape[-1]
-        canvas = torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in maps], dim=2)
+        canvas = torch.cat([F.pad(widen(x), (0, widest - x.shape[-1])) for x in maps], dim=2)
         sizes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
         return cls(canvas, sizes, tuple(strides), canonical_size)
 

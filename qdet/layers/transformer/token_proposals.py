@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qdet.layers.precision import fp32_island
 from qdet.layers.token_levels import TokenLevels, cell_centers
 
 ANCHOR_SIZE = 0.05
@@ -18,7 +17,6 @@ MARGIN = 0.01
 """Anchors with a coordinate this near to 0 or 1 are not usable."""
 
 
-@fp32_island("geometry")
 def grid_anchors(levels: TokenLevels) -> tuple[Float[Tensor, "B T 4"], Bool[Tensor, "B T"]]:
     """Return an anchor box for every token, and which tokens have a usable one.
 

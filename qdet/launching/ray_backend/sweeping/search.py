@@ -115,7 +115,8 @@ def _prepare(job: Job) -> Prepared:
 
 def _count_images(prepared: Prepared) -> int:
     """Size of the training set; third-party shards behind a URL are scanned for it."""
-    return prepared.train.images or len(prepared.job.data.open(prepared.job.data.train))
+    data = prepared.job.data
+    return data.count_trained(prepared.train) or len(data.open(data.train))
 
 
 def _smallest(course: Course, job: Job) -> Job:
