@@ -3,7 +3,7 @@
 from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
 from qdet.detectors.anchor_detr.model import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
-from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
+from qdet.detectors.dab_detr.model import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
