@@ -7,6 +7,7 @@ from qdet.detectors.dab_detr.model import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
+from qdet.detectors.dino.model import DINO, DINOConfig
 from qdet.detectors.dynamic_detr.model import DynamicDETR, DynamicDETRConfig
 from qdet.detectors.efficient_detr import EfficientDETR, EfficientDETRConfig
 from qdet.detectors.smca.conv import ConvSMCA, ConvSMCAConfig
@@ -22,6 +23,7 @@ DetectorConfig = (
     | DABDETRConfig
     | DeformableDETRConfig
     | DETRConfig
+    | DINOConfig
     | DynamicDETRConfig
     | EfficientDETRConfig
     | MultiScaleSMCAConfig
@@ -33,6 +35,7 @@ DetectorConfig = (
 __all__ = [
     "DABDETR",
     "DETR",
+    "DINO",
     "SMCA",
     "AdaMixer",
     "AdaMixerConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "ConvSMCAConfig",
     "DABDETRConfig",
     "DETRConfig",
+    "DINOConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
     "Detector",

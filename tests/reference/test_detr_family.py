@@ -71,11 +71,12 @@ def test_every_layer_matches_the_recording(case):
     for i, stage in enumerate(stages):
         r.close(stage.logits, r[f"outputs/layer{i}/logits"], "outputs/logits")
         r.close(case.shares(stage), r[f"outputs/layer{i}/boxes"], "outputs/boxes")
-    if "outputs/enc/logits" in r.tensors:
-        proposals = predictions[0]
-        assert isinstance(proposals, Proposals)
-        r.close(proposals.logits, r["outputs/enc/logits"], "outputs/logits")
-        r.close(case.shares(proposals), r["outputs/enc/boxes"], "outputs/enc/boxes")
+    for name in ("enc", "interm"):
+        if f"outputs/{name}/logits" in r.tensors:
+            proposals = predictions[0]
+            assert isinstance(proposals, Proposals)
+            r.close(proposals.logits, r[f"outputs/{name}/logits"], "outputs/logits")
+            r.close(case.shares(proposals), r[f"outputs/{name}/boxes"], f"outputs/{name}/boxes")
 
 
 def test_intermediates_match_the_recording(case):
@@ -102,7 +103,8 @@ def test_matching_equals_the_recording(case, objects):
     with torch.no_grad():
         predictions = case.predict()
     *of_proposals, of_stages = case.loss.match(predictions, targets, r.sizes_hw)
-    named = [("enc", a, 0, predictions[0]) for a in of_proposals]
+    tokens = "enc" if f"loss_{objects}/enc/image0/pred_idx" in r.tensors else "interm"
+    named = [(tokens, a, 0, predictions[0]) for a in of_proposals]
     named += [(f"layer{i}", of_stages, i, p) for i, p in enumerate(decoded(predictions))]
     for name, assignment, row, p in named:
         queries, first = p.logits.shape[1], 0
@@ -148,6 +150,16 @@ def test_losses_match_the_recording(case, objects):
         assert got == pytest.approx(want, rel=tolerance, abs=tolerance), key
 
 
+@pytest.fixture
+def two_threads():
+    """One thread adds up the gradient of a norm's weight row by row: in float32 too coarse for 272 rows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
 def test_gradients_match_the_recording(case, objects):
     r = case.r
