@@ -1,5 +1,6 @@
 """Detectors, one file per paper. The union below is the only list of them."""
 
+from qdet.data.denoising.config import DINO_DENOISING, DN_DETR_DENOISING, DenoisingConfig
 from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
 from qdet.detectors.anchor_detr.model import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
@@ -32,10 +33,18 @@ DetectorConfig = (
 )
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
+
+def denoising_of(config: DetectorConfig) -> DenoisingConfig:
+    """Return how a detector is trained with extra queries; most have none."""
+    return getattr(config, "denoising", DenoisingConfig())
+
+
 __all__ = [
     "DABDETR",
     "DETR",
     "DINO",
+    "DINO_DENOISING",
+    "DN_DETR_DENOISING",
     "SMCA",
     "AdaMixer",
     "AdaMixerConfig",
@@ -50,6 +59,7 @@ __all__ = [
     "DINOConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
+    "DenoisingConfig",
     "Detector",
     "DetectorConfig",
     "DynamicDETR",
@@ -61,4 +71,5 @@ __all__ = [
     "SMCAConfig",
     "SparseRCNN",
     "SparseRCNNConfig",
+    "denoising_of",
 ]

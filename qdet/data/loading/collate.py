@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from qdet.data.denoising.draw import NoiseSource, pack
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.buffers import image_memory
 from qdet.data.loading.sample import Objects, Samples, load_sample
 from qdet.data.loading.substitutes import Candidates, read_or_substitute
-from qdet.types import Batch, Substitute, Targets
+from qdet.types import Batch, Noise, Substitute, Targets
 
 
 def load_batch(
@@ -22,6 +23,7 @@ def load_batch(
     padded_hw: HW,
     valid: Sequence[bool],
     candidates: Candidates | None = None,
+    noise: NoiseSource | None = None,
 ) -> Batch:
     """Read, decode and transform samples straight into a batch of `padded_hw`; padding is zero.
 
@@ -34,6 +36,7 @@ def load_batch(
         padded_hw: Height and width of the batch.
         valid: Which of them count.
         candidates: Substitutes for samples that cannot be read; without them those are errors.
+        noise: What draws the noise of their objects, for training with denoising.
     """
     pixels = image_memory(len(rows), *padded_hw)
     index, chosen, seen, objects, substitutes = shards.index, [], [], [], []
@@ -47,6 +50,7 @@ def load_batch(
         objects.append(found)
         if reason is not None:
             substitutes.append(Substitute(int(index.image_id[planned]), int(index.image_id[row]), reason))
+    counts = tuple(len(o.labels) for o in objects)
     original = np.stack([index.height[chosen], index.width[chosen]], axis=1).astype(np.int64)
     return Batch(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
@@ -57,10 +61,16 @@ def load_batch(
         targets=Targets(
             boxes_xyxy=torch.from_numpy(np.concatenate([o.boxes_xyxy for o in objects]).astype(np.float32)),
             labels=torch.from_numpy(np.concatenate([o.labels for o in objects])),
-            counts=tuple(len(o.labels) for o in objects),
+            counts=counts,
         ),
         substitutes=tuple(substitutes),
+        noise=None if noise is None else _draw_noise(noise, shards, chosen, counts),
     )
+
+
+def _draw_noise(noise: NoiseSource, shards: Samples, rows: Sequence[int], counts: Sequence[int]) -> Noise:
+    """Draw the noise of the samples that are in a batch, substitutes with their own."""
+    return pack([noise.draw(shards.number_of(row), n) for row, n in zip(rows, counts, strict=True)])
 
 
 def _load(shards: Samples, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.denoising.draw import NoiseSource
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch
 from qdet.data.loading.prefetch import Load
@@ -48,7 +49,7 @@ class TrainStream:
     ) -> None:
         config.check_split()
         self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
-        self.accumulation = config.accumulation
+        self.accumulation, self._noise = config.accumulation, config.noise
         self._read_ahead = config.reader()
         self.bad = BadBudget(config.max_bad)
         self.order = Order(
@@ -86,11 +87,13 @@ class TrainStream:
         return _loads(self.shards, self._parts(first, last))
 
     def _parts(self, first: int, last: int) -> Iterator["_Part"]:
-        for step in self.order.steps(first, last):
+        for number, step in enumerate(self.order.steps(first, last), first):
+            noise = self._noise(number // self.steps_per_epoch)
             mine = places_of(self.rank, self.world_size, len(step.rows))
             for places in np.array_split(mine, self.accumulation):
                 candidates = _candidates(step, places) if self.bad.limit else None
-                yield _Part(step, step.rows[places], np.ones(len(places), dtype=bool), candidates)
+                valid = np.ones(len(places), dtype=bool)
+                yield _Part(step, step.rows[places], valid, candidates, noise)
 
 
 class EvalStream:
@@ -130,6 +133,7 @@ class _Part(NamedTuple):
     rows: Int64[np.ndarray, " b"]
     valid: Bool[np.ndarray, " b"]
     candidates: Candidates | None = None
+    noise: NoiseSource | None = None
 
 
 class _StepViews(Sequence[View]):
@@ -185,7 +189,8 @@ def _announce(shards: ShardSet, parts: Sequence[_Part]) -> None:
 def _load(shards: ShardSet, part: _Part) -> Load:
     rows = part.rows.tolist()
     views = [part.step.plan.views.of(row) for row in rows]
-    return partial(load_batch, shards, rows, views, part.step.padded_hw, part.valid.tolist(), part.candidates)
+    padded_hw, valid = part.step.padded_hw, part.valid.tolist()
+    return partial(load_batch, shards, rows, views, padded_hw, valid, part.candidates, part.noise)
 
 
 def warning_of_small_cache(shards: ShardSet, planned: Iterator[Step], steps: int) -> str | None:
