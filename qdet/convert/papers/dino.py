@@ -1,10 +1,17 @@
 """DINO's names (IDEA-Research/DINO) to qdet's."""
 
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from qdet.convert.papers.deformable_detr import DEFORMABLE_TRANSFORMER
 from qdet.convert.papers.detr import module
 from qdet.convert.rename import Table
 
 _STORED_TWICE = r"(?:transformer\.decoder\.)?"
+
+_CLASS_WEIGHT = re.compile(r"class_embed\.\d+\.weight")
 
 _SHARED: Table = (
     *DEFORMABLE_TRANSFORMER,
@@ -36,3 +43,9 @@ DINO_SEPARATE_HEADS: Table = (
     ),
 )
 """With a head for each layer."""
+
+
+def shares_heads(state: Mapping[str, Tensor]) -> bool:
+    """Return whether all layers list the same head, as far as their weights tell."""
+    heads = [t for key, t in state.items() if _CLASS_WEIGHT.fullmatch(key)]
+    return all(head.is_meta or head.equal(heads[0]) for head in heads)
