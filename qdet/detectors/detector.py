@@ -15,7 +15,6 @@ from qdet.backbones import Backbone
 from qdet.boxes import area, clip
 from qdet.data.denoising.config import DenoisingConfig
 from qdet.errors import ConfigError
-from qdet.layers.denoising.queries import no_extra_queries
 from qdet.layers.pixels import normalize
 from qdet.layers.precision import fp32_island
 from qdet.types import BatchDetections, ExtraQueries, PaddedSizes, Predictions
@@ -91,11 +90,8 @@ class DenoisingDetector(Detector):
     ) -> tuple[Predictions, ...]:
         """Predict as every detector does, and in training also from `extra` queries.
 
-        Their `Reconstructions` come before the predictions. In training the embedding of their labels takes
-        part in every pass, whether there are any or not.
+        Their `Reconstructions` come before the predictions.
         """
-        if extra is None and self.training and self.denoising.kind != "none":
-            extra = no_extra_queries(len(images), sizes_hw.device)
         features = self.backbone(normalize(images, sizes_hw))
         return self.decode(features, PaddedSizes(sizes_hw, (images.shape[-2], images.shape[-1])), extra)
 

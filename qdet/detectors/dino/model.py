@@ -136,9 +136,16 @@ class DINO(DenoisingDetector):
         reference: Float[Tensor, "B N 4"],
         extra: ExtraQueries | None,
     ) -> tuple[tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]], Tensor | None]:
-        """Put the extra queries first; return contents, boxes and which query must not see which."""
-        if extra is None or self.labels is None:
+        """Put the extra queries first; return contents, boxes and which query must not see which.
+
+        In training the embedding of labels takes part in every pass, whether there are any or not: ZeRO needs
+        a gradient of it on every rank.
+        """
+        if self.labels is None or (extra is None and not self.training):
             return (content, reference), None
+        if extra is None:
+            nothing = self.labels(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
+            return (torch.cat((nothing, content), dim=1), reference), None
         noised = self.labels(extra.labels) * extra.filled.unsqueeze(-1)
         contents = torch.cat((noised, content), dim=1)
         boxes = torch.cat((start_boxes(extra, eps=EPS), reference), dim=1)

@@ -37,16 +37,6 @@ class LabelEmbedding(nn.Module):
         return F.embedding(labels, self.weight)
 
 
-def no_extra_queries(images: int, device: torch.device) -> ExtraQueries:
-    """Return the extra queries of a batch that has none."""
-    return ExtraQueries(
-        labels=torch.zeros(images, 0, dtype=torch.long, device=device),
-        boxes=torch.zeros(images, 0, 4, device=device),
-        groups=torch.zeros(images, 0, dtype=torch.long, device=device),
-        filled=torch.zeros(images, 0, dtype=torch.bool, device=device),
-    )
-
-
 @fp32_island("geometry")
 def start_boxes(extra: ExtraQueries, *, eps: float) -> Float[Tensor, "B P 4"]:
     """Return initial boxes that inverse sigmoids floored at `eps` leave as they are."""
