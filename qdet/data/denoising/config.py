@@ -42,7 +42,7 @@ class DenoisingConfig:
                 raise ConfigError(f"{_flag(name)} must be at least 1, got {value}")
         if self.max_queries < self.copies:
             raise ConfigError(
-                f"{_flag('max_queries')} must leave room for one object: at least {self.copies}"
+                f"{_flag('max_queries')} must be at least {self.copies}, the queries of one object"
             )
         if not 0 <= self.label_noise <= 1:
             raise ConfigError(f"{_flag('label_noise')} must be between 0 and 1, got {self.label_noise}")
