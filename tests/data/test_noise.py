@@ -112,7 +112,7 @@ def steps_of(shards, first: int = 0, last: int = 7, *, world: int = 1, **how) ->
         {"world": 4, "readers": 1},
         {"accumulation": 3},
         {"world": 2, "accumulation": 2, "readers": 3},
-        {"world": 2, "reader_kind": "processes"},
+        pytest.param({"world": 2, "reader_kind": "processes"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
