@@ -1,6 +1,7 @@
 """The data passed between modules: batches of padded images, objects, predictions, detections.
 
-B images   T objects of all images together   N queries   K classes   H, W padded height and width
+B images   T objects of all images together   N queries   P extra queries   K classes
+H, W padded height and width
 """
 
 from collections.abc import Callable
@@ -36,6 +37,56 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Random numbers that the objects of a batch are noised with, packed image by image.
+
+    An image with n noised objects and r repetitions owns the next r * n rows: all objects of its first
+    repetition, then those of the second.
+    """
+
+    numbers: Float[Tensor, "R 10"]
+    """Uniform in [0, 1): whether the label changes, into which, sizes and signs of four box coordinates."""
+    objects: tuple[tuple[int, ...], ...]
+    """The noised objects of each image, by their place among its objects, in rising order."""
+    repetitions: tuple[int, ...]
+    """Copies of these objects in each image."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Noise":
+        """Copy the numbers to `device`."""
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
+class ExtraQueries:
+    """Queries that only training has, ahead of a detector's own: labels and boxes to start from."""
+
+    labels: Int[Tensor, "B P"]
+    """Class indices in [0, K)."""
+    boxes: Float[Tensor, "B P 4"]
+    """cxcywh in normalized coordinates; sizes may be negative. All .5 where nothing is filled in."""
+    groups: Int[Tensor, "B P"]
+    """Queries see those of their own group and the detector's own; -1 is seen by none."""
+    filled: Bool[Tensor, "B P"]
+    """False for slots that an image leaves empty."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the extra queries of a batch should predict, for the loss alone."""
+
+    queries: Int[Tensor, " m"]
+    """Queries that should find an object: image * P + slot."""
+    objects: Int[Tensor, " m"]
+    """Which object, as a row of `Targets`."""
+    counted: Bool[Tensor, "B P"]
+    """Queries whose classes count; those that should find no object are background."""
+    groups: Int[Tensor, " B"]
+    """Groups of each image, at least 1; its sums are divided by them."""
+    dropped: int
+    """Objects that were left out, because their image has too many."""
+
+
+@dataclass(frozen=True)
 class Substitute:
     """An image that stands in for a planned one, which could not be read."""
 
@@ -62,6 +113,8 @@ class Batch:
     targets: Targets
     substitutes: tuple[Substitute, ...] = ()
     """Images here that were not planned."""
+    noise: Noise | None = None
+    """For detectors that are trained to remove it."""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -104,6 +157,11 @@ class Proposals(Predictions):
 
 
 @dataclass(frozen=True)
+class Reconstructions(Predictions):
+    """One decoder stage's predictions for the extra queries, whose objects are known without matching."""
+
+
+@dataclass(frozen=True)
 class BatchDetections:
     """Scored boxes in pixels of the original image files, `n` per image, in any order."""
 
@@ -112,14 +170,14 @@ class BatchDetections:
     labels: Int[Tensor, "B n"]
 
 
-Moving = TypeVar("Moving", Targets, Batch)
+Moving = TypeVar("Moving", bound=Targets | Noise | Batch)
 
 
 def _map_tensors(of: Moving, move: Callable[[Tensor], Tensor]) -> Moving:
     changed = {}
     for f in fields(of):
         value = getattr(of, f.name)
-        if isinstance(value, Targets):
+        if isinstance(value, Targets | Noise):
             value = _map_tensors(value, move)
         elif isinstance(value, Tensor):
             value = move(value)

@@ -17,6 +17,9 @@ from qdet.search import Space
 PUBLIC = [
     "DAB_DETR_LOSS",
     "DETR_LOSS",
+    "DINO_DENOISING",
+    "DINO_LOSS",
+    "DN_DETR_DENOISING",
     "FOCAL_DETR_LOSS",
     "SPARSE_RCNN_LOSS",
     "SPARSE_RCNN_SOFTMAX_LOSS",
@@ -29,8 +32,10 @@ PUBLIC = [
     "ConvSMCAConfig",
     "DABDETRConfig",
     "DETRConfig",
+    "DINOConfig",
     "DataConfig",
     "DeformableDETRConfig",
+    "DenoisingConfig",
     "Detections",
     "DynamicDETRConfig",
     "Each",
@@ -74,7 +79,8 @@ def test_exported_names_are_these():
 def test_an_exported_name_is_a_class_a_function_or_a_loss(name: str):
     value = getattr(qdet, name)
     assert not isinstance(value, ModuleType)
-    assert isinstance(value, qdet.SetLossConfig) or value.__name__ == name
+    settings = (qdet.SetLossConfig, qdet.DenoisingConfig)
+    assert isinstance(value, settings) or value.__name__ == name
     assert name in dir(qdet)
 
 

@@ -23,8 +23,8 @@ _DROPPED = re.compile(
     r"^(fc|head|norm|classifier(\.\d+)?|layernorm|hidden_states_norms\.stem)\.(weight|bias)$"
     r"|num_batches_tracked$|relative_position_index$|attn_mask$"
 )
-# Where whole detectors keep their backbone (DETR family, Anchor DETR, detectron2, mmdetection); other wraps.
-_DETECTORS = ("backbone.0.body.", "backbone.body.", "backbone.bottom_up.", "backbone.")
+# Where whole detectors keep their backbone (DETR family, its Swin, Anchor DETR, detectron2, mmdetection).
+_DETECTORS = ("backbone.0.body.", "backbone.0.", "backbone.body.", "backbone.bottom_up.", "backbone.")
 _WRAPPERS = ("module.", *_DETECTORS, "swin.", "resnet.")
 
 

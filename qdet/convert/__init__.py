@@ -15,6 +15,7 @@ from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.papers.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.papers.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.papers.detr import DETR
+from qdet.convert.papers.dino import DINO, DINO_SEPARATE_HEADS
 from qdet.convert.papers.smca import CONV_SMCA, SMCA
 from qdet.convert.papers.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.convert.rename import Table, convert, rename
@@ -29,6 +30,8 @@ __all__ = [
     "DEFORMABLE_DETR",
     "DEFORMABLE_DETR_REFINE",
     "DETR",
+    "DINO",
+    "DINO_SEPARATE_HEADS",
     "SMCA",
     "SPARSE_RCNN",
     "SPARSE_RCNN_MMDET",

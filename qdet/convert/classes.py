@@ -10,6 +10,7 @@ from qdet.convert.layouts import Layout
 from qdet.data.shards.categories import Categories
 from qdet.errors import CheckpointError
 
+_EMBEDDING = re.compile(r"\blabels\.weight$")
 _HEADS = re.compile(r"\bclass_head\.(weight|bias)$")
 
 
@@ -18,7 +19,8 @@ def with_classes(
 ) -> tuple[dict[str, Tensor], Categories]:
     """Return the weights with one row per class in every class head, and the classes.
 
-    Of heads indexed by COCO's ids, 0 to 90, only the rows of its 80 classes are kept, unless `everything`.
+    Of heads indexed by COCO's ids, 0 to 90, only the rows of its 80 classes are kept, unless `everything`;
+    of embeddings of labels as well.
     """
     heads = [name for name in weights if _HEADS.search(name)]
     counts = {len(weights[name]) for name in heads}
@@ -31,6 +33,8 @@ def with_classes(
     if layout.last_row == "no object":
         kept.append(rows - 1)
     changed = {name: weights[name][kept] for name in heads}
+    for name in [name for name in weights if _EMBEDDING.search(name)]:
+        changed[name] = weights[name][[*kept, len(weights[name]) - 1]]  # and "unknown", the last one
     if layout.ranks:
         last = max(_number(name) for name in heads)
         ranking = [0, *kept[1:]]  # its other rows are never trained

@@ -15,6 +15,7 @@ from qdet.convert.papers.conditional_detr import CONDITIONAL_DETR
 from qdet.convert.papers.dab_detr import DAB_DETR, fix_centers
 from qdet.convert.papers.deformable_detr import DEFORMABLE_DETR, DEFORMABLE_DETR_REFINE
 from qdet.convert.papers.detr import DETR
+from qdet.convert.papers.dino import DINO, DINO_SEPARATE_HEADS, shares_heads
 from qdet.convert.papers.smca import CONV_SMCA, SMCA
 from qdet.convert.papers.sparse_rcnn import SPARSE_RCNN, SPARSE_RCNN_MMDET
 from qdet.convert.rename import Table
@@ -76,6 +77,19 @@ LAYOUTS: tuple[Layout, ...] = (
         norm="eval",
     ),
     Layout(
+        title="DINO (IDEA-Research/DINO)",
+        marks=(_DEFORMABLE, "transformer.enc_out_class_embed.weight"),
+        told_by=shares_heads,
+        table=DINO,
+        config=sizes.dino,
+    ),
+    Layout(
+        title="DINO with a head for each layer (IDEA-Research/DINO)",
+        marks=(_DEFORMABLE, "transformer.enc_out_class_embed.weight"),
+        table=DINO_SEPARATE_HEADS,
+        config=sizes.dino,
+    ),
+    Layout(
         title="Deformable DETR with two stages (fundamentalvision/Deformable-DETR)",
         marks=(_DEFORMABLE, "transformer.pos_trans.weight"),
         table=DEFORMABLE_DETR_REFINE,
@@ -106,6 +120,16 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_ANCHOR,
         table=ANCHOR_DETR,
         config=sizes.anchor_detr,
+    ),
+    Layout(
+        title="DN-DETR (IDEA-Research/DN-DETR)",
+        marks=(
+            "refpoint_embed.weight",
+            "label_enc.weight",
+            "transformer.decoder.ref_anchor_head.layers.0.weight",
+        ),
+        table=DAB_DETR,
+        config=sizes.dab_detr,
     ),
     Layout(
         title="DAB-DETR (IDEA-Research/DAB-DETR)",

@@ -48,9 +48,10 @@ class Shapes:
     def _swin(self) -> SwinConfig:
         embed = self["backbone.patch_embed.proj.weight"][0]
         depths = tuple(self.count(f"backbone.layers.{level}.blocks.") for level in range(4))
-        for size in ("t", "s", "b", "demo"):
+        outputs = sum(f"backbone.norm{level}.weight" in self for level in range(4))
+        for size in ("t", "s", "b", "l", "demo"):
             if SIZES[size][:2] == (embed, depths):
-                return SwinConfig(size=size)
+                return SwinConfig(size=size, outputs=outputs)
         raise CheckpointError(f"no Swin here has {embed} channels and {depths} blocks, as the checkpoint's")
 
     def _resnet(self, dilated: bool) -> BackboneConfig:

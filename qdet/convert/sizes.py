@@ -12,13 +12,16 @@ from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.convert.files import Metadata
 from qdet.convert.shapes import Shapes
 from qdet.detectors import (
+    DN_DETR_DENOISING,
     AdaMixerConfig,
     AnchorDETRConfig,
     ConditionalDETRConfig,
     ConvSMCAConfig,
     DABDETRConfig,
     DeformableDETRConfig,
+    DenoisingConfig,
     DETRConfig,
+    DINOConfig,
     SMCAConfig,
     SparseRCNNConfig,
 )
@@ -44,7 +47,7 @@ def conditional_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConf
 
 
 def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DABDETRConfig:
-    """Read a DAB-DETR."""
+    """Read a DAB-DETR, or a DN-DETR, which embeds labels."""
     patterns = "decoder.queries.patterns.weight"
     told: dict[str, Any] = {}
     if metadata.map_temperatures_yx is not None:
@@ -56,6 +59,7 @@ def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> D
         anchors=weights["decoder.queries.boxes.weight"][0],
         patterns=weights[patterns][0] if patterns in weights else 0,
         fixed_centers="decoder.queries.centers" in weights,
+        denoising=DN_DETR_DENOISING if "decoder.queries.labels.weight" in weights else DenoisingConfig(),
         **told,
         **_transformer(weights, metadata),
     )
@@ -80,22 +84,29 @@ def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -
     )
 
 
+def dino(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DINOConfig:
+    """Infer a DINO. Where contents are features of tokens, no tensor says how many queries there are."""
+    shared, learned = _transformer(weights, metadata), "selection.content.weight"
+    return DINOConfig(
+        backbone=backbone,
+        queries=weights[learned][0] if learned in weights else metadata.queries or 900,
+        content="learned" if learned in weights else "token",
+        shared_heads=weights.count("decoder.heads.") == 1,
+        **shared,
+        **_sampling(weights, shared["heads"]),
+    )
+
+
 def deformable_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DeformableDETRConfig:
     """Infer a Deformable DETR. Two-stage ones store no tensor per query and all have 300."""
     shared, learned = _transformer(weights, metadata), "start.embedding.weight"
-    levels = weights["encoder.level_embedding.weight"][0]
-    per_point = 2 * shared["heads"] * levels  # numbers, for an offset along each axis
-    encoder = weights["encoder.layers.0.attention.update.attention.sampling_offsets.weight"]
-    decoder = weights["decoder.layers.0.cross_attention.update.attention.sampling_offsets.weight"]
     return DeformableDETRConfig(
         backbone=backbone,
         queries=weights[learned][0] if learned in weights else metadata.queries or 300,
         refine=weights.count("heads.") > 1,
         two_stage=learned not in weights,
-        levels=levels,
-        encoder_points=encoder[0] // per_point,
-        decoder_points=decoder[0] // per_point,
         **shared,
+        **_sampling(weights, shared["heads"]),
     )
 
 
@@ -169,6 +180,19 @@ def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> A
         class_layers=weights.count(stage + "class_tower.") // 2,  # a linear layer and its norm
         box_layers=weights.count(stage + "box_tower.") // 2,
     )
+
+
+def _sampling(weights: Shapes, heads: int) -> dict[str, int]:
+    """Infer the levels and points of deformable attention."""
+    levels = weights["encoder.level_embedding.weight"][0]
+    per_point = 2 * heads * levels  # numbers, for an offset along each axis
+    encoder = weights["encoder.layers.0.attention.update.attention.sampling_offsets.weight"]
+    decoder = weights["decoder.layers.0.cross_attention.update.attention.sampling_offsets.weight"]
+    return {
+        "levels": levels,
+        "encoder_points": encoder[0] // per_point,
+        "decoder_points": decoder[0] // per_point,
+    }
 
 
 def _transformer(weights: Shapes, metadata: Metadata) -> dict[str, Any]:

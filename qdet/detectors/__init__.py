@@ -1,12 +1,14 @@
 """Detectors, one file per paper. The union below is the only list of them."""
 
+from qdet.data.denoising.config import DINO_DENOISING, DN_DETR_DENOISING, DenoisingConfig
 from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
 from qdet.detectors.anchor_detr.model import AnchorDETR, AnchorDETRConfig
 from qdet.detectors.conditional_detr import ConditionalDETR, ConditionalDETRConfig
-from qdet.detectors.dab_detr import DABDETR, DABDETRConfig
+from qdet.detectors.dab_detr.model import DABDETR, DABDETRConfig
 from qdet.detectors.deformable_detr import DeformableDETR, DeformableDETRConfig
 from qdet.detectors.detector import Detector
 from qdet.detectors.detr import DETR, DETRConfig
+from qdet.detectors.dino.model import DINO, DINOConfig
 from qdet.detectors.dynamic_detr.model import DynamicDETR, DynamicDETRConfig
 from qdet.detectors.efficient_detr import EfficientDETR, EfficientDETRConfig
 from qdet.detectors.smca.conv import ConvSMCA, ConvSMCAConfig
@@ -22,6 +24,7 @@ DetectorConfig = (
     | DABDETRConfig
     | DeformableDETRConfig
     | DETRConfig
+    | DINOConfig
     | DynamicDETRConfig
     | EfficientDETRConfig
     | MultiScaleSMCAConfig
@@ -30,9 +33,18 @@ DetectorConfig = (
 )
 """Every detector's settings; `typing.get_args` of the union is what the contract tests run over."""
 
+
+def denoising_of(config: DetectorConfig) -> DenoisingConfig:
+    """Return how a detector is trained with extra queries; most have none."""
+    return getattr(config, "denoising", DenoisingConfig())
+
+
 __all__ = [
     "DABDETR",
     "DETR",
+    "DINO",
+    "DINO_DENOISING",
+    "DN_DETR_DENOISING",
     "SMCA",
     "AdaMixer",
     "AdaMixerConfig",
@@ -44,8 +56,10 @@ __all__ = [
     "ConvSMCAConfig",
     "DABDETRConfig",
     "DETRConfig",
+    "DINOConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
+    "DenoisingConfig",
     "Detector",
     "DetectorConfig",
     "DynamicDETR",
@@ -57,4 +71,5 @@ __all__ = [
     "SMCAConfig",
     "SparseRCNN",
     "SparseRCNNConfig",
+    "denoising_of",
 ]

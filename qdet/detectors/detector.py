@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from qdet.backbones import Backbone
 from qdet.boxes import area, clip
+from qdet.data.denoising.config import DenoisingConfig
 from qdet.errors import ConfigError
 from qdet.layers.pixels import normalize
 from qdet.layers.precision import fp32_island
-from qdet.types import BatchDetections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, ExtraQueries, PaddedSizes, Predictions
 
 
 class Detector(nn.Module, ABC):
     """A single-device module; training relies on this interface alone, and contract tests check it.
 
     Images of a batch are padded at the right and bottom to one size. Boxes are in pixels of the resized
-    image. A detector reads nothing of a batch but its images and their sizes.
+    image. A detector reads nothing of a batch but its images and their sizes. One that is trained with
+    denoising also gets extra queries in training, made of noised objects, but never the objects themselves.
     """
 
     backbone: Backbone
@@ -36,6 +38,8 @@ class Detector(nn.Module, ABC):
     """Fraction of training completed; some detectors depend on it."""
     fixed: tuple[str, ...] = ()
     """Names of modules that stay in evaluation mode while the others are trained."""
+    denoising: DenoisingConfig = DenoisingConfig()
+    """How its training adds extra queries; by default it has none."""
     class_agnostic: tuple[str, ...] = ()
     """Names of class heads whose first row stands for an object of any class; others are never trained."""
 
@@ -73,6 +77,32 @@ class Detector(nn.Module, ABC):
     def recomputes(self) -> bool:
         """Whether this pass trades activations for a second forward pass."""
         return self.recompute and self.training
+
+
+class DenoisingDetector(Detector):
+    """A detector that may be trained with extra queries, of which nothing is left in evaluation."""
+
+    def forward(
+        self,
+        images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"],
+        sizes_hw: Int[Tensor, "B 2"],
+        extra: ExtraQueries | None = None,
+    ) -> tuple[Predictions, ...]:
+        """Predict as every detector does, and in training also from `extra` queries.
+
+        Their `Reconstructions` come before the predictions.
+        """
+        features = self.backbone(normalize(images, sizes_hw))
+        return self.decode(features, PaddedSizes(sizes_hw, (images.shape[-2], images.shape[-1])), extra)
+
+    @abstractmethod
+    def decode(
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes: PaddedSizes,
+        extra: ExtraQueries | None = None,
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's maps; `Reconstructions` stand between `Proposals` and stages."""
 
 
 @fp32_island("geometry")

@@ -58,12 +58,21 @@ def flatten_maps(maps: Sequence[Float[Tensor, "B D _ _"]]) -> Float[Tensor, "B T
     return torch.cat([m.flatten(2).mT for m in maps], dim=1)
 
 
-def sine_tokens(levels: TokenLevels, dim: int) -> list[Float[Tensor, "B _ D"]]:
+def sine_tokens(
+    levels: TokenLevels,
+    dim: int,
+    *,
+    temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
+    offset: float = -0.5,
+) -> list[Float[Tensor, "B _ D"]]:
     """Embed the position of every cell within its level: one tensor per level, always float32.
 
-    Positions are those of cell centres (an offset of -0.5), as in Deformable DETR's code.
+    Positions are those of cell centres, as in Deformable DETR's code, where `offset` is -0.5; DINO's has 0.
     """
-    return [sine_map(mask, dim, offset=-0.5).flatten(1, 2) for mask in levels.split(levels.mask)]
+    return [
+        sine_map(mask, dim, temperatures_yx=temperatures_yx, offset=offset).flatten(1, 2)
+        for mask in levels.split(levels.mask)
+    ]
 
 
 def cell_centers(levels: TokenLevels) -> Float[Tensor, "B T 2"]:

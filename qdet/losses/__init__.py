@@ -4,6 +4,7 @@ from qdet.losses.matching import matched_objects
 from qdet.losses.presets import (
     DAB_DETR_LOSS,
     DETR_LOSS,
+    DINO_LOSS,
     FOCAL_DETR_LOSS,
     SPARSE_RCNN_LOSS,
     SPARSE_RCNN_SOFTMAX_LOSS,
@@ -13,6 +14,7 @@ from qdet.losses.set_loss import Losses, SetLoss, SetLossConfig, counted_objects
 __all__ = [
     "DAB_DETR_LOSS",
     "DETR_LOSS",
+    "DINO_LOSS",
     "FOCAL_DETR_LOSS",
     "SPARSE_RCNN_LOSS",
     "SPARSE_RCNN_SOFTMAX_LOSS",

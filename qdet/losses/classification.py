@@ -22,15 +22,20 @@ def focal_loss(
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " S"]:
     """Sum the focal loss over each stage's queries; the classes of matched pairs are positive.
 
     A logit's loss is its cross-entropy times (1 - p_t)^gamma, times alpha for positives and 1 - alpha for
-    negatives. First all are summed as negatives, then the few positives are corrected.
+    negatives. First all are summed as negatives, then the few positives are corrected. `weights` are of the
+    queries, by default 1.
     """
     there = logits[stage, queries, labels]
     right = alpha * _absent(-there, gamma) - (1 - alpha) * _absent(there, gamma)
-    return (1 - alpha) * _absent(logits, gamma).sum((1, 2)) + right.sum(1)
+    if weights is None:
+        return (1 - alpha) * _absent(logits, gamma).sum((1, 2)) + right.sum(1)
+    absent = _absent(logits, gamma).sum(2)
+    return (1 - alpha) * (absent * weights).sum(1) + (right * weights[queries]).sum(1)
 
 
 def focal_cost(

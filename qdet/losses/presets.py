@@ -22,6 +22,9 @@ DAB_DETR_LOSS = replace(FOCAL_DETR_LOSS, classification=1.0, giou_margin=1e-6)
 Its code also guards GIoU's divisions in its own way.
 """
 
+DINO_LOSS = DAB_DETR_LOSS
+"""DINO's (ICLR 2023), also that of its denoising and encoder terms, is DAB-DETR's."""
+
 SPARSE_RCNN_LOSS = SetLossConfig(per="objects", log_eps=1e-8)
 """Sparse R-CNN (CVPR 2021)."""
 

@@ -21,7 +21,8 @@ from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_cost, giou_loss, l1_cost, l1_loss
 from qdet.losses.classification import focal_cost, focal_loss, softmax_loss
 from qdet.losses.matching import Assignment, assign, matched_objects, padded_rows
-from qdet.types import Predictions, Proposals, Targets
+from qdet.losses.reconstruction import compare_extra
+from qdet.types import Predictions, Proposals, Reconstruction, Reconstructions, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,10 @@ class Losses:
     terms: dict[str, Tensor]
     """Detached scalars: weighted terms summed over stages by name (`l1`), and of each stage (`stage0/l1`).
 
-    Those of an encoder's proposals are called `proposals/l1`. `pos_acc` is not part of the total: the
-    fraction of matched queries whose best class is right, of the last stage and of each (`stage0/pos_acc`).
+    Those of an encoder's proposals are called `proposals/l1`, those of extra queries `denoising/stage0/l1`,
+    with `denoising` for the sum of the latter and `denoising/dropped` for the objects without any. `pos_acc`
+    is not part of the total: the fraction of matched queries whose best class is right, of the last stage and
+    of each (`stage0/pos_acc`).
     """
 
 
@@ -120,15 +123,19 @@ class SetLoss(nn.Module):
         *,
         normalizer: int | float | Tensor,
         matched: int | float | Tensor | None = None,
+        truth: Reconstruction | None = None,
     ) -> Losses:
         """Sum the loss over objects and stages and divide it by `normalizer`.
 
         That is the number of objects of the whole global batch (at least 1) per rank and pass, see
         `counted_objects`: it makes the gradient of a global batch independent of how it is split. Softmax
         classification is divided by the summed weights of all queries instead, which follow from the number
-        `matched`, counted in the same way; by default that of this batch.
+        `matched`, counted in the same way; by default that of this batch. `truth` is what the extra queries
+        of `stages` should find.
         """
-        total, named = torch.zeros((), device=sizes_hw.device), {}
+        total, named = compare_extra(
+            stages, truth, targets, sizes_hw, normalizer, self._focal, self._distances
+        )
         for group in _groups(stages, targets, sizes_hw):
             for name, term in self._compute_terms(group, normalizer, matched).items():
                 named |= {
@@ -164,15 +171,15 @@ class SetLoss(nn.Module):
         if c.scores == "softmax":
             count = labels.shape[1] if matched is None else matched
             weights = count + c.no_object * (logits.shape[1] - count)
-            classification = softmax_loss(logits, stage, pairs.queries, labels, c.no_object) / weights
+            entropy = softmax_loss(logits, stage, pairs.queries, labels, c.no_object)
+            classification = c.classification * entropy / weights
         else:
-            focal = focal_loss(logits, stage, pairs.queries, labels, alpha=c.alpha, gamma=c.gamma)
-            classification = focal / normalizer
-        distance = l1_loss(self._l1_numbers(found, extent), self._l1_numbers(wanted, extent))
+            classification = self._focal(logits, stage, pairs.queries, labels) / normalizer
+        l1, giou = self._distances(found, wanted, extent)
         return {
-            "classification": c.classification * classification,
-            "l1": c.l1 * distance.sum(1) / normalizer,
-            "giou": c.giou * giou_loss(found, wanted, margin=self._margin(extent)).sum(1) / normalizer,
+            "classification": classification,
+            "l1": l1.sum(1) / normalizer,
+            "giou": giou.sum(1) / normalizer,
             "pos_acc": right.to(found.dtype).sum(1) / max(labels.shape[1], 1),
         }
 
@@ -196,6 +203,18 @@ class SetLoss(nn.Module):
         cost += c.match_l1 * l1_cost(self._l1_numbers(boxes, extent), self._l1_numbers(wanted, extent))
         cost += c.match_giou * giou_cost(boxes, wanted, margin=self._margin(extent.unsqueeze(1)))
         return assign(cost, targets.counts)
+
+    def _focal(self, *inputs: Tensor, weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, " S"]:
+        """Return the weighted focal loss of each stage."""
+        c = self.config
+        return c.classification * focal_loss(*inputs, alpha=c.alpha, gamma=c.gamma, weights=weights)
+
+    def _distances(
+        self, found: Float[Tensor, "S m 4"], wanted: Float[Tensor, "S m 4"], extent: Float[Tensor, "S m 4"]
+    ) -> tuple[Float[Tensor, "S m"], Float[Tensor, "S m"]]:
+        """Return the weighted L1 and GIoU losses of pairs."""
+        l1 = l1_loss(self._l1_numbers(found, extent), self._l1_numbers(wanted, extent))
+        return self.config.l1 * l1, self.config.giou * giou_loss(found, wanted, margin=self._margin(extent))
 
     def _l1_numbers(self, boxes_xyxy: Float[Tensor, "*n 4"], extent: Float[Tensor, "*#n 4"]) -> Tensor:
         """Return boxes in `l1_format`, in normalized coordinates."""
@@ -223,7 +242,7 @@ def _groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tenso
                 replace(targets, labels=torch.zeros_like(targets.labels)) if p.class_agnostic else targets
             )
             groups.append(_Group(["proposals"], p.logits[None], p.boxes_xyxy[None], objects, extent))
-    decoded = [p for p in stages if not isinstance(p, Proposals)]
+    decoded = [p for p in stages if not isinstance(p, Proposals | Reconstructions)]
     logits = torch.stack([p.logits for p in decoded])
     boxes = torch.stack([p.boxes_xyxy for p in decoded])
     return [*groups, _Group([f"stage{i}" for i in range(len(decoded))], logits, boxes, targets, extent)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qdet.errors import DivergedError
+from qdet.layers.denoising.apply import denoise_batch
 from qdet.losses import Losses
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
@@ -85,9 +86,11 @@ class StepMaker:
     def _forward(self, batch: Batch, divisors: dict[str, float]) -> Losses:
         with self.health.forward():
             here = batch.to(self.world.device, non_blocking=True)
-            stages = self.learner.engine(here.images, here.sizes_hw)
+            criterion = self.learner.criterion
+            extra, truth = denoise_batch(self.learner.detector.denoising, here, criterion.classes)
+            stages = self.learner.engine(here.images, here.sizes_hw, *([] if extra is None else [extra]))
             try:
-                return self.learner.criterion(stages, here.targets, here.sizes_hw, **divisors)
+                return criterion(stages, here.targets, here.sizes_hw, truth=truth, **divisors)
             except DivergedError:  # non-finite predictions: skip the step together with the others
                 return nonfinite_loss(stages)
 

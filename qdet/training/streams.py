@@ -6,6 +6,7 @@ from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.report import describe_objects
 from qdet.data.shards.sequential_set import SequentialSet
 from qdet.data.shards.shard_set import ShardSet
+from qdet.detectors import denoising_of
 from qdet.job import Job
 from qdet.storage.urls import is_url
 from qdet.tracking import Tracker
@@ -29,6 +30,7 @@ def build_stream(job: Job, shards: ShardSet | SequentialSet, world: World) -> St
         readers=job.data.readers,
         reader_kind=job.data.reader_kind,
         prefetch=job.data.prefetch,
+        denoising=denoising_of(job.detector),
         device=world.device,
     )
     if isinstance(shards, SequentialSet):

@@ -19,6 +19,7 @@ from qdet.training.distributed import World, set_timeout_of_all_groups
 from qdet.training.freeze import find_frozen
 from qdet.training.optim import build_optimizer
 from qdet.training.sharded_state import ShardedState
+from qdet.types import ExtraQueries
 
 
 def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class ZeroEngine:
         self.state = ShardedState(module, self._optimizer, stage=train.zero, world=world)
         """This rank's part of weights and moments."""
 
-    def __call__(self, *inputs: Tensor) -> Any:
+    def __call__(self, *inputs: Tensor | ExtraQueries) -> Any:
         """Run the detector in the job's precision."""
         return self._engine(*inputs)
 

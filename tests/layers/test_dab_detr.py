@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from qdet.convert import fix_centers
 from qdet.detectors import DABDETR, DABDETRConfig
-from qdet.detectors.dab_detr import Queries, modulate
+from qdet.detectors.dab_detr.model import modulate
+from qdet.detectors.dab_detr.queries import Queries
 from qdet.errors import ConfigError
 from qdet.layers.reference_points import to_pixels
 from qdet.types import PaddedSizes, Predictions
@@ -85,11 +86,10 @@ def test_a_prediction_reaches_the_box_head_one_layer_back():
 
 
 def test_every_pattern_stands_at_every_anchor():
-    config = DABDETRConfig(anchors=4, patterns=3, width=8)
-    queries = Queries(config)
+    queries = Queries(anchors=4, patterns=3, width=8)
     contents, boxes = queries(2)
-    assert contents.shape == (2, config.queries, 8)
-    for i in range(config.queries):
+    assert contents.shape == (2, 12, 8)
+    for i in range(12):
         pattern, anchor = divmod(i, 4)
         assert contents[1, i].equal(queries.patterns.weight[pattern])
         assert boxes[1, i].equal(queries.boxes.weight[anchor].sigmoid())
@@ -119,7 +119,7 @@ def test_fixed_centers_stay_where_they_were_drawn():
     optimizer.step()
     assert queries.centers.equal(before)
     assert (queries.boxes.weight != sizes).all()
-    many = Queries(DABDETRConfig(anchors=4000, fixed_centers=True)).centers.sigmoid()
+    many = Queries(4000, 8, fixed_centers=True).centers.sigmoid()
     assert_close(
         many.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)[:, 0],
         torch.tensor([0.25, 0.5, 0.75]),

@@ -14,7 +14,7 @@ from qdet.boxes import xyxy_to_cxcywh
 from qdet.convert import convert, rename
 from qdet.detectors import Detector
 from qdet.losses import counted_objects
-from qdet.types import Predictions, Proposals
+from qdet.types import ExtraQueries, Predictions, Proposals, Reconstructions
 from tests.support import official
 from tests.support.recordings import Official, Recording, cases, read, targets_of
 
@@ -35,8 +35,9 @@ class Case:
         self.official.prepare(self.detector.eval().to(r.dtype), r)
         self.loss = self.official.loss.build(r.classes)
 
-    def predict(self) -> tuple[Predictions, ...]:
-        return self.detector.decode(self.r.features(), self.r.sizes)
+    def predict(self, extra: ExtraQueries | None = None) -> tuple[Predictions, ...]:
+        inputs = () if extra is None else (extra,)
+        return self.detector.decode(self.r.features(), self.r.sizes, *inputs)
 
     def shares(self, p: Predictions) -> torch.Tensor:
         """Boxes as recorded: centre and size as shares of the image, or corners in pixels."""
@@ -46,9 +47,10 @@ class Case:
         return xyxy_to_cxcywh(p.boxes_xyxy) / extent
 
     def losses(self, case: str):
-        targets, stages = targets_of(self.r, case), self.predict()
+        extra, truth = self.official.denoise(self.r, case)
+        targets, stages = targets_of(self.r, case), self.predict(extra)
         count = counted_objects(targets, stages[-1].logits.shape[1], self.official.loss.per)
-        return self.loss(stages, targets, self.r.sizes_hw, normalizer=max(count, 1))
+        return self.loss(stages, targets, self.r.sizes_hw, normalizer=max(count, 1), truth=truth)
 
 
 @pytest.fixture(params=cases(set(OFFICIAL)))
@@ -57,7 +59,7 @@ def case(request) -> Case:
 
 
 def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
-    return [p for p in predictions if not isinstance(p, Proposals)]
+    return [p for p in predictions if not isinstance(p, Proposals | Reconstructions)]
 
 
 def test_every_layer_matches_the_recording(case):
@@ -69,11 +71,12 @@ def test_every_layer_matches_the_recording(case):
     for i, stage in enumerate(stages):
         r.close(stage.logits, r[f"outputs/layer{i}/logits"], "outputs/logits")
         r.close(case.shares(stage), r[f"outputs/layer{i}/boxes"], "outputs/boxes")
-    if "outputs/enc/logits" in r.tensors:
-        proposals = predictions[0]
-        assert isinstance(proposals, Proposals)
-        r.close(proposals.logits, r["outputs/enc/logits"], "outputs/logits")
-        r.close(case.shares(proposals), r["outputs/enc/boxes"], "outputs/enc/boxes")
+    for name in ("enc", "interm"):
+        if f"outputs/{name}/logits" in r.tensors:
+            proposals = predictions[0]
+            assert isinstance(proposals, Proposals)
+            r.close(proposals.logits, r[f"outputs/{name}/logits"], "outputs/logits")
+            r.close(case.shares(proposals), r[f"outputs/{name}/boxes"], f"outputs/{name}/boxes")
 
 
 def test_intermediates_match_the_recording(case):
@@ -100,7 +103,8 @@ def test_matching_equals_the_recording(case, objects):
     with torch.no_grad():
         predictions = case.predict()
     *of_proposals, of_stages = case.loss.match(predictions, targets, r.sizes_hw)
-    named = [("enc", a, 0, predictions[0]) for a in of_proposals]
+    tokens = "enc" if f"loss_{objects}/enc/image0/pred_idx" in r.tensors else "interm"
+    named = [(tokens, a, 0, predictions[0]) for a in of_proposals]
     named += [(f"layer{i}", of_stages, i, p) for i, p in enumerate(decoded(predictions))]
     for name, assignment, row, p in named:
         queries, first = p.logits.shape[1], 0
@@ -117,6 +121,15 @@ def test_matching_equals_the_recording(case, objects):
             first += count
 
 
+def stage_of(key: str, layers: int) -> str:
+    """The stage of one of the authors' terms: `loss_ce_1`, `tgt_loss_ce`, `loss_ce_dn_0`, `loss_ce_enc`."""
+    _term, *words = key.removeprefix("tgt_").split("_")[1:]
+    layer = next((word for word in words if word.isdigit()), str(layers - 1))
+    if words[:1] in (["enc"], ["interm"]):
+        return "proposals"
+    return f"denoising/stage{layer}" if key.startswith("tgt_") or "dn" in words else f"stage{layer}"
+
+
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
 def test_losses_match_the_recording(case, objects):
     r, official = case.r, dict(case.r.facts["losses"][objects])
@@ -124,11 +137,9 @@ def test_losses_match_the_recording(case, objects):
     tolerance = 1e-6 if r.dtype == torch.float64 else 1e-4
     weighted = "already multiplied" in r.facts["formats"].get("loss", "")
     for key, want in official.items():
-        name = next((n for n in NAMES if key.startswith(n)), None)
+        name = next((n for n in NAMES if key.removeprefix("tgt_").startswith(n)), None)
         if name is not None:
-            suffix = key.removeprefix(name).removeprefix("_")
-            stage = {"": f"stage{r.layers - 1}", "enc": "proposals"}.get(suffix, f"stage{suffix}")
-            got = losses.terms[f"{stage}/{NAMES[name]}"].item()
+            got = losses.terms[f"{stage_of(key, r.layers)}/{NAMES[name]}"].item()
             got /= 1 if weighted else r.facts["weight_dict"][key]
         elif key == "total":
             got = losses.total.item()
@@ -139,6 +150,16 @@ def test_losses_match_the_recording(case, objects):
         assert got == pytest.approx(want, rel=tolerance, abs=tolerance), key
 
 
+@pytest.fixture
+def two_threads():
+    """One thread adds up the gradient of a norm's weight row by row: in float32 too coarse for 272 rows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("objects", ["a", "b", "c"])
 def test_gradients_match_the_recording(case, objects):
     r = case.r

@@ -22,6 +22,7 @@ from qdet.convert import (
     DEFORMABLE_DETR,
     DEFORMABLE_DETR_REFINE,
     DETR,
+    DINO,
     SMCA,
     SPARSE_RCNN,
     SPARSE_RCNN_MMDET,
@@ -29,6 +30,7 @@ from qdet.convert import (
     rename,
 )
 from qdet.detectors import (
+    DN_DETR_DENOISING,
     AdaMixerConfig,
     AnchorDETRConfig,
     ConditionalDETRConfig,
@@ -37,6 +39,7 @@ from qdet.detectors import (
     DeformableDETRConfig,
     DetectorConfig,
     DETRConfig,
+    DINOConfig,
     SMCAConfig,
     SparseRCNNConfig,
 )
@@ -83,6 +86,15 @@ def dab_detr(backbone, patterns: int = 0) -> Official:
     return Official(DABDETRConfig(backbone=backbone, patterns=patterns), DAB_DETR, 91)
 
 
+def dn_detr(backbone, patterns: int = 0) -> Official:
+    config = DABDETRConfig(backbone=backbone, patterns=patterns, denoising=DN_DETR_DENOISING)
+    return Official(config, DAB_DETR, 91)
+
+
+def dino(backbone, **settings) -> Official:
+    return Official(DINOConfig(backbone=backbone, **settings), DINO, 91)
+
+
 FULL_SIZE = {
     "adamixer_r50_100q": adamixer(replace(R50, norm="eval"), 100),
     "adamixer_r50_300q": adamixer(replace(R50, norm="eval"), 300),
@@ -112,6 +124,12 @@ FULL_SIZE = {
     "dab_detr_r50_3pat": dab_detr(R50, 3),
     "dab_detr_r101": dab_detr(R101),
     "dab_detr_dc5_r50": dab_detr(DC5_R50),
+    "dn_detr_r50": dn_detr(R50),
+    "dn_detr_dc5_r50_3pat": dn_detr(DC5_R50, 3),
+    "dn_detr_r101": dn_detr(R101),
+    "dino_r50_4scale": dino(R50),
+    "dino_r50_5scale": dino(R50, levels=5),
+    "dino_swinl_4scale": dino(SwinConfig(size="l", outputs=3)),
     "smca_detr_r50_single_scale": Official(SMCAConfig(), SMCA, 92),
     "smca_detr_r50_new_multi_scale": Official(ConvSMCAConfig(), CONV_SMCA, 92),
 }

@@ -49,6 +49,8 @@ EFFICIENT = {"queries": 100, "epochs": 36, "drops": (24,), "batch": 16}
 DYNAMIC = {"warmup": 1000}
 AT_800 = {"crop": False, "sizes": (800, 800)}
 
+SWIN_L_C2 = 2 * 192 + 256 * (192 + 1 + 2) + 18_071_870 - 17_775_550
+
 RECIPES = {
     "adamixer_r50": Recipe(
         100, 12, (8, 11), 16, 134_790_904, **ADAMIXER, crop=False, sizes=(800, 800), gmacs=107.5
@@ -145,6 +147,24 @@ RECIPES = {
     "dab_detr_r50_ablation_query_temperature": Recipe(300, 50, (40,), 16, 43_671_517),
     "smca_r50_ablation_batch": Recipe(300, 50, (40,), 16, 41_760_482, gmacs=104.5),
     "smca_r50_ablation_sharpness": Recipe(params=41_760_482 + 6 * 8 * 257, **SMCA),
+    "dn_detr_r50": Recipe(300, 50, (40,), 16, 43_694_977),
+    "dn_detr_r50_3pat": Recipe(900, 50, (40,), 16, 43_695_745),
+    "dn_detr_r50_dc5": Recipe(300, 50, (40,), 16, 43_694_977),
+    "dn_detr_r50_dc5_3pat_12ep": Recipe(900, 12, (11,), 16, 43_695_745),
+    "dn_detr_r101": Recipe(300, 50, (40,), 16, 62_634_881),
+    "dn_detr_r101_dc5": Recipe(300, 50, (40,), 16, 62_634_881),
+    "dn_detr_r101_dc5_3pat_12ep": Recipe(900, 12, (11,), 16, 62_634_881 + 768),
+    "dino_r50": Recipe(900, 12, (11,), 16, 46_893_182, gmacs=289.6),
+    "dino_r50_24ep": Recipe(900, 24, (20,), 16, 46_893_182, gmacs=289.6),
+    "dino_r50_36ep": Recipe(900, 36, (30,), 16, 46_893_182, gmacs=289.6),
+    "dino_r50_5scale": Recipe(900, 12, (11,), 16, 47_255_806),
+    "dino_r50_5scale_24ep": Recipe(900, 24, (20,), 16, 47_255_806),
+    "dino_r50_5scale_36ep": Recipe(900, 36, (30,), 16, 47_255_806),
+    "dino_swin_l": Recipe(900, 12, (11,), 16, 217_230_066),
+    "dino_swin_l_36ep": Recipe(900, 36, (30,), 16, 217_230_066),
+    # A fifth scale: the norm of C2, its projection with norm, and what ResNet's transformer has more for it.
+    "dino_swin_l_5scale": Recipe(900, 12, (11,), 16, 217_230_066 + SWIN_L_C2),
+    "dino_swin_l_5scale_36ep": Recipe(900, 36, (30,), 16, 217_230_066 + SWIN_L_C2),
     "smca_r50": Recipe(params=41_760_482, **SMCA, gmacs=104.5),
     "smca_r50_108ep": Recipe(300, 108, (80,), 8, 41_760_482, gmacs=104.5),
     # What decides of a Gaussian is missing or smaller: 257 numbers per number that it decides.

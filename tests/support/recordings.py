@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from qdet.backbones import Backbone
 from qdet.convert import Table
 from qdet.detectors import Detector
+from qdet.layers.denoising.apply import Denoised
 from qdet.losses import SetLossConfig
 from qdet.types import PaddedSizes, Targets
 
@@ -102,6 +103,8 @@ class Official:
     They are named and shaped as recorded, without `intermediates/`. Of the recorded ones, those that nothing
     here computes in that form may be missing where `unwatched` names them.
     """
+    denoise: Callable[[Recording, str], Denoised] = lambda r, case: Denoised(None, None)
+    """Make what training adds to the batch of a case."""
     unwatched: tuple[str, ...] = ()
     prepare: Callable[[Detector, Recording], None] = lambda detector, r: None
     """Set a detector up as the recorded one was where its configuration does not tell."""

@@ -26,10 +26,13 @@ from qdet.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SwinConfig:
-    """Swin-T, -S or -B, or a small one for demonstrations."""
+    """Swin-T, -S, -B or -L, or a small one for demonstrations."""
 
-    size: Literal["t", "s", "b", "demo"] = "s"
-    """Tiny, small or base of the paper, or `demo`: 2.3 million parameters and windows of 8 pixels."""
+    size: Literal["t", "s", "b", "l", "demo"] = "s"
+    """Tiny, small, base or large of the paper, or `demo`: 2.3 million parameters and windows of 8 pixels.
+    Large is the one of 384 pixels, with windows of 12."""
+    outputs: int = 4
+    """Number of the last maps that are returned, each with a norm of its own."""
     drop_path: float = 0.2
     """Stochastic depth of the last block; earlier blocks get less, linearly."""
     drop_attention: bool = True
@@ -45,13 +48,15 @@ class SwinConfig:
             raise ConfigError(
                 f"--detector.backbone.drop-path must be at least 0 and below 1, got {self.drop_path}"
             )
+        if not 1 <= self.outputs <= 4:
+            raise ConfigError(f"--detector.backbone.outputs must be from 1 to 4, got {self.outputs}")
         check_weights(self.weights, self.weights_sha256)
 
     @property
     def imagenet(self) -> Source | None:
         """The file that `weights="imagenet"` means."""
         name = _PUBLISHED.get(self.size)
-        url = f"{_RELEASE}/swin_{name}_patch4_window7_224.pth"
+        url = f"{_RELEASE}/swin_{name}.pth"
         return Source(url, _SHA256.get(self.size)) if name else None
 
     def build(self) -> "Swin":
@@ -64,11 +69,13 @@ class SwinConfig:
             window=window,
             drop_path=self.drop_path,
             drop_attention=self.drop_attention,
+            outputs=self.outputs,
         )
 
     def demo(self) -> "SwinConfig":
         """Return the size for a laptop."""
-        return SwinConfig(size="demo", drop_path=0.0, weights="package:swin_demo.safetensors")
+        weights = "package:swin_demo.safetensors"
+        return SwinConfig(size="demo", outputs=self.outputs, drop_path=0.0, weights=weights)
 
 
 # embedding channels, blocks per stage, heads per stage, window: table 7 of the paper, and the demo's.
@@ -76,17 +83,23 @@ SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
     "t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
     "s": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
     "b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
+    "l": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
     "demo": (32, (2, 2, 2, 2), (1, 2, 4, 8), 8),
 }
 
 _RELEASE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
-_PUBLISHED = {"t": "tiny", "s": "small", "b": "base"}
+_PUBLISHED = {
+    "t": "tiny_patch4_window7_224",
+    "s": "small_patch4_window7_224",
+    "b": "base_patch4_window7_224",
+    "l": "large_patch4_window12_384_22k",
+}
 # The authors give no digests; this one is as several projects that downloaded the file have recorded it.
 _SHA256 = {"t": "9f71c168d837d1b99dd1dc29e14990a7a9e8bdc5f673d46b04fe36fe15590ad3"}
 
 
 class Swin(Backbone):
-    """Images to four maps, of stride 4, 8, 16 and 32, each normalised over its channels."""
+    """Images to maps of stride 4, 8, 16 and 32, or the last of them, each normalised over its channels."""
 
     def __init__(
         self,
@@ -98,14 +111,17 @@ class Swin(Backbone):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         drop_attention: bool = True,
+        outputs: int = 4,
     ) -> None:
         super().__init__()
-        self.channels = tuple(embed * 2**level for level in range(len(depths)))
-        self.strides = tuple(4 * 2**level for level in range(len(depths)))
+        widths = [embed * 2**level for level in range(len(depths))]
+        self.first = len(depths) - outputs
+        self.channels = tuple(widths[self.first :])
+        self.strides = tuple(4 * 2**level for level in range(self.first, len(depths)))
         self.patch_embed = PatchEmbed(embed)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
-        for level, (width, depth) in enumerate(zip(self.channels, depths, strict=True)):
+        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             first = sum(depths[:level])
             merging = level + 1 < len(depths)
             blocks = [
@@ -121,16 +137,18 @@ class Swin(Backbone):
                 for index in range(depth)
             ]
             self.layers.append(SwinStage(blocks, PatchMerging(width) if merging else None))
-            self.add_module(f"norm{level}", nn.LayerNorm(width))
+            if level >= self.first:
+                self.add_module(f"norm{level}", nn.LayerNorm(width))
         self.apply(_init)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return the map of every level, C2 to C5."""
+        """Return the map of every level, C2 to C5, or of the last ones."""
         x = self.patch_embed(images)
         maps = []
         for level, stage in enumerate(self.layers):
             x, after = stage(x)
-            maps.append(self.get_submodule(f"norm{level}")(x).permute(0, 3, 1, 2))
+            if level >= self.first:
+                maps.append(self.get_submodule(f"norm{level}")(x).permute(0, 3, 1, 2))
             x = after
         return maps
 

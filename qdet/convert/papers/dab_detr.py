@@ -28,6 +28,7 @@ DAB_DETR: Table = (
     *module(r"input_proj", "projection"),
     (r"refpoint_embed\.weight", _ANCHORS),
     (r"transformer\.patterns\.weight", "decoder.queries.patterns.weight"),
+    (r"label_enc\.weight", "decoder.queries.labels.weight"),
 )
 """IDEA-Research/DAB-DETR, whose decoder and detector both list the one box head."""
 

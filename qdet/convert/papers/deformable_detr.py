@@ -14,7 +14,7 @@ def deformable_attention(theirs: str, ours: str) -> Table:
     )
 
 
-_TRANSFORMER: Table = (
+DEFORMABLE_TRANSFORMER: Table = (
     (r"transformer\.level_embed", "encoder.level_embedding.weight"),
     *deformable_attention(ENCODER_LAYER + r"\.self_attn", r"encoder.layers.\g<i>.attention.update.attention"),
     *module(ENCODER_LAYER + r"\.norm1", r"encoder.layers.\g<i>.attention.norm"),
@@ -33,7 +33,7 @@ _TRANSFORMER: Table = (
 )
 
 DEFORMABLE_DETR: Table = (
-    *_TRANSFORMER,
+    *DEFORMABLE_TRANSFORMER,
     (r"query_embed\.weight", "start.embedding.weight"),
     *module(r"transformer\.reference_points", "start.reference_points"),
     *module(r"class_embed\.\d+", "heads.0.class_head"),
@@ -44,7 +44,7 @@ DEFORMABLE_DETR: Table = (
 _STORED_TWICE = r"(?:transformer\.decoder\.)?"
 
 DEFORMABLE_DETR_REFINE: Table = (
-    *_TRANSFORMER,
+    *DEFORMABLE_TRANSFORMER,
     (r"query_embed\.weight", "start.embedding.weight"),
     *module(r"transformer\.reference_points", "start.reference_points"),
     *module(r"transformer\.enc_output", "start.projection"),

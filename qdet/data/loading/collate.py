@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from qdet.data.denoising.draw import NoiseSource, pack
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.buffers import image_memory
 from qdet.data.loading.sample import Objects, Samples, load_sample
 from qdet.data.loading.substitutes import Candidates, read_or_substitute
-from qdet.types import Batch, Substitute, Targets
+from qdet.types import Batch, Noise, Substitute, Targets
 
 
 class OversizeError(ValueError):
@@ -26,6 +27,7 @@ def load_batch(
     padded_hw: HW,
     valid: Sequence[bool],
     candidates: Candidates | None = None,
+    noise: NoiseSource | None = None,
 ) -> Batch:
     """Read, decode and transform samples straight into a batch of `padded_hw`; padding is zero.
 
@@ -38,6 +40,7 @@ def load_batch(
         padded_hw: Height and width of the batch.
         valid: Which of them count.
         candidates: Substitutes for samples that cannot be read; without them those are errors.
+        noise: What draws the noise of their objects, for training with denoising.
 
     Raises:
         OversizeError: An image, or what stands in for it, is larger than `padded_hw`.
@@ -54,6 +57,7 @@ def load_batch(
         objects.append(found)
         if reason is not None:
             substitutes.append(Substitute(int(index.image_id[planned]), int(index.image_id[row]), reason))
+    counts = tuple(len(o.labels) for o in objects)
     original = np.stack([index.height[chosen], index.width[chosen]], axis=1).astype(np.int64)
     return Batch(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
@@ -64,9 +68,10 @@ def load_batch(
         targets=Targets(
             boxes_xyxy=torch.from_numpy(np.concatenate([o.boxes_xyxy for o in objects]).astype(np.float32)),
             labels=torch.from_numpy(np.concatenate([o.labels for o in objects])),
-            counts=tuple(len(o.labels) for o in objects),
+            counts=counts,
         ),
         substitutes=tuple(substitutes),
+        noise=None if noise is None else _draw_noise(noise, shards, chosen, counts),
     )
 
 
@@ -78,12 +83,18 @@ def load_padded_alone(
     padded_hw: HW,
     valid: Sequence[bool],
     candidates: Candidates | None = None,
+    noise: NoiseSource | None = None,
 ) -> Batch:
     """Load a batch of `own_hw`, or of `padded_hw`, where any fits, if a larger image stands in for one."""
     try:
-        return load_batch(shards, rows, views, own_hw, valid, candidates)
+        return load_batch(shards, rows, views, own_hw, valid, candidates, noise)
     except OversizeError:
-        return load_batch(shards, rows, views, padded_hw, valid, candidates)
+        return load_batch(shards, rows, views, padded_hw, valid, candidates, noise)
+
+
+def _draw_noise(noise: NoiseSource, shards: Samples, rows: Sequence[int], counts: Sequence[int]) -> Noise:
+    """Draw the noise of the samples that are in a batch, substitutes with their own."""
+    return pack([noise.draw(shards.number_of(row), n) for row, n in zip(rows, counts, strict=True)])
 
 
 def _load(shards: Samples, padded: UInt8[np.ndarray, "H W 3"], row: int, view: View) -> Objects:

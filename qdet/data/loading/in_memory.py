@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class InMemorySamples:
     def name_of(self, row: int) -> str:
         """Shard and key of a sample, for messages."""
         return self.samples[row].name
+
+    def number_of(self, row: int) -> int:
+        """A number made of the sample's key, since its row is only a place in memory."""
+        key = self.samples[row].key.encode("utf-8", "surrogateescape")
+        return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
     def read_image(self, row: int) -> bytes:
         """The image file of a sample, untouched."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.denoising.draw import NoiseSource
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_batch, load_padded_alone, padded_to
 from qdet.data.loading.prefetch import Load
@@ -49,7 +50,7 @@ class TrainStream:
     ) -> None:
         config.check_split()
         self.shards, self.rank, self.world_size = shards, config.rank, config.world_size
-        self.accumulation, self.pad = config.accumulation, config.pad
+        self.accumulation, self.pad, self._noise = config.accumulation, config.pad, config.noise
         self._read_ahead = config.reader()
         self.bad = BadBudget(config.max_bad)
         self.order = Order(
@@ -87,12 +88,13 @@ class TrainStream:
         return _loads(self.shards, self._parts(first, last))
 
     def _parts(self, first: int, last: int) -> Iterator["_Part"]:
-        for step in self.order.steps(first, last):
+        for number, step in enumerate(self.order.steps(first, last), first):
+            noise = self._noise(number // self.steps_per_epoch)
             mine = places_of(self.rank, self.world_size, len(step.rows))
             for places in np.array_split(mine, self.accumulation):
                 candidates = _candidates(step, places) if self.bad.limit else None
-                rows = step.rows[places]
-                yield _Part(step, rows, np.ones(len(places), dtype=bool), candidates, self._multiple)
+                rows, valid = step.rows[places], np.ones(len(places), dtype=bool)
+                yield _Part(step, rows, valid, candidates, noise, self._multiple)
 
     @property
     def _multiple(self) -> int | None:
@@ -136,6 +138,7 @@ class _Part(NamedTuple):
     rows: Int64[np.ndarray, " b"]
     valid: Bool[np.ndarray, " b"]
     candidates: Candidates | None = None
+    noise: NoiseSource | None = None
     alone: int | None = None
     """What the sides of the largest of these images are rounded up to, where they are padded to it."""
 
@@ -194,10 +197,11 @@ def _load(shards: ShardSet, part: _Part) -> Load:
     rows = part.rows.tolist()
     views = [part.step.plan.views.of(row) for row in rows]
     valid, padded_hw = part.valid.tolist(), part.step.padded_hw
+    told = (part.candidates, part.noise)
     if part.alone is None:
-        return partial(load_batch, shards, rows, views, padded_hw, valid, part.candidates)
+        return partial(load_batch, shards, rows, views, padded_hw, valid, *told)
     own_hw = padded_to(views, part.alone)
-    return partial(load_padded_alone, own_hw, shards, rows, views, padded_hw, valid, part.candidates)
+    return partial(load_padded_alone, own_hw, shards, rows, views, padded_hw, valid, *told)
 
 
 def warning_of_small_cache(shards: ShardSet, planned: Iterator[Step], steps: int) -> str | None:

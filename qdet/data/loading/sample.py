@@ -63,6 +63,10 @@ class Samples(Protocol):
         """Shard and key of a sample, for messages."""
         ...
 
+    def number_of(self, row: int) -> int:
+        """A number of the sample's own, whatever batch it is in; its noise is drawn by it."""
+        ...
+
     def read_image(self, row: int) -> bytes:
         """The image file of a sample, untouched."""
         ...

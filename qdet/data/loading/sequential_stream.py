@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from qdet.data.augment import AugmentConfig
+from qdet.data.denoising.draw import NoiseSource
 from qdet.data.image.resize import HW
 from qdet.data.image.view import View
 from qdet.data.loading.collate import load_padded_alone, padded_to
@@ -78,7 +79,7 @@ class SequentialStream:
         self.bad = BadBudget(config.max_bad)
         self._share = len(share(np.arange(config.batch_size), rank=config.rank, world_size=config.world_size))
         self._printed: set[str] = set()
-        self.pad = config.pad
+        self.pad, self._noise = config.pad, config.noise
         self._ahead, self._read_ahead = config.ahead, config.reader()
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
@@ -134,6 +135,7 @@ class SequentialStream:
                         padded_hw,
                         candidates if self.bad.limit else None,
                         tuple(missing for row in rows for missing in taken[row][1]),
+                        self._noise(epoch),
                     )
 
     def _samples(self, first: int) -> Generator[tuple[InMemorySample, tuple[Substitute, ...]], None, None]:
@@ -234,6 +236,7 @@ def _load(
     padded_hw: HW,
     candidates: Candidates | None,
     left_out: tuple[Substitute, ...],
+    noise: NoiseSource | None,
 ) -> Batch:
-    batch = load_padded_alone(own_hw, held, rows, views, padded_hw, [True] * len(rows), candidates)
+    batch = load_padded_alone(own_hw, held, rows, views, padded_hw, [True] * len(rows), candidates, noise)
     return replace(batch, substitutes=(*left_out, *batch.substitutes)) if left_out else batch

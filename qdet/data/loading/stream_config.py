@@ -1,12 +1,14 @@
 """What every stream is given beside its data: its share of the batches, and how they are read."""
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
 
+from qdet.data.denoising.config import DenoisingConfig
+from qdet.data.denoising.draw import NoiseSource
 from qdet.data.loading.prefetch import Load, Readers, Upload, read_ahead
 from qdet.data.plan.epoch import Tail
 from qdet.errors import ConfigError
@@ -41,6 +43,8 @@ class StreamConfig:
     reader_kind: Readers = "threads"
     prefetch: int = 4
     """Batches that are read ahead; at least one per reader."""
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    """How objects are noised, which decides how many random numbers a batch carries."""
     device: torch.device | None = None
     """Where images are copied to, if it is a GPU."""
 
@@ -52,6 +56,12 @@ class StreamConfig:
                 f"image in one of their {self.accumulation} passes per step; use fewer workers, or "
                 "--train.accumulation 1"
             )
+
+    def noise(self, epoch: int) -> NoiseSource | None:
+        """Return what draws the noise of an epoch; None without denoising."""
+        if self.denoising.kind == "none":
+            return None
+        return NoiseSource(config=self.denoising, seed=self.seed, epoch=epoch)
 
     @property
     def ahead(self) -> int:

@@ -22,7 +22,8 @@ _WORDS = 4
 def philox(seed: int, epoch: int, *, stream: int) -> np.random.Philox:
     """Return one of the independent streams of an epoch: the same key, another counter.
 
-    0 has the views, 1 the plan, 2 the mixtures, 3 the distortions of colours, 4 the shards read in sequence.
+    0 has the views, 1 the plan, 2 the mixtures, 3 the distortions of colours, 4 the shards read in sequence,
+    5 the noise of objects (`qdet.data.denoising`).
     """
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
     return np.random.Philox(key=key, counter=[0, 0, 0, stream])

@@ -4,10 +4,10 @@ B images   N queries   M heads   D query width
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qdet.layers.attention.multi_head import attend, check_heads, split_heads
+from qdet.layers.attention.multi_head import attend, check_heads, split_heads, spread
 
 
 class OverlapAttention(nn.Module):
@@ -37,11 +37,15 @@ class OverlapAttention(nn.Module):
             nn.init.uniform_(self.overlap_scale, 0, 4)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], overlap: Float[Tensor, "B N N"] | None = None
+        self,
+        x: Float[Tensor, "B N D"],
+        overlap: Float[Tensor, "B N N"] | None = None,
+        hidden: Bool[Tensor, "B N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Return `x` plus its update; `overlap` is B, rows attending to columns."""
+        """Return `x` plus its update; `overlap` is B, rows attending to columns, of which some are hidden."""
         heads = [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
-        bias = None
+        bias = hidden
         if self.overlap_scale is not None and overlap is not None:
             bias = self.overlap_scale.view(-1, 1, 1) * overlap.unsqueeze(1)  # [B, M, N, N], exact so far
+            bias = bias if hidden is None else bias.masked_fill(spread(hidden), -torch.inf)
         return x + self.out(attend(*heads, mask=bias))

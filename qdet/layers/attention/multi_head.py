@@ -48,11 +48,12 @@ class MultiheadAttention(PackedAttention):
         query: Float[Tensor, "B N D"],
         key: Float[Tensor, "B K D"],
         value: Float[Tensor, "B K D"],
-        mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+        mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return what every query gathers from the values.
 
-        `mask` says which keys are padding (True), or is what to add to the logits.
+        `mask` says which keys are hidden (True), from all queries or from each, or is what to add to the
+        logits.
         """
         heads = [split_heads(x, self.heads) for x in self._project(query, key, value)]
         return self.out(attend(*heads, mask=mask, dropout=self.dropout if self.training else 0.0))
@@ -94,7 +95,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "B N D"],
         position: Float[Tensor, "#B N D"] | None,
-        mask: Bool[Tensor, "B N"] | Float[Tensor, "B #M #N N"] | None = None,
+        mask: Bool[Tensor, "B N"] | Bool[Tensor, "B N N"] | Float[Tensor, "B #M #N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`."""
         placed = x if position is None else x + position
@@ -134,7 +135,7 @@ def attend(
     k: Float[Tensor, "B M K d"],
     v: Float[Tensor, "B M K e"],
     *,
-    mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+    mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B N _"]:
     """Attend head by head and join the heads; `mask` as for `MultiheadAttention`.
@@ -144,7 +145,7 @@ def attend(
     changes by 1 / (256 e) or 0.0014 at most, and fused kernels take no wider bias.
     """
     if mask is not None and mask.dtype == torch.bool:
-        mask = ~mask[:, None, None]
+        mask = ~spread(mask)
     elif mask is not None:
         mask = mask.to(q.dtype)
     found = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2)
@@ -156,7 +157,7 @@ def attention_weights(
     q: Float[Tensor, "B M N d"],
     k: Float[Tensor, "B M K d"],
     *,
-    mask: Bool[Tensor, "B K"] | Float[Tensor, "B #M #N K"] | None = None,
+    mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
 ) -> Float[Tensor, "B M N K"]:
     """Return the weights that `attend` multiplies values with and does not keep, in float32 or wider."""
     with torch.autocast(q.device.type, enabled=False):
@@ -165,8 +166,13 @@ def attention_weights(
     if mask is None:
         return logits.softmax(-1)
     if mask.dtype == torch.bool:
-        return logits.masked_fill(mask[:, None, None], -torch.inf).softmax(-1)
+        return logits.masked_fill(spread(mask), -torch.inf).softmax(-1)
     return (logits + mask).softmax(-1)
+
+
+def spread(hidden: Bool[Tensor, "B *N K"]) -> Bool[Tensor, "B 1 _ K"]:
+    """Give hidden keys, of all queries or of each, the axes of an attention's logits."""
+    return hidden[:, None, None] if hidden.dim() == 2 else hidden[:, None]
 
 
 def split_heads(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B M N d"]:

@@ -31,12 +31,17 @@ class ConditionalSelfAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "B N D"], position: Float[Tensor, "#B N D"]) -> Float[Tensor, "B N D"]:
-        """Return the update of `x`."""
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        position: Float[Tensor, "#B N D"],
+        hidden: Bool[Tensor, "B N N"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return the update of `x`; `hidden` is True where a query must not see another."""
         q = self.query_content(x) + self.query_position(position)
         k = self.key_content(x) + self.key_position(position)
         q, k, v = (split_heads(t, self.heads) for t in (q, k, self.value(x)))
-        return self.out(attend(q, k, v, dropout=self.dropout if self.training else 0.0))
+        return self.out(attend(q, k, v, mask=hidden, dropout=self.dropout if self.training else 0.0))
 
 
 class ConditionalCrossAttention(nn.Module):

@@ -26,13 +26,25 @@ from qdet.layers.transformer.layers import DecoderLayer, EncoderLayer, run, xavi
 class DeformableEncoder(nn.Module):
     """Layers of deformable attention among the cells of all levels.
 
-    Every layer adds the tokens' positions: a sine embedding plus a learned one of the level.
+    Every layer adds the tokens' positions: a sine embedding plus a learned one of the level. The former's
+    `temperatures_yx` and `offset` are those of `sine_map`.
     """
 
     def __init__(
-        self, layers: int, dim: int, *, heads: int, levels: int, points: int, ffn: int, dropout: float
+        self,
+        layers: int,
+        dim: int,
+        *,
+        heads: int,
+        levels: int,
+        points: int,
+        ffn: int,
+        dropout: float,
+        temperatures_yx: tuple[float, float] = (10_000.0, 10_000.0),
+        offset: float = -0.5,
     ) -> None:
         super().__init__()
+        self.temperatures_yx, self.offset = temperatures_yx, offset
         self.layers = nn.ModuleList(
             EncoderLayer(
                 DeformableSelfAttention(dim, heads=heads, levels=levels, points=points),
@@ -49,7 +61,8 @@ class DeformableEncoder(nn.Module):
         self, x: Float[Tensor, "B T D"], levels: TokenLevels, *, recompute: bool = False
     ) -> Float[Tensor, "B T D"]:
         """Return the memory that queries read."""
-        places, names = sine_tokens(levels, x.shape[-1]), self.level_embedding(1).unbind(1)
+        places = sine_tokens(levels, x.shape[-1], temperatures_yx=self.temperatures_yx, offset=self.offset)
+        names = self.level_embedding(1).unbind(1)
         position = torch.cat([p.to(n.dtype) + n for p, n in zip(places, names, strict=True)], dim=1)
         reference = cell_centers(levels)
         for layer in self.layers:
@@ -64,17 +77,9 @@ class DeformableDecoder(nn.Module):
         self, layers: int, dim: int, *, heads: int, levels: int, points: int, ffn: int, dropout: float
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                SelfAttention(dim, heads=heads, dropout=dropout),
-                DeformableCrossAttention(dim, heads=heads, levels=levels, points=points),
-                dim,
-                ffn,
-                dropout=dropout,
-            )
-            for _ in range(layers)
+        self.layers = deformable_decoder_layers(
+            layers, dim, heads=heads, levels=levels, points=points, ffn=ffn, dropout=dropout
         )
-        _initialize(self)
 
     def forward(
         self,
@@ -100,6 +105,24 @@ class DeformableDecoder(nn.Module):
             reference = boxes.detach() if refine else reference
             predictions.append((logits, boxes))
         return predictions
+
+
+def deformable_decoder_layers(
+    count: int, dim: int, *, heads: int, levels: int, points: int, ffn: int, dropout: float
+) -> nn.ModuleList:
+    """Make a decoder's layers; they read (position, hidden) and (position, reference, memory, levels)."""
+    layers = nn.ModuleList(
+        DecoderLayer(
+            SelfAttention(dim, heads=heads, dropout=dropout),
+            DeformableCrossAttention(dim, heads=heads, levels=levels, points=points),
+            dim,
+            ffn,
+            dropout=dropout,
+        )
+        for _ in range(count)
+    )
+    _initialize(layers)
+    return layers
 
 
 def _initialize(part: nn.Module) -> None:

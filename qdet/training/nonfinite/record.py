@@ -23,7 +23,7 @@ from torch import Tensor
 from qdet.errors import CheckpointError, StorageError
 from qdet.storage import Folder
 from qdet.storage.parsing import parse_json_object
-from qdet.types import Batch, Targets
+from qdet.types import Batch, Noise, Targets
 
 KEY = "qdet_bad_step"
 FORMAT = 1
@@ -119,17 +119,36 @@ def _read(path: Path) -> BadStep:
 def _tensors_of(batch: Batch) -> dict[str, Tensor]:
     own = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
     targets = batch.targets
-    return own | {
+    packed = {
         "boxes_xyxy": targets.boxes_xyxy,
         "labels": targets.labels,
         "counts": torch.tensor(targets.counts, dtype=torch.int64),
+    }
+    return own | packed | ({} if batch.noise is None else _tensors_of_noise(batch.noise))
+
+
+def _tensors_of_noise(noise: Noise) -> dict[str, Tensor]:
+    return {
+        "noise_numbers": noise.numbers,
+        "noise_objects": torch.tensor([o for each in noise.objects for o in each], dtype=torch.int64),
+        "noise_counts": torch.tensor([len(each) for each in noise.objects], dtype=torch.int64),
+        "noise_repetitions": torch.tensor(noise.repetitions, dtype=torch.int64),
     }
 
 
 def _batch_of(tensors: dict[str, Tensor]) -> Batch:
     boxes, labels, counts = (tensors.pop(name) for name in ("boxes_xyxy", "labels", "counts"))
+    noise = _noise_of(tensors) if "noise_numbers" in tensors else None
     own: dict[str, Any] = tensors
-    return Batch(**own, targets=Targets(boxes, labels, tuple(counts.tolist())))
+    return Batch(**own, targets=Targets(boxes, labels, tuple(counts.tolist())), noise=noise)
+
+
+def _noise_of(tensors: dict[str, Tensor]) -> Noise:
+    numbers, objects, counts, repetitions = (
+        tensors.pop(f"noise_{name}") for name in ("numbers", "objects", "counts", "repetitions")
+    )
+    by_image = objects.split(counts.tolist())
+    return Noise(numbers, tuple(tuple(o.tolist()) for o in by_image), tuple(repetitions.tolist()))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qdet.detectors.detector import Detector
 from qdet.errors import DivergedError
+from qdet.layers.denoising.apply import denoise_batch
 from qdet.losses import SetLoss
 from qdet.training.nonfinite.hooks import FirstBad, Layer, Watch
 from qdet.types import Batch
@@ -74,10 +75,11 @@ def _make_pass(
     precision: str,
     watch: Watch,
 ) -> float:
+    extra, truth = denoise_batch(detector.denoising, batch, criterion.classes)
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        stages = detector(batch.images, batch.sizes_hw)
+        stages = detector(batch.images, batch.sizes_hw, *([] if extra is None else [extra]))
     try:
-        total = criterion(stages, batch.targets, batch.sizes_hw, **divisors).total
+        total = criterion(stages, batch.targets, batch.sizes_hw, truth=truth, **divisors).total
     except DivergedError:  # matching rejects non-finite predictions
         total = torch.full((), float("nan"))
     if watch.first_bad is None and not torch.isfinite(total):

@@ -4,11 +4,15 @@ Liu et al.: DAB-DETR, Dynamic Anchor Boxes are Better Queries for DETR, ICLR 202
 https://arxiv.org/abs/2201.12329. Where the paper and the authors' code (IDEA-Research/DAB-DETR) differ, this
 is the code.
 
-    B images   A anchors   P patterns   N = A P queries   K classes   T cells of the feature map   D width
+DN-DETR (Li et al., CVPR 2022, https://arxiv.org/abs/2203.01305) is this detector trained with `denoising`:
+its own queries then start from a learned vector for "unknown".
+
+    B images   A anchors   P patterns   N = A P queries   E extra queries   Q = E + N   K classes
+    T cells of the feature map   D width
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,22 +20,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
-from qdet.detectors.detector import Detector, check_at_least
+from qdet.data.denoising.config import DenoisingConfig
+from qdet.detectors.dab_detr.queries import EPS, Queries
+from qdet.detectors.detector import DenoisingDetector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
+from qdet.layers.attention.visibility import hide_groups
+from qdet.layers.denoising.queries import split_predictions
 from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
 from qdet.layers.mlp import MLP
 from qdet.layers.position import embed_reference
 from qdet.layers.precision import fp32_island
-from qdet.layers.queries import LearnedQueries
-from qdet.layers.reference_points import boxes_from, inverse_sigmoid, to_pixels
+from qdet.layers.reference_points import boxes_from, to_pixels
 from qdet.layers.transformer.conditional import conditional_layers
 from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import run, xavier_matrices
-from qdet.types import PaddedSizes, Predictions
-
-EPS = 1e-3
-"""Floor of this paper's inverse sigmoids, which keeps divisions by an anchor's size finite."""
+from qdet.types import ExtraQueries, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class DABDETRConfig(TransformerConfig):
     """Temperature of the sine embedding of a query's box; 20 in the paper, this in the authors' code."""
     detections: int = 300
     """Detections per image: the best pairs of query and class."""
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    """Extra queries in training, from noised objects; `DN_DETR_DENOISING` makes this DN-DETR."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
@@ -95,14 +101,14 @@ class DABDETRConfig(TransformerConfig):
         )
 
 
-class DABDETR(Detector):
+class DABDETR(DenoisingDetector):
     """DETR's encoder with positions scaled by content, and a decoder that refines anchor boxes."""
 
     def __init__(self, config: DABDETRConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.detections = config.detections
+        self.detections, self.denoising = config.detections, config.denoising
         self.projection = nn.Conv2d(backbone.channels[-1], config.width, kernel_size=1)
         self.encoder = SingleScaleEncoder(
             config.width,
@@ -112,18 +118,22 @@ class DABDETR(Detector):
             scale_position=True,
             temperatures_yx=config.map_temperatures_yx,
         )
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, classes)
         self.class_head = sigmoid_class_head(config.width, classes)
 
     def decode(
-        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes: PaddedSizes,
+        extra: ExtraQueries | None = None,
     ) -> tuple[Predictions, ...]:
         """Predict from the coarsest map."""
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
-        outputs = self.decoder(memory, recompute=self.recomputes)
-        return tuple(
+        outputs = self.decoder(memory, extra, recompute=self.recomputes)
+        predictions = (
             Predictions(self.class_head(x), to_pixels(boxes, sizes.sizes_hw)) for x, boxes in outputs
         )
+        return split_predictions(predictions, extra)
 
 
 class Decoder(nn.Module):
@@ -134,9 +144,9 @@ class Decoder(nn.Module):
     norm that all layers share; both as in the authors' code.
     """
 
-    def __init__(self, config: DABDETRConfig) -> None:
+    def __init__(self, config: DABDETRConfig, classes: int) -> None:
         super().__init__()
-        width = config.width
+        width, self.own = config.width, config.queries
         self.temperature, self.dims = config.query_temperature, config.anchor_dims
         self.updated = config.updated
         self.layers = conditional_layers(
@@ -151,21 +161,32 @@ class Decoder(nn.Module):
         modulated = config.modulated and self.dims == 4
         self.size_head = PerceptronHead(width, 2, layers=2) if modulated else None
         xavier_matrices(self)
-        self.queries = Queries(config)
+        self.queries = Queries(
+            config.anchors,
+            width,
+            dims=config.anchor_dims,
+            patterns=config.patterns,
+            fixed_centers=config.fixed_centers,
+            classes=None if config.denoising.kind == "none" else classes,
+        )
         self.box_head = BoxHead(width)
         self.box_head.start_at_zero()
 
     def forward(
-        self, memory: Memory, *, recompute: bool = False
-    ) -> list[tuple[Float[Tensor, "B N D"], Float[Tensor, "B N 4"]]]:
-        """Return every layer's normalised queries and predicted boxes, cxcywh in normalized coordinates."""
-        x, boxes = self.queries(memory.x.shape[0])
+        self, memory: Memory, extra: ExtraQueries | None = None, *, recompute: bool = False
+    ) -> list[tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]]]:
+        """Return every layer's normalised queries and predicted boxes, cxcywh in normalized coordinates.
+
+        Extra queries come first.
+        """
+        x, boxes = self.queries(memory.x.shape[0], extra)
+        hidden = None if extra is None else hide_groups(extra.groups, self.own)
         outputs = []
         for i, layer in enumerate(self.layers):
             anchors = boxes.detach() if i > 0 and self.updated else boxes
             position, place = self._positions(x, anchors, first=i == 0)
             to_image = (position, place, memory.x, memory.position, memory.mask)
-            x = run(layer, x, (position,), to_image, recompute=recompute)
+            x = run(layer, x, (position, hidden), to_image, recompute=recompute)
             normed = self.norm(x)
             outputs.append((normed, boxes_from(self.box_head(normed), boxes, eps=EPS)))
             if self.updated and i + 1 < len(self.layers):
@@ -173,8 +194,8 @@ class Decoder(nn.Module):
         return outputs
 
     def _positions(
-        self, x: Float[Tensor, "B N D"], anchors: Float[Tensor, "B N _"], *, first: bool
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        self, x: Float[Tensor, "B Q D"], anchors: Float[Tensor, "B Q _"], *, first: bool
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q D"]]:
         """Return the queries' positions and spatial queries; the `first` layer does not scale the latter."""
         size = self.dims * x.shape[-1] // 2
         embedded = embed_reference(anchors, size, temperature=self.temperature)
@@ -184,46 +205,6 @@ class Decoder(nn.Module):
         if self.size_head is not None:
             place = modulate(place, self.size_head(x), anchors)
         return self.position_head(embedded), place
-
-
-class Queries(nn.Module):
-    """Anchor boxes and the initial content of their queries: zero, or one of the patterns.
-
-    Appendix G fixes randomly drawn centres. The authors' code tries to, but disables gradients for a slice
-    of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
-    gradients nor weight decay move them, on any ZeRO stage; `qdet.convert.fix_centers` takes them from the
-    authors' weights.
-    """
-
-    def __init__(self, config: DABDETRConfig) -> None:
-        super().__init__()
-        self.config = config
-        learned = config.anchor_dims - 2 * config.fixed_centers
-        self.boxes = LearnedQueries(config.anchors, learned, normalize=False)
-        centers = inverse_sigmoid(torch.rand(config.anchors, 2), EPS) if config.fixed_centers else None
-        self.register_buffer("centers", centers)
-        self.centers: Tensor | None
-        self.patterns = (
-            LearnedQueries(config.patterns, config.width, normalize=False) if config.patterns else None
-        )
-
-    def forward(self, images: int) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N _"]]:
-        """Return contents and boxes (cxcywh or centres, normalized coordinates), pattern by pattern."""
-        boxes = normalize_anchors(self.boxes(images), self.centers)
-        if self.patterns is None:
-            return boxes.new_zeros(*boxes.shape[:2], self.config.width), boxes
-        contents = self.patterns(images).repeat_interleave(self.config.anchors, dim=1)
-        return contents, boxes.repeat(1, self.config.patterns, 1)
-
-
-@fp32_island("geometry")
-def normalize_anchors(
-    learned: Float[Tensor, "B A _"], centers: Float[Tensor, "A 2"] | None
-) -> Float[Tensor, "B A _"]:
-    """Return anchors in normalized coordinates; `learned` holds the values that `centers` does not."""
-    if centers is not None:
-        learned = torch.cat((centers.expand(learned.shape[0], -1, -1), learned), dim=-1)
-    return learned.sigmoid()
 
 
 @fp32_island("geometry")

@@ -1,0 +1,96 @@
+"""DAB-DETR's queries: settings, anchor boxes and contents; DN-DETR's extra ones ahead of them.
+
+B images   A anchors   P patterns   N = A P queries   E extra queries   Q = E + N   D width
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qdet.layers.denoising.queries import LabelEmbedding, start_boxes
+from qdet.layers.precision import fp32_island
+from qdet.layers.queries import LearnedQueries
+from qdet.layers.reference_points import inverse_sigmoid
+from qdet.types import ExtraQueries
+
+EPS = 1e-3
+"""Floor of this paper's inverse sigmoids, which keeps divisions by an anchor's size finite."""
+
+
+class Queries(nn.Module):
+    """Anchor boxes and the initial content of their queries: zero, or one of the patterns.
+
+    With denoising (DN-DETR's section 4.2) they are added to the embedding of "unknown"; an extra query has
+    that of its noised label. The last feature says whether a query is an extra one. `classes` is None
+    without denoising.
+
+    Appendix G fixes randomly drawn centres. The authors' code tries to, but disables gradients for a slice
+    of a parameter, which has no effect. Here fixed centres are a buffer, so that neither
+    gradients nor weight decay move them, on any ZeRO stage; `qdet.convert.fix_centers` takes them from the
+    authors' weights.
+    """
+
+    def __init__(
+        self,
+        anchors: int,
+        width: int,
+        *,
+        dims: int = 4,
+        patterns: int = 0,
+        fixed_centers: bool = False,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.anchors, self.width = anchors, width
+        self.boxes = LearnedQueries(anchors, dims - 2 * fixed_centers, normalize=False)
+        centers = inverse_sigmoid(torch.rand(anchors, 2), EPS) if fixed_centers else None
+        self.register_buffer("centers", centers)
+        self.centers: Tensor | None
+        self.patterns = LearnedQueries(patterns, width, normalize=False) if patterns else None
+        self.labels = LabelEmbedding(classes, width - 1) if classes is not None else None
+
+    def forward(
+        self, images: int, extra: ExtraQueries | None = None
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q _"]]:
+        """Return contents and boxes (cxcywh or centres, normalized): extra ones, then pattern by pattern."""
+        boxes = normalize_anchors(self.boxes(images), self.centers)
+        contents = None
+        if self.patterns is not None:
+            contents = self.patterns(images).repeat_interleave(self.anchors, dim=1)
+            boxes = boxes.repeat(1, contents.shape[1] // self.anchors, 1)
+        if self.labels is not None:
+            return self._with_labels(self.labels, contents, boxes, extra)
+        if contents is None:
+            contents = boxes.new_zeros(*boxes.shape[:2], self.width)
+        return contents, boxes
+
+    def _with_labels(
+        self,
+        embedding: LabelEmbedding,
+        contents: Float[Tensor, "B N D"] | None,
+        boxes: Float[Tensor, "B N _"],
+        extra: ExtraQueries | None,
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q _"]]:
+        """Add the embeddings of "unknown", and put the extra queries first."""
+        unknown = torch.full(boxes.shape[:2], embedding.classes, device=boxes.device)
+        labels = unknown if extra is None else torch.cat((extra.labels, unknown), dim=1)
+        first = labels.shape[1] - unknown.shape[1]
+        noised, own = F.pad(embedding(labels), (0, 1)).split((first, unknown.shape[1]), dim=1)
+        own = own if contents is None else own + contents
+        if extra is None:
+            return own, boxes
+        noised = torch.cat((noised[..., :-1], torch.ones_like(noised[..., -1:])), dim=-1)
+        noised = noised * extra.filled.unsqueeze(-1)
+        starts = start_boxes(extra, eps=EPS)[..., : boxes.shape[-1]]
+        return torch.cat((noised, own), dim=1), torch.cat((starts, boxes), dim=1)
+
+
+@fp32_island("geometry")
+def normalize_anchors(
+    learned: Float[Tensor, "B A _"], centers: Float[Tensor, "A 2"] | None
+) -> Float[Tensor, "B A _"]:
+    """Return anchors in normalized coordinates; `learned` holds the values that `centers` does not."""
+    if centers is not None:
+        learned = torch.cat((centers.expand(learned.shape[0], -1, -1), learned), dim=-1)
+    return learned.sigmoid()

@@ -1,0 +1,1 @@
+"""DINO. In: parts that only it uses. Out: what a second detector needs."""

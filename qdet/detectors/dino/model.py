@@ -1,0 +1,152 @@
+"""DINO: Deformable DETR with anchor boxes from the best tokens, and contrastive denoising in training.
+
+Zhang et al.: DINO, DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection, ICLR 2023,
+https://arxiv.org/abs/2203.03605. Where the paper and the authors' code (IDEA-Research/DINO) differ, this is
+the code.
+
+    B images   N queries   E extra queries   Q = E + N   K classes   T tokens of all levels   D width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qdet.backbones import Backbone
+from qdet.data.denoising.config import DINO_DENOISING, DenoisingConfig
+from qdet.detectors.detector import DenoisingDetector, check_at_least
+from qdet.detectors.dino.decoder import EPS, Decoder, LookForward
+from qdet.detectors.dino.selection import Content, TokenSelection
+from qdet.detectors.transformer_config import DeformableConfig
+from qdet.errors import ConfigError
+from qdet.layers.attention.visibility import hide_groups
+from qdet.layers.conv.multi_level_neck import MultiLevelNeck
+from qdet.layers.denoising.queries import LabelEmbedding, split_predictions, start_boxes
+from qdet.layers.heads import DetectionHead
+from qdet.layers.reference_points import to_pixels
+from qdet.layers.token_levels import flatten_maps, token_levels
+from qdet.layers.transformer.deformable import DeformableEncoder
+from qdet.types import ExtraQueries, PaddedSizes, Predictions, Proposals
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOConfig(DeformableConfig):
+    """DINO; the defaults are the paper's ResNet-50 on four scales, `levels=5` makes it the one on five."""
+
+    ffn: int = 2048
+    dropout: float = 0.0
+    detections: int = 300
+    queries: int = 900
+    """Queries per image: the best tokens, or all where there are fewer."""
+    content: Content = "learned"
+    """Initial content of queries: learned vectors (mixed selection), or the features of the tokens."""
+    look_forward: LookForward = "twice"
+    """Whether a layer's box loss also reaches the layer before it, through the box that it refines."""
+    shared_heads: bool = True
+    """Predict all layers with one head; otherwise every layer has its own."""
+    map_temperatures_yx: tuple[float, float] = (20.0, 20.0)
+    """Temperatures of the sine embedding of a cell's row and column."""
+    query_temperature: float = 10_000.0
+    """Temperature of the sine embedding of a query's box."""
+    denoising: DenoisingConfig = field(default_factory=lambda: DINO_DENOISING)
+    """Extra queries in training, from noised objects."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that cannot be built."""
+        super().__post_init__()
+        check_at_least(self, 1, "queries", "encoder_layers")
+        if min(*self.map_temperatures_yx, self.query_temperature) <= 0:
+            raise ConfigError(
+                "--detector.map-temperatures-yx and --detector.query-temperature must be above 0, "
+                f"got {self.map_temperatures_yx} and {self.query_temperature}"
+            )
+
+    @property
+    def backbone_levels(self) -> int:
+        """Number of the backbone's last maps that are read: one level is convolved from the last."""
+        return min(max(self.levels - 1, 1), 4)
+
+    def build(self, classes: int) -> "DINO":
+        """Build the detector with fresh weights; the caller loads pre-trained ones."""
+        return DINO(self, self.backbone.build(), classes)
+
+    def demo(self) -> "DINOConfig":
+        """Return a detector small enough to learn 128-pixel images on two CPU cores."""
+        return replace(
+            self,
+            **self.demo_sizes(),
+            queries=30,
+            encoder_layers=2,
+            detections=30,
+            denoising=replace(self.denoising, queries=20),
+        )
+
+
+class DINO(DenoisingDetector):
+    """A multi-level neck, an encoder over all cells, the choice of the best, and a decoder from there."""
+
+    def __init__(self, config: DINOConfig, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.backbone = backbone
+        self.detections, self.denoising = c.detections, c.denoising
+        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.encoder = DeformableEncoder(
+            c.encoder_layers,
+            c.width,
+            points=c.encoder_points,
+            temperatures_yx=c.map_temperatures_yx,
+            offset=0.0,
+            **c.layer_sizes,
+        )
+        heads = [DetectionHead(c.width, classes) for _ in range(1 if c.shared_heads else c.decoder_layers)]
+        self.selection = TokenSelection(c.queries, c.width, heads[0], content=c.content)
+        self.decoder = Decoder(
+            c.decoder_layers,
+            c.width,
+            heads,
+            look_forward=c.look_forward,
+            temperature=c.query_temperature,
+            points=c.decoder_points,
+            **c.layer_sizes,
+        )
+        self.labels = LabelEmbedding(classes, c.width) if c.denoising.kind != "none" else None
+
+    def decode(
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes: PaddedSizes,
+        extra: ExtraQueries | None = None,
+    ) -> tuple[Predictions, ...]:
+        """Predict from the backbone's last maps; the chosen tokens' `Proposals` come first."""
+        maps = self.neck(features[-self.config.backbone_levels :])
+        levels = token_levels(maps, sizes)
+        memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
+        content, reference, logits, boxes = self.selection(memory, levels)
+        queries, hidden = self._add_extra(content, reference, extra)
+        decoded = self.decoder(*queries, memory, levels, hidden, recompute=self.recomputes)
+        stages = (Predictions(scores, to_pixels(b, sizes.sizes_hw)) for scores, b in decoded)
+        return Proposals(logits, to_pixels(boxes, sizes.sizes_hw)), *split_predictions(stages, extra)
+
+    def _add_extra(
+        self,
+        content: Float[Tensor, "B N D"],
+        reference: Float[Tensor, "B N 4"],
+        extra: ExtraQueries | None,
+    ) -> tuple[tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]], Tensor | None]:
+        """Put the extra queries first; return contents, boxes and which query must not see which.
+
+        In training the embedding of labels takes part in every pass, whether there are any or not: ZeRO needs
+        a gradient of it on every rank.
+        """
+        if self.labels is None or (extra is None and not self.training):
+            return (content, reference), None
+        if extra is None:
+            nothing = self.labels(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
+            return (torch.cat((nothing, content), dim=1), reference), None
+        noised = self.labels(extra.labels) * extra.filled.unsqueeze(-1)
+        contents = torch.cat((noised, content), dim=1)
+        boxes = torch.cat((start_boxes(extra, eps=EPS), reference), dim=1)
+        return (contents, boxes), hide_groups(extra.groups, content.shape[1])
