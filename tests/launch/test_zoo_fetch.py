@@ -21,7 +21,7 @@ import qdet
 from benchmarks import published as check_all
 from data_prep.coco_to_shards import Conversion, convert
 from qdet import zoo
-from qdet.__main__ import main
+from qdet.__main__ import main, parse
 from qdet.backbones.download import cached_path, kept_digest
 from qdet.convert import published
 from qdet.convert.published import FILES, PublishedFile
@@ -130,6 +130,12 @@ def test_without_a_network_it_says_what_to_do_by_hand(served, tmp_path, monkeypa
     assert fetch(NAME, tmp_path / "model", file=file).pipeline == "detr"
     with pytest.raises(CheckpointError, match=r"there is no such file"):
         fetch(NAME, tmp_path / "other", file=tmp_path / "nothing.pth")
+
+
+def test_the_command_still_lists_by_itself():
+    assert (parse(["zoo"]).action, parse(["zoo", "--json"]).json) == ("list", True)
+    with pytest.raises(ConfigError, match="needs the name of a model"):
+        parse(["zoo", "fetch"]).run([])
 
 
 def test_a_name_without_a_file_is_an_error(tmp_path):
