@@ -238,7 +238,7 @@ def test_bf16_stays_near_fp32(detector):
     extent = (a[..., 2:] - a[..., :2]).amax(-1, keepdim=True).clamp(min=128)
     boxes, logits = (a - b) / extent, exact[which].logits - rounded[which].logits
     assert 0 < boxes.abs().mean() < BF16_BOX
-    # Its maps are as near as those of P2 to P6 (0.02 of their spread); the moved weights of its stages are not.
+    # Its maps are as near as those of P2 to P6 (0.02 of their spread); what its stages make of them is not.
     coarse = getattr(detector.config, "pyramid", None) == "p3-p7"
     assert 0 < logits.abs().mean() < (2 if coarse else 1) * BF16_LOGIT
 
