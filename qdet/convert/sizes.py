@@ -176,7 +176,7 @@ def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> A
     )
 
 
-def _sampling(weights: Shapes, heads: int) -> dict[str, int]:
+def _sampling(weights: Shapes, heads: int) -> dict[str, Any]:
     """Infer the levels and points of deformable attention."""
     levels = weights["encoder.level_embedding.weight"][0]
     per_point = 2 * heads * levels  # numbers, for an offset along each axis

@@ -10,6 +10,7 @@ from qdet.backbones import ResNetConfig, SwinConfig
 from qdet.convert.files import read
 from qdet.convert.recognize import recognize
 from qdet.detectors import (
+    DN_DETR_DENOISING,
     AdaMixerConfig,
     ConditionalDETRConfig,
     DABDETRConfig,
@@ -108,6 +109,7 @@ def test_others_can_read_the_folder(tmp_path):
         ),
         (replace(TINY, backbone=replace(TINY.backbone, groups=2)), "not for ResNetConfig with groups"),
         (replace(TINY, pre_norm=True), "no pre-norm layers"),
+        (DABDETRConfig(**SIZES, anchors=12, denoising=DN_DETR_DENOISING), "from a learned vector"),
     ],
 )
 def test_what_transformers_lacks_is_refused(config, message, tmp_path):

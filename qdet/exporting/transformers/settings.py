@@ -86,6 +86,11 @@ def _dab(config: DABDETRConfig) -> Layout:
             "transformers' DAB-DETR has --detector.query-temperature 10000 alone, this one "
             f"{config.query_temperature}"
         )
+    if config.denoising.kind != "none":
+        raise ExportError(
+            "transformers' DAB-DETR starts queries from nothing, one trained with denoising from a learned "
+            "vector; give a .onnx or .pt2 file"
+        )
     height, width = config.map_temperatures_yx
     if not (float(height).is_integer() and float(width).is_integer()):
         raise ExportError(
