@@ -3,6 +3,8 @@
 A new detector is tested by its lines in `tests.support.published`.
 """
 
+import re
+
 import pytest
 import torch
 
@@ -62,6 +64,21 @@ def test_is_recognised_with_its_settings(parity_dir, name):
     authors = {"AdaMixerConfig": "mmdet", "SparseRCNNConfig": "detectron2"}
     wanted = authors.get(type(found.detector).__name__, "detr")
     assert found.pipeline == ("mmdet" if "mmdetection" in found.title else wanted)
+
+
+@pytest.mark.parametrize("name", ["dn_detr_r50", "dino_r50_4scale"])
+def test_rows_of_embedded_labels_are_those_of_the_class_heads(parity_dir, name):
+    """Of COCO's 91 ids those of its classes, and "unknown" last; each row holds its own number."""
+    state = on_meta(recorded(parity_dir, name)["keys"])
+    for key, meta in state.items():
+        if key.startswith("label_enc") or re.search(r"class_embed.*weight$", key):
+            state[key] = torch.arange(len(meta)).unsqueeze(1).expand(meta.shape).float()
+    found = recognize(state, Metadata())
+    (embedding,) = [t for key, t in found.weights.items() if key.endswith("labels.weight")]
+    heads = [t for key, t in found.weights.items() if key.endswith("class_head.weight")]
+    assert embedding[:, 0].tolist() == [*COCO.ids, 91]
+    assert len(heads) == (2 if name.startswith("dino") else 1)
+    assert all(head[:, 0].tolist() == list(COCO.ids) for head in heads)
 
 
 def test_values_arrive_where_they_belong():

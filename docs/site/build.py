@@ -33,6 +33,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Your own images": "docs/own_data_training.md",
         "Jobs": "docs/jobs.md",
         "Sweeps and ablations": "docs/sweeps.md",
+        "Denoising": "docs/denoising.md",
         "Your own data": "docs/own_data.md",
         "Data": "docs/data.md",
         "MLflow": "docs/mlflow.md",
@@ -59,7 +60,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
 API: Mapping[str, str] = {
     "Use a model": "load Model Detections evaluate Report export",
     "A job": "launch Job DataConfig AugmentConfig OptimConfig TrainConfig EvalConfig StoreConfig TrackConfig "
-    "SetLossConfig Callbacks",
+    "SetLossConfig DenoisingConfig Callbacks",
     "Recipes and sweeps": "Published Variant Table Sweep Choice Each Uniform LogUniform",
 }
 """Pages of the API reference; what else is exported, configurations of models, has a page of its own."""

@@ -86,14 +86,14 @@ def anchor_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -
 
 def dino(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DINOConfig:
     """Infer a DINO. Where contents are features of tokens, no tensor says how many queries there are."""
-    shared, learned = _transformer(weights, metadata), "selection.content.weight"
+    learned, shared = "selection.content.weight", _transformer(weights, metadata)
+    shared |= _sampling(weights, shared["heads"])
     return DINOConfig(
         backbone=backbone,
         queries=weights[learned][0] if learned in weights else metadata.queries or 900,
         content="learned" if learned in weights else "token",
         shared_heads=weights.count("decoder.heads.") == 1,
         **shared,
-        **_sampling(weights, shared["heads"]),
     )
 
 
@@ -182,7 +182,7 @@ def adamixer(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> A
     )
 
 
-def _sampling(weights: Shapes, heads: int) -> dict[str, int]:
+def _sampling(weights: Shapes, heads: int) -> dict[str, Any]:
     """Infer the levels and points of deformable attention."""
     levels = weights["encoder.level_embedding.weight"][0]
     per_point = 2 * heads * levels  # numbers, for an offset along each axis

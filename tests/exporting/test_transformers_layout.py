@@ -10,6 +10,7 @@ from qdet.backbones import ResNetConfig, SwinConfig
 from qdet.convert.files import read
 from qdet.convert.recognize import recognize
 from qdet.detectors import (
+    DN_DETR_DENOISING,
     AdaMixerConfig,
     ConditionalDETRConfig,
     DABDETRConfig,
@@ -120,6 +121,7 @@ def test_others_can_read_the_folder(tmp_path):
         (replace(TINY, scores="sigmoid"), "not --detector.scores sigmoid"),
         (DABDETRConfig(**SIZES, updated=False), "boxes as anchors, which it updates"),
         (DABDETRConfig(**SIZES, anchor_dims=2), "--detector.anchor-dims 4"),
+        (DABDETRConfig(**SIZES, anchors=12, denoising=DN_DETR_DENOISING), "from a learned vector"),
     ],
 )
 def test_what_transformers_lacks_is_refused(config, message, tmp_path):

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 import qdet
 from qdet.detectors import detector as detections
 from qdet.detectors.adamixer import adaptive_mixing, channel_mapping, sampling_3d, xyzr
-from qdet.detectors.dab_detr import modulate, normalize_anchors
+from qdet.detectors.dab_detr.model import modulate
+from qdet.detectors.dab_detr.queries import normalize_anchors
 from qdet.detectors.dynamic_detr.dynamic_relu import _lines
 from qdet.detectors.dynamic_detr.pyramid_conv import PyramidConv
 from qdet.detectors.smca.gaussian_prior import GaussianPrior, log_gaussian
@@ -268,12 +269,12 @@ CASES = {
         lambda: (shares(50, 4),),
         1e-2,
     ),
-    "detectors.dab_detr.normalize_anchors": (
+    "detectors.dab_detr.queries.normalize_anchors": (
         lambda a: normalize_anchors(a, None),
         lambda: (torch.randn(1, 50, 4),),
         1e-4,
     ),
-    "detectors.dab_detr.modulate": (modulate, some_place, 1e-3),
+    "detectors.dab_detr.model.modulate": (modulate, some_place, 1e-3),
     "detectors.dynamic_detr.dynamic_relu._lines": (_lines, lambda: (half(2, 32),), 1e-4),
     "detectors.dynamic_detr.pyramid_conv.PyramidConv.taps": (
         lambda x: like(x, TAPS).taps(x),

@@ -19,6 +19,7 @@ HAS = {
     "DABDETR": ("attention", "stages"),
     "DETR": ("attention", "stages"),
     "DeformableDETR": ("points", "stages"),
+    "DINO": ("points", "stages"),
     "DynamicDETR": ("regions", "stages"),
     "EfficientDETR": ("points", "stages"),
     "MultiScaleSMCA": ("gaussians", "attention", "stages"),

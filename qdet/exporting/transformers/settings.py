@@ -96,6 +96,11 @@ def _dab(config: DABDETRConfig) -> Layout:
             "transformers' DAB-DETR has boxes as anchors, which it updates and modulates attention with: "
             "--detector.anchor-dims 4, --detector.updated and --detector.modulated"
         )
+    if config.denoising.kind != "none":
+        raise ExportError(
+            "transformers' DAB-DETR starts queries from nothing, one trained with denoising from a learned "
+            "vector; give a .onnx or .pt2 file"
+        )
     height, width = config.map_temperatures_yx
     if not (float(height).is_integer() and float(width).is_integer()):
         raise ExportError(
