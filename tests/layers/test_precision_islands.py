@@ -11,16 +11,19 @@ import math
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn import LayerNorm
 
 import qdet
 from qdet.detectors import detector as detections
 from qdet.detectors.adamixer import adaptive_mixing, channel_mapping, sampling_3d, xyzr
 from qdet.detectors.dab_detr.model import modulate
 from qdet.detectors.dab_detr.queries import normalize_anchors
+from qdet.detectors.dino.decoder import Decoder
 from qdet.detectors.dynamic_detr.dynamic_relu import _lines
 from qdet.detectors.dynamic_detr.pyramid_conv import PyramidConv
 from qdet.detectors.smca.gaussian_prior import GaussianPrior, log_gaussian
@@ -29,14 +32,24 @@ from qdet.layers.attention import deformable
 from qdet.layers.attention.multi_head import attend, attention_weights
 from qdet.layers.conv import deformable_conv
 from qdet.layers.conv.multi_level_neck import Level
+from qdet.layers.denoising import apply as noising
+from qdet.layers.denoising.queries import start_boxes
 from qdet.layers.heads import Head
 from qdet.layers.regions import roi_align
 from qdet.layers.regions.box_deltas import apply_deltas
 from qdet.layers.regions.decoder import embed_boxes
 from qdet.layers.token_levels import TokenLevels, token_levels
-from qdet.losses import SetLossConfig
+from qdet.losses import SetLossConfig, reconstruction
 from qdet.losses.set_loss import SetLoss, _Group
-from qdet.types import BatchDetections, PaddedSizes, Predictions, Targets
+from qdet.types import (
+    BatchDetections,
+    ExtraQueries,
+    PaddedSizes,
+    Predictions,
+    Reconstruction,
+    Reconstructions,
+    Targets,
+)
 
 HEIGHT, WIDTH = 800, 1344
 SIZES = torch.tensor([[HEIGHT, WIDTH - 11]])
@@ -117,6 +130,35 @@ def terms(*inputs: torch.Tensor) -> dict[str, torch.Tensor]:
 def matched(*inputs: torch.Tensor) -> torch.Tensor:
     loss, one = group(*inputs)
     return loss._match(one).queries.double()
+
+
+def reconstructed(
+    logits: torch.Tensor, found: torch.Tensor, objects: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Terms of extra queries, the first 20 of which have an object each."""
+    truth = Reconstruction(
+        queries=torch.arange(20),
+        objects=torch.arange(20),
+        counted=torch.ones(1, 50, dtype=torch.bool),
+        groups=torch.tensor([5]),
+        dropped=0,
+    )
+    targets = Targets(objects, torch.arange(20) % 3, (20,))
+    stages = [Reconstructions(logits, found)]
+    return reconstruction._compute_terms(stages, truth, targets, SIZES, 1, LOSS._focal, LOSS._distances)
+
+
+def noised(function, boxes_xyxy: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    return function(boxes_xyxy, numbers, torch.arange(50)[None] % 2, 0.4)
+
+
+def some_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    return boxes() / torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]), torch.rand(1, 50, 10)
+
+
+def extra(boxes_cxcywh: torch.Tensor) -> ExtraQueries:
+    nothing = torch.zeros(1, 50, dtype=torch.int64)
+    return ExtraQueries(nothing, boxes_cxcywh, nothing, nothing == 0)
 
 
 def near_the_threshold() -> torch.Tensor:
@@ -298,6 +340,32 @@ CASES = {
         lambda: (boxes(), torch.rand(1, 50)),
         1e-2,
     ),
+    "detectors.dino.decoder.Decoder._embed": (
+        lambda b: Decoder._embed(SimpleNamespace(norm=LayerNorm(32), temperature=1e4), b, levels()),
+        lambda: (shares(1, 50, 4),),
+        1e-2,
+    ),
+    "layers.denoising.apply.noise_labels": (
+        lambda n: noising.noise_labels(torch.zeros(1, 50, dtype=torch.int64), n, 0.5, 80),
+        lambda: (torch.rand(1, 50, 10),),
+        0.5,
+    ),
+    "layers.denoising.apply._noise_center_and_size": (
+        lambda b, n: noised(noising._noise_center_and_size, b, n),
+        some_noise,
+        1e-3,
+    ),
+    "layers.denoising.apply._noise_corners": (
+        lambda b, n: noised(noising._noise_corners, b, n),
+        some_noise,
+        1e-3,
+    ),
+    "layers.denoising.queries.start_boxes": (
+        lambda b: start_boxes(extra(b), eps=1e-3),
+        lambda: (shares(1, 50, 4),),
+        1e-3,
+    ),
+    "losses.reconstruction._compute_terms": (reconstructed, some_losses, 1e-3),
     "detectors.smca.gaussian_prior.GaussianPrior.forward": (
         lambda g, c: like(g, PRIOR)(g, c, SIZES, SHAPES[1:2]),
         lambda: (half(1, 5, 32), shares(1, 5, 2)),
