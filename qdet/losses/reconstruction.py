@@ -41,7 +41,7 @@ def compare_extra(
         for i, value in enumerate(term.detach())
     }
     dropped = torch.full((), float(truth.dropped), device=total.device)
-    return total, named | {"denoising": total.detach(), "denoising/dropped": dropped}
+    return total, named | {"reconstruction": total.detach(), "denoising/dropped": dropped}
 
 
 @fp32_island("loss")

@@ -91,9 +91,9 @@ class Losses:
     """Detached scalars: weighted terms summed over stages by name (`l1`), and of each stage (`stage0/l1`).
 
     Those of an encoder's proposals are called `proposals/l1`, those of extra queries `denoising/stage0/l1`,
-    with `denoising` for the sum of the latter and `denoising/dropped` for the objects without any. `pos_acc`
-    is not part of the total: the fraction of matched queries whose best class is right, of the last stage and
-    of each (`stage0/pos_acc`).
+    with `reconstruction` for the sum of the latter and `denoising/dropped` for the objects without any.
+    `pos_acc` is not part of the total: the fraction of matched queries whose best class is right, of the last
+    stage and of each (`stage0/pos_acc`).
     """
 
 

@@ -16,6 +16,7 @@ from qdet.losses import DINO_LOSS, SetLoss
 from qdet.types import Predictions, Reconstructions, Targets
 
 S, K, N = 2, 5, 4
+EXTRA = ("denoising", "reconstruction")
 CONFIG = replace(DINO_LOSS, classification=1.5, l1=4.0, giou=3.0)
 counts_of_images = st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)
 configs = st.builds(
@@ -101,10 +102,10 @@ def test_terms_are_those_of_a_loop_over_queries(config, counts):
             got = losses.terms[f"denoising/stage{i}/{name}"].item()
             assert got == pytest.approx(weight * term / 3, rel=1e-9, abs=1e-12), name
             total += weight * term / 3
-    assert losses.terms["denoising"].item() == pytest.approx(total, rel=1e-9, abs=1e-12)
+    assert losses.terms["reconstruction"].item() == pytest.approx(total, rel=1e-9, abs=1e-12)
     own = SetLoss(CONFIG, K)(batch.own, batch.targets, batch.sizes, normalizer=3.0)
     assert losses.total.item() == pytest.approx(total + own.total.item(), rel=1e-9)
-    assert {name: v for name, v in losses.terms.items() if not name.startswith("denoising")} == own.terms
+    assert {name: v for name, v in losses.terms.items() if not name.startswith(EXTRA)} == own.terms
 
 
 @settings(max_examples=40)
@@ -128,7 +129,7 @@ def test_by_image_a_batch_is_the_sum_of_its_images(config, counts):
         parts.append(loss([*stages, *own], alone, batch.sizes[i : i + 1], normalizer=3.0, truth=truth).terms)
     whole = batch.losses().terms
     for name in whole:
-        if name.startswith("denoising"):
+        if name.startswith(EXTRA):
             assert_close(sum(part[name] for part in parts), whole[name], rtol=1e-9, atol=1e-12)
 
 
@@ -151,7 +152,7 @@ def test_terms_are_the_same_without_objects():
     config = DenoisingConfig(kind="contrastive")
     none, some = Batch(config, (0, 0)).losses(), Batch(config, (2, 0)).losses()
     assert list(none.terms) == list(some.terms)
-    assert none.terms["denoising"] == 0
+    assert none.terms["reconstruction"] == 0
     assert none.total.isfinite()
 
 
