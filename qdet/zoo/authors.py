@@ -80,6 +80,13 @@ DAB = replace(
     loss=(1.0, 5.0, 2.0),
     dropout=0.0,
 )
+DN = replace(DAB, source="IDEA-Research/DN-DETR", images_per_gpu=2)
+DN_DC5 = replace(DN, images_per_gpu=1)
+DN_DC5_12 = replace(DN_DC5, epochs=12, drops=(11,))
+DINO = replace(DAB, source="IDEA-Research/DINO", epochs=12, drops=(11,), images_per_gpu=2)
+DINO_24 = replace(DINO, epochs=24, drops=(20,))
+DINO_36 = replace(DINO, epochs=36, drops=(30,))
+SWIN_L = replace(DINO, images_per_gpu=1, norms=None, drop_path="0.2, both branches")
 SMCA = replace(FAMILY, source="gaopengcuhk/SMCA-DETR", epochs=50, drops=(40,), batch=16, images_per_gpu=2)
 SMCA_PAPER = replace(SMCA, source="SMCA's paper", batch=8, images_per_gpu=1)
 
@@ -194,6 +201,23 @@ OFFICIAL: Mapping[str, Official] = {
         DEFORMABLE, source="Deformable DETR's paper", sampling_lr=None, images_per_gpu=None
     ),
     "detr_r50_skip_first": DETR,
+    "dino_r50": DINO,
+    "dino_r50_24ep": DINO_24,
+    "dino_r50_36ep": DINO_36,
+    "dino_r50_5scale": replace(DINO, images_per_gpu=1),
+    "dino_r50_5scale_24ep": replace(DINO_24, images_per_gpu=1),
+    "dino_r50_5scale_36ep": replace(DINO_36, images_per_gpu=1),
+    "dino_swin_l": SWIN_L,
+    "dino_swin_l_36ep": replace(SWIN_L, epochs=36, drops=(30,)),
+    "dino_swin_l_5scale": SWIN_L,
+    "dino_swin_l_5scale_36ep": replace(SWIN_L, epochs=36, drops=(30,)),
+    "dn_detr_r50": DN,
+    "dn_detr_r50_3pat": DN,
+    "dn_detr_r50_dc5": DN_DC5,
+    "dn_detr_r50_dc5_3pat_12ep": DN_DC5_12,
+    "dn_detr_r101": DN,
+    "dn_detr_r101_dc5": DN_DC5,
+    "dn_detr_r101_dc5_3pat_12ep": DN_DC5_12,
     "dynamic_detr_r50": DYNAMIC,
     "dynamic_detr_r50_50ep": replace(DYNAMIC, epochs=50),
     "dynamic_detr_r50_p3_p7": DYNAMIC,

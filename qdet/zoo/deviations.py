@@ -26,6 +26,10 @@ NO_DECAY = {
     ): "norms but those of neck and towers, relative position biases",
 }
 """Expressions of a job to what they mean."""
+FILTERS = {"opencv": "opencv", "pillow-exact": "pillow", "pillow": "pillow where it shrinks, else opencv"}
+"""Filters of a job to what they mean."""
+PADDED = {"global": "the step", "rank": "one GPU"}
+"""Which images are padded to one size."""
 TITLES = {
     "lr": "learning rate",
     "backbone_lr": "learning rate of the backbone",
@@ -125,16 +129,9 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "filter",
-        "adamixer.*",
-        "`--data.augment.resize opencv` is the authors'; one filter for all jobs, as exported models carry "
-        "it.",
-    ),
-    ("empty", "adamixer.*", "They teach what is background; 1,021 of 118,287 images have no object."),
-    ("crop_longest", "adamixer.*", "DETR's own crop branch has no limit; mmdetection's port has."),
-    (
-        "drop_path",
-        "adamixer_swin",
-        "Swin drops both; in the authors' fork the attention branch's switch has no effect.",
+        ".*",
+        "Faster; pixels differ by 0.24 of 255 on average. `--data.augment.resize pillow-exact` is the "
+        "authors'.",
     ),
     ("centers", "dab_detr_r50_dc5_fixxy", "The paper fixes them; the code's switch has no effect."),
 )
@@ -163,11 +160,11 @@ def describe(job: Job) -> dict[str, object]:
         "sizes": (min(augment.sizes), max(augment.sizes)),
         "longest": augment.max_size,
         "crop": augment.crop,
-        "crop_longest": 0,
+        "crop_longest": augment.max_size if augment.rules.crop_within_longest else 0,
         "flip": augment.flip,
-        "filter": augment.resize,
-        "empty": "kept",
-        "padding": f"images of the step, to {augment.pad_multiple}",
+        "filter": FILTERS[augment.filter],
+        "empty": "kept" if augment.rules.without_objects else "left out",
+        "padding": f"images of {PADDED[job.data.pad]}, to {augment.pad_multiple}",
         "batches": "of like size in the step" if job.data.by_size else "at random",
         "precision": job.train.precision,
         "average": optim.ema_decay,
@@ -185,7 +182,10 @@ def _rate(job: Job, parameter: str) -> float:
 
 def _model(job: Job) -> dict[str, object]:
     backbone, settings = job.detector.backbone, flatten(job.detector)
-    path = f"{backbone.drop_path}, both branches" if isinstance(backbone, SwinConfig) else None
+    path = None
+    if isinstance(backbone, SwinConfig):
+        dropped = "both" if backbone.drop_attention else "feed-forward"
+        path = f"{backbone.drop_path}, {dropped} branches"
     return {
         "dropout": settings.get("dropout"),
         "norms": settings.get("backbone.norm"),
