@@ -19,6 +19,7 @@ from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join, set_deterministic
+from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
@@ -86,8 +87,9 @@ class _Training:
 
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
-        self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
+        job = settle_stage(job, world, classes=len(train_shards.categories))
+        self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         check_categories(train_shards, val_shards)
         if world.main:
             warn_of_missing_objects(train_shards, val_shards)

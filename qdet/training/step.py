@@ -57,15 +57,15 @@ class StepMaker:
         divisors = self.exchange_step_stats(micro_batches)
         self.learner.detector.progress = progress
         total: dict[str, Tensor] = {}
-        norm = math.nan
+        whole: Tensor | None = None
         for batch in micro_batches:
             losses = self._forward(batch, divisors)
             self._backward(losses)
             self.health.watchdog.now("optimizer step")
-            norm = self.learner.engine.step(factor)
+            whole = self.learner.engine.step(factor)
             for name, value in ({"loss": losses.total} | losses.terms).items():
                 total[name] = total.get(name, 0) + value.detach() / len(micro_batches)
-        loss = float(total["loss"])
+        loss, norm = float(total["loss"]), math.nan if whole is None else float(whole)
         if math.isfinite(norm):
             self.learner.ema.update()
         else:

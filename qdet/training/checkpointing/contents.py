@@ -21,7 +21,7 @@ from qdet.training.checkpointing.rehearsal import rehearse
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.sharded_state import MOMENTS, ShardedState
+from qdet.training.engine.sharded_state import MOMENTS, ShardedState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from qdet.job import Job
 from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.zero import ZeroEngine
+from qdet.training.engine.engine import Engine
 
 
 class Start:
@@ -52,7 +52,7 @@ class Start:
             self._load_model(detector, self.job.store.init_from)
         return self.last is not None or self.job.store.init_from is not None
 
-    def load_optimizer(self, engine: ZeroEngine, ema: Ema) -> None:
+    def load_optimizer(self, engine: Engine, ema: Ema) -> None:
         """Load AdamW's moments and the averaged weights of the last checkpoint."""
         if self.last is not None:
             engine.state.load_moments(self.last)
