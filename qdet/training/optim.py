@@ -52,7 +52,19 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(module: nn.Module, optim: OptimConfig, frozen: Collection[str] = ()) -> torch.optim.AdamW:
+class FusedAdamW(torch.optim.AdamW):
+    """AdamW in one kernel, which also divides the gradients and may leave everything as it is.
+
+    torch reads both attributes in every step, as its `GradScaler` sets them; no number goes to the host.
+    """
+
+    grad_scale: Float[Tensor, ""] | None = None
+    """What gradients are divided by."""
+    found_inf: Float[Tensor, ""] | None = None
+    """1 where the next step is to change nothing, else 0."""
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig, frozen: Collection[str] = ()) -> FusedAdamW:
     """Build AdamW for the trainable parameters of `module`; `frozen` are those that the job has frozen.
 
     Fused: one kernel reads and writes each number once, on GPUs and CPUs.

@@ -62,8 +62,10 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
 
 def choose_stage(memory: Callable[[Stage], float], *, available: float) -> Stage:
     """Return the lowest stage whose `memory` takes at most a third of the bytes `available`, or else 3."""
-    fitting = (stage for stage in STAGES if memory(stage) <= STATE_SHARE * available)
-    return next(fitting, STAGES[-1])
+    for stage in STAGES:
+        if memory(stage) <= STATE_SHARE * available:
+            return stage
+    return 3
 
 
 def settle_stage(job: Job, world: World, *, classes: int) -> Job:
