@@ -7,6 +7,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 import tyro
@@ -42,12 +44,8 @@ def main(*, repeats: int = 9, queries: int = QUERIES, out: str = "") -> None:
     print("| counts | objects | padded, ms | by object, ms | ratio |\n| --- | --: | --: | --: | --: |")
     found = []
     for name, counts in COUNTS.items():
-        loss, stages, targets, sizes = make_batch(counts, queries)
-        tasks = (
-            lambda: match_padded(loss.config, stages, targets, sizes),
-            lambda: loss.match(stages, targets, sizes),
-        )
-        pairs = measure(tasks, repeats)
+        loss, *batch = make_batch(counts, queries)
+        pairs = measure((partial(match_padded, loss.config, *batch), partial(loss.match, *batch)), repeats)
         before, after = (1e3 * statistics.median(pair[i] for pair in pairs) for i in (0, 1))
         ratio = statistics.median(a / b for a, b in pairs)
         found.append(
@@ -55,8 +53,8 @@ def main(*, repeats: int = 9, queries: int = QUERIES, out: str = "") -> None:
         )
         print(f"| {name} | {sum(counts)} | {before:.1f} | {after:.1f} | {ratio:.2f} |", flush=True)
     if out:
-        with open(out, "w") as file:
-            json.dump({"machine": describe_machine(), "queries": queries, "found": found}, file)
+        content = {"machine": describe_machine(), "queries": queries, "found": found}
+        Path(out).write_text(json.dumps(content))
 
 
 def measure(tasks: Sequence[Task], repeats: int) -> list[tuple[float, ...]]:
