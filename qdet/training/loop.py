@@ -150,9 +150,11 @@ class _Training:
         steps, epoch = self.schedule.steps, self.schedule.steps_per_epoch
         for micro_batches in meter.waiting(self.health.waiting(self.stream.steps(self.step, steps))):
             self.accounting.record(micro_batches)
-            terms, norm = self.maker.make(self.step, micro_batches)
+            meter.add(self.maker.make(self.step, micro_batches))
             self.step += 1
-            meter.add(terms, norm)
+            meter.count()
+            if self._reads_now():
+                meter.add(self.maker.settle())
             if self._due(self.job.train.log_every):
                 self._log(meter)
             if self._due(epoch):
@@ -170,6 +172,12 @@ class _Training:
                 self._save()
             if self._ended or self._interrupted:
                 return
+
+    def _reads_now(self) -> bool:
+        """True if the step just made is to be logged, evaluated or saved."""
+        train, epoch = self.job.train, self.schedule.steps_per_epoch
+        often = (train.log_every, train.eval_every * epoch, train.checkpoint_every, train.keep_every * epoch)
+        return self._interrupted or any(self._due(every) for every in often)
 
     @property
     def _ended(self) -> bool:
