@@ -68,9 +68,16 @@ class GradientSums:
             self._send(self._buckets[self._sent])
 
     def _send(self, bucket: _Bucket) -> None:
-        bucket.flat = torch.cat([_gradient(p).flatten() for p in bucket.parameters])
+        bucket.flat = torch.cat([fill_gradient(p).flatten() for p in bucket.parameters])
         bucket.work = dist.all_reduce(bucket.flat, async_op=True)
         self._sent += 1
+
+
+def fill_gradient(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of `parameter`: zero, as DeepSpeed has it, where no backward pass reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def cut_into_buckets(parameters: Iterable[nn.Parameter], *, most: int) -> list[list[nn.Parameter]]:
@@ -85,7 +92,3 @@ def cut_into_buckets(parameters: Iterable[nn.Parameter], *, most: int) -> list[l
         buckets[-1].append(parameter)
         room -= size
     return buckets
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

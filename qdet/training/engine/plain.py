@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import World
-from qdet.training.engine.averaging import GradientSums
+from qdet.training.engine.averaging import GradientSums, fill_gradient
 from qdet.training.engine.engine import Engine
 from qdet.training.engine.sharded_state import ShardedState
 from qdet.training.freeze import find_frozen
@@ -54,7 +54,7 @@ class PlainEngine(Engine):
             return None
         if self._sums is not None:
             self._sums.finish()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([fill_gradient(p) for p in self._trained])
         if self._clip_norm:
             self._adamw.grad_scale = ((norm + 1e-6) / self._clip_norm).clamp_(min=1)
         self._adamw.found_inf = norm.isfinite().logical_not_().float()
