@@ -54,7 +54,8 @@ class PlainEngine(Engine):
             return None
         if self._sums is not None:
             self._sums.finish()
-        norm = torch.nn.utils.get_total_norm([fill_gradient(p) for p in self._trained])
+        grads = [fill_gradient(p) for p in self._trained]
+        norm = torch.nn.utils.get_total_norm(grads, foreach=True)
         if self._clip_norm:
             self._adamw.grad_scale = ((norm + 1e-6) / self._clip_norm).clamp_(min=1)
         self._adamw.found_inf = norm.isfinite().logical_not_().float()
