@@ -7,12 +7,13 @@ GPU moves where nothing is fused and nothing stays in a cache.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -24,7 +25,7 @@ from qdet.backbones import ResNetConfig
 from qdet.detectors import AdaMixerConfig, detector
 from qdet.job import OptimConfig, TrainConfig
 from qdet.losses import SetLossConfig, set_loss
-from qdet.losses.matching import Assignment
+from qdet.losses.matching import Pending
 from qdet.training.distributed import World
 from qdet.training.engine.plain import PlainEngine
 from qdet.types import Targets
@@ -142,21 +143,9 @@ def _marks(counter: Counter, model: Any, criterion: Any) -> list[Any]:
     return patches
 
 
-class _Anything:
-    """An assignment whose pairs nobody knows."""
-
-    def __init__(self, stages: int, pairs: int) -> None:
-        self.shape = (stages, pairs)
-
-    def result(self) -> Assignment:
-        """Return it."""
-        return Assignment(
-            torch.empty(self.shape, dtype=torch.int64), torch.empty(self.shape, dtype=torch.int64)
-        )
-
-
-def _assign_anything(cost: Tensor, counts: Any) -> _Anything:
-    return _Anything(cost.shape[0], sum(counts))
+def _assign_anything(cost: Tensor, counts: Sequence[int]) -> Pending:
+    """Return an assignment of all objects that costs nothing."""
+    return Pending(np.zeros((2, cost.shape[0], sum(counts)), np.int64), [], cost.device)
 
 
 def _tensors(value: Any) -> list[Tensor]:
