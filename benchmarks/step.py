@@ -20,8 +20,6 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import describe_machine
-
 HERE = Path(__file__).resolve().parents[1]
 SIZES = ((320, 448), (288, 416))
 QUERIES, CLASSES, OBJECTS = 100, 80, 6
@@ -34,6 +32,8 @@ def main(*, against: tuple[Path, ...] = (), rounds: int = 6) -> None:
         against: Other checkouts.
         rounds: Steps of each, after one for warm-up.
     """
+    from benchmarks.machine import describe_machine
+
     workers = {str(root): _start(root.resolve()) for root in (*against, HERE)}
     found: list[dict[str, float]] = []
     for _ in range(1 + rounds):
