@@ -24,7 +24,7 @@ from qdet.losses import SetLossConfig
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.sharded_state import MOMENTS, ShardedState
+from qdet.training.engine.sharded_state import MOMENTS, ShardedState
 from qdet.types import Targets
 
 

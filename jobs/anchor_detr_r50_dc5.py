@@ -47,6 +47,7 @@ job = Job(
         epochs=50,
         batch_size=8,  # 1 image on each of 8 GPUs
         workers=8,
+        zero=1,
     ),
     eval=EvalConfig(batch_size=1),
 )

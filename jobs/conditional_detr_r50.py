@@ -45,6 +45,7 @@ job = Job(
         epochs=50,
         batch_size=16,  # 2 images on each of 8 GPUs
         workers=8,
+        zero=1,
     ),
 )
 

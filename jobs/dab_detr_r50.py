@@ -47,6 +47,7 @@ job = Job(
         epochs=50,
         batch_size=16,  # 1 image on each of 16 GPUs
         workers=16,
+        zero=1,
     ),
 )
 

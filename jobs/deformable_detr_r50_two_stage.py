@@ -48,6 +48,7 @@ job = Job(
         epochs=50,
         batch_size=32,  # 4 images on each of 8 GPUs
         workers=8,
+        zero=1,
     ),
 )
 

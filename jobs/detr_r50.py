@@ -54,6 +54,7 @@ job = Job(
         epochs=500,
         batch_size=64,  # 8 images on each of 8 GPUs
         workers=8,
+        zero=1,
     ),
 )
 

@@ -12,6 +12,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.config import DataConfig
 from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
+from qdet.evaluation.engines import Engine
 from qdet.losses import SetLossConfig
 from qdet.search import Choice, Each, LogUniform, Space, Uniform
 from qdet.train_config import OptimConfig, TrainConfig
@@ -37,8 +38,10 @@ class EvalConfig:
 
     batch_size: int = 2
     """Images per worker and forward pass."""
+    engine: Engine = "auto"
+    """What computes AP: all give the same numbers; `auto` takes hotcoco, or faster-coco-eval without it."""
     strict: bool = False
-    """Compute AP with pycocotools, the slower reference, instead of faster-coco-eval."""
+    """Compute AP with pycocotools, the slower reference."""
     pictures: int = 8
     """Evaluated images to draw with their boxes."""
     sanity: bool = True

@@ -62,8 +62,9 @@ class TrainConfig:
     """Forward and backward passes per worker and step."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
-    zero: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights)."""
+    zero: Literal[0, 1, 2, 3, "auto"] = "auto"
+    """ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights); `auto` takes the
+    lowest whose state fits into a third of the device's memory."""
     deterministic: bool = False
     """Make GPU results reproducible bit for bit, as on a CPU; slower."""
     activation_checkpointing: bool = False

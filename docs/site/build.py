@@ -46,6 +46,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "Background": {
         "Architecture": "ARCHITECTURE.md",
         "Benchmarks": "docs/benchmarks.md",
+        "Performance": "docs/performance.md",
         "Scale": "docs/scale.md",
         "Convergence": "docs/convergence.md",
         "Decisions": "docs/decisions.md",

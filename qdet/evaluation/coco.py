@@ -1,11 +1,9 @@
 """COCO average precision with named metrics.
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#detection-eval.
-faster-coco-eval computes the numbers; `strict` uses pycocotools, the slower reference.
+`qdet.evaluation.engines` computes the numbers.
 """
 
-import contextlib
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qdet.errors import DataError
+from qdet.evaluation.engines import Boxes, Engine, measure
 from qdet.evaluation.rows import DetectionRows
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -84,21 +83,27 @@ class CocoMetrics:
         return Group(total, each)
 
 
-def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bool = False) -> CocoMetrics:
+def evaluate(
+    ground_truth: Mapping[str, Any], rows: DetectionRows, *, engine: Engine = "auto", strict: bool = False
+) -> CocoMetrics:
     """Evaluate `rows` against a COCO dict with exactly the images to evaluate.
 
     Missing or repeated images and non-finite numbers raise `EvaluationError`. The result does not depend on
     the order of the rows. COCO's limit of 100 detections is per image and class, so models may
-    give more per image.
+    give more per image. `strict` is the engine pycocotools.
     """
-    truth = _truth(ground_truth)
-    rows.check([image["id"] for image in truth["images"]])
-    found = truth | {"annotations": _annotations(rows.in_order())}
-    truth, found = _numbered(truth, found)
-    evaluation = _run_pycocotools(truth, found) if strict else _run_faster(truth, found)
-    stats = [float(s) if s > -1 else math.nan for s in evaluation.stats[: len(METRICS)]]
+    images, categories = _numbers(ground_truth["images"], "image"), _numbers(ground_truth["categories"])
+    rows.check(list(images))
+    measured = measure(
+        _objects(ground_truth["annotations"], images, categories),
+        _detections(rows.in_order(), images, categories),
+        images=len(images),
+        categories=len(categories),
+        engine="pycocotools" if strict else engine,
+    )
+    stats = [float(s) if s > -1 else math.nan for s in measured.stats]
     # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    precision = measured.precision[:, :, :, 0, -1]
     names = class_names(ground_truth["categories"])
     named = [names[category] for category in sorted(names)]
     return CocoMetrics(
@@ -108,97 +113,46 @@ def evaluate(ground_truth: Mapping[str, Any], rows: DetectionRows, *, strict: bo
     )
 
 
-def _truth(coco: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what evaluation reads, with new annotation ids, as COCO's matching takes id 0 for "no match"."""
-    annotations = []
-    for number, given in enumerate(coco["annotations"], start=1):
-        width, height = given["bbox"][2:]
-        annotations.append(
-            {
-                "id": number,
-                "image_id": given["image_id"],
-                "category_id": given["category_id"],
-                "bbox": list(given["bbox"]),
-                "area": given.get("area", width * height),
-                "iscrowd": given.get("iscrowd", 0),
-            }
-        )
-    images = [{"id": image["id"]} for image in coco["images"]]
-    repeated = [i for i, times in Counter(image["id"] for image in images).items() if times > 1]
-    if repeated:
-        raise DataError(f"ground truth holds image id {repeated[0]} more than once")
-    return {"images": images, "annotations": annotations, "categories": [dict(c) for c in coco["categories"]]}
+def _numbers(entries: Sequence[Mapping[str, Any]], kind: str = "category") -> dict[int, int]:
+    """Number ids from 0 in their order, which ties are broken by.
 
-
-def _numbered(*datasets: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Number images and categories from 0 in the order of their ids.
-
-    faster-coco-eval holds ids as doubles, in which those above 2^53 are no longer different. The order, which
-    ties are broken by, stays.
+    faster-coco-eval holds ids as doubles, in which those above 2^53 are no longer different.
     """
-    first = datasets[0]
-    images, categories = (
-        {given: number for number, given in enumerate(sorted(entry["id"] for entry in first[kind]))}
-        for kind in ("images", "categories")
+    repeated = [i for i, times in Counter(entry["id"] for entry in entries).items() if times > 1]
+    if repeated and kind == "image":
+        raise DataError(f"ground truth holds image id {repeated[0]} more than once")
+    return {given: number for number, given in enumerate(sorted({entry["id"] for entry in entries}))}
+
+
+def _objects(
+    annotations: Sequence[Mapping[str, Any]], images: Mapping[int, int], categories: Mapping[int, int]
+) -> Boxes:
+    """Return the annotations of these images and categories; others count in no AP."""
+    kept = [a for a in annotations if a["image_id"] in images and a["category_id"] in categories]
+    boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
+    area = [a.get("area", a["bbox"][2] * a["bbox"][3]) for a in kept]
+    return Boxes(
+        np.array([images[a["image_id"]] for a in kept], np.int64),
+        np.array([categories[a["category_id"]] for a in kept], np.int64),
+        boxes,
+        np.array(area, np.float64),
+        np.array([a.get("iscrowd", 0) for a in kept], np.int64),
     )
-    return tuple(
-        {
-            "images": [{"id": images[image["id"]]} for image in dataset["images"]],
-            "categories": [entry | {"id": categories[entry["id"]]} for entry in dataset["categories"]],
-            "annotations": [
-                one | {"image_id": images[one["image_id"]], "category_id": categories[one["category_id"]]}
-                for one in dataset["annotations"]
-                if one["image_id"] in images and one["category_id"] in categories  # others count in no AP
-            ],
-        }
-        for dataset in datasets
+
+
+def _detections(rows: DetectionRows, images: Mapping[int, int], categories: Mapping[int, int]) -> Boxes:
+    """Return detections of these categories; others count in no AP."""
+    known = np.array(sorted(categories), np.int64)
+    kept = np.isin(rows.category_ids, known)
+    boxes = rows.boxes_xywh[kept]
+    return Boxes(
+        np.searchsorted(np.array(sorted(images), np.int64), rows.image_ids[kept]),
+        np.searchsorted(known, rows.category_ids[kept]),
+        boxes,
+        boxes[:, 2] * boxes[:, 3],
+        np.zeros(len(boxes), np.int64),
+        rows.scores[kept],
     )
-
-
-def _annotations(rows: DetectionRows) -> list[dict[str, Any]]:
-    columns = (rows.image_ids, rows.category_ids, rows.boxes_xywh, rows.scores)
-    return [
-        {
-            "id": number,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "score": score,
-        }
-        for number, (image, category, box, score) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), start=1
-        )
-    ]
-
-
-def _run_faster(truth: dict[str, Any], found: dict[str, Any]) -> Any:
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    return _run(COCO, COCOeval_faster, truth, found)
-
-
-def _run_pycocotools(truth: dict[str, Any], found: dict[str, Any]) -> Any:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress and its table
-        return _run(COCO, COCOeval, truth, found)
-
-
-def _run(coco: Any, evaluator: Any, truth: dict[str, Any], found: dict[str, Any]) -> Any:
-    indexed = []
-    for dataset in (truth, found):
-        one = coco()
-        one.dataset = dataset
-        one.createIndex()
-        indexed.append(one)
-    evaluation = evaluator(*indexed, iouType="bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
 
 
 def _mean(precision: np.ndarray) -> float | None:

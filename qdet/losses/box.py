@@ -1,9 +1,5 @@
-"""Box losses and costs: L1 in normalized coordinates, and GIoU.
+"""Box losses of n pairs: L1 in normalized coordinates, and GIoU."""
 
-B images   N queries   T objects   n pairs
-"""
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,15 +21,3 @@ def giou_loss(
 ) -> Float[Tensor, "*n"]:
     """Return 1 - GIoU of each pair."""
     return 1 - generalized_iou(a_xyxy, b_xyxy, eps=LOSS_EPS, margin=margin)
-
-
-def l1_cost(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B T 4"]) -> Float[Tensor, "*B N T"]:
-    """Return `l1_loss` of every query with every object."""
-    return torch.cdist(a, b, p=1.0)
-
-
-def giou_cost(
-    a_xyxy: Float[Tensor, "*B N 4"], b_xyxy: Float[Tensor, "*B T 4"], *, margin: float | Tensor = 0.0
-) -> Float[Tensor, "*B N T"]:
-    """Return the negative GIoU of every query with every object."""
-    return -generalized_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3), eps=MATCH_EPS, margin=margin)

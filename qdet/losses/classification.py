@@ -1,4 +1,6 @@
-"""Sigmoid focal loss, and the matching cost derived from it.
+"""Sigmoid focal loss, and softmax cross-entropy.
+
+Both have a part that needs no assignment and is computed while the host still solves it.
 
 Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
 
@@ -31,24 +33,22 @@ def focal_loss(
     queries, by default 1.
     """
     there = logits[stage, queries, labels]
-    right = alpha * _absent(-there, gamma) - (1 - alpha) * _absent(there, gamma)
     if weights is None:
-        return (1 - alpha) * _absent(logits, gamma).sum((1, 2)) + right.sum(1)
+        negatives = focal_negatives(logits, alpha=alpha, gamma=gamma)
+        return negatives + focal_correction(there, alpha=alpha, gamma=gamma).sum(1)
     absent = _absent(logits, gamma).sum(2)
+    right = focal_correction(there, alpha=alpha, gamma=gamma)
     return (1 - alpha) * (absent * weights).sum(1) + (right * weights[queries]).sum(1)
 
 
-def focal_cost(
-    logits: Float[Tensor, "*shape"], *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
-) -> Float[Tensor, "*shape"]:
-    """Return what a positive adds to the focal loss of a query, with logarithms floored by `eps`.
+def focal_negatives(logits: Float[Tensor, "S n K"], *, alpha: float, gamma: float) -> Float[Tensor, " S"]:
+    """Sum the focal loss over each stage's queries as if no object were matched."""
+    return (1 - alpha) * _absent(logits, gamma).sum((1, 2))
 
-    mmdet (AdaMixer) has an eps of 1e-12, the DETR family and detectron2 1e-8.
-    """
-    p = logits.sigmoid()
-    positive = -alpha * (1 - p) ** gamma * torch.log(p + eps)
-    negative = -(1 - alpha) * p**gamma * torch.log(1 - p + eps)
-    return positive - negative
+
+def focal_correction(matched: Float[Tensor, "S m"], *, alpha: float, gamma: float) -> Float[Tensor, "S m"]:
+    """Return by how much the focal loss changes as the logit of each matched pair is positive."""
+    return alpha * _absent(-matched, gamma) - (1 - alpha) * _absent(matched, gamma)
 
 
 def _absent(logits: Float[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:
@@ -80,7 +80,7 @@ class _Absent(torch.autograd.Function):
 
 
 def softmax_loss(
-    logits: Float[Tensor, "S n K"],
+    likelihood: Float[Tensor, "S n K"],
     stage: Int[Tensor, "S 1"],
     queries: Int[Tensor, "S m"],
     labels: Int[Tensor, "S m"],
@@ -88,9 +88,9 @@ def softmax_loss(
 ) -> Float[Tensor, " S"]:
     """Sum the cross-entropy of each stage's queries; those without an object weigh `no_object`.
 
-    DETR (ECCV 2020, section 3.1) divides it by the sum of the weights; the caller does so.
+    `likelihood` is the logarithm of a softmax, which needs no assignment. DETR (ECCV 2020, section 3.1)
+    divides the sum by that of the weights; the caller does so.
     """
-    likelihood = F.log_softmax(logits, dim=-1)
     nothing = likelihood[..., -1]
     told = likelihood[stage, queries, labels]
     return -(told.sum(1) + no_object * (nothing.sum(1) - nothing[stage, queries].sum(1)))

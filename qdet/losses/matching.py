@@ -1,20 +1,26 @@
 """Hungarian matching of queries to objects, for all stages and images at once.
 
-S stages   B images   N queries   T objects of the fullest image   m matched pairs of the batch
+S stages   B images   N queries   T objects of the batch   m matched pairs of the batch
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cache
+from itertools import accumulate, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from qdet.errors import DivergedError
 from qdet.types import Targets
+
+MOST_THREADS = 8
+"""Threads that solve assignments; scipy releases the interpreter's lock meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +33,46 @@ class Assignment:
     """Rows of `Targets`."""
 
 
-def assign(cost: Float[Tensor, "S B N T"], counts: Sequence[int]) -> Assignment:
-    """Match every object (or, with fewer queries, every query) at minimal total cost.
+def assign(cost: Float[Tensor, "S T N"], counts: Sequence[int]) -> "Pending":
+    """Start to match every object (or, with fewer queries, every query) at minimal total cost.
 
-    Columns from an image's count on are padding. This is the step's only copy from device to host: one
-    tensor for all stages and images. The indices go back in one copy as well.
-
-    Raises:
-        DivergedError: a cost is NaN or infinite, so predictions are.
+    Row t holds object t's costs for the queries of its image. This is the step's only copy from device to
+    host: one tensor for all stages and images. Threads wait for it and solve it, while the caller gives the
+    device what needs no assignment.
     """
-    stages, images, queries, _ = cost.shape
+    stages, _, queries = cost.shape
     pairs = np.zeros((2, stages, sum(min(queries, n) for n in counts)), dtype=np.int64)
-    if pairs.size:
-        on_host = cost.detach().cpu().numpy()
-        for stage in range(stages):
-            pairs[:, stage] = np.concatenate(
-                [_assign_image(on_host[stage, i, :, : counts[i]], stage, i) for i in range(images)], axis=1
-            )
-        pairs += _first_rows(counts, queries)[:, None]
-    queries_of, objects_of = torch.from_numpy(pairs).to(cost.device)
-    return Assignment(queries_of, objects_of)
+    if not pairs.size:
+        return Pending(pairs, [], cost.device)
+    problems = _Problems(*_copy_to_host(cost.detach()), _cut(counts, queries), pairs)
+    threads = min(torch.get_num_threads(), MOST_THREADS)
+    if cost.device.type == "cpu" and threads == 1:
+        problems.solve(0, 1)
+        return Pending(pairs, [], cost.device)
+    jobs = [_pool(threads).submit(problems.solve, first, threads) for first in range(threads)]
+    return Pending(pairs, jobs, cost.device)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An assignment that may still be computed."""
+
+    pairs: Int64[np.ndarray, "2 S m"]
+    jobs: Sequence[Future[None]]
+    device: torch.device
+
+    def result(self) -> Assignment:
+        """Wait for the assignment and copy it to the device at once.
+
+        Raises:
+            DivergedError: A cost is NaN or infinite, so predictions are.
+        """
+        for job in self.jobs:
+            job.result()
+        on_host = torch.from_numpy(self.pairs)
+        if self.device.type == "cuda":
+            on_host = on_host.pin_memory()
+        return Assignment(*on_host.to(self.device, non_blocking=True))
 
 
 def matched_objects(targets: Targets, queries: int) -> int:
@@ -54,32 +80,74 @@ def matched_objects(targets: Targets, queries: int) -> int:
     return sum(min(queries, n) for n in targets.counts)
 
 
-def padded_rows(
-    counts: Sequence[int], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Return each image's rows of the packed objects, padded with other rows, and which are its own."""
-    first = list(accumulate(counts, initial=0))
-    steps = range(max(counts, default=0))
-    rows = [[min(start + t, first[-1] - 1) for t in steps] for start in first[:-1]]
-    present = [[t < n for t in steps] for n in counts]
-    return (
-        torch.tensor(rows, dtype=torch.long).to(device, non_blocking=True),
-        torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True),
-    )
+def owners(counts: Sequence[int], device: torch.device) -> Int[Tensor, " T"]:
+    """Return the image of every packed object."""
+    return torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device, non_blocking=True)
 
 
-def _assign_image(cost: np.ndarray, stage: int, image: int) -> np.ndarray:
+class _Image(NamedTuple):
+    """Where an image's objects, queries and pairs are among those of the batch."""
+
+    number: int
+    objects: slice
+    first_query: int
+    pairs: slice
+
+
+@dataclass(frozen=True)
+class _Problems:
+    """The assignment problems of a step."""
+
+    cost: Float[np.ndarray, "S T N"]
+    arrived: Callable[[], None]
+    images: Sequence[_Image]
+    pairs: Int64[np.ndarray, "2 S m"]
+
+    def solve(self, first: int, every: int) -> None:
+        """Solve every so many of the problems from the `first`; several threads share them so."""
+        self.arrived()
+        problems = ((stage, image) for stage in range(len(self.cost)) for image in self.images)
+        for stage, image in islice(problems, first, None, every):
+            objects, queries = _solve(self.cost[stage, image.objects], stage, image.number)
+            self.pairs[0, stage, image.pairs] = queries + image.first_query
+            self.pairs[1, stage, image.pairs] = objects + image.objects.start
+
+
+def _cut(counts: Sequence[int], queries: int) -> list[_Image]:
+    """Locate the images that have objects."""
+    ends, found = list(accumulate(counts)), 0
+    images = []
+    for number, (n, end) in enumerate(zip(counts, ends, strict=True)):
+        pairs = slice(found, found + min(n, queries))
+        if n:
+            images.append(_Image(number, slice(end - n, end), number * queries, pairs))
+        found = pairs.stop
+    return images
+
+
+def _copy_to_host(cost: Tensor) -> tuple[np.ndarray, Callable[[], None]]:
+    """Start to copy `cost` to the host; return where to, and how to wait for it."""
+    if cost.device.type != "cuda":
+        return cost.cpu().numpy(), lambda: None
+    on_host = torch.empty(cost.shape, dtype=cost.dtype, pin_memory=True)
+    on_host.copy_(cost, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return on_host.numpy(), event.synchronize
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="qdet-matching")
+
+
+def _solve(cost: Float[np.ndarray, "t N"], stage: int, image: int) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(cost).all():
         raise DivergedError(
             f"training diverged: the matching cost of stage {stage}, image {image} of the batch is NaN or "
             "infinite, so its predictions or boxes are. Lower --optim.lr, lengthen --optim.warmup-steps, or "
             "try --train.precision fp32"
         )
-    return np.stack(linear_sum_assignment(cost))
-
-
-def _first_rows(counts: Sequence[int], queries: int) -> np.ndarray:
-    """Return, for every pair, where its image's queries and objects begin: [2, m]."""
-    pairs = [min(queries, n) for n in counts]
-    begin = np.array([np.arange(len(counts)) * queries, list(accumulate(counts, initial=0))[:-1]])
-    return np.repeat(begin, pairs, axis=1)
+    objects, queries = linear_sum_assignment(cost)
+    by_query = queries.argsort()
+    return objects[by_query], queries[by_query]

@@ -3,7 +3,7 @@
 DETR (Carion et al., ECCV 2020, section 3.1), with its softmax classification or with the focal one of later
 papers.
 
-    S stages   B images   N queries   K classes   T objects of the fullest image   m matched pairs
+    S stages   B images   N queries   K classes   T objects of the batch   m matched pairs
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -18,9 +19,10 @@ from qdet.boxes import xyxy_to_cxcywh
 from qdet.errors import ConfigError
 from qdet.layers.heads import Scores
 from qdet.layers.precision import fp32_island
-from qdet.losses.box import giou_cost, giou_loss, l1_cost, l1_loss
-from qdet.losses.classification import focal_cost, focal_loss, softmax_loss
-from qdet.losses.matching import Assignment, assign, matched_objects, padded_rows
+from qdet.losses.box import giou_loss, l1_loss
+from qdet.losses.classification import focal_correction, focal_loss, focal_negatives, softmax_loss
+from qdet.losses.costs import Planes, focal_cost, giou_cost, l1_cost, parts
+from qdet.losses.matching import Assignment, Pending, assign, matched_objects, owners
 from qdet.losses.reconstruction import compare_extra
 from qdet.types import Predictions, Proposals, Reconstruction, Reconstructions, Targets
 
@@ -152,7 +154,7 @@ class SetLoss(nn.Module):
         self, stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]
     ) -> list[Assignment]:
         """Return the assignments of the loss: of each set of proposals, then of all stages."""
-        return [self._match(group) for group in _groups(stages, targets, sizes_hw)]
+        return [self._match(group).result() for group in _groups(stages, targets, sizes_hw)]
 
     @fp32_island("loss")
     def _compute_terms(
@@ -160,10 +162,15 @@ class SetLoss(nn.Module):
     ) -> dict[str, Float[Tensor, " S"]]:
         """Return the weighted terms of each stage, and `pos_acc`."""
         c, targets = self.config, group.targets
-        pairs = self._match(group)
+        pending = self._match(group)
+        logits = group.logits.flatten(1, 2)  # [S, B N, K]
+        if c.scores == "softmax":  # before the assignment is waited for
+            unmatched = F.log_softmax(logits, dim=-1)
+        else:
+            unmatched = focal_negatives(logits, alpha=c.alpha, gamma=c.gamma)
+        pairs = pending.result()
         stage = torch.arange(len(group.logits), device=group.logits.device).unsqueeze(1)
         labels = targets.labels[pairs.objects]  # [S, m]
-        logits = group.logits.flatten(1, 2)  # [S, B N, K]
         found = group.boxes.flatten(1, 2)[stage, pairs.queries]  # [S, m, 4]
         wanted = targets.boxes_xyxy.to(found.dtype)[pairs.objects]
         extent = group.extent.to(found.dtype)[pairs.queries // group.logits.shape[2]]
@@ -171,13 +178,14 @@ class SetLoss(nn.Module):
         if c.scores == "softmax":
             count = labels.shape[1] if matched is None else matched
             weights = count + c.no_object * (logits.shape[1] - count)
-            entropy = softmax_loss(logits, stage, pairs.queries, labels, c.no_object)
-            classification = c.classification * entropy / weights
+            classification = softmax_loss(unmatched, stage, pairs.queries, labels, c.no_object) / weights
         else:
-            classification = self._focal(logits, stage, pairs.queries, labels) / normalizer
+            there = logits[stage, pairs.queries, labels]
+            correction = focal_correction(there, alpha=c.alpha, gamma=c.gamma).sum(1)
+            classification = (unmatched + correction) / normalizer
         l1, giou = self._distances(found, wanted, extent)
         return {
-            "classification": classification,
+            "classification": c.classification * classification,
             "l1": l1.sum(1) / normalizer,
             "giou": giou.sum(1) / normalizer,
             "pos_acc": right.to(found.dtype).sum(1) / max(labels.shape[1], 1),
@@ -185,23 +193,15 @@ class SetLoss(nn.Module):
 
     @torch.no_grad()
     @fp32_island("loss")
-    def _match(self, group: _Group) -> Assignment:
-        """Compute the costs of all stages and images, padded to the fullest image, and assign."""
-        c, targets, logits, boxes = self.config, group.targets, group.logits, group.boxes
-        rows, present = padded_rows(targets.counts, logits.device)
-        if not rows.numel():
-            return assign(boxes.new_zeros(*boxes.shape[:3], 0), targets.counts)
-        labels = (targets.labels[rows] * present)[None, :, None].expand(len(logits), -1, logits.shape[2], -1)
-        wanted = targets.boxes_xyxy.to(boxes.dtype)[rows].expand(len(boxes), -1, -1, -1)  # [S, B, T, 4]
-        extent = group.extent.to(boxes.dtype).unsqueeze(1)
-        if c.scores == "softmax":
-            cost = -c.match_classification * logits.softmax(-1).gather(-1, labels)
-        else:
-            cost = c.match_classification * focal_cost(
-                logits.gather(-1, labels), alpha=c.alpha, gamma=c.gamma, eps=c.log_eps
-            )
-        cost += c.match_l1 * l1_cost(self._l1_numbers(boxes, extent), self._l1_numbers(wanted, extent))
-        cost += c.match_giou * giou_cost(boxes, wanted, margin=self._margin(extent.unsqueeze(1)))
+    def _match(self, group: _Group) -> Pending:
+        """Compute the costs of all stages and images, object by object, and start to assign."""
+        targets, device = group.targets, group.boxes.device
+        stages, _, queries = group.logits.shape[:3]
+        owner, total = owners(targets.counts, device), sum(targets.counts)
+        planes = group.boxes.movedim(-1, 0).contiguous()
+        cost = group.boxes.new_empty(stages, total, queries)
+        for part in parts(total, stages * queries, device):
+            cost[:, part] = self._costs(group, planes, owner[part], part)
         return assign(cost, targets.counts)
 
     def _focal(self, *inputs: Tensor, weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, " S"]:
@@ -216,6 +216,30 @@ class SetLoss(nn.Module):
         l1 = l1_loss(self._l1_numbers(found, extent), self._l1_numbers(wanted, extent))
         return self.config.l1 * l1, self.config.giou * giou_loss(found, wanted, margin=self._margin(extent))
 
+    def _costs(
+        self, group: _Group, planes: Float[Tensor, "4 S B N"], owner: Int[Tensor, " t"], part: slice
+    ) -> Float[Tensor, "S t N"]:
+        """Return the costs of a part of the objects, whose images are `owner`."""
+        c, extent = self.config, group.extent.to(planes.dtype)[owner]  # [t, 4]
+        here = planes[:, :, owner].unbind(0)  # each [S, t, N]
+        wanted = _columns(group.targets.boxes_xyxy[part].to(planes.dtype))
+        scale = _columns(c.match_l1 / extent)
+        cost = self._classification_cost(group.logits, owner, group.targets.labels[part])
+        cost += l1_cost(_in_format(here, c.l1_format), _in_format(wanted, c.l1_format), scale)
+        giou = giou_cost(here, wanted, margin=self._margin(extent.unsqueeze(1)))
+        return cost.add_(giou, alpha=c.match_giou)
+
+    def _classification_cost(
+        self, logits: Float[Tensor, "S B N K"], owner: Int[Tensor, " t"], labels: Int[Tensor, " t"]
+    ) -> Float[Tensor, "S t N"]:
+        """Return the cost of every object's class for the queries of its image."""
+        c, stage = self.config, torch.arange(len(logits), device=logits.device).unsqueeze(1)
+        if c.scores == "softmax":
+            likelihood = logits[stage, owner, :, labels] - logits.logsumexp(-1)[:, owner]
+            return likelihood.exp_().mul_(-c.match_classification)
+        cost = focal_cost(logits[stage, owner, :, labels], alpha=c.alpha, gamma=c.gamma, eps=c.log_eps)
+        return cost.mul_(c.match_classification)
+
     def _l1_numbers(self, boxes_xyxy: Float[Tensor, "*n 4"], extent: Float[Tensor, "*#n 4"]) -> Tensor:
         """Return boxes in `l1_format`, in normalized coordinates."""
         boxes = boxes_xyxy if self.config.l1_format == "xyxy" else xyxy_to_cxcywh(boxes_xyxy)
@@ -225,6 +249,18 @@ class SetLoss(nn.Module):
         """Return `giou_margin` in square pixels."""
         margin = self.config.giou_margin
         return margin * extent[..., 0] * extent[..., 1] if margin else 0.0
+
+
+def _columns(rows: Float[Tensor, "T 4"]) -> tuple[Float[Tensor, "T 1"], ...]:
+    """Return the columns of `rows`, to be compared with planes [S T N]."""
+    return rows.unsqueeze(1).unbind(-1)
+
+
+def _in_format(xyxy: Planes, l1_format: Literal["xyxy", "cxcywh"]) -> Planes:
+    if l1_format == "xyxy":
+        return xyxy
+    x0, y0, x1, y1 = xyxy
+    return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
 
 
 def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:

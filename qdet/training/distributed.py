@@ -55,7 +55,7 @@ class World:
         """Sum each of `values` over all ranks, in one collective."""
         if self.size == 1:
             return list(values)
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        totals = torch.tensor(values, dtype=torch.float64)  # on the host: no wait for what a GPU still does
         dist.all_reduce(totals)
         return totals.tolist()
 
@@ -126,12 +126,17 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int, secret: st
     """
     device = _device(accelerator)
     if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = backend_of(gpu=device.type == "cuda")
         # Rank 0 may wait until a dead driver's lease ends; `set_timeout_of_all_groups` comes later.
         patience = timeout + START_PATIENCE
         enter_group(_open_store(secret, patience), backend, timeout=patience)
         atexit.register(_leave)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+
+
+def backend_of(*, gpu: bool) -> str:
+    """Return the backend of a process group: gloo for what is on the host, and NCCL for what is on GPUs."""
+    return "cpu:gloo,cuda:nccl" if gpu else "gloo"
 
 
 def set_timeout_of_all_groups(seconds: int) -> None:
@@ -188,7 +193,7 @@ def _leave() -> None:
         return
     from torch.distributed import distributed_c10d as c10d
 
-    groups = [group for group in c10d._world.pg_map if dist.get_backend(group) == "gloo"]
+    groups = [group for group in c10d._world.pg_map if "gloo" in dist.get_backend_config(group)]
     dist.destroy_process_group()
     gc.collect()
     while groups:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qdet.checkpoint import Checkpoint, Piece
-from qdet.training.sharded_state import ShardedState
+from qdet.training.engine.sharded_state import ShardedState
 
 
 class Ema:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,9 @@ class Evaluator:
     def _judge(self, rows: DetectionRows) -> None:
         """Compute, write down and draw what an evaluation of these images would log."""
         places = np.flatnonzero(np.isin(self.shards.index.image_id, rows.seen)).tolist()
-        metrics = evaluate(self.shards.ground_truth(places), rows, strict=self.job.eval.strict)
+        how = self.job.eval
+        truth = self.shards.ground_truth(places)
+        metrics = evaluate(truth, rows, engine=how.engine, strict=how.strict)
         json.dumps(metrics.class_rows())
         drawn = places[: min(REHEARSED_PICTURES, self.job.eval.pictures)]
         if drawn:
@@ -118,8 +120,12 @@ def evaluate_shards(
     runner = DetectorRunner(detector, forward, world.device)
     rows = detect_in_batches(runner, watch(_stream(shards, job, world)), shards.categories.ids)
     everything = merge([DetectionRows(**part) for part in world.gather_arrays(vars(rows))])
-    found = world.on_main(lambda: asdict(evaluate(shards.ground_truth(), everything, strict=job.eval.strict)))
-    return CocoMetrics(**found), everything
+
+    def judge() -> dict[str, Any]:
+        how, truth = job.eval, shards.ground_truth()
+        return asdict(evaluate(truth, everything, engine=how.engine, strict=how.strict))
+
+    return CocoMetrics(**world.on_main(judge)), everything
 
 
 def _stream(shards: ShardSet, job: Job, world: World, *, few: bool = False) -> EvalStream:

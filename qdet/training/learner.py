@@ -11,8 +11,9 @@ from qdet.losses import SetLoss
 from qdet.training.checkpointing.resume import Start
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
+from qdet.training.engine.build import build_engine
+from qdet.training.engine.engine import Engine
 from qdet.training.freeze import freeze
-from qdet.training.zero import ZeroEngine
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Learner:
 
     detector: Detector
     criterion: SetLoss
-    engine: ZeroEngine
+    engine: Engine
     """Runs and updates the detector."""
     ema: Ema
     """The average of the detector's weights."""
@@ -41,7 +42,7 @@ def build_learner(job: Job, world: World, start: Start, *, classes: int) -> Lear
         load_pretrained(detector.backbone, job.detector.backbone, allow_unverified=allow)
     freeze(detector, job.train.freeze)
     detector.recompute = job.train.activation_checkpointing
-    engine = ZeroEngine(detector, job.train, job.optim, world)
+    engine = build_engine(detector, job.train, job.optim, world)
     ema = Ema(detector, job.optim.ema_decay)
     start.load_optimizer(engine, ema)
     return Learner(detector, criterion, engine, ema)

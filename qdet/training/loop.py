@@ -19,6 +19,7 @@ from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World, join, set_deterministic
+from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
@@ -86,8 +87,9 @@ class _Training:
 
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
-        self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
+        job = settle_stage(job, world, classes=len(train_shards.categories))
+        self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         check_categories(train_shards, val_shards)
         if world.main:
             warn_of_missing_objects(train_shards, val_shards)
@@ -148,9 +150,11 @@ class _Training:
         steps, epoch = self.schedule.steps, self.schedule.steps_per_epoch
         for micro_batches in meter.waiting(self.health.waiting(self.stream.steps(self.step, steps))):
             self.accounting.record(micro_batches)
-            terms, norm = self.maker.make(self.step, micro_batches)
+            meter.add(self.maker.make(self.step, micro_batches))
             self.step += 1
-            meter.add(terms, norm)
+            meter.count()
+            if self._reads_now():
+                meter.add(self.maker.settle())
             if self._due(self.job.train.log_every):
                 self._log(meter)
             if self._due(epoch):
@@ -168,6 +172,12 @@ class _Training:
                 self._save()
             if self._ended or self._interrupted:
                 return
+
+    def _reads_now(self) -> bool:
+        """True if the step just made is to be logged, evaluated or saved."""
+        train, epoch = self.job.train, self.schedule.steps_per_epoch
+        often = (train.log_every, train.eval_every * epoch, train.checkpoint_every, train.keep_every * epoch)
+        return self._interrupted or any(self._due(every) for every in often)
 
     @property
     def _ended(self) -> bool:

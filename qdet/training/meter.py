@@ -12,6 +12,7 @@ from torch import Tensor
 from qdet.training.distributed import World
 from qdet.training.optim import Schedule
 from qdet.training.reporting import Progress
+from qdet.training.step import Made
 
 Item = TypeVar("Item")
 _NOT_A_TERM = ("loss", "pos_acc")
@@ -69,15 +70,19 @@ class Meter:
                 self._waited += now - asked
             yield item
 
-    def add(self, terms: dict[str, Tensor], norm: float) -> None:
-        """Add one step; of a skipped one, whose `norm` is not finite, only images and time count."""
-        if math.isfinite(norm):
-            for name, value in terms.items():
-                self._terms[name] = self._terms[name] + value if name in self._terms else value
-            self._norm += norm
-            self._made += 1
+    def count(self) -> None:
+        """Count one step."""
         self._count += 1
         self._ended = time.perf_counter()
+
+    def add(self, made: Made | None) -> None:
+        """Add what came of a step, if it is known; nothing of a skipped one."""
+        if made is None or not math.isfinite(made.norm):
+            return
+        for name, value in made.terms.items():
+            self._terms[name] = self._terms[name] + value if name in self._terms else value
+        self._norm += made.norm
+        self._made += 1
 
     def pause(self) -> None:
         """Do not count the time until the next item."""
@@ -91,7 +96,7 @@ class Meter:
         running = self._started is not None
         self.pause()
         count, made = max(self._count, 1), self._made or math.nan
-        totals = world.sum(*(float(total) for total in self._terms.values()))
+        totals = world.sum(*(torch.stack(list(self._terms.values())).tolist() if self._terms else ()))
         means = {name: t / world.size / made for name, t in zip(self._terms, totals, strict=True)}
         seconds = max(self._elapsed, 1e-9)
         self._remaining.add(seconds, self._count)

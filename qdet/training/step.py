@@ -1,6 +1,13 @@
-"""One optimizer step: this rank's passes, the averaging of gradients, and the update if all is finite."""
+"""One optimizer step: this rank's passes, the averaging of gradients, and the update if all is finite.
+
+The host stays ahead of the device. Loss and norm of a step are read once the forward pass of the next has
+been launched; the device itself skips the update where they are not finite. Nothing else that waits for the
+device is in a step but the copy of the matching costs.
+"""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +21,28 @@ from qdet.training.learner import Learner
 from qdet.training.nonfinite.diagnose import Diagnosis, StepInputs
 from qdet.training.nonfinite.skip import nan_grad_if_nonfinite, nonfinite_loss
 from qdet.training.optim import Schedule
+from qdet.training.read_later import read_later
 from qdet.types import Batch
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a step."""
+
+    terms: dict[str, Tensor]
+    """The terms of this rank's loss, on the device."""
+    norm: float
+    """The norm of the whole gradient. If it is not finite, the step was skipped: no rank changed anything."""
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step whose outcome the host has not read."""
+
+    inputs: StepInputs
+    terms: dict[str, Tensor]
+    read: Callable[[], list[float]]
+    """Returns loss and norm."""
 
 
 class StepMaker:
@@ -39,13 +67,13 @@ class StepMaker:
         self.schedule, self.learner, self.exchange = schedule, learner, exchange
         self.health, self.diagnosis = health, diagnosis
         self.world = learner.engine.world
+        self._launched: _Launched | None = None
 
-    def make(self, step: int, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], float]:
+    def make(self, step: int, micro_batches: list[Batch]) -> Made | None:
         """Make the step after `step` others from this rank's share of a global batch.
 
         Returns:
-            The terms of this rank's loss, and the norm of the whole gradient. If that is not finite, the step
-            was skipped: no rank has changed anything.
+            What came of the step before, unless `settle` has returned it.
 
         Raises:
             DivergedError: More steps were skipped than the job allows.
@@ -55,42 +83,62 @@ class StepMaker:
         random_seed = self.schedule.random_seed(step, self.world.rank)
         torch.manual_seed(random_seed)
         factor, progress = self.schedule.lr_factor(step), step / self.schedule.steps
-        divisors = self.exchange_step_stats(micro_batches)
         self.learner.detector.progress = progress
+        meeting = _Meeting(self, micro_batches)
         total: dict[str, Tensor] = {}
-        norm = math.nan
+        norm: Tensor | None = None
         for batch in micro_batches:
-            losses = self._forward(batch, divisors)
+            losses = self._forward(batch, meeting)
             self._backward(losses)
             self.health.watchdog.now("optimizer step")
             norm = self.learner.engine.step(factor)
             for name, value in ({"loss": losses.total} | losses.terms).items():
                 total[name] = total.get(name, 0) + value.detach() / len(micro_batches)
-        loss = float(total["loss"])
+        assert norm is not None, "the last micro-batch ends the step"
+        inputs = StepInputs(step, micro_batches, random_seed, progress, meeting())
+        self._launched = _Launched(inputs, total, read_later((total["loss"], norm), self.world.device))
+        self.exchange.times.observe(*self.health.step_done())
+        return meeting.before
+
+    def settle(self) -> Made | None:
+        """Read what came of the last step, average its weights or look for why it was skipped. Collective.
+
+        Returns:
+            What came of it; None if that was returned before.
+
+        Raises:
+            DivergedError: More steps were skipped than the job allows.
+        """
+        launched, self._launched = self._launched, None
+        if launched is None:
+            return None
+        loss, norm = launched.read()
         if math.isfinite(norm):
             self.learner.ema.update()
         else:
-            inputs = StepInputs(step, micro_batches, random_seed, progress, divisors)
-            self._skip(inputs, loss_is_finite=math.isfinite(loss))
-        self.exchange.loss.observe(step + 1, loss if math.isfinite(norm) else math.nan)
-        self.exchange.times.observe(*self.health.step_done())
-        return total, norm
+            self._skip(launched.inputs, loss_is_finite=math.isfinite(loss))
+        number = launched.inputs.step + 1
+        self.exchange.loss.observe(number, loss if math.isfinite(norm) else math.nan)
+        return Made(launched.terms, norm)
 
-    def exchange_step_stats(self, micro_batches: list[Batch]) -> dict[str, float]:
+    def exchange_step_stats(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
         """Make the exchange of a step; return what to divide its losses by, as arguments of the loss."""
         self.health.watchdog.now("collective: objects")
         self.exchange.divisors.observe(micro_batches)
         self.exchange.sum_over_ranks()
         return self.exchange.divisors.arguments
 
-    def _forward(self, batch: Batch, divisors: dict[str, float]) -> Losses:
+    def _forward(self, batch: Batch, divisors: Callable[[], dict[str, float]]) -> Losses:
+        """Run the detector, then ask for the divisors, then compare."""
         with self.health.forward():
             here = batch.to(self.world.device, non_blocking=True)
             criterion = self.learner.criterion
             extra, truth = denoise_batch(self.learner.detector.denoising, here, criterion.classes)
             stages = self.learner.engine(here.images, here.sizes_hw, *([] if extra is None else [extra]))
+        arguments = divisors()
+        with self.health.forward():
             try:
-                return criterion(stages, here.targets, here.sizes_hw, truth=truth, **divisors)
+                return criterion(stages, here.targets, here.sizes_hw, truth=truth, **arguments)
             except DivergedError:  # non-finite predictions: skip the step together with the others
                 return nonfinite_loss(stages)
 
@@ -101,9 +149,28 @@ class StepMaker:
         unused.check()
 
     def _skip(self, inputs: StepInputs, *, loss_is_finite: bool) -> None:
-        with self.health.watchdog.off("looking for the first bad layer"):
+        devices = [self.world.device.index or 0] if self.world.device.type == "cuda" else []
+        # The next step may have begun: its random numbers go on as if nothing had come between.
+        with self.health.watchdog.off("looking for the first bad layer"), torch.random.fork_rng(devices):
             cause = self.diagnosis.diagnose(self.learner.detector, inputs, loss_is_finite=loss_is_finite)
         number = inputs.step + 1
         if self.world.main:
             print(f"step {number} is skipped on all workers: {cause}", flush=True)
         self.exchange.skipped.record(number, cause)
+
+
+class _Meeting:
+    """What the host does once in a step, while the device runs the forward pass."""
+
+    def __init__(self, maker: StepMaker, micro_batches: Sequence[Batch]) -> None:
+        self._maker, self._micro_batches = maker, micro_batches
+        self._divisors: dict[str, float] | None = None
+        self.before: Made | None = None
+        """What came of the step before."""
+
+    def __call__(self) -> dict[str, float]:
+        """Settle the step before and exchange the numbers of this one; return what to divide losses by."""
+        if self._divisors is None:
+            self.before = self._maker.settle()
+            self._divisors = self._maker.exchange_step_stats(self._micro_batches)
+        return self._divisors

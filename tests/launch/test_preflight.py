@@ -15,7 +15,6 @@ from qdet.errors import ClusterError, ConfigError
 from qdet.job import Job, TrainConfig
 from qdet.launching import paths
 from qdet.launching.preflight.check import check
-from qdet.launching.preflight.dry_run import memory_per_rank
 from qdet.launching.preflight.start import check_start
 from qdet.launching.ray_backend import auth, connect, head
 from qdet.launching.ray_backend.capacity import Node, choose_gpu, count_workers_that_fit
@@ -25,6 +24,7 @@ from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
 from qdet.losses import DETR_LOSS
 from qdet.storage.sockets import choose_ports
+from qdet.training.engine.stage import memory_per_rank
 from tests.support import small_models
 from tests.support.ranks import tiny_job
 

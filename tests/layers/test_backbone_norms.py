@@ -67,9 +67,10 @@ def test_a_tiny_variance_does_not_overflow_in_bfloat16():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("channels", "size"), [(6, (9, 11)), (48, (3, 3))], ids=["large map", "small map"])
 def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind, taps, layout, channels, size):
-    norm = make_norm(kind, 8).double()
+    norm, other = (make_norm(kind, 8).double() for _ in range(2))
     for tensor in norm.state_dict().values():
         nn.init.uniform_(tensor, 0.2, 2)
+    other.load_state_dict(norm.state_dict())
     both, alone = (
         NormedConv2d(channels, 8, **taps, bias=False).double(),
         nn.Conv2d(channels, 8, **taps, bias=False).double(),
@@ -77,13 +78,15 @@ def test_a_convolution_with_its_norm_equals_both_one_after_the_other(kind, taps,
     alone.load_state_dict(both.state_dict())
     values = torch.randn(2, channels, *size, dtype=torch.float64).contiguous(memory_format=layout)
     x, y = (values.clone().requires_grad_() for _ in range(2))
-    got, want = both(x, norm), norm(alone(y))
+    got, want = both(x, norm), other(alone(y))
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
     slope = torch.randn_like(want)
     got.backward(slope)
     want.backward(slope)
     torch.testing.assert_close(both.weight.grad, alone.weight.grad, atol=1e-11, rtol=0)
     torch.testing.assert_close(x.grad, y.grad, atol=1e-12, rtol=0)
+    for one, apart in zip(norm.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, apart.grad, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("of_x", "of_weight"), [(True, False), (False, True)])
@@ -110,8 +113,9 @@ def test_a_folded_convolution_runs_in_the_precision_around_it(side):
     torch.testing.assert_close(got, want, atol=0.5, rtol=0.05)
 
 
-def test_folding_keeps_no_second_copy_of_the_map_or_of_the_weight():
-    norm, conv = make_norm("frozen", 4), NormedConv2d(4, 4, 3, bias=False)
+@pytest.mark.parametrize("kind", ["frozen", "eval"])
+def test_folding_keeps_no_second_copy_of_the_map_or_of_the_weight(kind):
+    norm, conv = make_norm(kind, 4), NormedConv2d(4, 4, 3, bias=False)
     x, kept = torch.randn(1, 4, 32, 32, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         conv(x, norm)

@@ -34,6 +34,15 @@ def test_sampling_ignores_the_query_and_has_no_parameters():
     assert one.equal(other)
 
 
-def test_other_ways_of_sampling_read_the_maps_as_they_are():
+def test_sampling_at_points_reads_the_maps_as_rows_of_one_table_on_a_cpu():
     maps = [torch.randn(B, G * C, 64 // s, 64 // s) for s in STRIDES]
-    assert lay_out("3d", maps, STRIDES) is maps
+    levels = lay_out("3d", maps, STRIDES)
+    assert levels.sizes_hw == tuple((64 // s, 64 // s) for s in STRIDES)
+    parts = levels.tokens.split([h * w for h, w in levels.sizes_hw], dim=1)
+    for tokens, one, (h, w) in zip(parts, maps, levels.sizes_hw, strict=True):
+        assert tokens.mT.reshape(B, G * C, h, w).equal(one)
+
+
+def test_elsewhere_it_reads_contiguous_maps():
+    maps = [torch.randn(B, 64 // s, 64 // s, G * C, device="meta").permute(0, 3, 1, 2) for s in STRIDES]
+    assert all(m.is_contiguous() for m in lay_out("3d", maps, STRIDES))

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from qdet.losses.classification import focal_cost, focal_loss
+from qdet.losses.classification import focal_loss
+from qdet.losses.costs import focal_cost
 
 STAGE = torch.tensor([[0], [1]])
 QUERIES = torch.tensor([[0, 3, 4], [1, 0, 4]])

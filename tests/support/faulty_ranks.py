@@ -11,8 +11,8 @@ from torch import nn
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import join
+from qdet.training.engine.build import build_engine
 from qdet.training.health.unused_parameters import UnusedParameters
-from qdet.training.zero import ZeroEngine
 from tests.support.ranks import _train
 
 
@@ -113,4 +113,4 @@ def _step(engine):
 def _engine_of(module, *, zero, timeout=20):
     world = join("cpu", timeout=timeout)
     train = replace(TrainConfig(), zero=zero, batch_size=2, workers=2, precision="fp32", timeout=timeout)
-    return world, ZeroEngine(module, train, OptimConfig(), world)
+    return world, build_engine(module, train, OptimConfig(), world)

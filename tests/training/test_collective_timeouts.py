@@ -15,5 +15,5 @@ def test_the_timeout_reaches_every_group_and_ends_the_wait_for_a_rank_that_sleep
     for rank in (0, 1):
         groups = (tmp_path / f"groups{rank}.txt").read_text().split("\n")
         assert set(groups) == {str(timedelta(seconds=5))}
-        assert len(groups) > 1  # DeepSpeed makes some of its own
+        assert zero == 0 or len(groups) > 1  # DeepSpeed makes some of its own
     assert "timed out" in (tmp_path / "rank0.txt").read_text().lower()

@@ -8,7 +8,7 @@ from torch import nn
 from qdet.checkpoint import Checkpoint, open_folder, write_whole
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.sharded_state import ShardedState
+from qdet.training.engine.sharded_state import ShardedState
 from tests.support.small_checkpoints import state
 
 

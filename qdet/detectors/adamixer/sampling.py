@@ -6,9 +6,10 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling
+from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, FlatLevels
 from qdet.detectors.adamixer.xyzr import decode_xyzr
 from qdet.layers.regions.roi_align import Pyramid, roi_align
+from qdet.layers.weighted_rows import rows_are_faster
 
 Sampling = Literal["3d", "2d", "c3", "c4", "c5", "roi-align"]
 """Points in space and scale, which is AdaMixer's; in space, at the scale of the box; in space, on one level
@@ -19,8 +20,8 @@ ONE_LEVEL: dict[Sampling, slice] = {"c3": slice(1, 2), "c4": slice(2, 3), "c5": 
 """Of the maps C2 to C5, those that sampling from one level reads."""
 
 
-Maps = Sequence[Float[Tensor, "B _ _ _"]] | Pyramid
-"""Feature maps, finest first, or the same maps on one canvas."""
+Maps = Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels | Pyramid
+"""Feature maps, finest first, or the same maps as rows of one table or on one canvas."""
 
 
 SIDE = 7
@@ -63,5 +64,7 @@ def make_sampling(
 
 
 def lay_out(kind: Sampling, maps: Sequence[Float[Tensor, "B _ _ _"]], strides: Sequence[int]) -> Maps:
-    """Lay out the maps of a batch as this sampling method reads them."""
-    return Pyramid.of(maps, strides) if kind == "roi-align" else maps
+    """Lay out the maps of a batch as this sampling method reads them, once for all stages."""
+    if kind == "roi-align":
+        return Pyramid.of(maps, strides)
+    return FlatLevels.of(maps) if rows_are_faster(maps[0]) else [m.contiguous() for m in maps]

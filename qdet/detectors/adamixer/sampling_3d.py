@@ -7,6 +7,7 @@ AdaMixer (Gao et al., CVPR 2022, https://arxiv.org/abs/2203.16507), section 3.2.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,9 +18,26 @@ from torch import Tensor, nn
 from qdet.detectors.adamixer.generator import make_generator, start_alike
 from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
+from qdet.layers.weighted_rows import corner_cells, sum_rows
 
 LEVEL_TEMPERATURE = 2.0
 """Width of a point's footprint over the levels: tau_z in the paper."""
+
+
+@dataclass(frozen=True)
+class FlatLevels:
+    """Feature maps as rows of one table, laid out once per step and read by every stage."""
+
+    tokens: Float[Tensor, "B T _"]
+    """All cells of an image with all channels, level by level, the finest first."""
+    sizes_hw: tuple[tuple[int, int], ...]
+    """Height and width of every map."""
+
+    @classmethod
+    def of(cls, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> "FlatLevels":
+        """Lay out the maps of a batch."""
+        sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        return cls(torch.cat([m.flatten(2).mT for m in maps], dim=1), sizes)
 
 
 class AdaptiveSampling(nn.Module):
@@ -70,7 +88,7 @@ class AdaptiveSampling(nn.Module):
         self,
         query: Float[Tensor, "B N D"],
         xyzr: Float[Tensor, "B N 4"],
-        features: Sequence[Float[Tensor, "B _ _ _"]],
+        features: Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels,
     ) -> Float[Tensor, "B N G P C"]:
         """Return each query's samples; `features` are maps of G x C channels, finest first."""
         return sample_levels(self.choose_points(query, xyzr), features, self.strides)
@@ -105,9 +123,13 @@ def level_weights(z: Float[Tensor, "*points"], strides: Sequence[int]) -> Float[
 
 @fp32_island("sampling")
 def sample_levels(
-    points: Float[Tensor, "B N G P 3"], features: Sequence[Float[Tensor, "B _ _ _"]], strides: Sequence[int]
+    points: Float[Tensor, "B N G P 3"],
+    features: Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels,
+    strides: Sequence[int],
 ) -> Float[Tensor, "B N G P C"]:
     """Interpolate every level at (x, y) and add them up by the weight of z."""
+    if isinstance(features, FlatLevels):
+        return _sample_rows(points, features, strides)
     groups = points.shape[2]
     x, y, z = (
         points.transpose(1, 2).flatten(0, 1).unbind(-1)
@@ -123,3 +145,21 @@ def sample_levels(
         sampled = interpolate_at(maps, grid)
         total = torch.addcmul(total, sampled, weight)  # [B G, C, N, P]
     return total.unflatten(0, (-1, groups)).permute(0, 3, 1, 4, 2)
+
+
+def _sample_rows(
+    points: Float[Tensor, "B N G P 3"], levels: FlatLevels, strides: Sequence[int]
+) -> Float[Tensor, "B N G P C"]:
+    """Sample as `sample_levels` does, in one sum of rows."""
+    images, queries, groups, count, _ = points.shape
+    x, y, z = points.reshape(-1, 3).T.contiguous().unbind(0)
+    stride = x.new_tensor(strides).unsqueeze(1)
+    cells, shares = corner_cells(x / stride - 0.5, y / stride - 0.5, levels.sizes_hw)  # [4, L, B N G P]
+    shares = shares * level_weights(z, strides)
+    image = torch.arange(images, dtype=torch.int32).view(-1, 1, 1, 1) * (levels.tokens.shape[1] * groups)
+    group = torch.arange(groups, dtype=torch.int32).view(-1, 1)
+    first = (image + group).expand(images, queries, groups, count).reshape(-1)
+    rows = (cells * groups + first).flatten(0, 1).T.contiguous()
+    table = levels.tokens.unflatten(-1, (groups, -1)).flatten(0, 2)  # [B T G, C]
+    sampled = sum_rows(table, rows, shares.flatten(0, 1).T.contiguous())
+    return sampled.view(images, queries, groups, count, -1)

@@ -11,54 +11,16 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.data.shards.locate import DatasetInfo
 from qdet.detectors.complexity import count_macs, count_parameters, count_saved_bytes
 from qdet.errors import ConfigError
-from qdet.job import Job
+from qdet.job import Job, TrainConfig
 from qdet.launching.preflight.plan import Machines, plan
 from qdet.launching.preflight.start import check_start
 from qdet.launching.runs.prepared import Prepared, Split
 from qdet.masking import mask
+from qdet.training.engine.stage import GIB, Memory, memory_per_rank
 from qdet.training.freeze import freeze
 
 COCO_CLASSES = 80
 COCO_LONG_SIDE = 1333
-GIB = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What ZeRO keeps per rank, in bytes; activations come on top."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    average: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.average
-
-
-def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, average: bool) -> Memory:
-    """Estimate what training keeps per rank. Everything is fp32: bf16 is arithmetic, not storage.
-
-    ZeRO-1 splits AdamW's two moments, with the copy of the weights that it updates, over the ranks; ZeRO-2
-    also the gradients, ZeRO-3 also the weights themselves (Rajbhandari et al., SC 2020, section 5).
-
-    Args:
-        parameters: Parameters of the detector.
-        trained: Those of them that are not frozen.
-        zero: ZeRO stage, 0 to 3.
-        ranks: Workers.
-        average: Whether averaged weights are kept.
-    """
-    word = 4.0
-    optimizer = 2 * word * trained if zero == 0 else 3 * word * trained / ranks
-    return Memory(
-        weights=word * parameters / (ranks if zero == 3 else 1),
-        gradients=word * trained / (ranks if zero >= 2 else 1),
-        optimizer=optimizer,
-        average=word * trained / (ranks if zero == 3 else 1) if average else 0.0,
-    )
 
 
 def describe(prepared: Prepared, base: Job | None = None, machines: Machines | None = None) -> dict[str, Any]:
@@ -132,7 +94,7 @@ class Size:
         return {
             "parameters": f"{self.parameters:,}, {self.trained:,} of them trained ({self.classes} classes)",
             "multiply-accumulates": f"{self.macs / 1e9:.2f} G for {height} x {width} pixels",
-            "memory per rank": f"{self.memory.total / GIB:.2f} GiB at ZeRO-{train.zero} over "
+            "memory per rank": f"{self.memory.total / GIB:.2f} GiB at {_describe_stage(train)} over "
             f"{train.most_workers} workers ({shares})",
             "activations": f"{self.activations / GIB:.2f} GiB for {at_a_time} of them at a time, by a CPU's "
             "operations; a GPU may keep less",
@@ -150,6 +112,10 @@ class Size:
             "activations": self.activations,
             "memory_per_rank": asdict(self.memory) | {"total": self.memory.total},
         }
+
+
+def _describe_stage(train: TrainConfig) -> str:
+    return "ZeRO-0 (auto: more where memory is short)" if train.zero == "auto" else f"ZeRO-{train.zero}"
 
 
 def _look(prepared: Prepared, split: Split) -> DatasetInfo | ConfigError:
@@ -171,7 +137,11 @@ def measure(job: Job, classes: int) -> Size:
     parameters = count_parameters(detector)
     trained = count_parameters(detector, trainable=True)
     memory = memory_per_rank(
-        parameters, trained, zero=train.zero, ranks=train.most_workers, average=job.optim.ema_decay > 0
+        parameters,
+        trained,
+        zero=0 if train.zero == "auto" else train.zero,
+        ranks=train.most_workers,
+        average=job.optim.ema_decay > 0,
     )
     return Size(
         parameters=parameters,

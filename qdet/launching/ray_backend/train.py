@@ -178,6 +178,7 @@ def _build_trainer(
     from ray.train.torch import TorchTrainer
 
     from qdet.launching.ray_backend.rendezvous import AuthenticatedTorch
+    from qdet.training.distributed import backend_of
 
     train = job.train
     budget = FailureBudget(train.max_failures, partial(newest_step, run))
@@ -206,7 +207,7 @@ def _build_trainer(
             resources_per_worker=worker_resources(job, gpu=gpu),
             elastic_resize_monitor_interval_s=_growth_interval(),
         ),
-        torch_config=AuthenticatedTorch(backend="nccl" if gpu else "gloo", timeout_s=train.timeout),
+        torch_config=AuthenticatedTorch(backend=backend_of(gpu=gpu), timeout_s=train.timeout),
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,

@@ -16,18 +16,19 @@ from qdet.layers.conv.batch_norm import FrozenBatchNorm
 
 
 class NormedConv2d(nn.Conv2d):
-    """Convolve and normalise; a norm that never changes is folded into the convolution.
+    """Convolve and normalise; a norm with fixed statistics is folded into the convolution.
 
         ((w * x) - mean) s + bias = (s w) * x + (bias - mean s)
 
     This saves one pass over the map forward, one backward, and a copy of it in between. Where the map is
-    smaller than the weights, as at the end of a backbone, s multiplies the map instead. A trained norm runs
-    separately.
+    smaller than the weights, as at the end of a backbone, s multiplies the map instead. Weight and bias of
+    a norm may be trained: with V the gradient of s w, that of s is <V, w> of each channel. That is done on
+    a CPU only: a GPU would get 14 launches more for each convolution. Other norms run separately.
     """
 
     def forward(self, x: Float[Tensor, "B C H W"], norm: nn.Module) -> Float[Tensor, "B D h w"]:  # type: ignore[override]
         """Return the normalised map; the norm is an argument so that both keep torchvision's names."""
-        if not isinstance(norm, FrozenBatchNorm) or norm.train_affine:
+        if not isinstance(norm, FrozenBatchNorm) or (norm.train_affine and not _on_a_cpu(x)):
             return norm(super().forward(x))
         device = x.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -80,16 +81,27 @@ class _ScaledConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, scale = ctx.saved_tensors
-        of_x = of_weight = None
+        of_x = of_weight = of_scale = of_shift = None
         few = _few_cells(x, weight, ctx.grid)
-        grad = grad * _by_channel(scale, grad) if few else grad
+        scaled = grad * _by_channel(scale, grad) if few else grad
         if ctx.needs_input_grad[0]:
             scaled_weight = weight.to(x.dtype) if few else _scale_weight(weight, scale, x.dtype)
-            of_x = _gradient_of_x(grad, x, scaled_weight, ctx.grid)
-        if ctx.needs_input_grad[1]:
-            of_weight = _gradient_of_weight(grad, x, weight, ctx.grid).to(weight.dtype).contiguous()
+            of_x = _gradient_of_x(scaled, x, scaled_weight, ctx.grid)
+        if ctx.needs_input_grad[2]:
+            of_product = _gradient_of_weight(grad, x, weight, ctx.grid).to(weight.dtype).contiguous()
+            of_scale = torch.linalg.vecdot(of_product.flatten(1), weight.flatten(1))
+            of_weight = of_product.mul_(scale[:, None, None, None])
+        elif ctx.needs_input_grad[1]:
+            of_weight = _gradient_of_weight(scaled, x, weight, ctx.grid).to(weight.dtype).contiguous()
             of_weight = of_weight if few else of_weight.mul_(scale[:, None, None, None])
-        return of_x, of_weight, None, None, None
+        if ctx.needs_input_grad[3]:
+            of_shift = grad.sum((0, 2, 3), dtype=scale.dtype)
+        return of_x, of_weight, of_scale, of_shift, None
+
+
+def _on_a_cpu(x: Tensor) -> bool:
+    """Whether `x` has numbers, on a CPU: not while a graph is traced."""
+    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:

@@ -21,7 +21,7 @@ from qdet.training.checkpointing.rehearsal import rehearse
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.sharded_state import MOMENTS, ShardedState
+from qdet.training.engine.sharded_state import MOMENTS, ShardedState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Checkpoints:
         return Contents(
             attempt=self.writer.attempt,
             world_size=self.world.size,
-            zero=self.job.train.zero,
+            zero=int(self.job.train.zero),  # settled by now
             state=self._state(snapshot.step, state.updates, ema.updates, snapshot.observed),
             job=settings(self.job),
             shapes=self._shapes(state, ema, snapshot.ledger),

@@ -16,7 +16,7 @@ from qdet.job import Job
 from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
-from qdet.training.zero import ZeroEngine
+from qdet.training.engine.engine import Engine
 
 
 class Start:
@@ -57,7 +57,7 @@ class Start:
         whole = self.job.store.init_from is not None and not self.job.store.init_parts
         return self.last is not None or whole
 
-    def load_optimizer(self, engine: ZeroEngine, ema: Ema) -> None:
+    def load_optimizer(self, engine: Engine, ema: Ema) -> None:
         """Load AdamW's moments and the averaged weights of the last checkpoint."""
         if self.last is not None:
             engine.state.load_moments(self.last)

@@ -20,7 +20,9 @@ class HealthMonitor:
 
     def __init__(self, job: Job, world: World, module: nn.Module) -> None:
         self.watchdog = Watchdog(rank=world.rank, limit=job.train.hang_after)
-        self.unused_parameters = UnusedParameters(module, rank=world.rank, required=job.train.zero == 3)
+        self.unused_parameters = UnusedParameters(
+            module, rank=world.rank, required=job.train.zero == 3 and world.size > 1
+        )
         self._waited = self._forward = 0.0
 
     def __enter__(self) -> "HealthMonitor":

@@ -25,9 +25,9 @@ class ShardedState:
     """This rank's part of the weights of `module` and of the moments of its optimizer.
 
     Args:
-        module: The detector inside DeepSpeed's engine.
-        optimizer: The optimizer that DeepSpeed returned.
-        stage: ZeRO stage.
+        module: The detector inside the engine.
+        optimizer: torch's at stage 0, otherwise the one that DeepSpeed returned.
+        stage: ZeRO stage of the engine; 0 is plain torch.
         world: The ranks.
     """
 
@@ -135,7 +135,7 @@ class ShardedState:
         return _fragment(parameter).get_hp_fragment(key)
 
     def _state(self) -> dict[Any, dict[str, Tensor]]:
-        """Return the state of the torch optimizer inside DeepSpeed's."""
+        """Return the state of torch's optimizer, which DeepSpeed's holds."""
         inner = self._optimizer if self.stage == 0 else self._optimizer.optimizer
         return inner.state
 
@@ -150,7 +150,7 @@ class ShardedState:
         for tensor in held:
             self._state()[tensor] = {
                 # One tensor each: a shared one would advance once per tensor.
-                "step": torch.tensor(float(updates)),
+                "step": torch.tensor(float(updates), device=tensor.device),  # where the fused step counts
                 **{key: torch.zeros_like(tensor.detach()) for key in MOMENTS},
             }
         self._link()

@@ -1,0 +1,130 @@
+"""AdaMixer's training step with its update, of this checkout and of others, in turn.
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.step --against ../before
+
+Each checkout runs in a process of its own, on one rank and one thread, in fp32, with its own default
+engine; all get the same weights and images. A round is a step of each, so that what else the machine does
+meets all of them.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+HERE = Path(__file__).resolve().parents[1]
+SIZES = ((320, 448), (288, 416))
+QUERIES, CLASSES, OBJECTS = 100, 80, 6
+
+
+def main(*, against: tuple[Path, ...] = (), rounds: int = 6) -> None:
+    """Print CPU seconds of a step by checkout, and their ratios to this one's.
+
+    Args:
+        against: Other checkouts.
+        rounds: Steps of each, after one for warm-up.
+    """
+    from benchmarks.machine import describe_machine
+
+    workers = {str(root): _start(root.resolve()) for root in (*against, HERE)}
+    found: list[dict[str, float]] = []
+    for _ in range(1 + rounds):
+        found.append({name: _ask(worker) for name, worker in workers.items()})
+        print(json.dumps(found[-1]), flush=True)
+    for worker in workers.values():
+        worker.communicate()
+    print(json.dumps(describe_machine()))
+    print("| checkout | CPU, s | fastest | slowest | ratio to this one |\n| --- | --: | --: | --: | --: |")
+    for name in workers:
+        seconds = [one[name] for one in found[1:]]
+        ratio = statistics.median(one[name] / one[str(HERE)] for one in found[1:])
+        middle = statistics.median(seconds)
+        print(f"| {name} | {middle:.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {ratio:.2f} |")
+
+
+def _start(root: Path) -> subprocess.Popen[str]:
+    variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker"]
+    return subprocess.Popen(
+        command, cwd=root, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _ask(worker: subprocess.Popen[str]) -> float:
+    """Have a worker make a step; return its CPU seconds."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write("step\n")
+    worker.stdin.flush()
+    for line in worker.stdout:
+        if line.startswith("seconds "):
+            return float(line.split()[1])
+    raise RuntimeError("a checkout cannot make the step; its error is above")
+
+
+def work() -> None:
+    """Make a step for every line of standard input."""
+    step = make_step()
+    for _ in sys.stdin:
+        begin = time.process_time()
+        step()
+        print(f"seconds {time.process_time() - begin}", flush=True)
+
+
+def make_step() -> Callable[[], None]:
+    """Return the training step of the checkout that is imported."""
+    import torch
+
+    from qdet.backbones import ResNetConfig
+    from qdet.detectors import AdaMixerConfig
+    from qdet.job import OptimConfig, TrainConfig
+    from qdet.losses import SetLossConfig, matched_objects
+    from qdet.training.distributed import join
+    from qdet.types import Targets
+
+    world = join("cpu", timeout=60)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = AdaMixerConfig(backbone=ResNetConfig(depth=50, norm="eval", weights=None), queries=QUERIES)
+    detector, criterion = config.build(CLASSES).train(), SetLossConfig().build(CLASSES)
+    sizes = torch.tensor(SIZES)
+    images = torch.randint(0, 256, (len(SIZES), 3, *sizes.amax(0).tolist()), dtype=torch.uint8)
+    corners = 200 * torch.rand(len(SIZES) * OBJECTS, 2)
+    boxes = torch.cat((corners, corners + 20 + 60 * torch.rand(len(corners), 2)), dim=1)
+    targets = Targets(boxes, torch.randint(0, CLASSES, (len(boxes),)), (OBJECTS,) * len(SIZES))
+    train = TrainConfig(batch_size=len(SIZES), workers=1, precision="fp32", zero=1)
+    engine = _engine_class()(detector, train, OptimConfig(), world)
+    matched = matched_objects(targets, QUERIES)
+
+    def step() -> None:
+        engine.backward(criterion(engine(images, sizes), targets, sizes, normalizer=matched).total)
+        engine.step(1e-3)
+
+    return step
+
+
+def _engine_class() -> Callable[..., Any]:
+    """Return what builds the engine, wherever the checkout has it."""
+    import importlib
+
+    for module, name in (
+        ("qdet.training.engine.build", "build_engine"),
+        ("qdet.training.zero", "ZeroEngine"),
+    ):
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError:
+            continue
+    raise RuntimeError("this checkout has no engine that is known here")
+
+
+if __name__ == "__main__":
+    work() if "--worker" in sys.argv else tyro.cli(main)
