@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from hotcoco import mask
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qdet.data.shards.objects import Given, read_box, read_integer, read_object
@@ -186,6 +186,7 @@ NUMBERS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(NUMBERS, min_size=3, max_size=5), min_size=1, max_size=8))
+@example([[1, 0, 1e-308, 1]])
 def test_every_listed_object_is_kept_inside_its_image_or_counted(boxes):
     report = Report()
     read = [read_object(Given(box), HW, report, "a") for box in boxes]

@@ -86,7 +86,7 @@ def test_every_command_that_writes_what_the_user_names_has_force():
         for name, command in commands.COMMANDS.items()
     }
     found = {name for name, fields in writing.items() if fields}
-    assert found == {"predict", "evaluate", "export", "visualize", "convert", "checkpoint"}
+    assert found == {"predict", "evaluate", "export", "visualize", "convert", "checkpoint", "zoo"}
     for name in found:
         fields = {field.name: field for field in dataclasses.fields(commands.COMMANDS[name])}
         assert fields["force"].default is False

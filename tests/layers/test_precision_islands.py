@@ -129,7 +129,7 @@ def terms(*inputs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def matched(*inputs: torch.Tensor) -> torch.Tensor:
     loss, one = group(*inputs)
-    return loss._match(one).queries.double()
+    return loss._match(one).result().queries.double()
 
 
 def reconstructed(

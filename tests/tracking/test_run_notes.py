@@ -11,6 +11,7 @@ from qdet.config import override
 from qdet.job import Sweep
 from qdet.launching import paths
 from qdet.launching.runs import note, report
+from qdet.launching.runs.claim import hold_run
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import TITLE_TAG, Session, open_session
@@ -153,7 +154,11 @@ def test_a_sweep_shows_its_trials(tmp_path, database, monkeypatch):
         TrialRow(trial="t2", settings={"optim.lr": 2e-5}, metric=0.3, step=8, state="finished"),
     ]
     file = SweepFile.of("tiny_sweep-1", tiny, sweep, digest=None)
-    with open_sweep(tiny, sweep, file, SweepStore.at(str(tmp_path / "outputs"), file.name)) as session:
+    outputs = str(tmp_path / "outputs")
+    with (
+        hold_run(outputs, file.name) as held,
+        open_sweep(tiny, sweep, file, SweepStore.at(outputs, file.name), held) as session,
+    ):
         session.log(rows)
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     run = client.get_run(session.mlflow_run_id)

@@ -134,7 +134,7 @@ def _check_box(box: XYWH, size_hw: tuple[int, int]) -> str | None:
     height, width = size_hw
     if not (isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)):
         return "not_finite"
-    if w <= 0 or h <= 0:
+    if x + w <= x or y + h <= y:  # also where a side is too short for the numbers to differ
         return "zero_area"
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return "outside_image"
