@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from qdet.backbones import SwinConfig
 from qdet.detectors.complexity import count_macs, count_parameters, count_saved_bytes
 from tests.support import small_models
 
@@ -52,3 +53,11 @@ def test_saved_bytes_are_those_of_a_pass_with_numbers(bf16: bool):
     held = sum(size for place, (_, size) in kept.items() if place not in given)
     assert out is not None
     assert count_saved_bytes(small_models.build(), images, sizes, bf16=bf16) == pytest.approx(held, rel=0.02)
+
+
+def test_counting_leaves_no_tensors_without_numbers_behind():
+    swin = SwinConfig(size="demo", weights=None)
+    count_saved_bytes(swin.build(), torch.empty(1, 3, 64, 64))
+    maps = swin.build()(torch.ones(1, 3, 64, 64))
+    assert all(torch.isfinite(one).all() for one in maps)
+    assert all(one.numpy(force=True).size for one in maps)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 P = ParamSpec("P")
 _APART = -100.0  # added to the logits of tokens that only the shift made neighbours; the authors' value
@@ -119,12 +120,13 @@ def merge(tokens: Float[Tensor, "Bn L C"], window: int, map_hw: tuple[int, int])
 
 
 def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Cache what a function makes, except while a graph is traced: tensors then hold no numbers."""
+    """Cache what a function makes, except while a graph is traced or counted: tensors then hold no numbers."""
     cached = lru_cache(maxsize=16)(make)
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return make(*args, **kwargs) if is_exporting() else cached(*args, **kwargs)
+        traced = is_exporting() or _get_current_dispatch_mode() is not None
+        return make(*args, **kwargs) if traced else cached(*args, **kwargs)
 
     return call
 
