@@ -26,7 +26,7 @@ def _detr_size(size_hw: Int[Tensor, " 2"], short: int, longest: int) -> Int[Tens
 def _mmdet_size(size_hw: Int[Tensor, " 2"], short: int, longest: int) -> Int[Tensor, " 2"]:
     """Return the size that `mmdet_sizes` gives, in its fractions of 64 bits: ties depend on their errors."""
     sides = size_hw.double()
-    scale = torch.minimum(longest / sides.max(), short / sides.min())
+    scale = torch.minimum(_divide(longest, sides.max()), _divide(short, sides.min()))
     return _round_half_up(sides * scale)
 
 
@@ -34,9 +34,9 @@ def _detectron2_size(size_hw: Int[Tensor, " 2"], short: int, longest: int) -> In
     """Return the size that `detectron2_sizes` gives, in its fractions of 64 bits."""
     sides = size_hw.double()
     least = sides.min()
-    new = torch.where(sides == least, torch.full_like(sides, short), sides * (short / least))
+    new = torch.where(sides == least, torch.full_like(sides, short), sides * _divide(short, least))
     most = new.max()
-    return _round_half_up(torch.where(most > longest, new * (longest / most), new))
+    return _round_half_up(torch.where(most > longest, new * _divide(longest, most), new))
 
 
 _RULES = {"detr": _detr_size, "mmdet": _mmdet_size, "detectron2": _detectron2_size}
@@ -55,3 +55,8 @@ def _round_half_even(above: Int[Tensor, ""], below: Int[Tensor, ""]) -> Int[Tens
 
 def _round_half_up(sides: Float64[Tensor, " 2"]) -> Int[Tensor, " 2"]:
     return (sides + 0.5).floor().long().clamp(min=1)
+
+
+def _divide(above: int, below: Float64[Tensor, ""]) -> Float64[Tensor, ""]:
+    """Divide once: torch turns a number over a tensor into a product, which rounds twice."""
+    return torch.full_like(below, above) / below

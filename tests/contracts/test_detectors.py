@@ -27,7 +27,9 @@ from qdet.detectors import (
     EfficientDETRConfig,
     SparseRCNNConfig,
 )
+from qdet.detectors.adamixer import sampling
 from qdet.layers import bilinear
+from qdet.layers.attention import deformable
 from qdet.layers.heads import Head
 from qdet.layers.pixels import normalize
 from qdet.types import PaddedSizes, Predictions, Proposals, Targets
@@ -380,6 +382,8 @@ class Unrepeatable(TorchDispatchMode):
 @pytest.mark.parametrize("variant", ONE_EACH)
 def test_a_gpu_can_repeat_a_step_bit_for_bit(detector, loss, monkeypatch):
     monkeypatch.setattr(bilinear, "_must_repeat", lambda maps: True)  # as there
+    for module in (deformable, sampling):
+        monkeypatch.setattr(module, "rows_are_faster", lambda table: False)
     batch, targets = images(), objects(2, 3)
     with Unrepeatable() as ops:
         loss(detector(batch, SIZES), targets).backward()

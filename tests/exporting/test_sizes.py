@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qdet.data.augment import AugmentConfig
@@ -24,6 +24,7 @@ SIDES = st.integers(1, 4000)
 
 @pytest.mark.parametrize("pipeline", get_args(Pipeline))
 @given(SIDES, SIDES, st.integers(1, 900), st.integers(0, 900))
+@example(168, 322, 174, 160)
 def test_images_get_the_size_of_evaluation(pipeline, height, width, short, more):
     augment = AugmentConfig(pipeline=pipeline, sizes=(short,), max_size=short + more)
     wanted = evaluation_views(np.array([[height, width]]), augment).final_hw[0]
