@@ -61,6 +61,8 @@ def info(tmp_path: Path, run_id: str):
     return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
 
 
+@pytest.mark.ci_slow
+@pytest.mark.slow
 def test_a_killed_drivers_run_is_marked_killed(drive, tmp_path: Path):
     process, run_id = drive("wait")
     assert info(tmp_path, run_id).info.status == "RUNNING"

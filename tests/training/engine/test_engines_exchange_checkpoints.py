@@ -24,6 +24,8 @@ def halve(place, run, into):
     shutil.copytree(place / run / "step_000003", into / run / "step_000003")
 
 
+@pytest.mark.ci_slow
+@pytest.mark.slow
 def test_two_ranks_resume_in_the_other_engine(on_two, demo_shards, tmp_path):
     place, whole = on_two
     jobs = {f"zero{zero}": job(demo_shards, zero=1 - zero, workers=2) for zero in (0, 1)}
