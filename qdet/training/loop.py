@@ -22,6 +22,7 @@ from qdet.training.distributed import World, join, set_deterministic
 from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
+from qdet.training.health.crowded import CrowdedImages
 from qdet.training.health.monitor import HealthMonitor
 from qdet.training.hooks.callbacks import Callbacks, Ended
 from qdet.training.hooks.calling import calling
@@ -102,6 +103,7 @@ class _Training:
         if start.notes and world.main:
             tracker.tags({"qdet.init_from": "\n".join(start.notes)})
         self.health = HealthMonitor(job, world, self.learner.detector)
+        self.crowded = CrowdedImages(self.learner.detector.denoising)
         self.exchange = StepExchange(
             job,
             world,
@@ -197,6 +199,7 @@ class _Training:
         progress, metrics = meter.read(self.step, self.world)
         metrics |= self.exchange.metrics()
         if self.world.main:
+            self.crowded.look(metrics, self.step)
             self.reporter.progress(progress)
             self.tracker.metrics(metrics, self.step)
 
