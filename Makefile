@@ -20,7 +20,7 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m slow
 
-test-ci-slow: setup  ## the slow tests that every landing runs (under 25 minutes on 2 cores)
+test-ci-slow: setup  ## the slow tests that every landing runs (27 minutes on 2 cores)
 	$(PYTEST) -m ci_slow -k "not overfits"
 	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load  # each in one process
 
