@@ -49,18 +49,18 @@ def conditional_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConf
 def dab_detr(weights: Shapes, metadata: Metadata, backbone: BackboneConfig) -> DABDETRConfig:
     """Read a DAB-DETR, or a DN-DETR, which embeds labels."""
     patterns = "decoder.queries.patterns.weight"
-    told: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     if metadata.map_temperatures_yx is not None:
-        told["map_temperatures_yx"] = metadata.map_temperatures_yx
+        stated["map_temperatures_yx"] = metadata.map_temperatures_yx
     if metadata.detections is not None:
-        told["detections"] = metadata.detections
+        stated["detections"] = metadata.detections
     return DABDETRConfig(
         backbone=backbone,
         anchors=weights["decoder.queries.boxes.weight"][0],
         patterns=weights[patterns][0] if patterns in weights else 0,
         fixed_centers="decoder.queries.centers" in weights,
         denoising=DN_DETR_DENOISING if "decoder.queries.labels.weight" in weights else DenoisingConfig(),
-        **told,
+        **stated,
         **_transformer(weights, metadata),
     )
 

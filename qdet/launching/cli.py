@@ -189,7 +189,7 @@ def _start(command: _Command, callbacks: Sequence["Callbacks"], *, sweeps: bool)
         if job.store.resume not in (None, "auto"):
             raise ConfigError(
                 f"--store.resume {job.store.resume} resumes one run, in which no trial can train; a sweep "
-                "goes on when it is started again by the same name: --store.run NAME"
+                "resumes when it is started again under the same name: --store.run NAME"
             )
     if command.dry_run:
         from qdet.launching.preflight.dry_run import describe

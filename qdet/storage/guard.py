@@ -1,6 +1,6 @@
 """Where a server may lead: never on to this machine or its network, unless the user named that place.
 
-A server that the user named may redirect, and names may change their addresses. Whoever runs it could so have
+A server that the user named may redirect, and names may change their addresses. Its operator could so have
 this machine ask its own services, its neighbours or a cloud's metadata service. Every name is therefore
 resolved here, and the connection goes to an address that was checked.
 """

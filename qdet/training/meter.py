@@ -76,7 +76,7 @@ class Meter:
         self._ended = time.perf_counter()
 
     def add(self, made: Made | None) -> None:
-        """Add what came of a step, if it is known; nothing of a skipped one."""
+        """Add the outcome of a step, if it is known; nothing of a skipped one."""
         if made is None or not math.isfinite(made.norm):
             return
         for name, value in made.terms.items():

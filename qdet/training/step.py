@@ -27,7 +27,7 @@ from qdet.types import Batch
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a step."""
+    """The outcome of a step."""
 
     terms: dict[str, Tensor]
     """The terms of this rank's loss, on the device."""
@@ -73,7 +73,7 @@ class StepMaker:
         """Make the step after `step` others from this rank's share of a global batch.
 
         Returns:
-            What came of the step before, unless `settle` has returned it.
+            The outcome of the step before, unless `settle` has returned it.
 
         Raises:
             DivergedError: More steps were skipped than the job allows.
@@ -101,10 +101,10 @@ class StepMaker:
         return meeting.before
 
     def settle(self) -> Made | None:
-        """Read what came of the last step, average its weights or look for why it was skipped. Collective.
+        """Read the outcome of the last step, average its weights or look for why it was skipped. Collective.
 
         Returns:
-            What came of it; None if that was returned before.
+            It; None if that was returned before.
 
         Raises:
             DivergedError: More steps were skipped than the job allows.
@@ -150,7 +150,7 @@ class StepMaker:
 
     def _skip(self, inputs: StepInputs, *, loss_is_finite: bool) -> None:
         devices = [self.world.device.index or 0] if self.world.device.type == "cuda" else []
-        # The next step may have begun: its random numbers go on as if nothing had come between.
+        # The next step may have begun: its random numbers continue as if nothing had come between.
         with self.health.watchdog.off("looking for the first bad layer"), torch.random.fork_rng(devices):
             cause = self.diagnosis.diagnose(self.learner.detector, inputs, loss_is_finite=loss_is_finite)
         number = inputs.step + 1
@@ -166,7 +166,7 @@ class _Meeting:
         self._maker, self._micro_batches = maker, micro_batches
         self._divisors: dict[str, float] | None = None
         self.before: Made | None = None
-        """What came of the step before."""
+        """The outcome of the step before."""
 
     def __call__(self) -> dict[str, float]:
         """Settle the step before and exchange the numbers of this one; return what to divide losses by."""

@@ -1,4 +1,4 @@
-"""A training goes on, and ends, whatever the reader of its output does."""
+"""A training continues, and ends, whatever the reader of its output does."""
 
 import io
 import os

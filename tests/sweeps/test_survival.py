@@ -131,7 +131,7 @@ def test_a_terminated_sweep_joins_no_other_cluster(project: Path, start, tmp_pat
         job.process.send_signal(signal.SIGTERM)
         assert job.end(60) != 0
         assert up.address not in job.text
-        assert "the same command goes on with --store.run night" in job.text
+        assert "the same command resumes it with --store.run night" in job.text
         assert psutil.pid_exists(up.pid)
     finally:
         os.environ[paths.ROOT] = str(other)

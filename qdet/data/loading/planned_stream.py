@@ -197,11 +197,11 @@ def _load(shards: ShardSet, part: _Part) -> Load:
     rows = part.rows.tolist()
     views = [part.step.plan.views.of(row) for row in rows]
     valid, padded_hw = part.valid.tolist(), part.step.padded_hw
-    told = (part.candidates, part.noise)
+    beside = (part.candidates, part.noise)
     if part.alone is None:
-        return partial(load_batch, shards, rows, views, padded_hw, valid, *told)
+        return partial(load_batch, shards, rows, views, padded_hw, valid, *beside)
     own_hw = padded_to(views, part.alone)
-    return partial(load_padded_alone, own_hw, shards, rows, views, padded_hw, valid, *told)
+    return partial(load_padded_alone, own_hw, shards, rows, views, padded_hw, valid, *beside)
 
 
 def warning_of_small_cache(shards: ShardSet, planned: Iterator[Step], steps: int) -> str | None:

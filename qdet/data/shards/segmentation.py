@@ -58,7 +58,7 @@ def _box_of_runs(mask: Mapping[str, Any]) -> XYWH | None:
 
 
 def _rows(begin: int, end: int, height: int) -> tuple[int, int]:
-    """Return the first and last row of a run; one that goes on in the next column touches both borders."""
+    """Return the first and last row of a run; one that continues in the next column touches both borders."""
     if begin // height != (end - 1) // height:
         return 0, height - 1
     return begin % height, (end - 1) % height

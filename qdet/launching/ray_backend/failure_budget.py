@@ -27,7 +27,7 @@ class FailureBudget:
     _last: float = field(default=float("-inf"))
 
     def spend(self) -> bool:
-        """Count a failure that is reported now; return whether the run may go on."""
+        """Count a failure that is reported now; return whether the run may continue."""
         now, same = self.clock(), self.clock() - self._last < SAME
         self._last = now
         if same:

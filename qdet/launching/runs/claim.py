@@ -1,4 +1,4 @@
-"""One driver per run: whoever starts it holds the lease of its folder, or waits until that is free."""
+"""One driver per run: it holds the lease of the run's folder, or waits until that is free."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -155,7 +155,7 @@ def choose(job: Job, *, name: str | None = None, hash: str | None = None) -> Cho
 def _refuse_sweep(store: str, name: str) -> None:
     if _open(store).child(name).size(SWEEP) is not None:
         raise ConfigError(
-            f"--store.run {name}: --store.path {store} has a sweep of that name. Go on with it by "
+            f"--store.run {name}: --store.path {store} has a sweep of that name. Resume it by "
             "--sweep, or give the run another name"
         )
 

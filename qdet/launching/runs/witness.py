@@ -79,7 +79,7 @@ def _mark_killed(about: dict[str, str | None]) -> None:
         with contextlib.suppress(TrackingError):
             send_spool(spool_folder(name, process))
     if not last or stopped or record.status(store, name) != noted:
-        return  # another driver goes on with it, or its sweep says how it ended
+        return  # another driver has resumed it, or its sweep says how it ended
     if about["id"] and has_ended(about["id"], str(about["uri"])):
         return
     tracker = MLflowTracker.open(

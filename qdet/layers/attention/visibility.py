@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-NOBODY = -1
+HIDDEN = -1
 """Group of queries that none sees."""
 _OWN = -2
 
@@ -22,4 +22,4 @@ def hide_groups(groups: Int[Tensor, "B P"], queries: int) -> Bool[Tensor, "B Q Q
         return None
     everyone = F.pad(groups, (0, queries), value=_OWN)
     foreign = everyone.unsqueeze(2) != everyone.unsqueeze(1)
-    return (foreign & (everyone != _OWN).unsqueeze(1)) | (everyone == NOBODY).unsqueeze(1)
+    return (foreign & (everyone != _OWN).unsqueeze(1)) | (everyone == HIDDEN).unsqueeze(1)

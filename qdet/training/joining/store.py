@@ -1,7 +1,7 @@
 """The store through which torch's process groups find each other, open to ranks with the secret alone.
 
-torch's own TCPStore answers everyone who reaches its port: whoever sets an address there takes the place of a
-rank.
+torch's own TCPStore answers every client that reaches its port: one that sets an address there takes the
+place of a rank.
 """
 
 import threading

@@ -38,7 +38,7 @@ def train_on(request: Request, flags: Sequence[str], *, job_file: str | None, so
 
     Raises:
         QdetError: The data, the model or a setting cannot be used.
-        SystemExit: Training failed or was stopped; how to go on has been printed.
+        SystemExit: Training failed or was stopped; how to resume has been printed.
     """
     shards = find_shards(request)
     facts = gather_facts(shards["train"])

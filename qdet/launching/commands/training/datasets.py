@@ -113,7 +113,7 @@ def _convert(request: Request) -> dict[str, str]:
 
 
 def _print_findings(shards: Mapping[str, str], *, images: int) -> None:
-    """Say what may be wrong with labels and images; training goes on all the same."""
+    """Say what may be wrong with labels and images; training starts all the same."""
     from data_prep.doctor import check_shards
 
     for finding in check_shards(list(shards.values()), pixels=images <= LOOKED_AT):

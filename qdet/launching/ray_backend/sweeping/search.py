@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster: trials with other settings each, weak ones stopped early, each trial a run.
 
-A sweep of a given name goes on where it was when the same command is given again, whatever was killed.
+A sweep of a given name resumes when the same command is given again, whatever was killed.
 """
 
 import shutil
@@ -52,7 +52,7 @@ def search(
 ) -> Swept:
     """Train `job` with other settings in every trial; print the results, best first, and return them.
 
-    With `store.run` a sweep of that name goes on: trials that have ended stay as they are.
+    With `store.run` a sweep of that name resumes: trials that have ended stay as they are.
 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
@@ -151,7 +151,7 @@ def _run(
             connect.disconnect()
             session.log(_rows(course))
     except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; the same command goes on with --store.run {course.file.name}", flush=True)
+        print(f"stopped; the same command resumes it with --store.run {course.file.name}", flush=True)
         raise
     finally:
         connect.disconnect()
@@ -198,7 +198,7 @@ def _describe_start(course: Course) -> str:
     what = f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}"
     if course.trials:
         return f"{what}; {sweep.runs - left} have ended, {left} are left"
-    return f"{what} (if it is stopped, it goes on by the same command with --store.run {name})"
+    return f"{what} (the same command resumes it with --store.run {name})"
 
 
 def _conclude(course: Course, job: Job, run_id: str | None) -> Swept:
@@ -211,7 +211,7 @@ def _conclude(course: Course, job: Job, run_id: str | None) -> Swept:
     swept = Swept(course.file.name, sweep.metric, rows, run_id, sweep.mode)
     print(table(rows, sweep), flush=True)
     if course.spent:
-        print(f"{course.spent}; with more, the same command goes on")
+        print(f"{course.spent}; with more, the same command resumes the sweep")
     best = swept.best
     if best is None:
         first = next((row.error for row in rows if row.error), "none ran")

@@ -1,6 +1,6 @@
 """The driver of one trial of a sweep: a small process of Ray Tune's that starts Ray Train workers of its own.
 
-It reserves no CPU. What the workers report after each evaluation goes on to the sweep, and last of all how
+It reserves no CPU. What the workers report after each evaluation is passed to the sweep, and last of all how
 the trial ended. Only the death of this process, or of Ray Train's controller, is an error to Ray Tune, which
 then starts the trial again: it resumes from its last checkpoint.
 """

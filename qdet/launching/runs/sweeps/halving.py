@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 REDUCTION = 3
-"""One in so many trials goes on at every rung."""
+"""One in so many trials continues at every rung."""
 
 
 @dataclass(frozen=True)

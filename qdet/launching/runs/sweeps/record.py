@@ -35,7 +35,7 @@ ENDED: tuple[State, ...] = ("finished", *STOPPED, "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
-    """What must be the same when a sweep goes on, and where it is in MLflow."""
+    """What must be the same when a sweep resumes, and where it is in MLflow."""
 
     name: str
     space: Mapping[str, Any]
@@ -146,7 +146,7 @@ class SweepStore:
         known = self._read(SWEEP, SweepFile)
         if (why := known.difference(wanted)) is not None:
             raise ConfigError(
-                f"--store.run {wanted.name} is another sweep: {why}. Change that back to go on with "
+                f"--store.run {wanted.name} is another sweep: {why}. Change that back to resume "
                 "it, or give this one another name"
             )
         return known, self._read_trials()
