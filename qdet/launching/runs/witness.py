@@ -55,7 +55,10 @@ def main() -> None:
     about = sys.stdin.buffer.readline()
     if not about or sys.stdin.buffer.readline() == GOODBYE:
         return
-    _mark_killed(parse_json(about))
+    known = parse_json(about)
+    _mark_killed(known)
+    for trial in _find_dead_trials(known):
+        _mark_killed(trial)
 
 
 def _mark_killed(about: dict[str, str | None]) -> None:
@@ -92,6 +95,39 @@ def _mark_killed(about: dict[str, str | None]) -> None:
     )
     tracker.tags({"qdet.cause": CAUSE})
     tracker.close("KILLED", wait=60.0)
+
+
+def _find_dead_trials(about: dict[str, str | None]) -> list[dict[str, str | None]]:
+    """Describe the trials of a sweep whose drivers have ended with it: Ray ends their witnesses, too.
+
+    None of a run that is no sweep, or where the store does not answer.
+    """
+    import re
+
+    from qdet.checkpoint import open_folder
+    from qdet.checkpoint.run_names import list_runs
+    from qdet.errors import QdetError
+    from qdet.launching.runs import record
+    from qdet.storage.lease import Terms
+
+    store, sweep = str(about["store"]), str(about["run"])
+    found: list[dict[str, str | None]] = []
+    try:
+        folder = open_folder(store)
+        if folder.child(sweep).size(record.SWEEP) is None:
+            return found
+        for name in list_runs(folder):
+            if not re.fullmatch(re.escape(sweep) + r"-t\d+", name):
+                continue
+            terms, known = Terms(folder.child(name)), record.read(store, name)
+            view = terms.view()
+            owner, _ = terms.holder(view.number)
+            if known.status == "running" and owner is not None and owner.is_gone():
+                own = {"run": name, "id": known.mlflow_run_id, "hash": known.hash, "term": str(view.number)}
+                found.append(about | own)
+    except (QdetError, OSError):  # what was found so far counts
+        pass
+    return found
 
 
 def _let_go(about: dict[str, str | None]) -> bool:
