@@ -113,6 +113,8 @@ class _Training:
         )
         if start.state:
             self.exchange.restore(start.state)
+        if start.evaluations:
+            reporter.resumed(start.evaluations)
         diagnosis = Diagnosis(job, world, criterion=self.learner.criterion, folder=folder.folder)
         self.maker = StepMaker(self.schedule, self.learner, self.exchange, self.health, diagnosis)
         self.evaluator = Evaluator(job, world, val_shards, reporter, tracker)

@@ -210,6 +210,13 @@ class Reporter(Protocol):
         """Take the metrics of an evaluation after `step` steps (every rank, the same metrics)."""
         ...
 
+    def resumed(self, evaluations: Mapping[int, Mapping[str, float]]) -> None:
+        """Take metrics by step, in order, of evaluations before a restart (every rank, the same).
+
+        The last of them may never have reached the launcher: the worker was killed before.
+        """
+        ...
+
     def saved(self, step: int, folder: str) -> None:
         """Take note that the checkpoint in `folder` is complete (rank 0 only, on the writing thread)."""
         ...
@@ -253,6 +260,9 @@ class LocalReporter:
         self._ap = found.ap
         if self._display is not None:
             self._display.evaluated(found)
+
+    def resumed(self, evaluations: Mapping[int, Mapping[str, float]]) -> None:
+        """Do nothing: they have been shown."""
 
     def saved(self, step: int, folder: str) -> None:
         """Do nothing."""

@@ -41,6 +41,13 @@ class RayReporter:
             self._display.evaluated(found)
         ray.train.report({"step": step, **metrics})
 
+    def resumed(self, evaluations: Mapping[int, Mapping[str, float]]) -> None:
+        """Report them to Ray Train once more: a sweep, which counts no epoch twice, may have missed one."""
+        import ray.train
+
+        for step, metrics in evaluations.items():
+            ray.train.report({"step": step, **metrics})
+
     def saved(self, step: int, folder: str) -> None:
         """Do nothing: Ray Train knows nothing of our checkpoints."""
 

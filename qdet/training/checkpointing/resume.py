@@ -18,6 +18,9 @@ from qdet.training.distributed import World
 from qdet.training.ema import Ema
 from qdet.training.engine.engine import Engine
 
+EVALUATIONS = 3
+"""Evaluations that a resumed training reports again: the launcher may have missed the last before a kill."""
+
 
 class Start:
     """What training starts from. Constructing it and all methods are collective.
@@ -29,6 +32,9 @@ class Start:
 
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
         self.job, self.world, self.shards = job, world, shards
+        self.evaluations: dict[int, dict[str, float]] = {}
+        """Metrics of the newest evaluated checkpoints that training resumes after, by step; at most
+        `EVALUATIONS`."""
         self.last: Checkpoint | None = self._find(run)
         """The checkpoint that training resumes from; None in a new run."""
         self.notes: tuple[str, ...] = ()
@@ -70,14 +76,17 @@ class Start:
                 yield self.last.whole(f"ledger/{name}")
 
     def _find(self, run: RunFolder) -> Checkpoint | None:
-        def newest() -> str | None:
+        def newest() -> tuple[str, list[tuple[int, dict[str, float]]]] | None:
             found = run.newest_good(lambda why: print(f"skipping a checkpoint: {why}", flush=True))
-            run.begin(0 if found is None else read_manifest(found).step)
-            return None if found is None else found.name
+            step = 0 if found is None else read_manifest(found).step
+            run.begin(step)
+            return None if found is None else (found.name, _evaluations(run, step))
 
-        name = self.world.on_main(newest)
-        if name is None:
+        found = self.world.on_main(newest)
+        if found is None:
             return None
+        name, evaluations = found
+        self.evaluations = dict(evaluations)
         saved = Checkpoint(run.folder.child(name), verified=True)
         changed = check_unchanged(saved, self.job, self.shards.digest)
         if changed and self.world.main:
@@ -108,3 +117,9 @@ class Start:
         if folder.local is not None and folder.local.is_dir():
             verify(folder)
         return address
+
+
+def _evaluations(run: RunFolder, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Return steps and metrics of the newest evaluated checkpoints up to `step`, the oldest first."""
+    evaluated = [(at, dict(m.metrics)) for at, m in sorted(run.manifests().items()) if m.metrics]
+    return [one for one in evaluated if one[0] <= step][-EVALUATIONS:]

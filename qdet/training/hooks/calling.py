@@ -49,6 +49,10 @@ class CallingReporter:
         for each, aside in self._callbacks:
             aside.call("on_evaluation", lambda on=each.on_evaluation: on(step, dict(metrics)))
 
+    def resumed(self, evaluations: Mapping[int, Mapping[str, float]]) -> None:
+        """Take the metrics of evaluations before a restart; callbacks have had them."""
+        self._reporter.resumed(evaluations)
+
     def saved(self, step: int, folder: str) -> None:
         """Take note of a complete checkpoint."""
         self._reporter.saved(step, folder)
