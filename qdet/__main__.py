@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from qdet.errors import ConfigError, did_you_mean
+from qdet.launching.commands.certify import CertifyCommand
 from qdet.launching.commands.chaos import ChaosCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.data.prepare import PrepareCommand
@@ -82,6 +83,7 @@ COMMANDS: dict[str, type[Command]] = {
     "replay": ReplayCommand,
     "chaos": ChaosCommand,
     "zoo": ZooCommand,
+    "certify": CertifyCommand,
     "completion": CompletionCommand,
 }
 

@@ -49,6 +49,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "Performance": "docs/performance.md",
         "Scale": "docs/scale.md",
         "Convergence": "docs/convergence.md",
+        "Certificates": "docs/certificates.md",
         "Decisions": "docs/decisions.md",
         "Papers, item by item": "docs/seeds.md",
         "Deviations": "docs/deviations.md",

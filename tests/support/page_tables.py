@@ -38,6 +38,7 @@ python jobs/adamixer_swin.py --dry-run
 python jobs/adamixer_swin.py --dry-run --nodes 2 --gpus-per-node 8 --images-per-s 20 --price 2.5
 python jobs/detr_r50.py --help
 python jobs/detr_r50.py --variant r101_dc5 --optim.lr 5e-5 --dry-run
+qdet certify
 qdet checkpoint outputs/RUN
 qdet checkpoint outputs/RUN --export model.safetensors
 qdet evaluate outputs/RUN --data data/demo/shards/val
@@ -163,6 +164,8 @@ ELSEWHERE = {
     "qdet evaluate outputs/RUN --data data/demo/shards/val --mlflow RUN_ID": REGISTRY,
     "qdet serve models:/detector@champion --replicas 2": REGISTRY,
     "qdet sync-tracking": "needs points that wait; tests/tracking",
+    "qdet certify adamixer_r50:mixing": "trains for hours",
+    "qdet certify adamixer_r50:mixing --show": "shows what the line before has trained",
     "qdet chaos --minutes 10": "tests/launch/test_chaos.py injects every fault",
     "qdet chaos --minutes 10 --faults worker driver -- --train.zero 3": "tests/launch/test_chaos.py does",
     "python -m benchmarks.serving outputs/RUN --images data/demo/coco/val --batch 16 --concurrency 1 32 64 "

@@ -149,7 +149,7 @@ class SweepStore:
                 f"--store.run {wanted.name} is another sweep: {why}. Change that back to resume "
                 "it, or give this one another name"
             )
-        return known, self._read_trials()
+        return known, self.trials()
 
     def write(self, sweep: SweepFile) -> None:
         """Put what is known of the sweep as a whole."""
@@ -170,7 +170,8 @@ class SweepStore:
         except OSError as error:
             raise ConfigError(f"{self.folder}: {name} cannot be written ({error})") from error
 
-    def _read_trials(self) -> dict[int, Trial]:
+    def trials(self) -> dict[int, Trial]:
+        """Read what is known of all trials, by number."""
         for name in self.folder.names(TRIALS):
             if name.endswith(".json"):
                 trial = self._read(f"{TRIALS}/{name}", Trial)

@@ -1,0 +1,196 @@
+"""Train the rows of a published table, each as a sweep over seeds, and record what they reach."""
+
+import datetime
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from qdet.config import override
+from qdet.errors import ConfigError
+from qdet.job import Job, Sweep
+from qdet.launching.runs.sweeps.record import SweepStore, Trial
+from qdet.search import Each
+from qdet.zoo.certificates.results import Curve, Measured, Results
+from qdet.zoo.certificates.tables import Claim, Row
+
+METRIC = "val/AP"
+RATE_SEED = 1000
+"""Seed of the trainings that choose a learning rate; none of the table's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the rows of a table are trained."""
+
+    claim: Claim
+    steps: int
+    seeds: int
+    data: Path
+    """Folder with `train` and `val`."""
+    store: str
+    concurrent: int
+    address: str | None
+    wait: float
+
+    def job(self, row: Row) -> Job:
+        """Return the job of a row, but for its seed and its learning rate."""
+        return override(
+            row.small(),
+            {
+                "name": f"certify-{slug(self.claim.name)}-{slug(row.name)}",
+                "data.train": str(self.data / "train"),
+                "data.val": str(self.data / "val"),
+                "train.steps": self.steps,
+                "train.workers": 1,
+                "train.eval_every": 1,
+                "train.checkpoint_every": 100_000,
+                "eval.pictures": 0,
+                "store.path": self.store,
+            },
+        )
+
+    def scale(self) -> dict[str, Any]:
+        """Return what all rows share, without which they cannot be compared."""
+        job = self.job(self.claim.rows[0])
+        return {
+            "steps": self.steps,
+            "images_per_step": job.train.batch_size,
+            "precision": job.train.precision,
+            "ema_decay": job.optim.ema_decay,
+            "train_digest": job.data.open_train().digest,
+            "val_digest": job.data.open(job.data.val).digest,
+            "backbone": repr(job.detector.backbone),
+        }
+
+
+def measure_table(plan: Plan, path: Path) -> Iterator[Results]:
+    """Train what `path` lacks of a table; yield the results after each row, once they are written.
+
+    Raises:
+        ConfigError: The file has rows of another scale.
+        QdetError: A row cannot be trained.
+    """
+    results = open_results(plan, path)
+    for row in plan.claim.rows:
+        known = results.rows.get(row.name)
+        if known is not None and set(range(plan.seeds)) <= known.seeds.keys():
+            continue
+        results = results.put(row.name, measure_row(plan, row, known))
+        results.write(path)
+        yield results
+
+
+def open_results(plan: Plan, path: Path) -> Results:
+    """Return what a file holds of the table, or results without rows.
+
+    Raises:
+        ConfigError: They are of another table or scale.
+    """
+    scale = plan.scale()
+    if not path.is_file():
+        return Results(table=plan.claim.name, scale=scale)
+    found = Results.read(path)
+    if found.table != plan.claim.name:
+        raise ConfigError(f"{path} holds the table {found.table}, not {plan.claim.name}")
+    found.require(scale, path)
+    return found
+
+
+def measure_row(plan: Plan, row: Row, known: Measured | None) -> Measured:
+    """Train the seeds of a row that are not known, after its learning rates where the table tries some."""
+    job = plan.job(row)
+    rates = dict(known.rates) if known else _try_rates(plan, job)
+    rate = known.rate if known else _best(rates, job)
+    seeds = dict(known.seeds) if known else {}
+    missing = [seed for seed in range(plan.seeds) if seed not in seeds]
+    trained = override(job, {"optim.lr": rate})
+    curves = _train(plan, trained, "train.seed", missing, suffix=f"seeds-{missing[0]}-{missing[-1]}")
+    parameters, macs = _count(trained)
+    return Measured(
+        parameters=parameters,
+        macs=macs,
+        rate=rate,
+        rates=rates,
+        seeds=seeds | dict(zip(missing, curves, strict=True)),
+        machine=f"{platform.machine()}, {platform.system()}",
+        versions={name: version(name) for name in ("qdet", "torch", "numpy")},
+        day=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def _try_rates(plan: Plan, job: Job) -> dict[str, float]:
+    if not plan.claim.rates:
+        return {}
+    seeded = override(job, {"train.seed": RATE_SEED})
+    curves = _train(plan, seeded, "optim.lr", plan.claim.rates, suffix="rates")
+    return {f"{rate:g}": curve.last for rate, curve in zip(plan.claim.rates, curves, strict=True)}
+
+
+def _best(rates: Mapping[str, float], job: Job) -> float:
+    return float(max(rates, key=lambda rate: rates[rate])) if rates else job.optim.lr
+
+
+def _train(plan: Plan, job: Job, setting: str, values: Sequence[Any], *, suffix: str) -> list[Curve]:
+    """Train a job with each value of a setting, in a sweep that resumes by its name; return their curves."""
+    from qdet.launching.ray_backend.sweeping.search import search
+
+    sweep = Sweep(
+        space={setting: Each(tuple(values))},
+        metric=METRIC,
+        trials=1,
+        scheduler="none",
+        concurrent=plan.concurrent,
+    )
+    named = override(job, {"store.run": f"{job.name}-{suffix}"})
+    search(named, sweep, address=plan.address, wait=plan.wait)
+    trials = SweepStore.at(named.store.path, str(named.store.run)).trials()
+    return [_curve(trials[number]) for number in range(1, len(values) + 1)]
+
+
+def _curve(trial: Trial) -> Curve:
+    """Return AP over steps of a trial.
+
+    Raises:
+        ConfigError: It did not end.
+    """
+    if trial.state != "finished":
+        raise ConfigError(
+            f"trial {trial.label} {trial.state}: {trial.error}; the same command tries the rest"
+        )
+    reports = sorted(trial.reports, key=lambda entry: entry.step)
+    return Curve(
+        steps=tuple(entry.step for entry in reports),
+        ap=tuple(entry.metrics.get(METRIC, 0.0) for entry in reports),
+    )
+
+
+def _count(job: Job) -> tuple[int, int]:
+    """Return parameters, and multiply-accumulates of one image at the largest size."""
+    import torch
+
+    from qdet.detectors.complexity import count_macs, count_parameters
+
+    size = job.data.augment.max_size
+    with torch.device("meta"):
+        detector = job.detector.build(len(job.data.open_train().categories))
+    macs = count_macs(detector, torch.empty(1, 3, size, size), torch.tensor([[size, size]]))
+    return count_parameters(detector), macs
+
+
+def slug(name: str) -> str:
+    """Return a name as files and runs have it.
+
+    >>> slug("adamixer_r50:points_in")
+    'adamixer_r50-points_in'
+    """
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
+
+
+def paths_of(tables: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Return the file of each table that has one, by its name."""
+    files = {name: folder / f"{slug(name)}.json" for name in tables}
+    return {name: path for name, path in files.items() if path.is_file()}
