@@ -48,5 +48,5 @@ class TokenSelection(nn.Module):
         if self.content is None:
             content = take(tokens, best).detach()
         else:
-            content = self.content(len(memory))[:, : best.shape[1]]
+            content = self.content(memory.shape[0])[:, : best.shape[1]]
         return content, boxes.detach(), take(logits, best), boxes
