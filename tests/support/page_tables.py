@@ -19,7 +19,7 @@ STANDS_FOR = {
     r"^(qdet train --data [^-]*(?:--from \S+)?)$": r"\1 -- --train.steps 2",
     r"^(python jobs/\S+ --demo.*(?:--sweep|--table|--track).*)": r"\1 --train.steps 2",
     r"--minutes 10": "--minutes 0.1",
-    r"--train.workers 8$": SHORT,
+    r"--train.workers 8$": f"{SHORT} --store.run swin_demo",
     r"--nproc-per-node 8 (\S+)": rf"--nproc-per-node 2 \1 {SHORT}",
     r"(--workers) 8": r"\1 2",
     r"(r101_dc5 .*--dry-run)": r"\1 --train.batch-size 8 --train.workers 8",  # there are 48 images
