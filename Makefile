@@ -30,7 +30,7 @@ check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck cluster/*.sh tests/*.sh .ci/run
-	$(BIN)/hadolint cluster/Dockerfile
+	$(BIN)/hadolint cluster/Dockerfile cluster/mlflow/Dockerfile
 
 docs: setup  ## the documentation site, in site/
 	$(BIN)/python docs/site/build.py --out site
