@@ -1,4 +1,4 @@
-"""The dashboard: every metric that it asks for is exported by Ray or `qdet serve`, and panels do not overlap."""
+"""The dashboard: every metric that it asks for is exported by Ray or `qdet serve`; panels do not overlap."""
 
 import inspect
 import json
