@@ -24,11 +24,13 @@ test-ci-slow: setup  ## the slow tests that every landing runs (27 minutes on 2 
 	$(PYTEST) -m ci_slow -k "not overfits"
 	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load  # each in one process
 
-check: setup  ## lint, format, types, import contract
+check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck cluster/*.sh tests/*.sh .ci/run
+	$(BIN)/hadolint cluster/Dockerfile cluster/mlflow/Dockerfile
 
 docs: setup  ## the documentation site, in site/
 	$(BIN)/python docs/site/build.py --out site

@@ -352,13 +352,15 @@ def test_trials_report_after_every_evaluation(changes: dict, every: int, steps: 
 
 
 def test_memory_per_rank_equals_a_count_by_hand():
-    """100 parameters, 80 of them trained, on 4 ranks: bytes as in the ZeRO paper, but all fp32."""
+    """100 parameters, 80 of them trained, on 4 ranks: as DeepSpeed holds them, all in fp32."""
     by_stage = [memory_per_rank(100, 80, zero=zero, ranks=4, average=True) for zero in (0, 1, 2, 3)]
     assert [m.weights for m in by_stage] == [400, 400, 400, 100]
-    assert [m.gradients for m in by_stage] == [320, 320, 80, 80]
+    assert [m.gradients for m in by_stage] == [320, 80, 80, 80]
     assert [m.optimizer for m in by_stage] == [640, 240, 240, 240]
     assert [m.average for m in by_stage] == [320, 320, 320, 80]
     assert by_stage[3].total == 500
+    twice = [memory_per_rank(100, 80, zero=z, ranks=4, average=True, passes=2) for z in (0, 1, 2, 3)]
+    assert [m.gradients for m in twice] == [320, 320, 80, 80]
 
 
 def _job(shards: Path) -> Job:

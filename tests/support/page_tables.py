@@ -115,7 +115,7 @@ INDEX = "installs from a package index"
 TESTS = "this is the test run itself, or the checks beside it"
 NETWORK = "needs the network"
 BUCKET = "needs a bucket on the network; tests/storage has one of its own"
-CLUSTER = "needs a cluster"
+CLUSTER = "needs a cluster; tests/cluster/test_slurm.py has one of its own"
 DAYS = "trains a published recipe: days on GPUs"
 REGISTRY = "needs a run that MLflow has; tests/tracking/test_registry.py makes one"
 TOOL = "another project's program that is not installed here"
@@ -138,6 +138,8 @@ ELSEWHERE = {
     "docker build -f cluster/Dockerfile -t ghcr.io/me/qdet:0.1.0 .": "needs Docker",
     "sed 's|REGISTRY|ghcr.io/me|' cluster/kuberay-rayjob.yaml": "is piped to kubectl: needs a cluster",
     "sbatch --nodes 2 --gpus-per-node 8 cluster/slurm.sh jobs/adamixer_swin.py --train.workers 16": CLUSTER,
+    "sbatch --array 0-4 --gpus-per-node 8 cluster/slurm.sh jobs/adamixer_swin.py --train.seed TASK "
+    "--train.workers 8": CLUSTER,
     "python jobs/detr_r50.py": DAYS,
     "python jobs/detr_r50.py --variant r101_dc5": DAYS,
     "python jobs/adamixer_r50.py --table mixing": DAYS,

@@ -142,6 +142,7 @@ def measure(job: Job, classes: int) -> Size:
         zero=0 if train.zero == "auto" else train.zero,
         ranks=train.most_workers,
         average=job.optim.ema_decay > 0,
+        passes=train.passes(train.most_workers),
     )
     return Size(
         parameters=parameters,

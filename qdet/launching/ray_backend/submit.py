@@ -21,6 +21,7 @@ from qdet.launching.ray_backend.uploading.upload import plan_upload
 from qdet.launching.runs.typed import COMMAND
 from qdet.masking import mask
 from qdet.storage.proxies import name_proxy
+from qdet.storage.sockets import HOST
 from qdet.tracking import COMMIT_VARIABLE, git_commit
 
 if TYPE_CHECKING:
@@ -126,16 +127,26 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _environment(address: str) -> dict[str, str]:
-    """Return variables for the job: on this machine our folders, elsewhere only what the user has set."""
+    """Return variables for the job: on our own head our folders, elsewhere only what the user has set."""
     variables: dict[str, str | None] = {
         COMMIT_VARIABLE: git_commit(),
         "RAY_JOB_STOP_WAIT_TIME_S": "20",  # time to report to MLflow that the job was stopped
     }
-    if (urlsplit(address).hostname or "").startswith(("127.", "localhost")):
+    if _is_own_head(address):
         variables |= {paths.ROOT: str(paths.root()), paths.TRACKING: paths.tracking_uri()}
     else:
         variables |= {name: os.environ.get(name) for name in (paths.ROOT, paths.TRACKING)}
     return {name: value for name, value in variables.items() if value}
+
+
+def _is_own_head(address: str) -> bool:
+    """Whether a dashboard is that of this project's local head; a loopback address alone may be a forward."""
+    local = head.running()
+    if local is None:
+        return False
+    asked, own = urlsplit(address), urlsplit(local.dashboard)
+    host = HOST if asked.hostname == "localhost" else asked.hostname
+    return (host, asked.port) == (own.hostname, own.port)
 
 
 def _refuse_secrets(given: Mapping[str, str]) -> None:

@@ -36,12 +36,15 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.average
 
 
-def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, average: bool) -> Memory:
+def memory_per_rank(
+    parameters: int, trained: int, *, zero: int, ranks: int, average: bool, passes: int = 1
+) -> Memory:
     """Estimate what training keeps per rank. Everything is fp32: bf16 is arithmetic, not storage.
 
     ZeRO-1 splits AdamW's two moments, with the copy of the weights that it updates, over the ranks; ZeRO-2
-    also the gradients, ZeRO-3 also the weights themselves (Rajbhandari et al., SC 2020, section 5). One rank
-    has nothing to split.
+    also the gradients, ZeRO-3 also the weights themselves (Rajbhandari et al., SC 2020, section 5). DeepSpeed
+    splits the gradients at ZeRO-1 too, unless several passes add to them. One rank has nothing to split.
+    Buckets on their way to other ranks are not counted; at ZeRO-0 they are as large as the gradients at most.
 
     Args:
         parameters: Parameters of the detector.
@@ -49,12 +52,14 @@ def memory_per_rank(parameters: int, trained: int, *, zero: int, ranks: int, ave
         zero: ZeRO stage, 0 to 3.
         ranks: Workers.
         average: Whether averaged weights are kept.
+        passes: Forward and backward passes in a step.
     """
     zero, word = zero if ranks > 1 else 0, 4.0
+    whole_gradients = zero == 0 or (zero == 1 and passes > 1)
     optimizer = 2 * word * trained if zero == 0 else 3 * word * trained / ranks
     return Memory(
         weights=word * parameters / (ranks if zero == 3 else 1),
-        gradients=word * trained / (ranks if zero >= 2 else 1),
+        gradients=word * trained / (1 if whole_gradients else ranks),
         optimizer=optimizer,
         average=word * trained / (ranks if zero == 3 else 1) if average else 0.0,
     )
@@ -73,10 +78,11 @@ def settle_stage(job: Job, world: World, *, classes: int) -> Job:
     if job.train.zero != "auto":
         return job
     parameters, trained = _count(job, classes)
-    ranks, average = world.size, job.optim.ema_decay > 0
+    ranks, average, passes = world.size, job.optim.ema_decay > 0, job.train.passes(world.size)
 
     def memory(stage: Stage) -> float:
-        return memory_per_rank(parameters, trained, zero=stage, ranks=ranks, average=average).total
+        found = memory_per_rank(parameters, trained, zero=stage, ranks=ranks, average=average, passes=passes)
+        return found.total
 
     least = world.broadcast(min(world.gather(device_memory(world)), default=0.0))
     stage = 0 if ranks == 1 else choose_stage(memory, available=least)
