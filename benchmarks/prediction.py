@@ -1,9 +1,10 @@
 """Prediction against the bare forward pass, and against transformers' pipeline with the same weights.
 
     QDET_COCO_ROOT=/data/coco128 OMP_NUM_THREADS=1 python -m benchmarks.prediction --images 16
+    QDET_COCO_ROOT=/data/coco128 OMP_NUM_THREADS=1 python -m benchmarks.prediction --images 16 --model demo
 
 CPU seconds of this process, one thread of torch, all in one run and interleaved, so only the ratios count.
-The model is a full-size Deformable DETR with ResNet-50 and random weights.
+The model is a full-size Deformable DETR with ResNet-50 and random weights, or the given one, alone.
 """
 
 import os
@@ -18,11 +19,20 @@ from typing import Any
 import torch
 import tyro
 
-from qdet.inference.batches import Preparation, prepare
+from qdet.inference.batches import PictureBatch, Preparation, prepare
 from qdet.inference.load import load
 from qdet.inference.model import Model
 from qdet.inference.pictures import open_picture
 from qdet.launching.commands.conversion import convert
+
+Ways = dict[str, Callable[[], object]]
+RATIOS = (
+    ("predict", "forward"),
+    ("preparation", "predict"),
+    ("predict", "pipeline"),
+    ("predict, one by one", "pipeline"),
+)
+"""Which way is compared with which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,8 @@ class Settings:
     """Times that everything is measured; the medians of ratios are printed."""
     split: str = "val2017"
     """Folder of images below QDET_COCO_ROOT."""
+    model: str | None = None
+    """A model of `qdet.load` instead, without a comparison with transformers."""
 
 
 def main(settings: Settings) -> None:
@@ -44,21 +56,28 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(1)
     folder = Path(os.environ["QDET_COCO_ROOT"]) / settings.split
     files = sorted(folder.glob("*.jpg"))[: settings.images]
+    if settings.model is not None:
+        _report(_ways(load(settings.model, device="cpu"), files, settings.batch), settings)
+        return
     with tempfile.TemporaryDirectory() as here:
         theirs = _save_transformers(Path(here) / "theirs")
         convert(theirs, Path(here) / "ours")
-        model = load(Path(here) / "ours", device="cpu")
+        ways = _ways(load(Path(here) / "ours", device="cpu"), files, settings.batch)
         pipeline = _pipeline(theirs)
-        ways: dict[str, Callable[[], object]] = {
-            "forward": _forward(model, files, settings.batch),
-            "predict": lambda: model.predict(files, batch=settings.batch, score=0.0),
-            "predict, one by one": lambda: [model.predict(file, score=0.0) for file in files],
-            "pipeline": lambda: [pipeline(str(file), threshold=0.0) for file in files],
-        }
+        ways["pipeline"] = lambda: [pipeline(str(file), threshold=0.0) for file in files]
         _report(ways, settings)
 
 
-def _report(ways: dict[str, Callable[[], object]], settings: Settings) -> None:
+def _ways(model: Model, files: list[Path], batch: int) -> Ways:
+    return {
+        "forward": _forward(model, files, batch),
+        "preparation": lambda: _prepare(model, files, batch),
+        "predict": lambda: model.predict(files, batch=batch, score=0.0),
+        "predict, one by one": lambda: [model.predict(file, score=0.0) for file in files],
+    }
+
+
+def _report(ways: Ways, settings: Settings) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(settings.rounds):
         for name, way in ways.items():
@@ -67,15 +86,16 @@ def _report(ways: dict[str, Callable[[], object]], settings: Settings) -> None:
             seconds[name].append((time.process_time() - started) / settings.images)
     for name, values in seconds.items():
         print(f"{name:<20} {statistics.median(values):7.3f} CPU s per image")
-    for name, other in (("predict", "forward"), ("predict", "pipeline"), ("predict, one by one", "pipeline")):
+    for name, other in RATIOS:
+        if other not in ways:
+            continue
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
         print(f"{name} / {other}: {ratio:.3f}")
 
 
 def _forward(model: Model, files: list[Path], batch: int) -> Callable[[], object]:
     """Return the detector alone on the batches that `predict` makes, prepared beforehand."""
-    pictures = [open_picture(file) for file in files]
-    batches = list(prepare(pictures, Preparation(model.description.augment, batch)))
+    batches = _prepare(model, files, batch)
 
     def run() -> None:
         with torch.no_grad():
@@ -83,6 +103,12 @@ def _forward(model: Model, files: list[Path], batch: int) -> Callable[[], object
                 model.detector(one.images, one.sizes_hw)
 
     return run
+
+
+def _prepare(model: Model, files: list[Path], batch: int) -> list[PictureBatch]:
+    """Read, decode and resize files as `predict` does."""
+    pictures = [open_picture(file) for file in files]
+    return list(prepare(pictures, Preparation(model.description.augment, batch)))
 
 
 def _save_transformers(folder: Path) -> Path:

@@ -18,9 +18,9 @@ from qdet.data.loading.collate import place
 from qdet.data.loading.prefetch import read_ahead
 from qdet.data.plan.epoch import plan_evaluation
 from qdet.data.shards.categories import Categories
-from qdet.errors import DataError
+from qdet.errors import ConfigError, DataError
 from qdet.inference.detections import Detections, Unreadable
-from qdet.inference.pictures import Picture
+from qdet.inference.pictures import MAX_PIXELS, Picture
 from qdet.inference.runner import Runner
 
 READERS = 2
@@ -49,6 +49,23 @@ class Preparation:
     augment: AugmentConfig
     """Their size, filter and padding."""
     batch_size: int
+
+
+def resize_to(augment: AugmentConfig, size: int | None) -> AugmentConfig:
+    """Return settings that resize images to the short side `size`, in pixels; None changes nothing.
+
+    Raises:
+        ConfigError: It is below 1, or makes images of more than `MAX_PIXELS`, which no memory holds.
+    """
+    if size is None:
+        return augment
+    resized = augment.at_size(size)
+    if size * resized.max_size > MAX_PIXELS:
+        raise ConfigError(
+            f"size {size} makes images of up to {size}x{resized.max_size} pixels, more than {MAX_PIXELS:,}; "
+            "give a smaller size"
+        )
+    return resized
 
 
 def detect_in(

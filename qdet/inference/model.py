@@ -1,6 +1,6 @@
 """A loaded model: predicts in images of any kind, one or a million."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from qdet.data.shards.categories import Categories
 from qdet.detectors.detector import Detector
 from qdet.errors import ConfigError, DataError
 from qdet.inference import SCORE
-from qdet.inference.batches import Preparation, detect_in
+from qdet.inference.batches import Preparation, detect_in, resize_to
 from qdet.inference.description import Description
 from qdet.inference.detections import Detections, Unreadable
 from qdet.inference.pictures import MAX_PIXELS, Picture, is_one_image, open_picture
@@ -114,8 +114,10 @@ class Model:
             return _pick(next(self._predict([images], settings)), errors)
         if isinstance(images, list | tuple) or hasattr(images, "shape"):
             return [_pick(found, errors) for found in self._predict(list(images), settings)]
-        if not isinstance(images, Iterable):
-            raise DataError(f"{type(images).__name__} is no image and no list of images")
+        if not isinstance(images, Iterable) or isinstance(images, Mapping) or hasattr(images, "read"):
+            raise DataError(
+                f"{type(images).__name__} is no image and no list of images; of a file give the path or bytes"
+            )
         return (_pick(found, errors) for found in self._predict_lazily(iter(images), settings))
 
     def detect(
@@ -148,11 +150,10 @@ class Model:
         tile_hw = (tile, tile) if isinstance(tile, int) else tile
         if tile_hw is not None and min(tile_hw) < 16:
             raise ConfigError(f"tile must be at least 16 pixels, got {tile}")
-        augment = self.description.augment
         return _Settings(
             score=score,
             batch=batch or self.description.eval.batch_size,
-            augment=augment if size is None else augment.at_size(size),
+            augment=resize_to(self.description.augment, size),
             tile_hw=tile_hw,
             max_pixels=max_pixels,
         )

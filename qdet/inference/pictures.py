@@ -25,6 +25,8 @@ from qdet.storage.urls import checked, is_url
 
 MAX_PIXELS = Access.max_pixels
 """Pixels of the largest image that is decoded."""
+FLAG = "--max-pixels"
+"""What raises that limit, for errors: `max_pixels=` from Python."""
 MAX_BYTES = 512 * 2**20
 """Bytes of the largest image file that is read."""
 
@@ -89,7 +91,7 @@ def _of_file(name: str, max_pixels: int) -> Picture:
 
 def _of_bytes(name: str, read: Callable[[], bytes], max_pixels: int) -> Picture:
     data = read()
-    height, width = judge(data, name=name, max_pixels=max_pixels).size_hw
+    height, width = judge(data, name=name, max_pixels=max_pixels, flag=FLAG).size_hw
     if orientation_of(data, name=name) in TRANSPOSED:
         height, width = width, height
 
@@ -145,7 +147,7 @@ def _upright(stored: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.n
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
-    check_count(image.height, image.width, max_pixels, name=name)
+    check_count(image.height, image.width, max_pixels, name=name, flag=FLAG)
     try:
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
@@ -172,4 +174,4 @@ def _check_array(given: np.ndarray, name: str) -> UInt8[np.ndarray, "h w 3"]:
         given = np.repeat(given[..., None], 3, axis=2)
     if given.ndim != 3 or given.shape[2] != 3 or not given.size:
         raise DataError(f"{name}: an array must be [H, W, 3] in RGB or [H, W], got {list(given.shape)}")
-    return np.ascontiguousarray(given)
+    return np.require(given, requirements=["C", "W"])  # torch warns of memory that it may not write to

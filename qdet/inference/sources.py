@@ -13,7 +13,7 @@ from qdet.data.shards.locate import Access
 from qdet.data.shards.manifest import NAME
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import DataError
-from qdet.inference.pictures import Picture, open_picture
+from qdet.inference.pictures import FLAG, Picture, open_picture
 from qdet.storage.urls import is_pattern, is_url
 
 IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -86,7 +86,7 @@ def _open_sample(shards: ShardSet, row: int) -> Picture:
     """An image of a dataset, in its stored pixels."""
     name = shards.name_of(row)
     height, width = int(shards.index.height[row]), int(shards.index.width[row])
-    check_count(height, width, shards.max_pixels, name=name)
+    check_count(height, width, shards.max_pixels, name=name, flag=FLAG)
     return Picture(name, (height, width), lambda: load_image(shards, row))
 
 

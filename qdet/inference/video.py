@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from qdet.data.image.judge import check_count
 from qdet.errors import DataError
+from qdet.inference.pictures import FLAG
 from qdet.storage.urls import is_url
 
 CODECS = ("libx264", "mpeg4")
@@ -51,7 +52,7 @@ class VideoReader:
             raise DataError(f"{name} has no pictures; give a video")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        check_count(self._stream.height, self._stream.width, max_pixels, name=name)
+        check_count(self._stream.height, self._stream.width, max_pixels, name=name, flag=FLAG)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         seconds = float(self._container.duration or 0) / 1e6
         self.info = VideoInfo(Fraction(rate), self._stream.frames or round(seconds * float(rate)))

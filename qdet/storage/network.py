@@ -129,6 +129,12 @@ class ResumingReader:
             left -= len(chunk)
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether a server has answered, over HTTP, that it does not give this, however often it is asked."""
+    status = getattr(error, "status", 500)  # aiohttp's errors have one
+    return 400 <= status < 500 and status not in _ASK_AGAIN
+
+
 def http_options(url: str) -> dict[str, Any]:
     """Options of fsspec's file system for `url`: over HTTP time limits, and where its server may lead."""
     if not url.startswith(("http://", "https://")):
@@ -169,11 +175,9 @@ def _give_up(url: str, error: Exception) -> StorageError:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether another attempt is no use."""
-    status = getattr(error, "status", 500)  # aiohttp's errors have one
-    refused = 400 <= status < 500 and status not in _ASK_AGAIN
     kinds = PermissionError | ssl.CertificateError | ForbiddenAddressError
     lasting = isinstance(error, kinds) or _REFUSALS.search(str(error))
-    return refused or bool(lasting)
+    return is_refused(error) or bool(lasting)
 
 
 def _is_away(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from qdet.errors import StorageError
 from qdet.storage.atomic import unfinished_prefix
+from qdet.storage.network import is_refused
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -50,7 +51,9 @@ class RemoteFiles:
         self.filesystem.invalidate_cache()
         try:
             found = self.filesystem.info(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if (failure := _hidden_failure(error)) is not None:
+                raise failure from None
             return None
         if found["type"] == "file" and found["size"] is None:
             raise StorageError(f"{path}: its server does not tell its size; serve it as a plain file")
@@ -168,3 +171,11 @@ class RemoteFiles:
     def _has_protocol(self, *names: str) -> bool:
         own = self.filesystem.protocol
         return not set(names).isdisjoint([own] if isinstance(own, str) else own)
+
+
+def _hidden_failure(error: OSError) -> Exception | None:
+    """Return why fsspec says "not found" of a web server that gave no answer; None where it gave one."""
+    cause = error.__cause__
+    if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError) or is_refused(cause):
+        return None
+    return cause

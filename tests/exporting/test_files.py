@@ -13,9 +13,10 @@ import qdet
 from qdet.errors import CheckpointError, ConfigError, ExportError
 from qdet.exporting import parity
 from qdet.exporting.export import export
-from qdet.exporting.graphs import Graph, make_inputs
-from qdet.exporting.parity import BATCHES, SIZES, TOLERANCE, compare
+from qdet.exporting.graphs import Graph
+from qdet.exporting.parity import BATCHES, SIZES, TOLERANCE, check
 from tests.support.loaded_models import AUGMENT, photo, small_model
+from tests.support.openvino_session import open_in_openvino
 
 
 @pytest.fixture(params=["onnx", "program"])
@@ -76,19 +77,8 @@ def test_onnx_names_its_inputs_and_keeps_their_sizes_open(onnx):
 
 
 def test_openvino_computes_the_same(onnx, model):
-    openvino = pytest.importorskip("openvino")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = openvino.compile_model(openvino.Core().read_model(onnx.path), "CPU", settings)
-
-    def session(*inputs):
-        found = compiled([t.numpy() for t in inputs])
-        return tuple(torch.from_numpy(found[i].copy()) for i in range(3))
-
     graph = Graph.of(model.detector, AUGMENT, "batch")
-    for batch in BATCHES:
-        for padded_hw in SIZES:
-            inputs = make_inputs("batch", batch=batch, padded_hw=padded_hw, seed=batch)
-            assert compare(graph.module, session, "batch", inputs).within
+    assert check(graph.module, open_in_openvino(onnx.path), "batch", "OpenVINO").within
 
 
 def test_weights_alone_come_back_as_the_module(model, tmp_path):

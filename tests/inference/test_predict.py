@@ -176,7 +176,13 @@ def test_another_size_is_the_short_side_and_keeps_the_limit_in_proportion(model,
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"score": 1.5}, "score"), ({"batch": 0}, "batch"), ({"size": 0}, "size"), ({"tile": 3}, "tile")],
+    [
+        ({"score": 1.5}, "score"),
+        ({"batch": 0}, "batch"),
+        ({"size": 0}, "size"),
+        ({"size": 100_000}, "size 100000 makes images of up to 100000x100000 pixels"),
+        ({"tile": 3}, "tile"),
+    ],
 )
 def test_impossible_settings_are_named(model, arrays, options, named):
     with pytest.raises(ConfigError, match=named):
@@ -194,6 +200,8 @@ def test_impossible_settings_are_named(model, arrays, options, named):
         (np.zeros((0, 4, 3), np.uint8), r"\[H, W, 3\]"),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\[3, H, W\]"),
         (17, "int"),
+        ({"street.jpg": 1}, "dict is no image"),
+        (io.BytesIO(b"hello"), "BytesIO is no image.*; of a file give the path or bytes"),
     ],
     ids=str,
 )
@@ -241,8 +249,14 @@ def test_reasons_name_no_address_in_memory(model, head):
 
 
 def test_no_more_pixels_are_decoded_than_allowed(model, arrays):
-    with pytest.raises(DataError, match="60x40"):
+    with pytest.raises(DataError, match="60x40 pixels, more than --max-pixels 1000"):
         model.predict(encode(arrays[0], "PNG"), max_pixels=1000, score=0.0)
+
+
+def test_pixels_of_another_library_are_taken_without_a_warning(model, arrays, recwarn):
+    """Pillow gives arrays that may not be written to, of which torch warns."""
+    model.predict(np.asarray(Image.fromarray(arrays[0])), score=0.0)
+    assert not [str(one.message) for one in recwarn]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

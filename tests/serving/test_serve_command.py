@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+import qdet
 from qdet.__main__ import main
 from qdet.errors import ConfigError
 from qdet.launching.commands.models.listening import TOKEN, choose_token, free_port, is_loopback
@@ -57,6 +58,21 @@ def test_a_missing_model_ends_before_ray_starts(refused, capfd, tmp_path):
     with pytest.raises(SystemExit):
         main(["serve", str(tmp_path / "nothing"), "--port", "0"])
     assert "is not there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo", "package:demo", "runs/demo"])
+def test_replicas_find_the_model_from_any_folder(name, tmp_path, monkeypatch):
+    """They start in a folder of Ray's, where the name may mean another model or none."""
+    write_checkpoint(tmp_path / "runs" / "demo", step=4)
+    monkeypatch.setenv("QDET_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    served = []
+    monkeypatch.setattr("qdet.launching.commands.models.serving.serve_until_stopped", served.append)
+    main(["serve", name, "--port", "0", "--device", "cpu"])
+    wanted = qdet.load(name, device="cpu")
+    monkeypatch.chdir("/")
+    found = qdet.load(served[0].model.source, device="cpu")
+    assert (found.description.step, found.classes) == (wanted.description.step, wanted.classes)
 
 
 def test_a_port_in_use_is_named():

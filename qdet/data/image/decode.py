@@ -12,7 +12,7 @@ import re
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from qdet.data.image.jpeg import check_jpeg, decode_jpeg
 from qdet.errors import DataError
@@ -113,6 +113,8 @@ def _check_depth(image: Image.Image) -> None:
 
 def _explain(error: Exception) -> str:
     """Return the reason without the address of the object in memory that Pillow calls the image."""
+    if isinstance(error, UnidentifiedImageError):
+        return "its header is damaged, or of a kind that Pillow does not read"
     return _OBJECT.sub("it", str(error)) or type(error).__name__
 
 

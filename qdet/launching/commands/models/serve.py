@@ -110,12 +110,17 @@ class ServeCommand:
     def _name_weights(self, description: "Description") -> "ModelSpec":
         """Name the weights found now: a run in training may have better ones by the next replica."""
         from qdet.inference.from_mlflow import is_mlflow, is_run_id
+        from qdet.inference.origin import shipped
         from qdet.launching.paths import absolute
         from qdet.serving.spec import ModelSpec
 
-        downloaded = is_mlflow(self.model) or is_run_id(self.model)
+        source = self.model
+        if shipped(source) is not None:
+            source = f"package:{source.removeprefix('package:')}"  # replicas start in another folder
+        elif not (is_mlflow(source) or is_run_id(source)):
+            source = absolute(description.source or source)
         return ModelSpec(
-            source=self.model if downloaded else absolute(description.source or self.model),
+            source=source,
             device=self.load.device,
             precision=self.load.precision,
             averaged=not self.load.weights,

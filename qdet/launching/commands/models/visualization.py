@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qdet.errors import DataError
-from qdet.inference.batches import Preparation, detect_in
+from qdet.inference.batches import Preparation, detect_in, resize_to
 from qdet.inference.detections import Unreadable
 from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
@@ -70,8 +70,8 @@ class Visualization:
         """Record the pass of a picture that is prepared as in an evaluation."""
         inner = cast("DetectorRunner", self.model.runner)  # or `Model.detector` has raised
         runner = _LookingRunner(inner, self.what)
-        augment = self.model.description.augment
-        preparation = Preparation(augment if self.size is None else augment.at_size(self.size), batch_size=1)
+        augment = resize_to(self.model.description.augment, self.size)
+        preparation = Preparation(augment, batch_size=1)
         for _, found in detect_in([picture], runner, self.model.classes, preparation):
             if isinstance(found, Unreadable):
                 raise DataError(found.reason)
