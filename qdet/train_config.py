@@ -83,6 +83,8 @@ class TrainConfig:
     """Evaluations without a better val/AP after which training ends; 0 trains to the last step."""
     hours: float | None = None
     """Hours of the whole run with its restarts, after which it stops with a checkpoint to be resumed from."""
+    pause_after: int | None = None
+    """Epochs after which the run stops with a checkpoint to be resumed from; schedules stay as they are."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are, in evaluation mode: names such as backbone, or regular expressions."""
     log_every: int = 20
@@ -139,6 +141,8 @@ class TrainConfig:
     def _check_end(self) -> None:
         if self.hours is not None and not self.hours > 0:
             raise ConfigError(f"--train.hours must be above 0, got {self.hours}")
+        if self.pause_after is not None and self.pause_after < 1:
+            raise ConfigError(f"--train.pause-after must be at least 1, got {self.pause_after}")
         if self.early_stopping and self.eval_every < 1:
             raise ConfigError(
                 "--train.early-stopping counts evaluations, and --train.eval-every 0 makes only one, at the "
