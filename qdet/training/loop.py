@@ -69,7 +69,8 @@ def train(
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
     """
     set_deterministic(job.train.deterministic)
-    world = join(job.train.accelerator, timeout=job.train.timeout, secret=run.join_secret)
+    waits = {"timeout": job.train.timeout, "patience": job.train.join_timeout}
+    world = join(job.train.accelerator, **waits, secret=run.join_secret)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
     with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):

@@ -105,7 +105,7 @@ scores = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     values=scores,
     order=st.lists(st.integers(0, 4), min_size=1, max_size=7),

@@ -162,7 +162,7 @@ class Conduct:
         """Start a trial if the cluster has room beside those that run."""
         job, nodes = self.job_of(number), capacity.list_nodes()
         gpu = bool(capacity.choose_gpu(nodes, job.train))
-        room = capacity.count_workers_that_fit(nodes, cpus=job.train.cpus_per_worker, gpu=gpu)
+        room = capacity.count_room(nodes, job.train, gpu=gpu)
         taken = sum(one.train.least_workers for one in self.running.values())
         if self.running and taken + job.train.least_workers > room:
             self._say_waiting(number, taken, room)
