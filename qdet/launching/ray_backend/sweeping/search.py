@@ -19,6 +19,7 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
+from qdet.launching.display.trials import open_trials
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.objects import require_ground_truth
 from qdet.launching.ray_backend import capacity, connect
@@ -38,6 +39,7 @@ from qdet.launching.runs.sweeps.record import STOPPED, SweepFile, SweepStore, Tr
 from qdet.launching.runs.sweeps.rounds import Rounds
 from qdet.launching.runs.sweeps.session import SweepSession, open_sweep
 from qdet.launching.runs.sweeps.settings import draw_settings
+from qdet.launching.runs.sweeps.standing import standing
 from qdet.launching.runs.sweeps.table import Swept, TrialRow, table
 from qdet.launching.runs.sweeps.tpe import require_optuna
 from qdet.launching.runs.typed import as_flags, train_command
@@ -197,7 +199,7 @@ def _rounds(course: Course, plan: TrialPlan, counting: Callable[[Job], tuple[int
 def _run_tuner(conduct: Conduct) -> None:
     folder = Path(tempfile.mkdtemp(prefix="qdet-tune-"))
     try:
-        with forwarded_to(PlainLines()):
+        with open_trials(partial(standing, conduct.course)) as take, forwarded_to(PlainLines(), take):
             call_interruptibly(build_tuner(conduct, folder).fit)
     finally:
         conduct.course.close()
