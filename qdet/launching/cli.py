@@ -102,6 +102,10 @@ def _parse(recipe: Recipe, arguments: list[str]) -> _Command:
 
     command = _read(arguments, default, list_choices(recipe))
     command = replace(command, job=_name_lr_batch(command.job, default.job))
+    if command.demo and command.space.scheduler == "pbt":
+        from qdet.launching.runs.sweeps.population import searchable
+
+        command = replace(command, space=searchable(command.space))
     if command.table is not None:
         before, after = flatten(default.job), flatten(command.job)
         for path in command.space.space:

@@ -15,11 +15,13 @@ from qdet.checkpoint.manifest import read_manifest
 from qdet.config import override
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job, Sweep
+from qdet.launching import cli
 from qdet.launching.runs.sweeps.adoption import adopt_checkpoint
 from qdet.launching.runs.sweeps.course import Course
 from qdet.launching.runs.sweeps.population import Member, check_population, decide, mutate, pause_of
 from qdet.launching.runs.sweeps.record import SweepFile, SweepStore, Trial
 from qdet.launching.runs.sweeps.rounds import Rounds
+from qdet.recipes import Recipe
 from qdet.search import Choice, LogUniform, Uniform, When
 from tests.support import small_models
 
@@ -246,3 +248,11 @@ def test_a_population_keeps_its_size(tmp_path):
     larger = SweepFile.of("pop", Job(name="x"), replace(SWEEP, trials=9), digest="")
     with pytest.raises(ConfigError, match=r"--sweep\.trials was 5, it is 9"):
         store.find(larger)
+
+
+def test_the_demo_of_a_population_searches_what_can_change():
+    recipe = Recipe(job=Job(name="x"), sweep=Sweep(space={"optim.lr": LogUniform(1e-5, 1e-3)}))
+    command = cli._parse(recipe, ["--demo", "--sweep", "--sweep.scheduler", "pbt"])
+    check_population(command.space, command.job)
+    assert list(command.space.space) == ["optim.lr"]
+    assert len(cli._parse(recipe, ["--demo", "--sweep"]).space.space) == 2

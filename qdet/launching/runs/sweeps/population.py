@@ -11,7 +11,7 @@ decides the same.
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qdet.changes import LEARNING
@@ -88,6 +88,11 @@ def score(value: float, *, maximise: bool) -> float:
 def changes_in_training(path: str) -> bool:
     """Whether a run that resumes may have another value of a setting, without another length."""
     return path not in _LENGTH and any(path == group or path.startswith(f"{group}.") for group in LEARNING)
+
+
+def searchable(sweep: Sweep) -> Sweep:
+    """Return a sweep over what may change while a trial trains."""
+    return replace(sweep, space={path: one for path, one in sweep.space.items() if changes_in_training(path)})
 
 
 def check_population(sweep: Sweep, job: Job) -> None:
