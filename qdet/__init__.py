@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         SetLossConfig,
     )
     from qdet.recipes import Published, Table, Variant
-    from qdet.search import Choice, Each, LogUniform, Uniform
+    from qdet.search import Choice, Each, LogUniform, Uniform, When
     from qdet.train_config import OptimConfig, TrainConfig
     from qdet.training.hooks.callbacks import Callbacks
 
@@ -101,7 +101,7 @@ _EXPORTS = {
         "SetLossConfig",
     ),
     "qdet.recipes": ("Published", "Table", "Variant"),
-    "qdet.search": ("Choice", "Each", "LogUniform", "Uniform"),
+    "qdet.search": ("Choice", "Each", "LogUniform", "Uniform", "When"),
     "qdet.train_config": ("OptimConfig", "TrainConfig"),
     "qdet.training.hooks.callbacks": ("Callbacks",),
 }
@@ -156,6 +156,7 @@ __all__ = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "When",
     "evaluate",
     "export",
     "launch",

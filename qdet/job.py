@@ -1,7 +1,6 @@
 """A job: all settings of one training run, as a tree of frozen dataclasses."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from qdet.detectors import AdaMixerConfig, DetectorConfig
 from qdet.errors import ConfigError
 from qdet.evaluation.engines import Engine
 from qdet.losses import SetLossConfig
-from qdet.search import Choice, Each, LogUniform, Space, Uniform
+from qdet.search import Choice, Each, LogUniform, Space, Uniform, combine, plain
 from qdet.train_config import OptimConfig, TrainConfig
 
 LONGEST_NAME = 200
@@ -178,10 +177,10 @@ class Sweep:
     """Metric to search by, of those that evaluations report."""
     mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower metric is better."""
-    search: Literal["random", "grid"] = "random"
-    """Draw settings, or try every combination of all options once."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Stop weak trials early, or none."""
+    search: Literal["random", "grid", "tpe"] = "random"
+    """Draw settings, try every combination of all options once, or learn from ended trials (Optuna's TPE)."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """Stop weak trials early, let weak ones continue from strong ones with changed settings, or neither."""
     trials: int = 16
     """Settings to try; with `Each`, for every combination of their options; a grid has as many as it has."""
     epochs: int | None = None
@@ -192,10 +191,12 @@ class Sweep:
     """Trials that run in parallel, if the cluster has room for them."""
     grace_epochs: int = 1
     """Epochs of every trial before ASHA may stop it."""
+    exploit_epochs: int = 1
+    """Epochs that every trial of a population (pbt) trains between two comparisons."""
 
     def __post_init__(self) -> None:
         """Reject counts below one."""
-        for name in ("trials", "concurrent", "grace_epochs", "epochs"):
+        for name in ("trials", "concurrent", "grace_epochs", "exploit_epochs", "epochs"):
             count, flag = getattr(self, name), name.replace("_", "-")
             if count is not None and count < 1:
                 raise ConfigError(f"--sweep.{flag} must be at least 1, got {count}")
@@ -218,21 +219,25 @@ class Sweep:
         return dataclasses.replace(self, space={path: space for path, space in near.items() if path in known})
 
     @property
+    def listed(self) -> tuple[type, ...]:
+        """Kinds of the space whose options take turns."""
+        return (Each, Choice) if self.search == "grid" else (Each,)
+
+    @property
     def runs(self) -> int:
         """Number of trainings in the whole sweep."""
-        listed = (Each, Choice) if self.search == "grid" else (Each,)
-        each = math.prod(len(one.options) for one in self.space.values() if isinstance(one, listed))
+        each = len(self.turns())
+        if self.search == "tpe" and not any(
+            isinstance(plain(one), Uniform | LogUniform) for one in self.space.values()
+        ):
+            return min(self.trials, len(combine(self.space, trials.values_to_try)))
         return each if self.search == "grid" else each * self.trials
+
+    def turns(self) -> list[dict[str, Any]]:
+        """Return every combination of the options that take turns, by path."""
+        return combine(self.space, lambda one: one.options if isinstance(one, self.listed) else ())  # type: ignore[union-attr]
 
     def check(self, job: Job) -> None:
         """Raise ConfigError, before any trial, if a path names no setting or a value is invalid for `job`."""
-        unknown = self.space.keys() - flatten(job).keys()
-        if unknown:
-            raise ConfigError(f"sweep of {job.name!r} names no setting: {', '.join(sorted(unknown))}")
-        ranges = [path for path, one in self.space.items() if isinstance(one, Uniform | LogUniform)]
-        if self.search == "grid" and ranges:
-            raise ConfigError(
-                f"--sweep.search grid: {ranges[0]} is a range, which has no grid: list its values as a "
-                "Choice, or leave --sweep.search at random"
-            )
-        trials.check(job, self.space)
+        trials.check_search(self.space, search=self.search, scheduler=self.scheduler)
+        trials.check(job, self.space, listed=self.listed)

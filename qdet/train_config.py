@@ -33,6 +33,10 @@ class OptimConfig:
     """Fraction of the learning rate that the warm-up starts from."""
     ema_decay: float = 0.0
     """Decay per step of the averaged weights that are evaluated and exported; 0 keeps none."""
+    scale_lr: Literal["linear", "sqrt", "none"] = "none"
+    """How learning rates follow the batch size: by the factor between it and `lr_batch_size`, or its root."""
+    lr_batch_size: int | None = None
+    """Images per step that `lr` is meant for; with `scale_lr`, by default those of the job file."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot train."""
@@ -44,8 +48,21 @@ class OptimConfig:
             raise ConfigError(f"--optim.weight-decay must be 0 (none) or more, got {self.weight_decay}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"--optim.ema-decay must be at least 0 and below 1, got {self.ema_decay}")
+        if self.lr_batch_size is not None and self.lr_batch_size < 1:
+            raise ConfigError(f"--optim.lr-batch-size must be at least 1, got {self.lr_batch_size}")
         if self.warmup_steps < 0:
             raise ConfigError(f"--optim.warmup-steps must be 0 or more, got {self.warmup_steps}")
+
+    def batch_factor(self, batch_size: int) -> float:
+        """Return what every learning rate is multiplied by at a batch size other than the one it is for.
+
+        Linear: Goyal et al., 2017, https://arxiv.org/abs/1706.02677. Square root: Krizhevsky, 2014,
+        https://arxiv.org/abs/1404.5997; AdamW's steps are normalized, for which it is often closer.
+        """
+        if self.scale_lr == "none" or self.lr_batch_size is None:
+            return 1.0
+        ratio = batch_size / self.lr_batch_size
+        return ratio if self.scale_lr == "linear" else ratio**0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +90,10 @@ class TrainConfig:
     """Ray workers, one process each; a range such as 2:8 continues with fewer when nodes are lost."""
     accelerator: Literal["auto", "gpu", "cpu"] = "auto"
     """What a worker trains on; `auto` takes a GPU where the cluster has enough of them."""
+    gpu_type: str | None = None
+    """Kind of GPU that workers train on, as Ray names it, such as A100 or H100; by default any."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Put workers on as few nodes as possible, or on as many."""
     cpus_per_worker: int = 1
     """CPUs that Ray reserves for a worker; also its number of torch threads on a CPU."""
     seed: int = 0
@@ -83,6 +104,8 @@ class TrainConfig:
     """Evaluations without a better val/AP after which training ends; 0 trains to the last step."""
     hours: float | None = None
     """Hours of the whole run with its restarts, after which it stops with a checkpoint to be resumed from."""
+    pause_after: int | None = None
+    """Epochs after which the run stops with a checkpoint to be resumed from; schedules stay as they are."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are, in evaluation mode: names such as backbone, or regular expressions."""
     log_every: int = 20
@@ -99,6 +122,8 @@ class TrainConfig:
     """Times that the workers are restarted without a new checkpoint in between before the run fails."""
     timeout: int = 60
     """Seconds after which an unanswered collective fails the step."""
+    join_timeout: int = 120
+    """Seconds that workers wait for each other when they start, and import from a slow disk."""
     hang_after: int = 60
     """Seconds beyond the slowest recent step after which a hanging worker is restarted; 0 disables it."""
     max_skips: int = 10
@@ -115,6 +140,7 @@ class TrainConfig:
             "checkpoint_every",
             "keep_checkpoints",
             "timeout",
+            "join_timeout",
         ):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -133,12 +159,18 @@ class TrainConfig:
                 raise ConfigError(f"--train.{flag} must be 0 (none) or more, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
+        if self.gpu_type is not None and self.accelerator == "cpu":
+            raise ConfigError(
+                f"--train.gpu-type {self.gpu_type} does not go with --train.accelerator cpu: leave one out"
+            )
         self._check_end()
         check_batch(self.batch_size, self.workers, self.accumulation)
 
     def _check_end(self) -> None:
         if self.hours is not None and not self.hours > 0:
             raise ConfigError(f"--train.hours must be above 0, got {self.hours}")
+        if self.pause_after is not None and self.pause_after < 1:
+            raise ConfigError(f"--train.pause-after must be at least 1, got {self.pause_after}")
         if self.early_stopping and self.eval_every < 1:
             raise ConfigError(
                 "--train.early-stopping counts evaluations, and --train.eval-every 0 makes only one, at the "

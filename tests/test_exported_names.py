@@ -63,6 +63,7 @@ PUBLIC = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "When",
     "evaluate",
     "export",
     "launch",

@@ -92,13 +92,13 @@ def commit(
     for name, print_ in files.items():
         if sizes.get(name, -1) != print_.bytes and folder.size(name) != print_.bytes:
             raise CheckpointError(f"cannot complete checkpoint {folder}: {name} was there and is gone")
-    _put_manifest(folder, manifest.render(), fence)
+    put_manifest(folder, manifest.render(), fence)
     # Nothing else is removed: an attempt presumed dead must not delete files of a live one.
     folder.remove_each([f"{share_name(rank, contents.attempt)}.json" for rank in range(contents.world_size)])
     return manifest
 
 
-def _put_manifest(folder: Folder, content: bytes, fence: Fence | None) -> None:
+def put_manifest(folder: Folder, content: bytes, fence: Fence | None) -> None:
     """Complete a checkpoint, unless another process has taken over the run."""
     if fence is None:
         folder.put(MANIFEST, content)

@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from qdet.config import flatten
+from qdet.config import flatten, override
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.display.output import detached_output
@@ -101,6 +101,11 @@ def _parse(recipe: Recipe, arguments: list[str]) -> _Command:
     default = _choose(recipe, arguments)
 
     command = _read(arguments, default, list_choices(recipe))
+    command = replace(command, job=_name_lr_batch(command.job, default.job))
+    if command.demo and command.space.scheduler == "pbt":
+        from qdet.launching.runs.sweeps.population import searchable
+
+        command = replace(command, space=searchable(command.space))
     if command.table is not None:
         before, after = flatten(default.job), flatten(command.job)
         for path in command.space.space:
@@ -108,6 +113,13 @@ def _parse(recipe: Recipe, arguments: list[str]) -> _Command:
                 flag = path.replace("_", "-")
                 raise ConfigError(f"--table {command.table} tries values of --{flag}: leave that flag out")
     return command
+
+
+def _name_lr_batch(job: Job, own: Job) -> Job:
+    """Return a job whose learning rate follows the batch size, saying for which it is: the job file's own."""
+    if job.optim.scale_lr == "none" or job.optim.lr_batch_size is not None:
+        return job
+    return override(job, {"optim.lr_batch_size": own.train.batch_size})
 
 
 def _read(arguments: list[str], default: _Command, choices: str) -> _Command:

@@ -34,7 +34,7 @@ from qdet.training.joining.rendezvous import meet, require_secret
 
 T = TypeVar("T")
 START_PATIENCE = 60
-"""Seconds beyond the timeout that ranks wait for each other when they start."""
+"""Seconds beyond the timeout that ranks wait for each other when they start, unless it is said."""
 _stores: list[Store] = []  # C++ finds the methods of a Python store only while Python holds it
 
 
@@ -109,7 +109,13 @@ class World:
             dist.barrier()
 
 
-def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int, secret: str | None = None) -> World:
+def join(
+    accelerator: Literal["auto", "gpu", "cpu"],
+    *,
+    timeout: int,
+    patience: int | None = None,
+    secret: str | None = None,
+) -> World:
     """Enter the process group. One that is made here stays until the process ends.
 
     DeepSpeed keeps the groups it derives from it, so a second run in one process needs the same one.
@@ -117,6 +123,7 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int, secret: st
     Args:
         accelerator: What to train on; `auto` uses the GPU of this process if it has one.
         timeout: Seconds after which a collective without an answer fails.
+        patience: Seconds that ranks wait for each other when they start, and for the first collectives.
         secret: What the ranks of this run know and nobody else; by default QDET_JOIN_SECRET. One process
             alone needs none.
 
@@ -128,7 +135,7 @@ def join(accelerator: Literal["auto", "gpu", "cpu"], *, timeout: int, secret: st
     if not dist.is_initialized():
         backend = backend_of(gpu=device.type == "cuda")
         # Rank 0 may wait until a dead driver's lease ends; `set_timeout_of_all_groups` comes later.
-        patience = timeout + START_PATIENCE
+        patience = timeout + START_PATIENCE if patience is None else patience
         enter_group(_open_store(secret, patience), backend, timeout=patience)
         atexit.register(_leave)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)

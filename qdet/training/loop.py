@@ -32,6 +32,7 @@ from qdet.training.nonfinite.diagnose import Diagnosis
 from qdet.training.optim import Schedule
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
+from qdet.training.stopping.pause import Pause
 from qdet.training.streams import build_accounting, build_stream, warn_of_missing_objects
 
 
@@ -48,6 +49,8 @@ class Result:
     """It stopped before its last step, on request or out of time; it can be resumed from its checkpoint."""
     why: str = ""
     """Why it stopped, if nobody asked for it."""
+    paused: bool = False
+    """It stopped where its job pauses."""
 
 
 def train(
@@ -66,7 +69,8 @@ def train(
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
     """
     set_deterministic(job.train.deterministic)
-    world = join(job.train.accelerator, timeout=job.train.timeout, secret=run.join_secret)
+    waits = {"timeout": job.train.timeout, "patience": job.train.join_timeout}
+    world = join(job.train.accelerator, **waits, secret=run.join_secret)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
     with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):
@@ -96,6 +100,7 @@ class _Training:
             warn_of_missing_objects(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)
         self.schedule = Schedule(job, self.stream.steps_per_epoch)
+        self.pause = Pause(job.train.pause_after, self.stream.steps_per_epoch)
         folder = RunFolder(open_folder(run.store).child(run.name), fence=run.fence if world.main else None)
         start = Start(job, world, train_shards, folder)
         self.step = start.step
@@ -134,7 +139,7 @@ class _Training:
         self.learner.engine.train()
         if not self._ended and self.job.eval.sanity:
             self._rehearse()
-        if not self.exchange.early.due:  # else a run that was stopped early was started again
+        if not (self.exchange.early.due or self.pause.due(self.step)):  # else it was started again
             self._make_steps(meter)
         if self._interrupted and not self._ended:
             return self._stop()
@@ -190,8 +195,8 @@ class _Training:
 
     @property
     def _interrupted(self) -> bool:
-        """True if all ranks have agreed to stop here for now."""
-        return self.exchange.stop.agreed or self.exchange.budget.spent
+        """True if this run stops here for now: all ranks have agreed to, or its job says so."""
+        return self.exchange.stop.agreed or self.exchange.budget.spent or self.pause.due(self.step)
 
     def _due(self, every: int) -> bool:
         """True after every so many steps, 0 for never, and after the last."""
@@ -253,8 +258,16 @@ class _Training:
         """Wait for the checkpoint that this run will be resumed from, and say how."""
         with self.health.watchdog.off("checkpoint before the stop"):
             self.checkpoints.writer.wait(at_end=True)
-        why = "" if self.exchange.stop.agreed else self.exchange.budget.explain()
-        return Result(self.step, self.schedule.steps, self.evaluator.metrics, stopped=True, why=why)
+        cause = self.exchange.budget if self.exchange.budget.spent else self.pause
+        why = "" if self.exchange.stop.agreed else cause.explain()
+        return Result(
+            self.step,
+            self.schedule.steps,
+            self.evaluator.metrics,
+            stopped=True,
+            why=why,
+            paused=self.pause.due(self.step),
+        )
 
     def _finish(self) -> None:
         """Wait for the last checkpoint, and log its model and the best one's."""

@@ -103,7 +103,9 @@ class Schedule:
     def lr_factor(self, step: int) -> float:
         """Return the factor on every learning rate at `step` (0-based)."""
         per_epoch = self.steps_per_epoch
-        return lr_factor(step, steps=self.steps, steps_per_epoch=per_epoch, optim=self.job.optim)
+        optim, batch_size = self.job.optim, self.job.train.batch_size
+        factor = lr_factor(step, steps=self.steps, steps_per_epoch=per_epoch, optim=optim)
+        return factor * optim.batch_factor(batch_size)
 
     def random_seed(self, step: int, rank: int) -> int:
         """Return the seed of a rank's random numbers at `step`: anew in every step, so none are saved."""

@@ -14,7 +14,7 @@ from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.runs.sweeps.course import Course
 from qdet.launching.runs.sweeps.record import SweepFile, SweepStore
-from qdet.launching.runs.sweeps.settings import settings_of
+from qdet.launching.runs.sweeps.settings import draw_settings
 from qdet.launching.runs.sweeps.table import TrialRow
 from qdet.search import Choice, Each, LogUniform, Uniform
 
@@ -232,21 +232,21 @@ spaces = st.fixed_dictionaries(
 @given(spaces, st.integers(0, 3), st.integers(1, 4))
 def test_settings_follow_from_seed_and_number(space, seed, trials):
     sweep = Sweep(space=space, trials=trials)
-    drawn = [settings_of(sweep, n, seed=seed) for n in range(1, sweep.runs + 1)]
+    drawn = [draw_settings(sweep, n, seed=seed) for n in range(1, sweep.runs + 1)]
     longer = replace(sweep, trials=trials + 2)
-    assert drawn == [settings_of(longer, n, seed=seed) for n in range(1, sweep.runs + 1)]
+    assert drawn == [draw_settings(longer, n, seed=seed) for n in range(1, sweep.runs + 1)]
     assert all(list(one) == list(space) for one in drawn)
     assert all(0 <= one["a"] <= 1 and 1e-5 <= one["b"] <= 1e-1 and one["c"] in (1, 2, 3) for one in drawn)
     assert len({one["a"] for one in drawn}) == len(drawn)
     each = [path for path in ("d", "e") if path in space]
     combinations = [tuple(one[path] for path in each) for one in drawn]
     assert all(combinations.count(one) == trials for one in combinations)
-    assert drawn[0] != settings_of(sweep, 1, seed=seed + 1)
+    assert drawn[0] != draw_settings(sweep, 1, seed=seed + 1)
 
 
 def test_a_grid_is_every_combination_once():
     sweep = Sweep(space={"a": Choice((1, 2)), "b": Each((1, 2, 3))}, search="grid", trials=50)
-    drawn = [tuple(settings_of(sweep, n, seed=0).values()) for n in range(1, sweep.runs + 1)]
+    drawn = [tuple(draw_settings(sweep, n, seed=0).values()) for n in range(1, sweep.runs + 1)]
     assert sorted(drawn) == [(a, b) for a in (1, 2) for b in (1, 2, 3)]
 
 

@@ -127,9 +127,32 @@ def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on_with_more(demo_sh
     assert train(longer, run=run, reporter=LocalReporter(), tracker=NullTracker()).step == 3
 
 
+def test_a_run_that_pauses_after_an_epoch_is_the_run_that_never_paused(demo_shards, tmp_path):
+    job = tiny_job(demo_shards, **{"train.steps": 12, "train.eval_every": 1, "train.keep_best": 0})
+
+    def go(name: str, pause: int | None):
+        paused = override(job, {"train.pause_after": pause})
+        return train(paused, run=Run(name, str(tmp_path)), reporter=LocalReporter(), tracker=NullTracker())
+
+    first = go("run", 1)
+    assert (first.step, first.steps, first.stopped) == (6, 12, True)
+    assert first.why.startswith("--train.pause-after 1 is reached; give a later one")
+    assert checkpoint(tmp_path, "run", 6).manifest.metrics["val/AP"] == first.metrics["val/AP"]
+    again = go("run", 1)
+    assert (again.step, again.stopped, again.metrics) == (6, True, {})
+    last, whole = go("run", 2), go("whole", None)
+    assert (last.step, last.stopped) == (whole.step, whole.stopped) == (12, False)
+    assert last.metrics == whole.metrics
+    ours, theirs = (checkpoint(tmp_path, name, 12).all("weights") for name in ("run", "whole"))
+    ours, theirs = dict(ours), dict(theirs)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"train.pause_after": 0}, "--train.pause-after must be at least 1"),
         ({"train.hours": 0.0}, "--train.hours must be above 0"),
         ({"train.early_stopping": -1}, "--train.early-stopping must be 0"),
         ({"train.early_stopping": 3, "train.eval_every": 0}, "give --train.eval-every 1 or more"),

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from qdet.errors import ClusterError
 from qdet.job import TrainConfig
 
+KIND = "accelerator_type:"
+"""Begins the resource by which Ray names a node's GPUs."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -14,21 +17,31 @@ class Node:
 
     cpus: float
     gpus: float
+    kinds: frozenset[str] = frozenset()
+    """Its GPUs, as Ray names them."""
 
 
-def count_workers_that_fit(nodes: Sequence[Node], *, cpus: int, gpu: bool) -> int:
+def count_workers_that_fit(
+    nodes: Sequence[Node], *, cpus: int, gpu: bool, gpu_type: str | None = None
+) -> int:
     """Return how many workers of this size the nodes hold; a worker never spans two nodes."""
-    return sum(min(int(node.cpus // cpus), int(node.gpus) if gpu else 10**9) for node in nodes)
+    fitting = [node for node in nodes if not gpu or gpu_type is None or gpu_type in node.kinds]
+    return sum(min(int(node.cpus // cpus), int(node.gpus) if gpu else 10**9) for node in fitting)
+
+
+def count_room(nodes: Sequence[Node], train: TrainConfig, *, gpu: bool) -> int:
+    """Return how many workers of a job the nodes hold."""
+    return count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu, gpu_type=train.gpu_type)
 
 
 def choose_gpu(nodes: Sequence[Node], train: TrainConfig) -> bool | None:
-    """Return True for GPUs, False for CPUs, None if even the minimum of `train.workers` does not fit."""
+    """Return True for GPUs, False for CPUs, None if even the minimum of `train.workers` does not fit.
+
+    A job that names a kind of GPU trains on no CPU.
+    """
     for gpu in (True, False):
-        wanted = train.accelerator in ("auto", "gpu" if gpu else "cpu")
-        if (
-            wanted
-            and count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu) >= train.least_workers
-        ):
+        wanted = train.accelerator in ("auto", "gpu" if gpu else "cpu") and (gpu or train.gpu_type is None)
+        if wanted and count_room(nodes, train, gpu=gpu) >= train.least_workers:
             return gpu
     return None
 
@@ -59,19 +72,25 @@ def wait_for_workers(train: TrainConfig, *, seconds: float) -> bool:
     )
 
 
+def _wants_gpu(train: TrainConfig) -> bool:
+    return train.accelerator == "gpu" or train.gpu_type is not None
+
+
 class _Demand:
     """A pending placement group: Ray's autoscaler adds nodes for it."""
 
     def __init__(self, train: TrainConfig) -> None:
         bundle: dict[str, float] = {"CPU": train.cpus_per_worker}
-        if train.accelerator == "gpu":
+        if _wants_gpu(train):
             bundle["GPU"] = 1
-        self._bundles = [bundle] * train.least_workers
+        if train.gpu_type is not None:
+            bundle[f"{KIND}{train.gpu_type}"] = 0.001
+        self._bundles, self._strategy = [bundle] * train.least_workers, train.placement.upper()
 
     def __enter__(self) -> None:
         from ray.util.placement_group import placement_group
 
-        self._group = placement_group(self._bundles, strategy="PACK")
+        self._group = placement_group(self._bundles, strategy=self._strategy)
 
     def __exit__(self, *_: object) -> None:
         from ray.util.placement_group import remove_placement_group
@@ -84,7 +103,11 @@ def list_nodes() -> list[Node]:
     import ray
 
     return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            frozenset(name.removeprefix(KIND) for name in node["Resources"] if name.startswith(KIND)),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -99,21 +122,23 @@ def largest_memory() -> float:
 
 def explain_shortage(nodes: Sequence[Node], train: TrainConfig) -> str:
     """Say in a few words what a job needs that the nodes do not have."""
-    gpu = train.accelerator == "gpu"
-    room = count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
+    gpu = _wants_gpu(train)
+    room = count_room(nodes, train, gpu=gpu)
     each = f" of {train.cpus_per_worker} CPUs" if train.cpus_per_worker > 1 else ""
     workers = "worker" if train.least_workers == 1 else "workers"
-    kind = "GPU " if gpu else ""
+    kind = f"{train.gpu_type or 'GPU'} " if gpu else ""
     return f"needs {train.least_workers} {kind}{workers}{each}, the cluster has {room}"
 
 
 def _shortage(train: TrainConfig) -> str:
     nodes = list_nodes()
     each = f"{train.cpus_per_worker} CPU" + ("s" if train.cpus_per_worker > 1 else "")
-    gpu = train.accelerator == "gpu"
-    each += " and 1 GPU" if gpu else ""
-    room = count_workers_that_fit(nodes, cpus=train.cpus_per_worker, gpu=gpu)
+    gpu = _wants_gpu(train)
+    each += f" and 1 {train.gpu_type or 'GPU'}" if gpu else ""
+    room = count_room(nodes, train, gpu=gpu)
+    kinds = ", ".join(sorted({kind for node in nodes for kind in node.kinds}))
     have = (
         f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs on {len(nodes)} nodes"
+        + (f", GPUs: {kinds}" if train.gpu_type is not None and kinds else "")
     )
     return f"--train.workers {train.workers} of {each} each, but the cluster has room for {room} ({have})"

@@ -205,9 +205,11 @@ def _build_trainer(
             num_workers=(train.least_workers, train.most_workers) if elastic else train.most_workers,
             use_gpu=gpu,
             resources_per_worker=worker_resources(job, gpu=gpu),
+            accelerator_type=train.gpu_type if gpu else None,
+            placement_strategy=train.placement.upper(),
             elastic_resize_monitor_interval_s=_growth_interval(),
         ),
-        torch_config=AuthenticatedTorch(backend=backend_of(gpu=gpu), timeout_s=train.timeout),
+        torch_config=AuthenticatedTorch(backend=backend_of(gpu=gpu), timeout_s=train.join_timeout),
         run_config=RunConfig(
             name=run.name,
             storage_path=run.store,

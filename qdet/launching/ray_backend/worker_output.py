@@ -6,7 +6,7 @@ when the driver is gone.
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +22,19 @@ _HANDLER = "qdet"
 
 
 @contextmanager
-def forwarded_to(display: Display) -> Iterator[None]:
+def forwarded_to(display: Display, take: Callable[[str], bool] = lambda line: False) -> Iterator[None]:
     """Show on `display` what workers print inside the block, in place of Ray's own forwarding.
 
     After it nothing of theirs is shown: all that processes which are about to end say is that others have.
+
+    Args:
+        display: Gets the events in it; all other lines are printed.
+        take: Returns whether a line is shown elsewhere.
     """
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
     dispatcher.remove_handler(_RAY_HANDLER)
-    dispatcher.add_handler(_HANDLER, WorkerOutput(display))
+    dispatcher.add_handler(_HANDLER, WorkerOutput(display, take))
     try:
         yield
     finally:
@@ -42,10 +46,11 @@ class WorkerOutput:
 
     Args:
         display: Gets the events in it; all other lines are printed.
+        take: Returns whether a line is shown elsewhere.
     """
 
-    def __init__(self, display: Display) -> None:
-        self._display = display
+    def __init__(self, display: Display, take: Callable[[str], bool] = lambda line: False) -> None:
+        self._display, self._take = display, take
         self._shown: dict[str, tuple[object, float]] = {}
         """By line: the process that printed it, and when."""
 
@@ -56,7 +61,8 @@ class WorkerOutput:
         source = (forwarded.get("ip"), forwarded.get("pid"))
         stream = sys.stderr if forwarded.get("is_err") else sys.stdout
         for line in _lines(forwarded):
-            if not events.show(line, self._display) and self._is_new(line, source):
+            taken = self._take(line) or events.show(line, self._display)
+            if not taken and self._is_new(line, source):
                 print(line, file=stream, flush=True)
 
     def _is_new(self, line: str, source: object) -> bool:

@@ -36,7 +36,7 @@ def tracking_variables() -> dict[str, str]:
 
 def worker_resources(job: Job, *, gpu: bool) -> dict[str, float]:
     """Return what of a machine every worker takes."""
-    return {"CPU": job.train.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    return {"CPU": float(job.train.cpus_per_worker), **({"GPU": 1.0} if gpu else {})}
 
 
 def _node_addresses() -> list[str]:

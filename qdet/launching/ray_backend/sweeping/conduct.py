@@ -13,6 +13,7 @@ from qdet.launching.ray_backend.sweeping.trial import ENDED, ERROR, TrialPlan
 from qdet.launching.runs import record
 from qdet.launching.runs.sweeps.course import Course
 from qdet.launching.runs.sweeps.record import STOPPED, Trial
+from qdet.launching.runs.sweeps.rounds import Rounds
 from qdet.launching.runs.sweeps.session import trial_name
 from qdet.launching.runs.typed import as_flags
 
@@ -27,6 +28,8 @@ class Conduct:
     """Returns the steps of an epoch and of a whole training."""
     stopped: Callable[[Trial], None]
     """Called before Ray Tune is told to stop a trial's driver, and after that died for good."""
+    rounds: Rounds | None = None
+    """Of a population."""
     running: dict[int, Job] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     _said: set[int] = field(default_factory=set)
@@ -45,7 +48,9 @@ class Conduct:
         Raises:
             StopIteration: None is left.
         """
-        while self.left:
+        while self._find_left():
+            if len(self.running) >= self.course.sweep.concurrent:
+                return None
             number = self.left[0]
             if self._is_over(number):
                 self.left.pop(0)
@@ -54,7 +59,13 @@ class Conduct:
             if found is not None:
                 self.left.pop(0)
             return found
+        if self.rounds is not None and self.running:
+            return None
         raise StopIteration
+
+    def job_of(self, number: int) -> Job:
+        """Return the job of a trial; ConfigError where its settings do not go together."""
+        return self.plan.job_of(self.course.settings(number))
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Take what a trial reports; return whether its driver is to be stopped."""
@@ -93,7 +104,14 @@ class Conduct:
             name = trial_name(self.course.file.name, self.course.trials[number].label)
             finished = record.status(self.plan.job.store.path, name) == "finished"
             why = None if finished else f"its driver ended without a word; see the run {name}"
-            self.report(number, {ENDED: "finished" if finished else "failed", ERROR: why})
+            done = "paused" if self.rounds is not None and self.rounds.pause(number) else "finished"
+            self.report(number, {ENDED: done if finished else "failed", ERROR: why})
+
+    def _find_left(self) -> bool:
+        """Whether a trial is left; the next round of a population begins once none of it is running."""
+        if self.rounds is not None and not self.left and not self.running:
+            self.left = self.rounds.next()
+        return bool(self.left)
 
     def _stop(self, number: int) -> None:
         self.running.pop(number, None)
@@ -110,7 +128,7 @@ class Conduct:
         metrics = {name: result[name] for name in result if _is_metric(name, result[name])}
         if "step" not in result or not metrics:
             return False
-        per_epoch, steps = self.epoch_steps(self.plan.job_of(number))
+        per_epoch, steps = self.epoch_steps(self.job_of(number))
         step = int(result["step"])
         epoch = math.ceil(step / per_epoch)
         return bool(
@@ -119,11 +137,13 @@ class Conduct:
 
     def _is_over(self, number: int) -> bool:
         """End a trial that cannot be started, and say so."""
-        new = number not in self.course.trials
-        if new and self.course.spent:
+        known = self.course.trials.get(number)
+        if self.course.spent and (known is None or known.state == "paused"):
+            if known is not None:
+                self.course.end(number, "out of budget")
             return True
         try:
-            job = self.plan.job_of(number)
+            job = self.job_of(number)
         except ConfigError as error:
             return self._refuse(number, "failed", str(error))
         nodes = capacity.list_nodes()
@@ -133,16 +153,16 @@ class Conduct:
 
     def _refuse(self, number: int, state: Any, why: str) -> bool:
         self.course.end(number, state, why)
+        if self.rounds is not None:
+            self.rounds.refused.add(number)
         self._say_end(self.course.trials[number])
         return True
 
     def _place(self, number: int) -> dict[str, Any] | None:
-        """Start a trial if fewer than `concurrent` run and the cluster has room beside them."""
-        job, nodes = self.plan.job_of(number), capacity.list_nodes()
+        """Start a trial if the cluster has room beside those that run."""
+        job, nodes = self.job_of(number), capacity.list_nodes()
         gpu = bool(capacity.choose_gpu(nodes, job.train))
-        if len(self.running) >= self.course.sweep.concurrent:
-            return None
-        room = capacity.count_workers_that_fit(nodes, cpus=job.train.cpus_per_worker, gpu=gpu)
+        room = capacity.count_room(nodes, job.train, gpu=gpu)
         taken = sum(one.train.least_workers for one in self.running.values())
         if self.running and taken + job.train.least_workers > room:
             self._say_waiting(number, taken, room)
@@ -150,7 +170,8 @@ class Conduct:
         trial = self.course.start(number)
         self.running[number] = job
         print(f"trial {trial.label} tries {as_flags(self.course.settings(number))}", flush=True)
-        return {"trial": number, "gpu": gpu}
+        pause = None if self.rounds is None else self.rounds.pause(number)
+        return {"trial": number, "gpu": gpu} | ({"pause": pause} if pause else {})
 
     def _say_waiting(self, number: int, taken: int, room: int) -> None:
         if number not in self._said:

@@ -3,9 +3,10 @@
 A sweep of a given name resumes when the same command is given again, whatever was killed.
 """
 
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from qdet.data.plan.epoch import steps_per_epoch
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
+from qdet.launching.display.trials import open_trials
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.objects import require_ground_truth
 from qdet.launching.ray_backend import capacity, connect
@@ -30,10 +32,16 @@ from qdet.launching.ray_backend.worker_settings import tracking_variables, worke
 from qdet.launching.runs import record
 from qdet.launching.runs.claim import hold_run
 from qdet.launching.runs.prepared import Prepared, prepare
+from qdet.launching.runs.sweeps.adoption import adopt_checkpoint
 from qdet.launching.runs.sweeps.course import Course
+from qdet.launching.runs.sweeps.population import check_population
 from qdet.launching.runs.sweeps.record import STOPPED, SweepFile, SweepStore, Trial
+from qdet.launching.runs.sweeps.rounds import Rounds
 from qdet.launching.runs.sweeps.session import SweepSession, open_sweep
+from qdet.launching.runs.sweeps.settings import draw_settings
+from qdet.launching.runs.sweeps.standing import standing
 from qdet.launching.runs.sweeps.table import Swept, TrialRow, table
+from qdet.launching.runs.sweeps.tpe import require_optuna
 from qdet.launching.runs.typed import as_flags, train_command
 from qdet.storage.lease import Hold
 from qdet.training.reporting import PlainLines
@@ -59,6 +67,9 @@ def search(
     """
     prepared = _prepare(job)
     sweep.check(prepared.job)
+    check_population(sweep, prepared.job)
+    if sweep.search == "tpe":
+        require_optuna()
     found = find_course(job.store.run, prepared, sweep) if job.store.run else None
     if found is not None and not found.waiting:
         return _conclude(found, job, found.file.mlflow_run_id)
@@ -124,7 +135,7 @@ def _smallest(course: Course, job: Job) -> Job:
     jobs: list[Job] = []
     for number in range(1, course.sweep.runs + 1):
         with suppress(ConfigError):  # of a trial whose settings do not go together, which its row says
-            jobs.append(override(job, course.settings(number)))
+            jobs.append(override(job, draw_settings(course.sweep, number, seed=course.file.seed)))
     return min(jobs or [job], key=lambda one: one.train.least_workers * one.train.cpus_per_worker)
 
 
@@ -166,7 +177,8 @@ def _run_trials(course: Course, plan: TrialPlan, prepared: Prepared, session: Sw
             session.note_stop(row)
             ends.submit(session.finish_trial, row)
 
-        conduct = Conduct(course, plan, partial(count_steps, prepared), stopped)
+        counting = partial(count_steps, prepared)
+        conduct = Conduct(course, plan, counting, stopped, _rounds(course, plan, counting))
         conduct.catch_up()
         for trial in list(course.trials.values()):
             if trial.state in STOPPED and not session.has_ended(trial.label):
@@ -175,10 +187,19 @@ def _run_trials(course: Course, plan: TrialPlan, prepared: Prepared, session: Sw
             _run_tuner(conduct)
 
 
+def _rounds(course: Course, plan: TrialPlan, counting: Callable[[Job], tuple[int, int]]) -> Rounds | None:
+    """Return the rounds of a population; None of a sweep that has none."""
+    if course.sweep.scheduler != "pbt":
+        return None
+    per_epoch, steps = counting(plan.job)
+    adopt = partial(adopt_checkpoint, plan.job.store.path, course.file.name)
+    return Rounds(course, adopt, math.ceil(steps / per_epoch))
+
+
 def _run_tuner(conduct: Conduct) -> None:
     folder = Path(tempfile.mkdtemp(prefix="qdet-tune-"))
     try:
-        with forwarded_to(PlainLines()):
+        with open_trials(partial(standing, conduct.course)) as take, forwarded_to(PlainLines(), take):
             call_interruptibly(build_tuner(conduct, folder).fit)
     finally:
         conduct.course.close()

@@ -18,9 +18,10 @@ from qdet.launching.ray_backend.masked_errors import mask_errors
 from qdet.launching.ray_backend.train import fit
 from qdet.launching.runs.prepared import Prepared
 from qdet.launching.runs.session import open_session
-from qdet.launching.runs.sweeps.record import SweepFile, Trial
+from qdet.launching.runs.sweeps.adoption import saved_metrics
+from qdet.launching.runs.sweeps.record import SweepFile, SweepStore, Trial
 from qdet.launching.runs.sweeps.session import trial_hash, trial_name
-from qdet.launching.runs.sweeps.settings import settings_of
+from qdet.launching.runs.sweeps.settings import decode
 from qdet.launching.runs.sweeps.table import trial_title
 from qdet.masking import mask
 from qdet.training.reporting import PlainLines
@@ -45,9 +46,14 @@ class TrialPlan:
     callbacks: Sequence["Callbacks"]
     environment: Mapping[str, str]
 
-    def job_of(self, number: int) -> Job:
-        """Return the job of a trial; ConfigError where its settings do not go together."""
-        return override(self.job, settings_of(self.sweep, number, seed=self.file.seed))
+    def job_of(self, settings: Mapping[str, Any], pause: int | None = None) -> Job:
+        """Return the job of a trial; ConfigError where its settings do not go together.
+
+        Args:
+            settings: That it tries.
+            pause: Epochs after which it pauses.
+        """
+        return override(self.job, {**settings, **({"train.pause_after": pause} if pause else {})})
 
 
 @mask_errors
@@ -59,7 +65,7 @@ def run_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
 
     reports = TuneReportCallback()
     try:
-        ended = _train(plan, config["trial"], gpu=config["gpu"], reports=reports)
+        ended = _train(plan, config["trial"], gpu=config["gpu"], pause=config.get("pause"), reports=reports)
     except RayError:
         raise
     except Exception as error:
@@ -78,22 +84,32 @@ def _report_last(reports: Any, ended: dict[str, Any]) -> None:
         time.sleep(0.2)
 
 
-def _train(plan: TrialPlan, number: int, *, gpu: bool, reports: Any) -> dict[str, Any]:
-    job, settings = plan.job_of(number), settings_of(plan.sweep, number, seed=plan.file.seed)
-    label = Trial(number=number, settings=settings).label
-    name = trial_name(plan.file.name, label)
+def _train(plan: TrialPlan, number: int, *, gpu: bool, pause: int | None, reports: Any) -> dict[str, Any]:
+    trial = SweepStore.at(plan.job.store.path, plan.file.name).read(number)
+    label, settings = trial.label, decode(plan.sweep.space, trial.settings)
+    job, name = plan.job_of(settings, pause), trial_name(plan.file.name, label)
     prepared = Prepared(job, name, trial_hash(plan.file, name))
-    title, tags = trial_title(label, settings), {"qdet.trial": label, "qdet.sweep_name": plan.file.name}
+    title, tags = trial_title(label, settings), _tags(plan, trial)
     with open_session(prepared, parent=plan.file.mlflow_run_id, tags=tags, title=title) as session:
         output = PlainLines(f"trial {label}: ")
         result = fit(job, session.run, plan.callbacks, gpu=gpu, ray_callbacks=[reports], output=output)
         session.describe_results(result["step"], result["metrics"])
         session.tracker.tags({"qdet.trial_state": _state(result)})
-    return {ENDED: _state(result), "step": result["step"], **result["metrics"]}
+    metrics = result["metrics"] or saved_metrics(job.store.path, name, result["step"])
+    return {ENDED: _state(result), "step": result["step"], **metrics}
+
+
+def _tags(plan: TrialPlan, trial: Trial) -> dict[str, str]:
+    """Return the tags of a trial's MLflow run; in a population, which trials it has continued from."""
+    tags = {"qdet.trial": trial.label, "qdet.sweep_name": plan.file.name}
+    copied = [f"t{turn.parent:02d} after step {turn.step}" for turn in trial.turns if turn.parent is not None]
+    return tags | ({"qdet.continued_from": ", ".join(copied)} if copied else {})
 
 
 def _state(result: Mapping[str, Any]) -> str:
-    return "finished" if result["step"] == result["steps"] else "stopped early"
+    if result["step"] == result["steps"]:
+        return "finished"
+    return "paused" if result["paused"] else "stopped early"
 
 
 def plan_of(job: Job, **given: Any) -> TrialPlan:

@@ -34,7 +34,7 @@ def build_tuner(conduct: Conduct, folder: Path) -> Any:
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has a row for a failed trial
-    conduct.left = conduct.course.waiting
+    conduct.left = [] if conduct.rounds is not None else conduct.course.waiting
     driver = {"memory": min(DRIVER_BYTES, capacity.largest_memory())}
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=conduct.plan), tune.PlacementGroupFactory([driver])
@@ -42,7 +42,9 @@ def build_tuner(conduct: Conduct, folder: Path) -> Any:
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            scheduler=_scheduler(conduct), search_alg=_searcher(conduct), num_samples=len(conduct.left)
+            scheduler=_scheduler(conduct),
+            search_alg=_searcher(conduct),
+            num_samples=-1,
         ),
         run_config=tune.RunConfig(
             name="tune",

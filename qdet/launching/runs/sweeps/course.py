@@ -10,19 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qdet.errors import ConfigError
 from qdet.job import Sweep
+from qdet.launching.runs.sweeps import tpe
 from qdet.launching.runs.sweeps.halving import Halving, NoHalving, Report, Scheduler
-from qdet.launching.runs.sweeps.record import (
-    ENDED,
-    Entry,
-    State,
-    SweepFile,
-    SweepStore,
-    Trial,
-    as_json,
-)
-from qdet.launching.runs.sweeps.settings import settings_of
+from qdet.launching.runs.sweeps.record import ENDED, Entry, State, SweepFile, SweepStore, Trial
+from qdet.launching.runs.sweeps.settings import as_json, decode, draw_settings
 
 WRITE_TIME_EVERY = 30.0
 """Seconds between writes of how long the sweep has run."""
@@ -38,6 +30,7 @@ class Course:
     trials: dict[int, Trial] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     scheduler: Scheduler = field(init=False)
+    _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Replay what the trials have reported so far."""
@@ -52,19 +45,22 @@ class Course:
         self._order = 1 + max((entry.order for entry, _ in found), default=-1)
 
     def settings(self, number: int) -> dict[str, Any]:
-        """Return what a trial tries, by dotted path.
+        """Return what a trial tries, by dotted path: as it is recorded, or as it would be proposed now.
 
         Raises:
-            ConfigError: Its record says something else.
+            ConfigError: Its record does not fit the space, or the search is Optuna's, which is not installed.
         """
-        drawn = settings_of(self.sweep, number, seed=self.file.seed)
         known = self.trials.get(number)
-        if known is not None and as_json(known.settings) != as_json(drawn):
-            raise ConfigError(
-                f"trial {known.label} of {self.file.name} was started with {known.settings}, this qdet draws "
-                f"{as_json(drawn)}: use the version that it was started with, or start another sweep"
-            )
-        return drawn
+        if known is not None:
+            return decode(self.sweep.space, known.settings)
+        if number not in self._proposed:
+            self._proposed[number] = self._propose(number)
+        return self._proposed[number]
+
+    def _propose(self, number: int) -> dict[str, Any]:
+        if self.sweep.search == "tpe":
+            return tpe.propose(self.sweep, self.trials, number, seed=self.file.seed)
+        return draw_settings(self.sweep, number, seed=self.file.seed)
 
     @property
     def waiting(self) -> list[int]:
@@ -87,7 +83,7 @@ class Course:
     @property
     def epochs(self) -> int:
         """Epochs that all trials have trained, up to their last evaluations."""
-        return sum(max((entry.epoch for entry in t.reports), default=0) for t in self.trials.values())
+        return sum(trial.epoch for trial in self.trials.values())
 
     @property
     def seconds(self) -> float:
@@ -97,7 +93,7 @@ class Course:
     def start(self, number: int) -> Trial:
         """Note that a trial's driver is started, for the first time or again."""
         known = self.trials.get(number) or Trial(number=number, settings=as_json(self.settings(number)))
-        return self._put(replace(known, state="running", error=None, starts=known.starts + 1))
+        return self.put(replace(known, state="running", error=None, starts=known.starts + 1))
 
     def report(
         self, number: int, *, epoch: int, step: int, metrics: Mapping[str, float], last: bool
@@ -131,7 +127,7 @@ class Course:
         """Note how a trial ended, unless that is known."""
         trial = self.trials.get(number) or Trial(number=number, settings=as_json(self.settings(number)))
         if trial.state not in ENDED:
-            self._put(replace(trial, state=state, error=error))
+            self.put(replace(trial, state=state, error=error))
         return self.trials[number].state
 
     def end_decided(self) -> None:
@@ -159,7 +155,7 @@ class Course:
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         entry = Entry(order=self._order, epoch=epoch, step=step, metrics=finite)
         self._order += 1
-        self._put(replace(trial, reports=(*trial.reports, entry)))
+        self.put(replace(trial, reports=(*trial.reports, entry)))
         if self.scheduler.stops(Report(trial.number, epoch, self._value(finite))):
             self._stopped.add(trial.number)
         self.write_time()
@@ -167,7 +163,8 @@ class Course:
     def _value(self, metrics: Mapping[str, float]) -> float:
         return metrics.get(self.sweep.metric, math.nan)
 
-    def _put(self, trial: Trial) -> Trial:
+    def put(self, trial: Trial) -> Trial:
+        """Record a trial as it is now."""
         self.store.put(trial)
         self.trials[trial.number] = trial
         return trial

@@ -8,7 +8,6 @@ The store is a folder or a URL. Files are replaced as a whole, so a sweep may be
 """
 
 import json
-import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,13 +19,15 @@ from qdet.config import flatten
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job, Sweep
 from qdet.launching.runs.record import RECORD, SWEEP
-from qdet.launching.runs.sweeps.settings import as_plain
+from qdet.launching.runs.sweeps.settings import as_json, as_plain
 from qdet.storage import Folder
 from qdet.storage.lease import Fence
 from qdet.storage.parsing import parse_json
 
 TRIALS = "trials"
-State = Literal["running", "finished", "stopped early", "out of budget", "failed", "cannot run here"]
+State = Literal[
+    "running", "paused", "finished", "stopped early", "out of budget", "failed", "cannot run here"
+]
 STOPPED: tuple[State, ...] = ("stopped early", "out of budget")
 """States in which the sweep has stopped a trial."""
 ENDED: tuple[State, ...] = ("finished", *STOPPED, "failed")
@@ -40,7 +41,7 @@ class SweepFile:
     name: str
     space: Mapping[str, Any]
     rules: Mapping[str, Any]
-    """Metric, mode, search, scheduler and grace."""
+    """Metric, mode, search, scheduler and grace; of a population, how often it is compared and its size."""
     seed: int
     job: Mapping[str, Any]
     """The settings of the job that change what a trial learns, without those that are searched."""
@@ -55,7 +56,8 @@ class SweepFile:
     @classmethod
     def of(cls, name: str, job: Job, sweep: Sweep, *, digest: str | None) -> "SweepFile":
         """Return the record of a sweep that starts now; `digest` is that of its training shards."""
-        names = ("metric", "mode", "search", "scheduler", "grace_epochs")
+        names = ["metric", "mode", "search", "scheduler", "grace_epochs"]
+        names += ["exploit_epochs", "trials"] if sweep.scheduler == "pbt" else []
         return cls(
             name=name,
             space=as_plain(sweep.space),
@@ -95,6 +97,21 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A comparison of a population, and what came of it for one trial."""
+
+    epoch: int
+    """Epochs behind all trials."""
+    step: int
+    parent: int | None = None
+    """Number of the trial whose checkpoint of this step it continues from; None: its own."""
+    before: Mapping[str, Any]
+    """Its settings up to here."""
+    error: str | None = None
+    """Why the checkpoint that was chosen could not be taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One trial and what is known of it."""
 
@@ -107,6 +124,13 @@ class Trial:
     """Why it failed, or cannot run here."""
     starts: int = 0
     """How often its driver was started."""
+    turns: tuple[Turn, ...] = ()
+    """One for each comparison, in a population."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs behind it at its last evaluation; 0 before the first."""
+        return max((entry.epoch for entry in self.reports), default=0)
 
     @property
     def label(self) -> str:
@@ -170,6 +194,11 @@ class SweepStore:
         except OSError as error:
             raise ConfigError(f"{self.folder}: {name} cannot be written ({error})") from error
 
+    def read(self, number: int) -> Trial:
+        """Return what is known of a trial; ConfigError where its file is not there, or damaged."""
+        trial: Trial = self._read(f"{TRIALS}/{number:04d}.json", Trial)
+        return trial
+
     def trials(self) -> dict[int, Trial]:
         """Read what is known of all trials, by number."""
         for name in self.folder.names(TRIALS):
@@ -181,8 +210,9 @@ class SweepStore:
     def _read(self, name: str, kind: type) -> Any:
         try:
             content = parse_json(self.folder.read(name))
-            if "reports" in content:
-                content["reports"] = tuple(Entry(**entry) for entry in content["reports"])
+            for name, one in (("reports", Entry), ("turns", Turn)):
+                if name in content:
+                    content[name] = tuple(one(**entry) for entry in content[name])
             known = {one.name for one in fields(kind)}
             return kind(**{key: value for key, value in content.items() if key in known})
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -190,18 +220,6 @@ class SweepStore:
                 f"{self.folder}: {name} cannot be read ({error}); restore it from a backup, or give "
                 "the sweep another name"
             ) from error
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as strict JSON has it: lists for tuples, text for what else it lacks."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(one) for one in value]
-    plain = (
-        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    )
-    return value if plain else repr(value)
 
 
 def _learning(job: Job, sweep: Sweep) -> dict[str, Any]:
@@ -224,5 +242,6 @@ def _describe(space: Mapping[str, Any]) -> str:
     parts = []
     for path, one in space.items():
         numbers = one.get("options") or (one["low"], one["high"])
-        parts.append(f"{path} {one['kind']}({', '.join(map(str, numbers))})")
+        when = [f" when {other} is {' or '.join(values)}" for other, values in one.get("when", {}).items()]
+        parts.append(f"{path} {one['kind']}({', '.join(map(str, numbers))}){''.join(when)}")
     return "; ".join(parts)

@@ -80,8 +80,7 @@ class SweepSession:
             metric: [row.metric for row in ranked],
             "state": [row.state for row in ranked],
         }
-        settings = ranked[0].settings if ranked else {}
-        columns |= {path: [row.settings.get(path) for row in ranked] for path in settings}
+        columns |= {path: [row.settings.get(path) for row in ranked] for path in self.sweep.space}
         self.tracker.table(columns, "trials.json")
         best = best_of(rows, self.sweep.mode)
         if best is not None:
@@ -174,6 +173,7 @@ def _space(sweep: Sweep) -> dict[str, Any]:
         "hours",
         "concurrent",
         "grace_epochs",
+        "exploit_epochs",
     )
     return {f"sweep.space.{path}": str(space) for path, space in sweep.space.items()} | {
         f"sweep.{name}": getattr(sweep, name) for name in names

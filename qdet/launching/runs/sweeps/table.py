@@ -108,12 +108,13 @@ def trial_title(label: str, settings: Mapping[str, Any]) -> str:
     >>> trial_title("t03", {"optim.lr": 4.31e-5, "detector.queries": 300})
     't03 lr=4.3e-05 q=300'
     """
-    parts = (f"{_short_path(path, settings)}={show_value(value, 2)}" for path, value in settings.items())
+    parts = (f"{short_path(path, settings)}={show_value(value, 2)}" for path, value in settings.items())
     shown = " ".join((label, *parts))
     return shown if len(shown) <= TITLE else f"{shown[: TITLE - 1].rstrip()}…"
 
 
-def _short_path(path: str, paths: Iterable[str]) -> str:
+def short_path(path: str, paths: Iterable[str]) -> str:
+    """Return as much of the end of a path as tells it from the others; `q` for queries."""
     parts = path.split(".")
     for start in reversed(range(len(parts))):
         end = "." + ".".join(parts[start:])
