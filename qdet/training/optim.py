@@ -105,6 +105,11 @@ class Schedule:
         per_epoch = self.steps_per_epoch
         return lr_factor(step, steps=self.steps, steps_per_epoch=per_epoch, optim=self.job.optim)
 
-    def random_seed(self, step: int, rank: int) -> int:
-        """Return the seed of a rank's random numbers at `step`: anew in every step, so none are saved."""
-        return (self.job.train.seed * 1_000_003 + step) * 1_009 + rank
+    def random_seed(self, step: int, number: int) -> int:
+        """Return the seed of random numbers at `step`: anew in every step, so none are saved.
+
+        Args:
+            step: The step.
+            number: The rank; the micro-batch of the global batch where these are fixed (`train.canonical`).
+        """
+        return (self.job.train.seed * 1_000_003 + step) * 1_009 + number
