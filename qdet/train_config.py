@@ -108,6 +108,11 @@ class TrainConfig:
     """Seconds after which an unanswered collective fails the step."""
     hang_after: int = 60
     """Seconds beyond the slowest recent step after which a hanging worker is restarted; 0 disables it."""
+    verify_every: int = 0
+    """Steps after which a worker computes again the gradient of one micro-batch of another, and both must be
+    equal; copies of the state are then compared at every checkpoint. 0 checks nothing."""
+    exclude_bad_hosts: bool = False
+    """Leave out hosts that `verify_every` found wrong when workers are started again."""
     max_skips: int = 10
     """Steps that may be skipped for a non-finite loss or gradient; three in a row end the run."""
 
@@ -134,6 +139,7 @@ class TrainConfig:
             "hang_after",
             "max_failures",
             "max_skips",
+            "verify_every",
             "early_stopping",
         ):
             if getattr(self, name) < 0:
@@ -142,6 +148,7 @@ class TrainConfig:
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--train.steps must be at least 1, got {self.steps}")
         self._check_end()
+        self._check_verification()
         if self.canonical:
             self._check_canonical()
         else:
@@ -154,6 +161,18 @@ class TrainConfig:
             raise ConfigError(
                 "--train.early-stopping counts evaluations, and --train.eval-every 0 makes only one, at the "
                 "end; give --train.eval-every 1 or more"
+            )
+
+    def _check_verification(self) -> None:
+        if self.verify_every and self.accelerator != "cpu" and not self.deterministic:
+            raise ConfigError(
+                f"--train.verify-every {self.verify_every} compares bits, which GPUs only repeat with "
+                "--train.deterministic True; give that, or --train.accelerator cpu"
+            )
+        if self.exclude_bad_hosts and not self.verify_every:
+            raise ConfigError(
+                "--train.exclude-bad-hosts leaves out what --train.verify-every finds: give both, such as "
+                "--train.verify-every 500"
             )
 
     def _check_canonical(self) -> None:

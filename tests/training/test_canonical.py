@@ -115,6 +115,7 @@ def test_two_workers_learn_the_bytes_of_one(stores):
     assert logged(stores[1]) == logged(stores[2])
 
 
+@pytest.mark.slow
 def test_a_run_resumed_with_three_workers_equals_one_that_never_stopped(stores, demo_shards, tmp_path):
     shutil.copytree(stores[2] / "run" / "step_000002", tmp_path / "run" / "step_000002")
     train_all(3, {"run": canonical_job(demo_shards, 3)}, tmp_path)

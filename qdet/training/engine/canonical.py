@@ -33,6 +33,9 @@ class CanonicalEngine(PlainEngine):
         self._tree.add(torch.cat([fill_gradient(p).flatten() for p in self._trained]))
         self._adamw.zero_grad()
 
+    def _drop_sums(self) -> None:
+        self._tree.clear()
+
     def _sum_gradients(self) -> None:
         total = self._tree.finish()
         if total is None:
