@@ -46,7 +46,15 @@ def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "fault",
-    ["worker", "driver", pytest.param("damage", marks=pytest.mark.ci_slow), "freeze", "second", "pause"],
+    [
+        "worker",
+        "driver",
+        pytest.param("damage", marks=pytest.mark.ci_slow),
+        "freeze",
+        "second",
+        "pause",
+        "flip",
+    ],
 )
 def test_a_run_with_injected_faults_ends_like_an_undisturbed_one(fault: str, tmp_path: Path):
     result = break_runs(Chaos(minutes=0.01, faults=(fault,), seed=3), tmp_path / "chaos", Console())

@@ -16,6 +16,7 @@ import psutil
 
 from qdet.errors import TrainingError
 from qdet.launching.chaos.faults import FAULTS, Victim
+from qdet.launching.chaos.flips import REQUESTS
 from qdet.storage.lease.hold import LASTS
 
 LEASE = 10.0
@@ -70,6 +71,11 @@ class Trial:
     def run_folder(self) -> Path:
         """Folder of its checkpoints."""
         return self.folder / "store" / self.name
+
+    @property
+    def flips(self) -> Path:
+        """File that asks its workers for a flipped bit."""
+        return self.folder / f"{self.name}.flip"
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
         """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
@@ -181,6 +187,7 @@ class Trial:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
             LASTS: f"{LEASE:g}",
+            REQUESTS: str(self.flips),
         }
 
     def _command(self, restarts: int) -> list[str]:
