@@ -55,8 +55,11 @@ class Verifier:
     ) -> None:
         self.job, self.world, self.detector, self.criterion = job, world, detector, criterion
         self.engine, self._folder = engine, folder
-        self._hosts: list[str] = world.broadcast(world.gather(socket.gethostname()))
-        self._found = world.on_main(self._look_back)
+        self._hosts: list[str] = []
+        self._found = 0
+        if job.train.verify_every:
+            self._hosts = world.broadcast(world.gather(socket.gethostname()))
+            self._found = world.on_main(self._look_back)
 
     def begin(self, step: int, passes: int) -> "Check | None":
         """Return the check of the step after `step` others; None where nothing is checked in it."""
