@@ -35,7 +35,7 @@ class Victim:
     @property
     def flips(self) -> Path:
         """File that asks its workers for a flipped bit."""
-        return self.run_folder.parent.parent / f"{self.run_folder.name}.flip"
+        return self.run_folder.parent.parent / f"{self.run_folder.name}.flip.json"
 
     def workers(self) -> list[psutil.Process]:
         """Return the training processes alive now."""

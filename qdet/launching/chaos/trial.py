@@ -75,7 +75,7 @@ class Trial:
     @property
     def flips(self) -> Path:
         """File that asks its workers for a flipped bit."""
-        return self.folder / f"{self.name}.flip"
+        return self.folder / f"{self.name}.flip.json"
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
         """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
