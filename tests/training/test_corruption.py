@@ -165,6 +165,7 @@ class TestReadBack:
     [
         ({"verify_every": -1}, "--train.verify-every must be 0"),
         ({"verify_every": 5, "accelerator": "auto"}, "--train.deterministic True"),
+        ({"verify_every": 5, "accelerator": "cpu", "zero": 3}, "needs --train.zero 0, 1 or 2"),
         ({"exclude_bad_hosts": True}, "--train.verify-every 500"),
     ],
 )
@@ -233,7 +234,7 @@ def test_bits_that_flip_in_a_checked_step_are_found_and_leave_no_trace(demo_shar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [0, 1, 2])
 def test_bits_that_flip_at_any_stage(demo_shards, tmp_path, zero):
     flips = [
         *TRANSIENT,
@@ -251,10 +252,7 @@ def test_bits_that_flip_at_any_stage(demo_shards, tmp_path, zero):
     assert found[flips[-1]] == ((), "")
     for flip in lasting:
         assert_found(found, flip, lasting=True)
-    if zero < 3:  # each rank has the weights that it computes with; with 3 all gather the flipped ones
-        assert_found(found, weights[0], lasting=True)
-    else:
-        assert found[weights[0]] == ((), "")
+    assert_found(found, weights[0], lasting=True)
     if zero == 0:
         assert_found_at_the_checkpoint(found, weights[1], tmp_path)
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from qdet.detectors.detector import Detector
-from qdet.errors import ClusterError, CorruptionError, StorageError
+from qdet.errors import ClusterError, ConfigError, CorruptionError, StorageError
 from qdet.job import Job
 from qdet.losses import SetLoss
 from qdet.storage import Folder
-from qdet.training.corruption.copies import digest_copies, whole_detector
+from qdet.training.corruption.copies import digest_copies
 from qdet.training.corruption.exchange import gather_digests, send_bytes, share_bytes
 from qdet.training.corruption.recompute import GradientWatch, MicroBatch, compute_again, read_random_state
 from qdet.training.corruption.record import FILE, Incident, add_incident, bad_hosts, read_incidents
@@ -58,6 +58,7 @@ class Verifier:
         self._hosts: list[str] = []
         self._found = 0
         if job.train.verify_every:
+            check_stage(job)
             self._hosts = world.broadcast(world.gather(socket.gethostname()))
             self._found = world.on_main(self._look_back)
 
@@ -80,11 +81,10 @@ class Verifier:
 
     def compute_again(self, content: bytes | None, divisors: Mapping[str, float]) -> int:
         """Return the digest of the gradient of a micro-batch; 0 on a rank that has none."""
-        detector = whole_detector(self.job, self.detector, self.criterion.classes, here=content is not None)
-        if content is None or detector is None:
+        if content is None:
             return 0
         return compute_again(
-            detector,
+            self.detector,
             self.criterion,
             MicroBatch.from_bytes(content),
             divisors=divisors,
@@ -137,6 +137,19 @@ class Verifier:
             add_incident(self._folder, incident)
         except (OSError, StorageError) as error:  # the run matters more than its record
             print(f"warning: corruption could not be recorded in {self._folder}: {error}", flush=True)
+
+
+def check_stage(job: Job) -> None:
+    """Refuse ZeRO-3, also where `--train.zero auto` chose it.
+
+    Raises:
+        ConfigError: DeepSpeed's gradients there are not bit for bit those of the same weights without it.
+    """
+    if job.train.zero == 3:
+        raise ConfigError(
+            f"--train.verify-every {job.train.verify_every} needs --train.zero 0, 1 or 2: with 3 no worker "
+            "has the weights to compute a gradient again by itself"
+        )
 
 
 class Check:
