@@ -24,6 +24,7 @@ FIXED = (
     "data.tail",
     "train.seed",
     "train.batch_size",
+    "train.canonical",
     "train.freeze",
 )
 """Settings, or groups of them, that the checkpoint or its data order depends on."""

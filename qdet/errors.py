@@ -12,6 +12,7 @@
     ├── TrackingError      an MLflow server that does not answer or refuses
     ├── DivergedError      predictions that are no numbers any more        (also an ArithmeticError)
     ├── LeaseError         a run that another driver writes
+    ├── CorruptionError    workers that compute, or hold, other bytes than they must
     ├── ClusterError       a Ray cluster, port or address that does not answer
     └── TrainingError      a run whose workers failed, with the cause
 
@@ -88,6 +89,12 @@ class DivergedError(QdetError, ArithmeticError):
 
 class LeaseError(QdetError):
     """Another process writes what this one was to write; the message names it."""
+
+
+class CorruptionError(QdetError):
+    """A worker computed, or holds, other bytes than it must; the message names its host."""
+
+    transient = True
 
 
 class ClusterError(QdetError):

@@ -118,7 +118,12 @@ class Job:
     track: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
-        """Reject a loss whose class logits do not match the detector's: with or without "no object"."""
+        """Reject settings that contradict each other."""
+        if self.train.canonical and self.data.reading == "sequential":
+            raise ConfigError(
+                f"--train.canonical {self.train.canonical} and --data.reading sequential: which images form "
+                "a batch would depend on the number of workers; give one of them"
+            )
         scores = getattr(self.detector, "scores", "sigmoid")
         if self.loss.scores != scores:
             name = type(self.detector).__name__

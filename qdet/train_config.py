@@ -65,6 +65,10 @@ class OptimConfig:
         return ratio if self.scale_lr == "linear" else ratio**0.5
 
 
+MOST_MICRO_BATCHES = 1_009
+"""Micro-batches of a step that have random numbers of their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, how big, in what precision, on how many workers."""
@@ -77,6 +81,9 @@ class TrainConfig:
     """Images per optimizer step over all workers; the number of workers does not change it."""
     accumulation: int = 1
     """Forward and backward passes per worker and step."""
+    canonical: int = 0
+    """Images of a micro-batch, whose gradients are added in one order whichever worker has them: every number
+    of workers then learns the same bytes on CPUs; 0 is off."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
@@ -126,6 +133,11 @@ class TrainConfig:
     """Seconds that workers wait for each other when they start, and import from a slow disk."""
     hang_after: int = 60
     """Seconds beyond the slowest recent step after which a hanging worker is restarted; 0 disables it."""
+    verify_every: int = 0
+    """Steps after which a worker computes again the gradient of one micro-batch of another, and both must be
+    equal; copies of the state are then compared at every checkpoint. 0 checks nothing."""
+    exclude_bad_hosts: bool = False
+    """Leave out hosts that `verify_every` found wrong when workers are started again."""
     max_skips: int = 10
     """Steps that may be skipped for a non-finite loss or gradient; three in a row end the run."""
 
@@ -146,12 +158,14 @@ class TrainConfig:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--train.{flag} must be at least 1, got {getattr(self, name)}")
         for name in (
+            "canonical",
             "eval_every",
             "keep_best",
             "keep_every",
             "hang_after",
             "max_failures",
             "max_skips",
+            "verify_every",
             "early_stopping",
         ):
             if getattr(self, name) < 0:
@@ -164,7 +178,11 @@ class TrainConfig:
                 f"--train.gpu-type {self.gpu_type} does not go with --train.accelerator cpu: leave one out"
             )
         self._check_end()
-        check_batch(self.batch_size, self.workers, self.accumulation)
+        self._check_verification()
+        if self.canonical:
+            self._check_canonical()
+        else:
+            check_batch(self.batch_size, self.workers, self.accumulation)
 
     def _check_end(self) -> None:
         if self.hours is not None and not self.hours > 0:
@@ -176,6 +194,53 @@ class TrainConfig:
                 "--train.early-stopping counts evaluations, and --train.eval-every 0 makes only one, at the "
                 "end; give --train.eval-every 1 or more"
             )
+
+    def _check_verification(self) -> None:
+        if self.verify_every and self.accelerator != "cpu" and not self.deterministic:
+            raise ConfigError(
+                f"--train.verify-every {self.verify_every} compares bits, which GPUs only repeat with "
+                "--train.deterministic True; give that, or --train.accelerator cpu"
+            )
+        if self.verify_every and self.zero == 3:
+            raise ConfigError(
+                f"--train.verify-every {self.verify_every} needs --train.zero 0, 1 or 2: with 3 no worker "
+                "has the weights to compute a gradient again by itself"
+            )
+        if self.exclude_bad_hosts and not self.verify_every:
+            raise ConfigError(
+                "--train.exclude-bad-hosts leaves out what --train.verify-every finds: give both, such as "
+                "--train.verify-every 500"
+            )
+
+    def _check_canonical(self) -> None:
+        flag, size = f"--train.canonical {self.canonical}", self.canonical
+        if self.zero not in ("auto", 0):
+            raise ConfigError(f"{flag} needs --train.zero 0: DeepSpeed adds gradients in an order of its own")
+        if self.accelerator != "cpu":
+            raise ConfigError(f"{flag} needs --train.accelerator cpu: GPUs of two kinds round differently")
+        if self.cpus_per_worker > 1 or self.accumulation > 1:
+            raise ConfigError(
+                f"{flag} needs --train.cpus-per-worker 1, as threads divide sums among them, and "
+                "--train.accumulation 1, as the passes of a worker follow from the micro-batches"
+            )
+        if self.batch_size % size or self.micro_batches > MOST_MICRO_BATCHES:
+            raise ConfigError(
+                f"{flag} must split --train.batch-size {self.batch_size} evenly, into at most "
+                f"{MOST_MICRO_BATCHES} micro-batches"
+            )
+        few, most = worker_range(self.workers)
+        refused = [str(n) for n in range(few, most + 1) if self.micro_batches % n]
+        if refused:
+            allowed = [str(n) for n in range(1, self.micro_batches + 1) if self.micro_batches % n == 0]
+            raise ConfigError(
+                f"{flag}: {', '.join(refused)} of --train.workers {self.workers} cannot share "
+                f"{self.micro_batches} micro-batches evenly; {', '.join(allowed)} workers can"
+            )
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step over all workers if their number and sizes are fixed, else 0."""
+        return self.batch_size // self.canonical if self.canonical else 0
 
     @property
     def least_workers(self) -> int:
@@ -189,6 +254,8 @@ class TrainConfig:
 
     def passes(self, workers: int) -> int:
         """Forward and backward passes per step when `workers` share it."""
+        if self.canonical:
+            return self.micro_batches // workers
         return passes_per_step(
             self.batch_size, workers, most=self.most_workers, accumulation=self.accumulation
         )

@@ -8,7 +8,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -46,10 +46,19 @@ def share_name(rank: int, attempt: str) -> str:
     return f"rank_{rank:05d}.{attempt}"
 
 
-def write_share(folder: Folder, *, rank: int, attempt: str, pieces: Sequence[Piece]) -> None:
-    """Write one rank's pieces, then the file that reports them."""
+def write_share(
+    folder: Folder,
+    *,
+    rank: int,
+    attempt: str,
+    pieces: Sequence[Piece],
+    check: Callable[[str], None] | None = None,
+) -> None:
+    """Write one rank's pieces, then the file that reports them, unless `check` raises."""
     name = share_name(rank, attempt)
     written = write_pieces(folder, f"{name}.safetensors", pieces)
+    if check is not None:
+        check(f"{name}.safetensors")
     folder.put(f"{name}.json", json.dumps(asdict(written) | {"attempt": attempt}).encode())
 
 

@@ -25,7 +25,7 @@ class Exit(IntEnum):
     DONE = 0, "Done."
     FAILED = 1, "It failed, or some of what was asked for could not be done; the last line says why."
     REFUSED = 2, "A flag, setting or file cannot work as it is; nothing was started."
-    HANGING = 75, "A training process hung, or a server was away for minutes; started again, it resumes."
+    HANGING = 75, "A worker hung or was found wrong, or a server was away; started again, it resumes."
     INTERRUPTED = 130, "Ctrl-C. A training has written a checkpoint, unless Ctrl-C came twice."
     PIPE_CLOSED = 141, "Who read the output has closed the pipe, as `head` does."
     STOPPED = 143, "SIGTERM. A training has written a checkpoint."

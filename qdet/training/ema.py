@@ -50,6 +50,11 @@ class Ema:
         """Names of the parameters that are averaged."""
         return [name for name, _ in self._named]
 
+    @property
+    def averages(self) -> list[Tensor]:
+        """The averages that this rank holds, in the order of their names."""
+        return self._average
+
     def pieces(self, state: ShardedState) -> list[Piece]:
         """Return the part of the average that this rank answers for in a checkpoint, as `average/NAME`."""
         named = zip(self._named, self._average, strict=True)

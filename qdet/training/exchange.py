@@ -10,7 +10,7 @@ Whatever else the ranks must agree on travels with it:
     EarlyStopping      0           none: all ranks see the same evaluations; it has a state
     UnreadableImages   1           images newly found unreadable
     SkippedSteps       0           none: all ranks skip the same steps; it has a state and a metric
-    MeanLoss           1           loss of the previous step
+    MeanLoss           1           loss of the previous step; of each micro-batch with `train.canonical`
     StepTimes          2 x ranks   seconds of the previous step, rank by rank: waiting for data, forward pass
 
 To exchange more, write another `Observer` and add it to `StepExchange.observers`.
@@ -103,7 +103,7 @@ class StepExchange:
         self.budget = TimeBudget(job.train.hours, main=world.main, launched=launched)
         self.early = EarlyStopping(job.train.early_stopping)
         self.skipped = SkippedSteps(job.train.max_skips)
-        self.loss = MeanLoss(world)
+        self.loss = MeanLoss(world, job.train.micro_batches)
         self.times = StepTimes(world, sharded=job.train.zero == 3)
         self.observers: tuple[Observer, ...] = (
             self.divisors,

@@ -18,6 +18,7 @@ from qdet.training.checkpointing.contents import Checkpoints, Snapshot
 from qdet.training.checkpointing.model_log import log_models
 from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
+from qdet.training.corruption.verify import Verifier
 from qdet.training.distributed import World, join, set_deterministic
 from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
@@ -121,10 +122,23 @@ class _Training:
         if start.evaluations:
             reporter.resumed(start.evaluations)
         diagnosis = Diagnosis(job, world, criterion=self.learner.criterion, folder=folder.folder)
-        self.maker = StepMaker(self.schedule, self.learner, self.exchange, self.health, diagnosis)
+        learner = self.learner
+        self.verifier = Verifier(
+            job,
+            world,
+            detector=learner.detector,
+            criterion=learner.criterion,
+            engine=learner.engine,
+            folder=folder.folder,
+        )
+        self.maker = StepMaker(self.schedule, learner, self.exchange, self.health, diagnosis, self.verifier)
         self.evaluator = Evaluator(job, world, val_shards, reporter, tracker)
         writer = CheckpointWriter(
-            folder, world, retention(job, self.stream.steps_per_epoch), saved=reporter.saved
+            folder,
+            world,
+            retention(job, self.stream.steps_per_epoch),
+            saved=reporter.saved,
+            read_back=job.train.verify_every > 0,
         )
         self.checkpoints = Checkpoints(job, world, train_shards, writer)
         if self.step and world.main:
@@ -204,7 +218,7 @@ class _Training:
 
     def _log(self, meter: Meter) -> None:
         progress, metrics = meter.read(self.step, self.world)
-        metrics |= self.exchange.metrics()
+        metrics |= self.exchange.metrics() | self.verifier.metrics()
         if self.world.main:
             self.crowded.look(metrics, self.step)
             self.reporter.progress(progress)
@@ -224,6 +238,7 @@ class _Training:
 
     def _save(self) -> None:
         """Start writing a checkpoint; training continues meanwhile."""
+        self.verifier.compare_copies(self.step, self.learner.ema)
         snapshot = self._snapshot()
         with self.health.watchdog.off("checkpoint"):
             stall = self.checkpoints.save(snapshot)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 import psutil
@@ -96,8 +97,7 @@ class Meter:
         running = self._started is not None
         self.pause()
         count, made = max(self._count, 1), self._made or math.nan
-        totals = world.sum(*(torch.stack(list(self._terms.values())).tolist() if self._terms else ()))
-        means = {name: t / world.size / made for name, t in zip(self._terms, totals, strict=True)}
+        means = {name: mean / made for name, mean in zip(self._terms, self._means(world), strict=True)}
         seconds = max(self._elapsed, 1e-9)
         self._remaining.add(seconds, self._count)
         schedule, job = self.schedule, self.schedule.job
@@ -126,6 +126,18 @@ class Meter:
         self._reset()
         self._started = now if running else None
         return progress, metrics
+
+    def _means(self, world: World) -> list[float]:
+        """Return each term, summed over steps: its mean over ranks or fixed micro-batches (collective)."""
+        if not self._terms:
+            world.sum()
+            return []
+        terms = torch.stack(list(self._terms.values())).tolist()
+        if not isinstance(terms[0], list):
+            return [total / world.size for total in world.sum(*terms)]
+        each = len(terms[0])
+        totals = world.sum(*chain.from_iterable(terms))  # a rank adds zeros to what others have
+        return [math.fsum(totals[at : at + each]) / each for at in range(0, len(totals), each)]
 
     def _reset(self) -> None:
         self._terms: dict[str, Tensor] = {}

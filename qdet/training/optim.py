@@ -107,6 +107,11 @@ class Schedule:
         factor = lr_factor(step, steps=self.steps, steps_per_epoch=per_epoch, optim=optim)
         return factor * optim.batch_factor(batch_size)
 
-    def random_seed(self, step: int, rank: int) -> int:
-        """Return the seed of a rank's random numbers at `step`: anew in every step, so none are saved."""
-        return (self.job.train.seed * 1_000_003 + step) * 1_009 + rank
+    def random_seed(self, step: int, number: int) -> int:
+        """Return the seed of random numbers at `step`: anew in every step, so none are saved.
+
+        Args:
+            step: The step.
+            number: The rank; the micro-batch of the global batch where these are fixed (`train.canonical`).
+        """
+        return (self.job.train.seed * 1_000_003 + step) * 1_009 + number

@@ -7,6 +7,7 @@ device is in a step but the copy of the matching costs.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from qdet.errors import DivergedError
 from qdet.layers.denoising.apply import denoise_batch
 from qdet.losses import Losses
+from qdet.training.corruption.verify import Check, Verifier
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
@@ -30,7 +32,8 @@ class Made:
     """The outcome of a step."""
 
     terms: dict[str, Tensor]
-    """The terms of this rank's loss, on the device."""
+    """The terms of this rank's loss, on the device: means over its micro-batches; with `train.canonical`
+    those of each micro-batch of the global batch, zero where other ranks have it."""
     norm: float
     """The norm of the whole gradient. If it is not finite, the step was skipped: no rank changed anything."""
 
@@ -42,7 +45,7 @@ class _Launched:
     inputs: StepInputs
     terms: dict[str, Tensor]
     read: Callable[[], list[float]]
-    """Returns loss and norm."""
+    """Returns the loss, or that of every fixed micro-batch, and the norm."""
 
 
 class StepMaker:
@@ -54,6 +57,7 @@ class StepMaker:
         exchange: What the ranks tell each other.
         health: What this rank measures of itself.
         diagnosis: Looks for the cause of non-finite steps.
+        verifier: Has gradients computed twice.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class StepMaker:
         exchange: StepExchange,
         health: HealthMonitor,
         diagnosis: Diagnosis,
+        verifier: Verifier,
     ) -> None:
         self.schedule, self.learner, self.exchange = schedule, learner, exchange
-        self.health, self.diagnosis = health, diagnosis
-        self.world = learner.engine.world
+        self.health, self.diagnosis, self.verifier = health, diagnosis, verifier
+        self.world, self._leaves = learner.engine.world, schedule.job.train.micro_batches
         self._launched: _Launched | None = None
 
     def make(self, step: int, micro_batches: list[Batch]) -> Made | None:
@@ -79,24 +84,23 @@ class StepMaker:
             DivergedError: More steps were skipped than the job allows.
             DataError: More images were unreadable than the job allows.
             ConfigError: A parameter got no gradient, which ZeRO-3 needs.
+            CorruptionError: A rank computed another gradient than it must, and does so again.
         """
-        random_seed = self.schedule.random_seed(step, self.world.rank)
-        torch.manual_seed(random_seed)
         factor, progress = self.schedule.lr_factor(step), step / self.schedule.steps
         self.learner.detector.progress = progress
         meeting = _Meeting(self, micro_batches)
-        total: dict[str, Tensor] = {}
-        norm: Tensor | None = None
-        for batch in micro_batches:
-            losses = self._forward(batch, meeting)
-            self._backward(losses)
-            self.health.watchdog.now("optimizer step")
-            norm = self.learner.engine.step(factor)
-            for name, value in ({"loss": losses.total} | losses.terms).items():
-                total[name] = total.get(name, 0) + value.detach() / len(micro_batches)
+        check = self.verifier.begin(step, len(micro_batches))
+        total = self._make_passes(step, micro_batches, meeting, check)
+        while check is not None and not self._passed(check, micro_batches, meeting()):
+            self.learner.engine.discard()
+            total = self._make_passes(step, micro_batches, meeting, check)
+        self.health.watchdog.now("optimizer step")
+        norm = self.learner.engine.step(factor)
         assert norm is not None, "the last micro-batch ends the step"
-        inputs = StepInputs(step, micro_batches, random_seed, progress, meeting())
-        self._launched = _Launched(inputs, total, read_later((total["loss"], norm), self.world.device))
+        seed = self.schedule.random_seed(step, self._numbers(len(micro_batches))[0])
+        inputs = StepInputs(step, micro_batches, seed, progress, meeting())
+        outcome = (*total["loss"].reshape(-1), norm)
+        self._launched = _Launched(inputs, total, read_later(outcome, self.world.device))
         self.exchange.times.observe(*self.health.step_done())
         return meeting.before
 
@@ -112,13 +116,13 @@ class StepMaker:
         launched, self._launched = self._launched, None
         if launched is None:
             return None
-        loss, norm = launched.read()
+        *losses, norm = launched.read()
         if math.isfinite(norm):
             self.learner.ema.update()
         else:
-            self._skip(launched.inputs, loss_is_finite=math.isfinite(loss))
+            self._skip(launched.inputs, loss_is_finite=all(map(math.isfinite, losses)))
         number = launched.inputs.step + 1
-        self.exchange.loss.observe(number, loss if math.isfinite(norm) else math.nan)
+        self.exchange.loss.observe(number, losses if math.isfinite(norm) else [math.nan] * len(losses))
         return Made(launched.terms, norm)
 
     def exchange_step_stats(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
@@ -127,6 +131,41 @@ class StepMaker:
         self.exchange.divisors.observe(micro_batches)
         self.exchange.sum_over_ranks()
         return self.exchange.divisors.arguments
+
+    def _make_passes(
+        self, step: int, micro_batches: Sequence[Batch], meeting: "_Meeting", check: Check | None
+    ) -> dict[str, Tensor]:
+        """Make all passes of a step, up to the last backward pass; return the terms of the loss."""
+        total: dict[str, Tensor] = {}
+        numbers = self._numbers(len(micro_batches))
+        for i, (number, batch) in enumerate(zip(numbers, micro_batches, strict=True)):
+            if i > 0:
+                self.learner.engine.step(0.0)  # ends a pass, and updates nothing yet
+            if i == 0 or self._leaves:
+                torch.manual_seed(self.schedule.random_seed(step, number))
+            with nullcontext() if check is None else check.watching(i):
+                losses = self._forward(batch, meeting)
+                self._backward(losses)
+            for name, value in ({"loss": losses.total} | losses.terms).items():
+                total[name] = total.get(name, 0) + self._spread(value.detach(), number, len(numbers))
+        return total
+
+    def _passed(self, check: Check, micro_batches: Sequence[Batch], divisors: dict[str, float]) -> bool:
+        with self.health.watchdog.off("a gradient computed again"):
+            return check.passed(micro_batches, divisors)
+
+    def _numbers(self, passes: int) -> Sequence[int]:
+        """Return what numbers the random numbers of each pass: its micro-batch where fixed, or the rank."""
+        rank = self.world.rank
+        return range(rank * passes, (rank + 1) * passes) if self._leaves else [rank] * passes
+
+    def _spread(self, value: Tensor, number: int, passes: int) -> Tensor:
+        """Return a term of a pass, to be added to those of others; with a place of its own where fixed."""
+        if not self._leaves:
+            return value / passes
+        spread = value.new_zeros(self._leaves)
+        spread[number] = value
+        return spread
 
     def _forward(self, batch: Batch, divisors: Callable[[], dict[str, float]]) -> Losses:
         """Run the detector, then ask for the divisors, then compare."""

@@ -3,13 +3,15 @@
 import random
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from qdet.errors import ConfigError, TrainingError
-from qdet.launching.chaos import faults
+from qdet.launching.chaos import faults, flips
 from qdet.launching.chaos.run import Chaos, Result, break_runs, print_result
 from qdet.launching.chaos.trial import Event, Trial
+from qdet.launching.chaos.verdict import check_flips
 
 
 def test_damaging_a_file_always_changes_it(tmp_path: Path):
@@ -18,6 +20,18 @@ def test_damaging_a_file_always_changes_it(tmp_path: Path):
         file.write_bytes(bytes(range(100)))
         faults._corrupt(file, random.Random(seed))
         assert file.read_bytes() != bytes(range(100))
+
+
+def test_one_worker_answers_a_request_for_a_flipped_bit(tmp_path: Path):
+    trial = Trial("run", tmp_path, workers=2)
+    (tmp_path / "run.log").write_text("what workers print\n" * 3)
+    assert flips._claim(trial.flips) is None
+    assert flips.count_flips(trial.flips) == 0
+    flips.request_flip(trial.flips, "weights")
+    assert [flips._claim(trial.flips) for _ in range(2)] == ["weights", None]
+    assert flips.count_flips(trial.flips) == 1
+    assert check_flips(trial) == ["1 bits were flipped, and 0 found"]
+    assert faults.Victim(psutil.Process(), trial.run_folder, lambda: None).flips == trial.flips
 
 
 def test_unknown_faults_are_refused_by_name(tmp_path: Path):
@@ -46,7 +60,15 @@ def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "fault",
-    ["worker", "driver", pytest.param("damage", marks=pytest.mark.ci_slow), "freeze", "second", "pause"],
+    [
+        "worker",
+        "driver",
+        pytest.param("damage", marks=pytest.mark.ci_slow),
+        "freeze",
+        "second",
+        "pause",
+        "flip",
+    ],
 )
 def test_a_run_with_injected_faults_ends_like_an_undisturbed_one(fault: str, tmp_path: Path):
     result = break_runs(Chaos(minutes=0.01, faults=(fault,), seed=3), tmp_path / "chaos", Console())

@@ -93,7 +93,7 @@ def make_steps(made, steps, *, loss=lambda step: 1.0, waited=0.0, forward=1.0):
     for step in steps:
         made.divisors.observe([batch(1)])
         made.sum_over_ranks()
-        made.loss.observe(step, loss(step))
+        made.loss.observe(step, [loss(step)])
         made.times.observe(waited, forward)
     return made
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from qdet.errors import ConfigError
+from qdet.launching.chaos.flips import KINDS, request_flip
 from qdet.storage import Folder
 from qdet.storage.lease import Terms
 
@@ -30,6 +31,11 @@ class Victim:
         """Its processes, where they are suspended so that another launcher takes over."""
         self.problems: list[str] = []
         """What went wrong while a fault was injected."""
+
+    @property
+    def flips(self) -> Path:
+        """File that asks its workers for a flipped bit."""
+        return self.run_folder.parent.parent / f"{self.run_folder.name}.flip.json"
 
     def workers(self) -> list[psutil.Process]:
         """Return the training processes alive now."""
@@ -150,6 +156,13 @@ def damage_checkpoint(victim: Victim, rng: random.Random) -> str:
     return f"killed everything and {_corrupt(file, rng)} {folders[-1].name}/{file.name}"
 
 
+def flip_bit(victim: Victim, rng: random.Random) -> str:
+    """Have a bit flip in a worker, in the next pass whose gradient is computed twice."""
+    kind = rng.choice(KINDS)
+    request_flip(victim.flips, kind)
+    return f"asked for a flipped bit in the {kind} of the next checked pass"
+
+
 FAULTS: dict[str, Fault] = {
     "worker": kill_worker,
     "workers": kill_all_workers,
@@ -159,6 +172,7 @@ FAULTS: dict[str, Fault] = {
     "damage": damage_checkpoint,
     "second": start_second_driver,
     "pause": pause_driver,
+    "flip": flip_bit,
 }
 
 

@@ -1,7 +1,7 @@
 """The job that chaos breaks: seconds long, with everything that could make a resumed run differ.
 
-Random augmentation, dropout and stochastic depth are on, weights are averaged, evaluations and checkpoints
-are frequent, and an epoch has few steps. torchrun starts it; to start it by hand:
+Random augmentation, dropout and stochastic depth are on, weights are averaged, evaluations, checkpoints and
+gradients that are computed twice are frequent, and an epoch has few steps. torchrun starts it; by hand:
 `python -m qdet.launching.chaos.job --local`.
 """
 
@@ -51,6 +51,7 @@ job = Job(
         eval_every=2,
         log_every=1,
         checkpoint_every=7,
+        verify_every=2,
         timeout=30,
     ),
     eval=EvalConfig(batch_size=4, pictures=0),
@@ -59,6 +60,8 @@ job = Job(
 
 
 if __name__ == "__main__":
+    from qdet.launching.chaos.flips import install
     from qdet.launching.cli import launch
 
+    install()
     launch(job)

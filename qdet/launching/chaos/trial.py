@@ -16,6 +16,7 @@ import psutil
 
 from qdet.errors import TrainingError
 from qdet.launching.chaos.faults import FAULTS, Victim
+from qdet.launching.chaos.flips import REQUESTS
 from qdet.storage.lease.hold import LASTS
 
 LEASE = 10.0
@@ -70,6 +71,11 @@ class Trial:
     def run_folder(self) -> Path:
         """Folder of its checkpoints."""
         return self.folder / "store" / self.name
+
+    @property
+    def flips(self) -> Path:
+        """File that asks its workers for a flipped bit."""
+        return self.folder / f"{self.name}.flip.json"
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
         """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
@@ -181,7 +187,12 @@ class Trial:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
             LASTS: f"{LEASE:g}",
+            REQUESTS: str(self.flips),
         }
+
+    def _verification(self) -> list[str]:
+        """Return what turns checks of gradients off where the job cannot make them; then no bits flip."""
+        return ["--train.verify-every", "0"] if "--train.zero 3" in " ".join(self.flags) else []
 
     def _command(self, restarts: int) -> list[str]:
         return [
@@ -189,5 +200,5 @@ class Trial:
             *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "--rdzv-id", self.name),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
             *("-m", "qdet.launching.chaos.job", "--store.path", "store", "--store.run", self.name),
-            *("--store.resume", "auto", *self.flags),
+            *("--store.resume", "auto", *self.flags, *self._verification()),
         ]

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from qdet.checkpoint import Checkpoint, open_folder
+from qdet.launching.chaos.flips import count_flips
 from qdet.launching.chaos.trial import Trial
+from qdet.storage import Folder
+from qdet.training.corruption.record import read_incidents
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +23,7 @@ def find_problems(trial: Trial, undisturbed: Trial, *, steps: int, tracking_uri:
     """
     last = f"step_{steps:06d}"
     found = compare_checkpoints(trial.run_folder / last, undisturbed.run_folder / last)
+    found += check_flips(trial)
     return found + check_mlflow(trial.name, steps=steps, tracking_uri=tracking_uri)
 
 
@@ -30,6 +34,18 @@ def compare_checkpoints(one: Path, other: Path) -> list[str]:
         return ["the checkpoints hold other tensors"]
     different = [name for name in a.shapes if not torch.equal(_bits(a.whole(name)), _bits(b.whole(name)))]
     return [f"{len(different)} tensors differ, such as {different[0]}"] if different else []
+
+
+def check_flips(trial: Trial) -> list[str]:
+    """Return a problem if more or fewer flipped bits were found than there were.
+
+    A worker that another fault killed may have flipped a bit that nobody had compared yet.
+    """
+    flipped, found = count_flips(trial.flips), len(read_incidents(Folder.open(trial.run_folder)))
+    alone = all(event.fault == "flip" for event in trial.events)
+    if flipped == found or (found < flipped and not alone):
+        return []
+    return [f"{flipped} bits were flipped, and {found} found"]
 
 
 def check_mlflow(run_name: str, *, steps: int, tracking_uri: str) -> list[str]:

@@ -20,7 +20,8 @@ class ChaosCommand:
     folder: Path | None = None
     """New folder for images, checkpoints and logs; by default a temporary one."""
     faults: Annotated[tuple[str, ...], arg(metavar="FAULT ...", help_behavior_hint="")] = ()
-    """Faults to choose from: worker, workers, driver, term, freeze, damage, second, pause; by default all."""
+    """Faults to choose from: worker, workers, driver, term, freeze, damage, second, pause,
+    flip; by default all."""
     workers: int = 2
     """Training processes."""
     seed: int | None = None

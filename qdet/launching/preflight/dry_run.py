@@ -88,9 +88,9 @@ class Size:
     def rows(self, job: Job) -> dict[str, str]:
         """Return it for people."""
         train, (height, width) = job.train, self.image
-        at_a_time = train.batch_size // (train.most_workers * train.accumulation)
+        at_a_time, count = _images_at_a_time(job), train.passes(train.most_workers)
         shares = ", ".join(f"{f.name} {getattr(self.memory, f.name) / GIB:.2f}" for f in fields(self.memory))
-        passes = "1 pass" if train.accumulation == 1 else f"{train.accumulation} passes"
+        passes = "1 pass" if count == 1 else f"{count} passes"
         return {
             "parameters": f"{self.parameters:,}, {self.trained:,} of them trained ({self.classes} classes)",
             "multiply-accumulates": f"{self.macs / 1e9:.2f} G for {height} x {width} pixels",
@@ -156,12 +156,16 @@ def measure(job: Job, classes: int) -> Size:
 
 
 def _count_activations(job: Job, detector: torch.nn.Module, hw: tuple[int, int]) -> int:
-    train = job.train
     height, width = hw
-    at_a_time = train.batch_size // (train.most_workers * train.accumulation)
+    at_a_time = _images_at_a_time(job)
     images = torch.empty(at_a_time, 3, height, width, device="meta")
     sizes = torch.empty(at_a_time, 2, dtype=torch.int64, device="meta")
-    return count_saved_bytes(detector, images, sizes, bf16=train.precision == "bf16")
+    return count_saved_bytes(detector, images, sizes, bf16=job.train.precision == "bf16")
+
+
+def _images_at_a_time(job: Job) -> int:
+    train = job.train
+    return train.canonical or train.batch_size // (train.most_workers * train.accumulation)
 
 
 def _count_steps(job: Job, train: DatasetInfo | ConfigError) -> tuple[int, int] | None:

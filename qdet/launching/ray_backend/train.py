@@ -22,6 +22,7 @@ from qdet.launching.ray_backend import capacity, connect, failures
 from qdet.launching.ray_backend.failure_budget import FailureBudget, newest_step
 from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
+from qdet.launching.ray_backend.placement.bad_hosts import leave_out_bad_hosts
 from qdet.launching.ray_backend.worker_output import forwarded_to
 from qdet.launching.ray_backend.worker_settings import (
     is_single_machine,
@@ -215,7 +216,11 @@ def _build_trainer(
             storage_path=run.store,
             failure_config=FailureConfig(max_failures=-1),  # the callback counts
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
-            callbacks=[failures.stop_on_failures(budget), *ray_callbacks],
+            callbacks=[
+                failures.stop_on_failures(budget),
+                *([leave_out_bad_hosts(run)] if train.exclude_bad_hosts else []),
+                *ray_callbacks,
+            ],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

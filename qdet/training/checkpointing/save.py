@@ -8,6 +8,7 @@ so that a slow store does not look like a dead rank.
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from qdet.checkpoint import Piece, RunFolder
 from qdet.checkpoint.run_folder import Retention
@@ -16,6 +17,7 @@ from qdet.checkpoint.writing import PATIENCE, Contents, add_metrics, commit, sha
 from qdet.errors import CheckpointError, LeaseError
 from qdet.storage import Folder
 from qdet.training.checkpointing.async_write import BackgroundTask, HostCopy
+from qdet.training.checkpointing.read_back import check_written, digest_pieces
 from qdet.training.distributed import World
 
 FAILURES = 2
@@ -25,7 +27,10 @@ CLOSING = 20.0
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run. All methods but `close` are collective."""
+    """Writes the checkpoints of one run. All methods but `close` are collective.
+
+    With `read_back` every rank compares what it wrote with what its device held.
+    """
 
     def __init__(
         self,
@@ -33,8 +38,11 @@ class CheckpointWriter:
         world: World,
         retention: Retention,
         saved: Callable[[int, str], None] = lambda step, folder: None,
+        *,
+        read_back: bool = False,
     ) -> None:
         self.run, self.world, self.retention, self._saved = run, world, retention, saved
+        self._read_back = read_back
         self.attempt: str = world.broadcast(name_attempt(run.fence))
         """Part of the names of all files that this training writes, the same on every rank."""
         self._host, self._background = HostCopy(), BackgroundTask()
@@ -55,11 +63,13 @@ class CheckpointWriter:
         """
         started = time.perf_counter()
         self.wait()
-        copies = self._host.take(pieces())
+        here = pieces()
+        digests = digest_pieces(here) if self._read_back else {}
+        copies = self._host.take(here)
         rest = contents() if self.world.main else None
         folder = self._folder = self.run.at(step)
         self._give_up.clear()
-        self._background.start(lambda: self._write(folder, copies, rest, step))
+        self._background.start(lambda: self._write(folder, copies, rest, step, digests))
         return time.perf_counter() - started
 
     def wait(self, *, at_end: bool = False) -> None:
@@ -123,13 +133,21 @@ class CheckpointWriter:
                 return failed > 0
             self._background.wait(0.1)
 
-    def _write(self, folder: Folder, pieces: list[Piece], contents: Contents | None, step: int) -> None:
+    def _write(
+        self,
+        folder: Folder,
+        pieces: list[Piece],
+        contents: Contents | None,
+        step: int,
+        digests: Mapping[str, int],
+    ) -> None:
         """Write this rank's share and, on rank 0, the manifest when all shares are there; on the thread."""
         rank, attempt = self.world.rank, self.attempt
         try:
             if self.run.fence is not None:
                 self.run.fence.check()
-            write_share(folder, rank=rank, attempt=attempt, pieces=pieces)
+            check = partial(check_written, folder, expected=digests) if digests else None
+            write_share(folder, rank=rank, attempt=attempt, pieces=pieces, check=check)
             if contents is not None:
                 commit(folder, contents, fence=self.run.fence, give_up=self._give_up)
         except Exception:

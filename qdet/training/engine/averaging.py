@@ -47,10 +47,14 @@ class GradientSums:
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
 
-    def finish(self) -> None:
-        """Wait until every gradient is the sum over the ranks."""
+    def send_rest(self) -> None:
+        """Exchange what is left once the backward pass is done: buckets with gradients that did not come."""
         while self._sent < len(self._buckets):
             self._send(self._buckets[self._sent])
+
+    def finish(self) -> None:
+        """Wait until every gradient is the sum over the ranks."""
+        self.send_rest()
         for bucket in self._buckets:
             bucket.work.wait()
             assert bucket.flat is not None

@@ -4,6 +4,7 @@ from torch import nn
 
 from qdet.job import OptimConfig, TrainConfig
 from qdet.training.distributed import World, set_timeout_of_all_groups
+from qdet.training.engine.canonical import CanonicalEngine
 from qdet.training.engine.engine import Engine
 from qdet.training.engine.plain import PlainEngine
 
@@ -13,8 +14,10 @@ def build_engine(module: nn.Module, train: TrainConfig, optim: OptimConfig, worl
 
     `train.zero` is a number (`qdet.training.engine.stage.settle_stage`).
     """
-    if world.size == 1 or train.zero == 0:
-        engine: Engine = PlainEngine(module, train, optim, world)
+    if train.canonical:
+        engine: Engine = CanonicalEngine(module, train, optim, world)
+    elif world.size == 1 or train.zero == 0:
+        engine = PlainEngine(module, train, optim, world)
     else:
         from qdet.training.engine.zero import ZeroEngine
 

@@ -20,6 +20,8 @@ class Engine(ABC):
     world: World
     state: ShardedState
     """This rank's part of weights and moments."""
+    loss_divisor: int
+    """What `backward` divides a loss by before it computes gradients."""
 
     @abstractmethod
     def __call__(self, *inputs: Tensor | ExtraQueries) -> Any:
@@ -37,6 +39,10 @@ class Engine(ABC):
             The L2 norm of the whole gradient before clipping, a scalar on the device. If it is not finite,
             which all ranks see, no rank has changed weights or AdamW's state. None after other micro-batches.
         """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradients of a step whose last backward pass is done, instead of its last `step`."""
 
     def train(self) -> None:
         """Switch to training mode."""

@@ -29,12 +29,13 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, train: TrainConfig, optim: OptimConfig, world: World) -> None:
         self.module, self.world = module.to(world.device), world
         self._clip_norm, self._passes, self._pass = optim.clip_norm, train.passes(world.size), 0
+        self.loss_divisor = self._passes * world.size
         self._bf16 = train.precision == "bf16"
         self._adamw = build_optimizer(module, optim, find_frozen(module, train.freeze))
         self._trained = [p for group in self._adamw.param_groups for p in group["params"]]
         if world.size > 1:
             send_from_main(chain(module.parameters(), module.buffers()))
-        self._sums = GradientSums(self._trained) if world.size > 1 else None
+        self._sums = self._build_sums()
         self.state = ShardedState(module, self._adamw, stage=0, world=world)
 
     def __call__(self, *inputs: Tensor | ExtraQueries) -> Any:
@@ -46,15 +47,17 @@ class PlainEngine(Engine):
         """Add the gradients of one micro-batch; `step` takes the mean over ranks and micro-batches."""
         if self._sums is not None and self._pass == self._passes - 1:
             self._sums.arm()
-        (loss / (self._passes * self.world.size)).backward()
+        (loss / self.loss_divisor).backward()
+        if self._sums is not None and self._pass == self._passes - 1:
+            self._sums.send_rest()
 
     def step(self, lr_factor: float) -> Tensor | None:
         """End a micro-batch; after the last of a step, update the weights and return the gradient's norm."""
         self._pass = (self._pass + 1) % self._passes
+        self._end_pass()
         if self._pass:
             return None
-        if self._sums is not None:
-            self._sums.finish()
+        self._sum_gradients()
         grads = [fill_gradient(p) for p in self._trained]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True)
         if self._clip_norm:
@@ -65,6 +68,29 @@ class PlainEngine(Engine):
         self._adamw.step()
         self._adamw.zero_grad()
         return norm
+
+    def discard(self) -> None:
+        """Forget the gradients of a step whose last backward pass is done."""
+        self._pass = 0
+        self._drop_sums()
+        self._adamw.zero_grad()
+
+    def _build_sums(self) -> GradientSums | None:
+        """Return what sums gradients over the ranks while the last backward pass runs."""
+        return GradientSums(self._trained) if self.world.size > 1 else None
+
+    def _end_pass(self) -> None:
+        """Take the gradients of one micro-batch: here they add up in the parameters."""
+
+    def _drop_sums(self) -> None:
+        """Forget what was exchanged."""
+        if self._sums is not None:
+            self._sums.finish()
+
+    def _sum_gradients(self) -> None:
+        """Make the gradients those of all ranks (collective)."""
+        if self._sums is not None:
+            self._sums.finish()
 
 
 def send_from_main(tensors: Iterable[Tensor]) -> None:

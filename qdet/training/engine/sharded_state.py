@@ -66,6 +66,15 @@ class ShardedState:
                     found.append(Piece(f"{key}/{name}", share.start, self._moment(name, key, share)))
         return found
 
+    def copies(self) -> list[Tensor]:
+        """Return what every rank holds whole, in one order: buffers, and by stage weights and moments."""
+        found = [self.module.get_buffer(name) for name in self._buffers]
+        if self.stage < 3:
+            found += self._parameters.values()
+        if self.stage == 0:
+            found += [state[key] for state in self._state().values() for key in MOMENTS if key in state]
+        return found
+
     def piece_of(self, kind: str, name: str, held: Tensor) -> Piece | None:
         """Return this rank's part of a tensor that is laid out like parameter `name`, such as its average."""
         share = self._shares.get(name)

@@ -77,6 +77,8 @@ def settle_stage(job: Job, world: World, *, classes: int) -> Job:
     """Return `job` with a number for `--train.zero auto`, the same on all ranks, and print it. Collective."""
     if job.train.zero != "auto":
         return job
+    if job.train.canonical:
+        return override(job, {"train.zero": 0})
     parameters, trained = _count(job, classes)
     ranks, average, passes = world.size, job.optim.ema_decay > 0, job.train.passes(world.size)
 

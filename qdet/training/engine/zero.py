@@ -81,6 +81,7 @@ class ZeroEngine(Engine):
             config=zero_config(train, optim, world_size=world.size, trained=trained),
             dist_init_required=False,
         )
+        self.loss_divisor = train.passes(world.size)
         self.state = ShardedState(module, self._optimizer, stage=int(train.zero), world=world)
 
     def __call__(self, *inputs: Tensor | ExtraQueries) -> Any:
@@ -109,6 +110,16 @@ class ZeroEngine(Engine):
             return None
         norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(math.nan if norm is None else norm)
+
+    def discard(self) -> None:
+        """Forget the gradients of a step whose last backward pass is done.
+
+        DeepSpeed makes the step and clears what it has gathered; AdamW changes nothing in it.
+        """
+        adamw = self._optimizer.optimizer
+        adamw.found_inf = torch.ones((), device=self.world.device)
+        self._engine.step()
+        adamw.found_inf = None
 
 
 def _import_deepspeed() -> Any:

@@ -47,26 +47,34 @@ class LossSpikes:
 
 
 class MeanLoss(Observer):
-    """The loss of the previous step, averaged over ranks: its spikes are reported and counted."""
+    """The loss of the previous step, averaged over ranks: its spikes are reported and counted.
 
-    def __init__(self, world: World) -> None:
+    Args:
+        world: The ranks.
+        micro_batches: Those of a global batch if their number is fixed: the mean is of their losses, in one
+            order, and a rank contributes zero for those of others. 0 if each rank has one loss.
+    """
+
+    def __init__(self, world: World, micro_batches: int = 0) -> None:
         self._world, self._history = world, LossSpikes()
-        self._last: tuple[int, float] | None = None
+        self._values, self._shares = max(micro_batches, 1), micro_batches or world.size
+        self._last: tuple[int, Sequence[float]] | None = None
         self._spikes = 0
 
-    def observe(self, step: int, loss: float) -> None:
-        """Take this rank's loss of a step; NaN if the step was skipped."""
-        self._last = step, loss
+    def observe(self, step: int, losses: Sequence[float]) -> None:
+        """Take this rank's loss of a step, or of all micro-batches; NaN if the step was skipped."""
+        self._last = step, losses
 
     def local(self) -> Sequence[float]:
         """Return this rank's loss of the previous step; NaN in the first."""
-        return (math.nan if self._last is None else self._last[1],)
+        return (math.nan,) * self._values if self._last is None else self._last[1]
 
     def reduced(self, totals: Sequence[float]) -> None:
         """Compare the mean with those of the steps before; rank 0 prints a spike."""
-        if self._last is None or not math.isfinite(totals[0]):
+        loss = self._mean(totals)
+        if self._last is None or not math.isfinite(loss):
             return
-        step, loss = self._last[0], totals[0] / self._world.size
+        step = self._last[0]
         distance = self._history.add(loss)
         if distance is None:
             return
@@ -80,7 +88,7 @@ class MeanLoss(Observer):
 
     def state(self) -> Mapping[str, Any]:
         """Return the last losses, including that of the step just made, not exchanged yet. Collective."""
-        loss = math.nan if self._last is None else self._world.sum(self._last[1])[0] / self._world.size
+        loss = math.nan if self._last is None else self._mean(self._world.sum(*self._last[1]))
         losses = self._history.last
         return {"losses": (*losses, loss)[-HISTORY:] if math.isfinite(loss) else losses}
 
@@ -92,3 +100,6 @@ class MeanLoss(Observer):
         """Return the spikes since the last call."""
         counted, self._spikes = self._spikes, 0
         return {"train/spikes": float(counted)}
+
+    def _mean(self, totals: Sequence[float]) -> float:
+        return math.fsum(totals) / self._shares if all(map(math.isfinite, totals)) else math.nan

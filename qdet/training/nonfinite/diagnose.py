@@ -47,7 +47,7 @@ class StepInputs:
     """Steps done before."""
     micro_batches: Sequence[Batch]
     random_seed: int
-    """What torch was seeded with."""
+    """What torch was seeded with, in the first pass or in all."""
     progress: float
     """Share of the training that was done."""
     divisors: Mapping[str, float]
@@ -140,6 +140,7 @@ def retrace(job: Job, bad: BadStep, criterion: SetLoss, device: torch.device) ->
         divisors=facts.divisors,
         random_seed=facts.random_seed,
         precision=job.train.precision,
+        reseed=job.train.canonical > 0,
     )
 
 

@@ -68,7 +68,7 @@ def to_bytes(bad: BadStep) -> bytes:
     """Return the content of the file."""
     tensors = {f"weights/{name}": tensor for name, tensor in bad.weights.items()}
     for i, batch in enumerate(bad.batches):
-        tensors |= {f"batch{i}/{name}": tensor for name, tensor in _tensors_of(batch).items()}
+        tensors |= {f"batch{i}/{name}": tensor for name, tensor in tensors_of(batch).items()}
     header = json.dumps({"format": FORMAT} | asdict(bad.facts), default=str)
     # Clones: safetensors refuses tensors that share memory, as tied weights do.
     return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {KEY: header})
@@ -108,7 +108,7 @@ def _read(path: Path) -> BadStep:
         if facts.pop("format", None) != FORMAT:
             raise CheckpointError(f"{path} is of another version of qdet; this one reads format {FORMAT}")
         found = msgspec.convert(facts, Facts)
-        batches = [_batch_of(_below(tensors, f"batch{i}/")) for i in range(len(found.image_ids))]
+        batches = [batch_of(_below(tensors, f"batch{i}/")) for i in range(len(found.image_ids))]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -116,7 +116,8 @@ def _read(path: Path) -> BadStep:
     return BadStep(facts=found, weights=_below(tensors, "weights/"), batches=batches)
 
 
-def _tensors_of(batch: Batch) -> dict[str, Tensor]:
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as tensors by name; substitutes are left out."""
     own = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
     targets = batch.targets
     packed = {
@@ -136,7 +137,8 @@ def _tensors_of_noise(noise: Noise) -> dict[str, Tensor]:
     }
 
 
-def _batch_of(tensors: dict[str, Tensor]) -> Batch:
+def batch_of(tensors: dict[str, Tensor]) -> Batch:
+    """Return a batch from what `tensors_of` returned, which is emptied."""
     boxes, labels, counts = (tensors.pop(name) for name in ("boxes_xyxy", "labels", "counts"))
     noise = _noise_of(tensors) if "noise_numbers" in tensors else None
     own: dict[str, Any] = tensors

@@ -42,10 +42,12 @@ def trace_step(
     divisors: Mapping[str, float],
     random_seed: int,
     precision: str,
+    reseed: bool = False,
 ) -> Trace:
     """Make the passes of a step until something is not finite.
 
-    `detector` must be a copy: it is left in training mode and with gradients.
+    `detector` must be a copy: it is left in training mode and with gradients. With `reseed` every pass has
+    a seed of its own, one more than that of the pass before.
     """
     trace = Trace()
     detector.train()
@@ -54,6 +56,8 @@ def trace_step(
     device = next(detector.parameters()).device
     for number, batch in enumerate(batches):
         trace.micro_batch = number
+        if reseed:
+            torch.manual_seed(random_seed + number)
         here = batch.to(device)
         with Watch(detector, images=len(batch)) as watch:
             loss = _make_pass(detector, criterion, here, divisors, precision, watch)
