@@ -28,6 +28,7 @@ def held(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", JOBS)
 def test_the_state_of_a_rank_takes_what_a_dry_run_says(held, name):
     """When the last gradient has arrived, buckets under way to the other rank left out."""
