@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -15,12 +15,14 @@ from qdet.inference.origin import FILES, FOREIGN, ending, find_folder, refuse_fo
 from qdet.inference.runner import Device, choose_device
 from qdet.inference.trained import load_folder
 
+Asked = Literal["auto", "bf16", "fp32"]
+
 
 def load(
     source: str | Path,
     *,
     device: Device = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    precision: Asked = "auto",
     averaged: bool = True,
     announce: Callable[[str], None] | None = None,
 ) -> Model:
@@ -44,6 +46,7 @@ def load(
     """
     announce = announce or (lambda _: None)
     where, to = str(source), choose_device(device)
+    require_known(precision)
     if (file := shipped(where)) is not None:
         model = _load_file(str(file), to, precision, lambda line: announce(line.replace(str(file), where)))
         return replace(model, description=replace(model.description, source=where))
@@ -71,6 +74,12 @@ def _load_file(where: str, to: torch.device, precision: str, announce: Callable[
         check_precision(precision, where)
         return load_program(where, to)
     raise refuse_foreign(where)
+
+
+def require_known(precision: str) -> None:
+    """Raise `ConfigError` for a precision that there is not."""
+    if precision not in get_args(Asked):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Asked))}, got {precision!r}")
 
 
 def check_precision(precision: str, source: str) -> None:

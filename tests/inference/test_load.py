@@ -12,6 +12,7 @@ import qdet
 from qdet.checkpoint import Checkpoint, open_folder
 from qdet.checkpoint.reading import export
 from qdet.errors import CheckpointError, ConfigError, TrackingError
+from qdet.inference.load import require_known
 from tests.support import small_models
 
 
@@ -188,3 +189,8 @@ def test_importing_qdet_imports_no_torch():
     )
     assert done.returncode == 0, done.stderr
     assert "'load'" in done.stdout
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match="precision must be one of auto, bf16, fp32, got 'fp16'"):
+        require_known("fp16")
