@@ -1,6 +1,7 @@
 """Shared fixtures: recorded numbers, real images, seeds."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,12 @@ SERIAL = [
     )
 ]
 """Folders and files whose tests start processes that wait for each other, or measure time."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run Triton's programs in its interpreter, except where tests on a GPU are selected."""
+    if "not gpu" in config.option.markexpr and "triton" not in sys.modules:
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported
 
 
 @pytest.hookimpl(tryfirst=True)

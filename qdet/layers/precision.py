@@ -58,6 +58,13 @@ def widen(value: Any) -> Any:
     return _map_tensors(value, lambda t: t.float() if t.dtype in _NARROW else t)
 
 
+def narrowed(tensor: Tensor) -> torch.dtype:
+    """Return the dtype in which matrix products read `tensor`: autocast's, or its own."""
+    device = tensor.device.type
+    wide = tensor.dtype != torch.float32 or not _autocasts(device)
+    return tensor.dtype if wide else torch.get_autocast_dtype(device)
+
+
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)

@@ -11,6 +11,7 @@ import torch
 
 from qdet.checkpoint import Retention, RunFolder, open_folder
 from qdet.job import Job
+from qdet.kernels.choice import choose_kernels
 from qdet.storage.network import patient
 from qdet.tracking import Tracker
 from qdet.training.checkpointing.compatibility import check_categories, check_world
@@ -72,6 +73,7 @@ def train(
     set_deterministic(job.train.deterministic)
     waits = {"timeout": job.train.timeout, "patience": job.train.join_timeout}
     world = join(job.train.accelerator, **waits, secret=run.join_secret)
+    choose_kernels(job.train.kernels, world.device)
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
     with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):

@@ -141,7 +141,8 @@ class AdaMixer(Detector):
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
         maps = widen(self.pyramid(self.neck(features[self.levels])))
-        maps = lay_out(self.config.sampling, maps, self.strides)
+        c = self.config
+        maps = lay_out(c.sampling, maps, self.strides, groups=c.groups, points=c.points_in)
         return self.decoder(maps, sizes.sizes_hw, recompute=self.recomputes)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, FlatLevels
 from qdet.detectors.adamixer.xyzr import decode_xyzr
+from qdet.kernels.sampling_3d import SampledLevels, sampling_3d_runs
+from qdet.layers.precision import narrowed
 from qdet.layers.regions.roi_align import Pyramid, roi_align
 from qdet.layers.weighted_rows import rows_are_faster
 
@@ -20,8 +22,8 @@ ONE_LEVEL: dict[Sampling, slice] = {"c3": slice(1, 2), "c4": slice(2, 3), "c5": 
 """Of the maps C2 to C5, those that sampling from one level reads."""
 
 
-Maps = Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels | Pyramid
-"""Feature maps, finest first, or the same maps as rows of one table or on one canvas."""
+Maps = Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels | SampledLevels | Pyramid
+"""Feature maps, finest first, or as rows of one table (for a CPU or a kernel), or on one canvas."""
 
 
 SIDE = 7
@@ -63,8 +65,17 @@ def make_sampling(
     return AdaptiveSampling(query_dim, strides, groups=groups, points=points, axes=axes, adaptive=adaptive)
 
 
-def lay_out(kind: Sampling, maps: Sequence[Float[Tensor, "B _ _ _"]], strides: Sequence[int]) -> Maps:
+def lay_out(
+    kind: Sampling,
+    maps: Sequence[Float[Tensor, "B _ _ _"]],
+    strides: Sequence[int],
+    *,
+    groups: int = 4,
+    points: int = 32,
+) -> Maps:
     """Lay out the maps of a batch as this sampling method reads them, once for all stages."""
     if kind == "roi-align":
         return Pyramid.of(maps, strides)
+    if sampling_3d_runs(maps, groups=groups, points=points):
+        return SampledLevels.of(maps, strides, narrowed(maps[0]))
     return FlatLevels.of(maps) if rows_are_faster(maps[0]) else [m.contiguous() for m in maps]

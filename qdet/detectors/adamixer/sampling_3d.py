@@ -16,12 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.detectors.adamixer.generator import make_generator, start_alike
+from qdet.kernels.sampling_3d import TAU, SampledLevels, sampling_3d
 from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
 from qdet.layers.weighted_rows import corner_cells, sum_rows
-
-LEVEL_TEMPERATURE = 2.0
-"""Width of a point's footprint over the levels: tau_z in the paper."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,13 @@ class AdaptiveSampling(nn.Module):
         self,
         query: Float[Tensor, "B N D"],
         xyzr: Float[Tensor, "B N 4"],
-        features: Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels,
+        features: Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels | SampledLevels,
     ) -> Float[Tensor, "B N G P C"]:
         """Return each query's samples; `features` are maps of G x C channels, finest first."""
-        return sample_levels(self.choose_points(query, xyzr), features, self.strides)
+        points = self.choose_points(query, xyzr)
+        if isinstance(features, SampledLevels):
+            return sampling_3d(points, features)
+        return sample_levels(points, features, self.strides)
 
     def choose_points(
         self, query: Float[Tensor, "B N D"], xyzr: Float[Tensor, "B N 4"]
@@ -118,7 +119,7 @@ def sample_points(
 def level_weights(z: Float[Tensor, "*points"], strides: Sequence[int]) -> Float[Tensor, "L *points"]:
     """Weigh the levels for points at z: those whose stride is near 2^z weigh most."""
     distances = torch.stack([z - math.log2(s) for s in strides])
-    return torch.softmax(-(distances**2) / LEVEL_TEMPERATURE, dim=0)
+    return torch.softmax(-(distances**2) / TAU, dim=0)
 
 
 @fp32_island("sampling")
