@@ -76,7 +76,7 @@ def kernels_wanted(*tensors: Tensor) -> bool:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return type(tensor) in (Tensor, nn.Parameter) and not tracing
 
 

@@ -126,7 +126,8 @@ class _Sampling3D(torch.autograd.Function):
         if out.numel():
             sizes = _blocks(points, narrow, levels)
             table = levels.on_device(points)
-            programs.forward[(images * queries * groups,)](narrow, points, table, out, *sizes, TAU)
+            forward: Any = programs.forward  # a program as it is written; Triton adds the grid
+            forward[(images * queries * groups,)](narrow, points, table, out, *sizes, TAU)
         return out
 
     @staticmethod
@@ -146,7 +147,8 @@ class _Sampling3D(torch.autograd.Function):
         images, queries, groups, count, _ = points.shape
         made = ScatteredSums.make(narrow, grad, most_terms=queries * count, deterministic=ctx.fixed)
         d_points = torch.empty_like(points)
-        programs.backward[(images * queries * groups,)](
+        backward: Any = programs.backward
+        backward[(images * queries * groups,)](
             narrow, points, ctx.levels.on_device(points), grad.contiguous(), made.sums, d_points, made.unit,
             *_blocks(points, narrow, ctx.levels), TAU, made.fixed,
         )  # fmt: skip

@@ -201,7 +201,9 @@ def test_impossible_settings_are_named(model, arrays, options, named):
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\[3, H, W\]"),
         (17, "int"),
         ({"street.jpg": 1}, "dict is no image"),
-        (io.BytesIO(b"hello"), "BytesIO is no image.*; of a file give the path or bytes"),
+        pytest.param(
+            io.BytesIO(b"hello"), "BytesIO is no image.*; of a file give the path or bytes", id="open file"
+        ),
     ],
     ids=str,
 )
