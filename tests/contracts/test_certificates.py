@@ -265,17 +265,17 @@ def test_the_page_has_every_row_and_pair(tmp_path, capsys):
     assert "| fpn | 42.1 | 0.208 [0.200, " in shown
     assert "| pafpn < fpn | +0.4 | +0.100 [+0.100, +0.100] | reproduced |" in shown
     assert "**reproduced**" in shown
-    command = CertifyCommand(table=claim.name, to=tmp_path, show=True)
+    command = CertifyCommand(table=claim.name, results=tmp_path, show=True)
     assert command.run(()) == 0
     assert capsys.readouterr().out == shown
-    assert CertifyCommand(to=tmp_path, page=True).run(()) == 0
+    assert CertifyCommand(results=tmp_path, page=True).run(()) == 0
     page = capsys.readouterr().out
     assert page == render_all({claim.name: tmp_path / f"{slug(claim.name)}.json"})
     assert shown.strip() in page
-    assert CertifyCommand(to=tmp_path).run(()) == 0
+    assert CertifyCommand(results=tmp_path).run(()) == 0
     assert "adamixer_r50:pyramid: 3 of 3 rows\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="nothing of race was measured yet"):
-        CertifyCommand(table="race", to=tmp_path, show=True).run(())
+        CertifyCommand(table="race", results=tmp_path, show=True).run(())
 
 
 def test_the_page_of_the_docs_is_made_of_its_results():

@@ -31,7 +31,7 @@ class CertifyCommand:
     """Optimizer steps of every training."""
     seeds: int = 5
     """Trainings of every row."""
-    to: Annotated[Path, arg(metavar="DIR")] = Path("docs/certificates")
+    results: Annotated[Path, arg(metavar="DIR")] = Path("docs/certificates")
     """Folder with a JSON file for every table."""
     store: Annotated[Path, arg(metavar="DIR")] = Path("outputs")
     """Folder of the runs."""
@@ -58,7 +58,7 @@ class CertifyCommand:
         from qdet.zoo.certificates.page import render_all
 
         if self.page:
-            print(render_all(paths_of(tables.claims(), self.to)), end="")
+            print(render_all(paths_of(tables.claims(), self.results)), end="")
         elif self.table is None:
             self._list()
         else:
@@ -70,7 +70,7 @@ class CertifyCommand:
         from qdet.zoo.certificates import tables
         from qdet.zoo.certificates.results import Results
 
-        known = paths_of(tables.claims(), self.to)
+        known = paths_of(tables.claims(), self.results)
         for name in tables.claims():
             done = f"{len(Results.read(known[name]).rows)} of " if name in known else ""
             print(f"{name}: {done}{len(tables.find(name).rows)} rows")
@@ -81,7 +81,7 @@ class CertifyCommand:
         from qdet.zoo.certificates.page import render
         from qdet.zoo.certificates.results import Results
 
-        path = self.to / f"{slug(claim.name)}.json"
+        path = self.results / f"{slug(claim.name)}.json"
         if not self.show:
             for results in measure_table(self._plan(claim), path):
                 print(f"{len(results.rows)} of {len(claim.rows)} rows are in {path}", flush=True)

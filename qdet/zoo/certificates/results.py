@@ -88,7 +88,7 @@ class Results:
             then, now = self.scale.get(key), scale.get(key)
             if then != now:
                 raise ConfigError(
-                    f"{path} has rows with {key} {then}, not {now}: give the same again, or another --to"
+                    f"{path} has rows with {key} {then}, not {now}: give the same again, or another --results"
                 )
 
 
