@@ -146,7 +146,7 @@ def _train(plan: Plan, job: Job, setting: str, values: Sequence[Any], *, suffix:
         concurrent=plan.concurrent,
     )
     named = override(job, {"store.run": f"{job.name}-{suffix}"})
-    search(named, sweep, address=plan.address, wait=plan.wait)
+    search(named, sweep, address=plan.address, wait=plan.wait, advice=False)
     trials = SweepStore.at(named.store.path, str(named.store.run)).trials()
     return [_curve(trials[number]) for number in range(1, len(values) + 1)]
 

@@ -57,10 +57,12 @@ def search(
     callbacks: Sequence["Callbacks"] = (),
     address: str | None = None,
     wait: float = 60.0,
+    advice: bool = True,
 ) -> Swept:
     """Train `job` with other settings in every trial; print the results, best first, and return them.
 
-    With `store.run` a sweep of that name resumes: trials that have ended stay as they are.
+    With `store.run` a sweep of that name resumes: trials that have ended stay as they are. Without `advice`
+    it is not said how to train the best.
 
     Raises:
         QdetError: The sweep cannot run, or every trial failed.
@@ -72,7 +74,7 @@ def search(
         require_optuna()
     found = find_course(job.store.run, prepared, sweep) if job.store.run else None
     if found is not None and not found.waiting:
-        return _conclude(found, job, found.file.mlflow_run_id)
+        return _conclude(found, job, found.file.mlflow_run_id, advice=advice)
     check(prepared)
     require_ground_truth(prepared)
     name = job.store.run or record.claim_name(replace(prepared.job, name=f"{job.name}_sweep"))
@@ -82,7 +84,7 @@ def search(
         _run(
             course, prepared, replace(job, store=replace(job.store, run=None)), held, callbacks, address, wait
         )
-    return _conclude(course, job, course.file.mlflow_run_id)
+    return _conclude(course, job, course.file.mlflow_run_id, advice=advice)
 
 
 def require_evaluation(job: Job) -> Job:
@@ -222,7 +224,7 @@ def _describe_start(course: Course) -> str:
     return f"{what} (the same command resumes it with --store.run {name})"
 
 
-def _conclude(course: Course, job: Job, run_id: str | None) -> Swept:
+def _conclude(course: Course, job: Job, run_id: str | None, *, advice: bool) -> Swept:
     """Print how the sweep ended: the table, the best, what to do next.
 
     Raises:
@@ -237,8 +239,9 @@ def _conclude(course: Course, job: Job, run_id: str | None) -> Swept:
     if best is None:
         first = next((row.error for row in rows if row.error), "none ran")
         raise TrainingError(f"all {sweep.runs} trials failed; the first: {first}")
-    print(f"best setting: {as_flags(best.settings)}")
-    print(f"train {job.name} with it: {train_command(best.settings)}")
+    if advice:
+        print(f"best setting: {as_flags(best.settings)}")
+        print(f"train {job.name} with it: {train_command(best.settings)}")
     if run_id is not None:
         print(f"compare the trials: {paths.program('qdet')} ui, run {run_id}", flush=True)
     return swept
