@@ -58,6 +58,19 @@ def test_the_table_shows_what_runs_first_and_then_the_best(tmp_path):
     assert foot.split(", ") == ["night: 2 running", "1 stopped early", "1 failed", "12 to come", "0:00"]
 
 
+def test_what_a_trial_does_now_takes_no_room_from_the_other_columns(tmp_path):
+    """At 120 columns a line of progress is longer than the rest of the terminal."""
+    lines = [f"trial t01: step 20/90  loss 3.1 ({', '.join(f'term{n} 1.000' for n in range(12))})  ETA 1:00"]
+    narrow = _draw(_course(tmp_path), tuple(lines)).splitlines()
+    plain = _draw(_course(tmp_path)).splitlines()
+    assert all(len(line) <= 120 for line in narrow)
+    assert [line.split("now")[0].rstrip() for line in narrow[:1]] == [plain[0].split("now")[0].rstrip()]
+    start = plain[0].index("now")
+    assert [line[:start] for line in narrow] == [line.ljust(120)[:start] for line in plain]
+    assert narrow[1].rstrip().endswith("\u2026")
+    assert "term0 1.000" in narrow[1]
+
+
 def test_data_is_never_markup(tmp_path):
     course = _course(tmp_path)
     drawn = _draw(course)

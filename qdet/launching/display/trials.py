@@ -19,6 +19,8 @@ REFRESHES = 2.0
 """Redraws per second."""
 AROUND = 5
 """Lines of a terminal that the rows of the table leave free."""
+WIDEST_SETTING = 24
+"""Characters of a setting that are shown."""
 _STEP = re.compile(r"trial (t\d+): (step \d+/\d+ .*)")
 _STYLES = {"running": "bold", "finished": "green", "failed": "red", "cannot run here": "red"}
 
@@ -86,13 +88,17 @@ class TrialsTable:
 
     def _draw(self, standing: Standing, shown: Sequence[TrialLine]) -> Table:
         table = Table(box=None, padding=(0, 1), header_style="bold")
-        for name in ("trial", "state", "epoch", standing.metric, *standing.columns, "now"):
-            table.add_column(Text(name), no_wrap=True, overflow="ellipsis")
+        for name in ("trial", "state", "epoch", standing.metric):
+            table.add_column(Text(name), no_wrap=True)
+        for name in standing.columns:
+            table.add_column(Text(name), no_wrap=True, overflow="ellipsis", max_width=WIDEST_SETTING)
+        table.add_column(Text("now"))  # the only one that gives way in a narrow terminal
         for row in shown:
             now = self._steps.get(row.trial, "") if row.state == "running" else ""
             metric = "-" if row.metric is None else f"{row.metric:.4f}"
-            cells = (row.trial, row.state, str(row.epoch), metric, *row.settings, now)
-            table.add_row(*map(Text, cells), style=_STYLES.get(row.state, ""))
+            cells = map(Text, (row.trial, row.state, str(row.epoch), metric, *row.settings))
+            last = Text(now, no_wrap=True, overflow="ellipsis")
+            table.add_row(*cells, last, style=_STYLES.get(row.state, ""))
         return table
 
 
