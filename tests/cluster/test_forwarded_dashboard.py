@@ -1,4 +1,4 @@
-"""What a job is told of paths: this machine's for its own head, none through a forward to another cluster."""
+"""A submitted job gets this machine's paths on its own head alone, and none through a port forward."""
 
 from pathlib import Path
 

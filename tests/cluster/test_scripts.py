@@ -1,21 +1,17 @@
 """Shell scripts and the image's Dockerfile: executable, and clean by shellcheck and hadolint."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.linters import linter
+
 REPO = Path(__file__).resolve().parents[2]
 CLUSTER = REPO / "cluster"
 SCRIPTS = sorted([*CLUSTER.glob("*.sh"), *(REPO / "tests").glob("*.sh"), REPO / ".ci" / "run"])
-
-
-def linter(name: str) -> str:
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    return found or pytest.skip(f"{name} is not installed: pip install .[dev]")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -1,12 +1,9 @@
 """The SkyPilot task: its fields by SkyPilot's documentation, its scripts by shellcheck, its flags by qdet."""
 
-import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 import yaml
 
 from qdet.launching import cli
+from tests.support.linters import linter
 
 REPO = Path(__file__).resolve().parents[2]
 FIELDS = {"name", "workdir", "num_nodes", "resources", "envs", "secrets", "file_mounts", "setup", "run"}
@@ -55,9 +53,7 @@ def test_scripts_use_variables_that_are_set(task: dict[str, Any]):
 
 @pytest.mark.parametrize("part", ["setup", "run"])
 def test_scripts_are_clean_bash(task: dict[str, Any], part: str):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    program = shutil.which("shellcheck", path=path) or pytest.skip("shellcheck is not installed")
-    command = [program, "--shell=bash", "--exclude=SC1090,SC1091", "-"]
+    command = [linter("shellcheck"), "--shell=bash", "--exclude=SC1090,SC1091", "-"]
     done = subprocess.run(command, input=task[part], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 

@@ -1,9 +1,9 @@
 """Sums over one fixed tree: which numbers are added to which does not depend on who holds them.
 
 The leaves are the micro-batches of a step, 0 to n - 1. A node over the leaves from `first` to `last` - 1 adds
-the node of its first half to that of its second. A rank holds some consecutive leaves. It adds up the nodes
-that lie within them; of any other node, whoever holds the first leaf adds what whoever holds the first leaf
-of the second half sends.
+the node of its first half to that of its second. Each rank holds consecutive leaves and adds up the nodes
+that lie within them. Any other node is added by the rank that holds its first leaf; the rank that holds the
+first leaf of its second half sends that half.
 """
 
 from collections.abc import Callable, Iterator

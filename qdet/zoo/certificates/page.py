@@ -67,7 +67,7 @@ def render_all(files: Mapping[str, Path]) -> str:
     Args:
         files: Name of each table to the file of its results.
     """
-    parts = [HEAD.strip()]
+    parts = [HEAD.strip()] + ([] if files else ["No table has been trained yet."])
     for name, path in files.items():
         claim, results = find(name), Results.read(path)
         what = f"What differs is `{claim.setting}`." if claim.setting else "Rows are models."
