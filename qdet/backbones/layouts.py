@@ -17,6 +17,8 @@ State = dict[str, Tensor]
 
 FRESH = re.compile(r"^norm[0-3]\.|\.conv_offset\.")
 """Parameters that a classifier's file lacks; they keep their initial values."""
+LEVEL_NORM = re.compile(r"^norm[0-3]\.(weight|bias)$")
+"""Swin's norms of levels, of which a detector that reads fewer levels has fewer than the file."""
 
 # Classifiers, counters and tables that are computed rather than learned.
 _DROPPED = re.compile(

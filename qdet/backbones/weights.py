@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qdet.backbones.download import FLAG, Source, check_digest, download, require_digest
-from qdet.backbones.layouts import FRESH, to_qdet
+from qdet.backbones.layouts import FRESH, LEVEL_NORM, to_qdet
 from qdet.backbones.unpickling import ALLOWED
 from qdet.errors import CheckpointError, ConfigError
 
@@ -80,12 +80,12 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, name: str) -> Non
     """Copy `state`, in qdet's own layout, into `module`; errors call it `name`.
 
     Only parameters that no classifier has may be missing: Swin's norms of levels and the offsets of
-    deformable convolutions.
+    deformable convolutions. Norms of levels that this backbone does not return are left out.
     """
     have = module.state_dict()
     problems = {
         "missing": [key for key in have if key not in state and not FRESH.search(key)],
-        "unexpected": [key for key in state if key not in have],
+        "unexpected": [key for key in state if key not in have and not LEVEL_NORM.match(key)],
         "of another shape": [
             f"{key} {tuple(state[key].shape)}, not {tuple(have[key].shape)}"
             for key in have

@@ -95,6 +95,20 @@ def test_a_classifier_lacks_only_norms_of_levels_and_offsets():
     load_state(dcn.build(), to_qdet(plain), name="resnext")
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_a_backbone_of_fewer_levels_takes_weights_of_all(outputs):
+    """The maps that it returns are those of the whole backbone."""
+    whole = SwinConfig(size="demo").build()
+    last = SwinConfig(size="demo", outputs=outputs, weights="package:swin_demo.safetensors")
+    some = last.build().eval()
+    load_pretrained(some, last)
+    load_pretrained(whole.eval(), SwinConfig(size="demo", weights="package:swin_demo.safetensors"))
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for ours, theirs in zip(some(images), whole(images)[-outputs:], strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_a_whole_detector_gives_its_backbone(tmp_path):
     state = SMALL.build().state_dict()
     for prefix in ("backbone.0.body.", "backbone.body.", "backbone.", "module.backbone."):
