@@ -32,20 +32,29 @@ def test_exported_files_compute_what_pytorch_does(name, tmp_path):
 
 
 FORMS = [(name, form) for name in ONE_EACH for form in ("image", "raw")]
-FAR_OUTSIDE = pytest.mark.xfail(
-    raises=ExportError,
-    reason="with random weights one box lies five images to the left; against float64, onnxruntime is off "
-    "by 2.8e-4 of the image there, PyTorch by 5e-6",
-)
+ROUNDING_GROWS = {
+    ("sparse_rcnn_r101_100", "raw"): "with random weights one box lies five images to the left; against "
+    "float64, onnxruntime is off by 2.8e-4 of the image there, PyTorch by 5e-6",
+    (
+        "dynamic_detr_r50_p3_p7",
+        "raw",
+    ): "with random weights one box of 3 by 205 pixels, pooled again at every "
+    "stage, leaves the image; against float64, onnxruntime is off by 3.5e-4 of it there, PyTorch by 2.5e-5",
+}
+"""Forms of random detectors that onnxruntime computes in other sums than PyTorch, beyond the tolerance."""
+
+
+def form_of_a_detector(name: str, form: str):
+    """One case, expected to fail where rounding grows too much."""
+    reason = ROUNDING_GROWS.get((name, form))
+    marks = [] if reason is None else [pytest.mark.xfail(raises=ExportError, reason=reason)]
+    return pytest.param(name, form, marks=marks)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form"),
-    [
-        pytest.param(*one, marks=FAR_OUTSIDE) if one == ("sparse_rcnn_r101_100", "raw") else one
-        for one in FORMS
-    ],
+    [form_of_a_detector(*one) for one in FORMS],
 )
 def test_other_forms_of_every_detector(name, form, tmp_path):
     model = small_model(VARIANTS[name][0])
