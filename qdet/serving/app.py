@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from qdet.errors import did_you_mean
 from qdet.serving import replies
 from qdet.serving.access import CountRequests, RequireToken
 from qdet.serving.documentation import IMAGE_BODY, document, error_replies
@@ -24,6 +26,8 @@ POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may load: nothing from elsewhere."""
+PARAMETERS = ("score", "max", "size")
+"""What `/predict` takes in the query."""
 PATHS = frozenset({"/", "/predict", "/classes", "/health", "/metrics", "/docs", "/openapi.json"})
 Scrape = Callable[[], Awaitable[bytes]]
 """Returns the metrics of all replicas as text."""
@@ -79,6 +83,7 @@ async def predict(
     """Send an image as the body, or several as files of a form (multipart/form-data)."""
     service: Service = request.app.state.service
     settings = service.settings
+    _check_names(request.query_params)
     _check_most("max", max, settings.limits.max_detections)
     _check_most("size", size, settings.limits.max_size)
     with service.admit():
@@ -136,6 +141,19 @@ def _own_metrics(service: Service) -> Scrape:
         return write_text(service.metrics.collect())
 
     return scrape
+
+
+def _check_names(given: QueryParams) -> None:
+    """Refuse parameters that would be ignored: unknown ones, and all but one of the same name."""
+    names = [name for name, _ in given.multi_items()]
+    for name in names:
+        if name not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            raise Refusal(
+                422, f"{name[:100]} is no parameter; there are {known}.{did_you_mean(name, PARAMETERS)}"
+            )
+        if names.count(name) > 1:
+            raise Refusal(422, f"{name} is given {names.count(name)} times; give it once")
 
 
 def _check_most(name: str, value: int | None, most: int) -> None:

@@ -83,6 +83,8 @@ def test_score_max_and_size_are_those_asked_for(shared_site, make_site, model):
 @pytest.mark.parametrize(
     ("query", "named"),
     [("score=2", "score"), ("score=nan", "score"), ("score=x", "score"), ("max=0", "max"), ("max=51", "max"),
+     ("scor=0.5", "scor is no parameter; there are score, max, size. Did you mean score?"),
+     ("score=0.1&score=0.9", "score is given 2 times"), ("conf=0.5", "conf is no parameter"),
      ("max=1.5", "max"), ("size=8", "size"), ("size=129", "size"), ("size=99999999999999999999", "size")],
 )  # fmt: skip
 def test_parameters_that_cannot_be_used_are_named(shared_site, query, named):
