@@ -18,7 +18,8 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 	$(PYTEST) -m "not slow and not gpu and serial"
 
 test-slow: setup  ## all tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not serial" -n 2 --dist load
+	$(PYTEST) -m "slow and serial"
 
 test-ci-slow: setup  ## the slow tests that every landing runs (27 minutes on 2 cores)
 	$(PYTEST) -m ci_slow -k "not overfits"
