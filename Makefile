@@ -19,11 +19,12 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 
 test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m "slow and not serial" -n 2 --dist load
-	$(PYTEST) -m "slow and serial"
+	$(PYTEST) -m "slow and serial" -k "not overfits"
+	$(PYTEST) -m slow -k overfits -n 2 --dist load  # each in one process
 
 test-ci-slow: setup  ## the slow tests that every landing runs (27 minutes on 2 cores)
 	$(PYTEST) -m ci_slow -k "not overfits"
-	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load  # each in one process
+	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load
 
 check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
 	$(BIN)/ruff check .
