@@ -33,14 +33,9 @@ def hide_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(options[0], info.markers))
     if not isinstance(inner, PrimitiveConstructorSpec) or inner.nargs != 1 or inner.choices is not None:
         return None
-
-    def read(args: list[str]) -> Any:
-        return None if args == ["None"] else inner.instance_from_str(args)
-
-    def write(value: Any) -> list[str]:
-        return ["None"] if value is None else inner.str_from_instance(value)
-
-    def fits(value: Any) -> Any:
-        return value is None or inner.is_instance(value)
-
-    return replace(inner, instance_from_str=read, is_instance=fits, str_from_instance=write)
+    return replace(
+        inner,
+        instance_from_str=lambda args: None if args == ["None"] else inner.instance_from_str(args),
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
+    )
