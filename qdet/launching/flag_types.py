@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from types import NoneType
-from typing import Any, get_args
+from typing import get_args
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
