@@ -14,6 +14,7 @@ from qdet.job import Job
 from qdet.kernels.choice import choose_kernels
 from qdet.storage.network import patient
 from qdet.tracking import Tracker
+from qdet.training.beginning.same_data import check_same_data
 from qdet.training.checkpointing.compatibility import check_categories, check_world
 from qdet.training.checkpointing.contents import Checkpoints, Snapshot
 from qdet.training.checkpointing.model_log import log_models
@@ -96,6 +97,7 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
+        check_same_data(world, train_shards, val_shards)
         job = settle_stage(job, world, classes=len(train_shards.categories))
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         check_categories(train_shards, val_shards)
