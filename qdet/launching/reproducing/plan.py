@@ -126,7 +126,7 @@ def _restore_job(folder: Folder, recorded: Beginning, request: Request) -> Job:
         raise ConfigError(
             f"{folder}/{FILE}: {error}" + (f"; it was trained by commit {commit[:40]}" if commit else "")
         ) from error
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{folder}/{FILE} holds settings of no job: {str(error)[:200]}") from error
 
 
