@@ -15,8 +15,12 @@ from typing import TextIO
 import psutil
 
 from qdet.errors import TrainingError
-from qdet.launching.chaos.faults import FAULTS, Victim
+from qdet.launching.chaos.copies import COPIES
+from qdet.launching.chaos.faults import FAULTS
 from qdet.launching.chaos.flips import REQUESTS
+from qdet.launching.chaos.lies import LIES, SCHEME
+from qdet.launching.chaos.requests import Requests
+from qdet.launching.chaos.victim import Victim
 from qdet.storage.lease.hold import LASTS
 
 LEASE = 10.0
@@ -63,6 +67,7 @@ class Trial:
         """What went wrong with drivers that had lost the run, or were not to have it."""
         self._step = 0
         self._stepped = False  # in the current launch
+        self._lying = False
         self._paused: list[Victim] = []
         self._workers_at_fault: set[int] = set()
         self._workers_replaced = False
@@ -73,9 +78,19 @@ class Trial:
         return self.folder / "store" / self.name
 
     @property
-    def flips(self) -> Path:
-        """File that asks its workers for a flipped bit."""
-        return self.folder / f"{self.name}.flip.json"
+    def flips(self) -> Requests:
+        """What asks its workers for a flipped bit."""
+        return Requests(self.folder / f"{self.name}.flip.json")
+
+    @property
+    def lies(self) -> Requests:
+        """What asks its store for lies."""
+        return Requests(self.folder / f"{self.name}.lies.json")
+
+    @property
+    def store(self) -> str:
+        """Where its checkpoints are; a run whose store lies reaches it as one behind a URL."""
+        return f"{SCHEME}://{self.folder / 'store'}" if self._lying else "store"
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
         """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
@@ -89,6 +104,7 @@ class Trial:
         """
         self._began = time.monotonic()
         waiting, code = list(plan), -1
+        self._lying = any(planned.fault == "lie" for planned in plan)
         with (self.folder / f"{self.name}.log").open("w") as log:
             try:
                 code = self._relaunch(log, waiting, rng)
@@ -187,7 +203,9 @@ class Trial:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
             LASTS: f"{LEASE:g}",
-            REQUESTS: str(self.flips),
+            REQUESTS: str(self.flips.file),
+            LIES: str(self.lies.file),
+            COPIES: "1",
         }
 
     def _verification(self) -> list[str]:
@@ -199,6 +217,6 @@ class Trial:
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.workers)),
             *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "--rdzv-id", self.name),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-            *("-m", "qdet.launching.chaos.job", "--store.path", "store", "--store.run", self.name),
+            *("-m", "qdet.launching.chaos.job", "--store.path", self.store, "--store.run", self.name),
             *("--store.resume", "auto", *self.flags, *self._verification()),
         ]
