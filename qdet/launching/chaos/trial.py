@@ -19,7 +19,7 @@ from qdet.launching.chaos.copies import COPIES
 from qdet.launching.chaos.faults import FAULTS
 from qdet.launching.chaos.flips import REQUESTS
 from qdet.launching.chaos.lies import LIES, SCHEME
-from qdet.launching.chaos.requests import Requests
+from qdet.launching.chaos.run_files import RunFiles
 from qdet.launching.chaos.victim import Victim
 from qdet.storage.lease.hold import LASTS
 
@@ -54,11 +54,12 @@ class Event:
     """Seconds until new workers finished a step; None if another fault or the end came first."""
 
 
-class Trial:
+class Trial(RunFiles):
     """A run of the job on the shards in `folder`; its output goes to `NAME.log` there."""
 
     def __init__(self, name: str, folder: Path, *, workers: int, flags: Sequence[str] = ()) -> None:
-        self.name, self.folder, self.workers, self.flags = name, folder, workers, tuple(flags)
+        super().__init__(name, folder)
+        self.workers, self.flags = workers, tuple(flags)
         self.events: list[Event] = []
         self.startup: float | None = None
         """Seconds from the first launch to the first step."""
@@ -71,21 +72,6 @@ class Trial:
         self._paused: list[Victim] = []
         self._workers_at_fault: set[int] = set()
         self._workers_replaced = False
-
-    @property
-    def run_folder(self) -> Path:
-        """Folder of its checkpoints."""
-        return self.folder / "store" / self.name
-
-    @property
-    def flips(self) -> Requests:
-        """What asks its workers for a flipped bit."""
-        return Requests(self.folder / f"{self.name}.flip.json")
-
-    @property
-    def lies(self) -> Requests:
-        """What asks its store for lies."""
-        return Requests(self.folder / f"{self.name}.lies.json")
 
     @property
     def store(self) -> str:
@@ -105,7 +91,7 @@ class Trial:
         self._began = time.monotonic()
         waiting, code = list(plan), -1
         self._lying = any(planned.fault == "lie" for planned in plan)
-        with (self.folder / f"{self.name}.log").open("w") as log:
+        with self.log.open("w") as log:
             try:
                 code = self._relaunch(log, waiting, rng)
             finally:
@@ -113,9 +99,7 @@ class Trial:
                     victim.kill()
         if code == 0:
             return
-        raise TrainingError(
-            f"{self.name} did not finish (exit code {code}); see {self.folder / self.name}.log"
-        )
+        raise TrainingError(f"{self.name} did not finish (exit code {code}); see {self.log}")
 
     def _relaunch(self, log: TextIO, waiting: list[PlannedFault], rng: random.Random) -> int:
         """Launch until the run is finished, or fails without a fault; return the last exit code."""

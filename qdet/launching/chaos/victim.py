@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from qdet.launching.chaos.requests import Requests
+from qdet.launching.chaos.run_files import RunFiles
 
 LEAVING = 120.0
 """Seconds that processes have to end once they were woken up."""
 
 
-class Victim:
+class Victim(RunFiles):
     """A run under test: its launcher, its workers, its folder of checkpoints."""
 
     def __init__(
@@ -23,31 +23,12 @@ class Victim:
         run_folder: Path,
         start_another: Callable[[], "subprocess.Popen[str]"],
     ) -> None:
-        self.launcher, self.run_folder, self.start_another = launcher, run_folder, start_another
+        super().__init__(run_folder.name, run_folder.parent.parent)
+        self.launcher, self.start_another = launcher, start_another
         self.paused: list[psutil.Process] = []
         """Its processes, where they are suspended so that another launcher takes over."""
         self.problems: list[str] = []
         """What went wrong while a fault was injected."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder with its data, its store and its files below."""
-        return self.run_folder.parent.parent
-
-    @property
-    def flips(self) -> Requests:
-        """What asks its workers for a flipped bit."""
-        return Requests(self.folder / f"{self.run_folder.name}.flip.json")
-
-    @property
-    def lies(self) -> Requests:
-        """What asks its store for lies."""
-        return Requests(self.folder / f"{self.run_folder.name}.lies.json")
-
-    @property
-    def log(self) -> Path:
-        """What it prints."""
-        return self.folder / f"{self.run_folder.name}.log"
 
     def is_up(self) -> bool:
         """Whether the launcher runs."""
@@ -62,7 +43,7 @@ class Victim:
     def kill_leftovers(self, spared: Sequence[psutil.Process] = ()) -> None:
         """Kill workers of the run on this machine whose launcher is gone, but none that is `spared`."""
         for process in psutil.process_iter():
-            ours = is_worker(process) and self.run_folder.name in command_line(process)
+            ours = is_worker(process) and self.name in command_line(process)
             if ours and process not in spared:
                 kill_process(process)
 
