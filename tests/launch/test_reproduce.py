@@ -107,7 +107,10 @@ def test_other_data_is_refused_by_its_digest(copy, demo_shards, tmp_path):
     [
         ({"plan_version": PLAN_VERSION + 1}, r"by version \d+ of its plan, the run by version"),
         ({"losses": []}, "holds no loss"),
-        ({"job": {"name": "x", "detector": "NoDETRConfig"}}, "'NoDETRConfig' is none of"),
+        (
+            {"job": {"name": "x", "data": "DataConfig", "detector": "NoDETRConfig"}},
+            "'NoDETRConfig' is none of",
+        ),
         ({"job": {"name": "x", "train": "TrainConfig"}}, "settings of no job"),  # no data
         ({"job": {"name": "x", "new": 1}}, "saved by another version"),
         ({"job": {"name": "x", "data": "DataConfig", "data.train": "pipe:rm -r x"}}, "commands of a record"),
