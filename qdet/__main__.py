@@ -26,6 +26,7 @@ from qdet.launching.commands.order import OrderCommand
 from qdet.launching.commands.run import RunCommand
 from qdet.launching.commands.runs.checkpoint import CheckpointCommand
 from qdet.launching.commands.runs.replay import ReplayCommand
+from qdet.launching.commands.runs.reproduce import ReproduceCommand
 from qdet.launching.commands.runs.runs import RunsCommand
 from qdet.launching.commands.runs.show import ShowCommand
 from qdet.launching.commands.submit import SubmitCommand
@@ -81,6 +82,7 @@ COMMANDS: dict[str, type[Command]] = {
     "show": ShowCommand,
     "checkpoint": CheckpointCommand,
     "replay": ReplayCommand,
+    "reproduce": ReproduceCommand,
     "chaos": ChaosCommand,
     "zoo": ZooCommand,
     "certify": CertifyCommand,

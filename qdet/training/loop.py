@@ -14,6 +14,8 @@ from qdet.job import Job
 from qdet.kernels.choice import choose_kernels
 from qdet.storage.network import patient
 from qdet.tracking import Tracker
+from qdet.training.beginning.recorder import BeginningRecorder, observe_beginning
+from qdet.training.beginning.same_data import check_same_data
 from qdet.training.checkpointing.compatibility import check_categories, check_world
 from qdet.training.checkpointing.contents import Checkpoints, Snapshot
 from qdet.training.checkpointing.model_log import log_models
@@ -86,6 +88,7 @@ def train(
             raise
         finally:
             training.maker.diagnosis.close()
+            training.beginning.close()
         end(Ended("stopped" if result.stopped else "finished", result.step, result.metrics))
     return result
 
@@ -96,6 +99,7 @@ class _Training:
     def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
         check_world(job, world.size)
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
+        hosts = check_same_data(world, train_shards, val_shards)
         job = settle_stage(job, world, classes=len(train_shards.categories))
         self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
         check_categories(train_shards, val_shards)
@@ -119,6 +123,10 @@ class _Training:
             stop_requested=reporter.stop_requested,
             launched=run.launched,
         )
+        first = world.main and start.step == 0
+        seen = observe_beginning(job, world, hosts, train=train_shards, val=val_shards) if first else None
+        self.beginning = BeginningRecorder(folder, seen)
+        self.exchange.loss.listener = self.beginning.add
         if start.state:
             self.exchange.restore(start.state)
         if start.evaluations:

@@ -1,6 +1,7 @@
 """Images that cannot be read: who stands in, that all ranks agree on it, and when the run stops."""
 
 import dataclasses
+import socket
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_each_bad_image_is_named_once_and_one_too_many_stops_the_run(damaged, ca
     list(stream.steps(0, 3 * stream.steps_per_epoch))
     said = capsys.readouterr().out
     for row in (3, 11, 17):
-        assert said.count(f"{damaged.name_of(row)}: the image is not what was written") == 1
+        what = f"{damaged.name_of(row)}: the image is not what was written"
+        assert said.count(f"{what}: its checksum differs on host {socket.gethostname()}") == 1
     stream = TrainStream(damaged, SMALL, StreamConfig(batch_size=GLOBAL, seed=5, max_bad=2))
     with pytest.raises(DataError, match=r"3 images cannot be read, --data\.max-bad allows 2") as error:
         list(stream.steps(0, stream.steps_per_epoch))

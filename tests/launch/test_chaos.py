@@ -1,17 +1,26 @@
 """Injected faults: what they do to files, how a difference is reported, and whole runs with each kind."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from qdet.errors import ConfigError, TrainingError
-from qdet.launching.chaos import faults, flips
-from qdet.launching.chaos.run import Chaos, Result, break_runs, print_result
+from qdet.checkpoint import Checkpoint, RunFolder, manifest, open_folder
+from qdet.data.shards.shard_set import ShardSet
+from qdet.errors import CheckpointError, ConfigError, TrainingError
+from qdet.launching.chaos import copies, faults, flips, lies
+from qdet.launching.chaos.job import job as chaos_job
+from qdet.launching.chaos.requests import Requests
+from qdet.launching.chaos.run import Chaos, Result, break_runs, prepare, print_result
 from qdet.launching.chaos.trial import Event, Trial
 from qdet.launching.chaos.verdict import check_flips
+from tests.support.ranks import assert_same
+from tests.support.small_checkpoints import write
 
 
 def test_damaging_a_file_always_changes_it(tmp_path: Path):
@@ -25,13 +34,129 @@ def test_damaging_a_file_always_changes_it(tmp_path: Path):
 def test_one_worker_answers_a_request_for_a_flipped_bit(tmp_path: Path):
     trial = Trial("run", tmp_path, workers=2)
     (tmp_path / "run.log").write_text("what workers print\n" * 3)
-    assert flips._claim(trial.flips) is None
-    assert flips.count_flips(trial.flips) == 0
-    flips.request_flip(trial.flips, "weights")
-    assert [flips._claim(trial.flips) for _ in range(2)] == ["weights", None]
-    assert flips.count_flips(trial.flips) == 1
+    requests = trial.flips
+    assert requests.claim(flips.KINDS) is None
+    assert requests.answered() == 0
+    requests.put("weights")
+    assert requests.claim(lies.KINDS) is None
+    assert [requests.claim(flips.KINDS) for _ in range(2)] == ["weights", None]
+    assert requests.answered() == 1
     assert check_flips(trial) == ["1 bits were flipped, and 0 found"]
-    assert faults.Victim(psutil.Process(), trial.run_folder, lambda: None).flips == trial.flips
+    victim = faults.Victim(psutil.Process(), trial.run_folder, lambda: None)
+    assert (victim.flips, victim.lies, victim.folder) == (requests, trial.lies, tmp_path)
+
+
+def test_of_many_threads_each_request_is_answered_once(tmp_path: Path):
+    requests = Requests(tmp_path / "run.lies.json")
+    requests.put(lies.CUT, 20)
+
+    def ask(_: int) -> int:
+        return sum(requests.claim((lies.CUT,)) is not None for _ in range(50))
+
+    with ThreadPoolExecutor(8) as pool:
+        told = sum(pool.map(ask, range(8)))
+    assert told == requests.answered() == 20
+    assert [file.name for file in tmp_path.iterdir()] == ["run.lies.log"]
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from([lies.WRONG, lies.CUT]), st.integers(0, 999))
+def test_a_lie_is_never_the_truth(content: bytes, kind: str, seed: int):
+    told = lies.tell(content, kind, random.Random(seed))
+    if kind == lies.CUT:
+        assert len(told) < len(content)
+        assert content.startswith(told)
+    else:
+        assert len(told) == len(content)
+        differing = [a ^ b for a, b in zip(told, content, strict=True) if a != b]
+        assert len(differing) == 1
+        assert differing[0].bit_count() == 1
+
+
+@pytest.fixture
+def lying_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, Requests]:
+    """A run of three checkpoints in a store that lies, and what asks for lies."""
+    requests = Requests(tmp_path / "lies.json")
+    monkeypatch.setenv(lies.LIES, str(requests.file))
+    monkeypatch.setattr(manifest, "REREAD", 0.0)
+    lies.install()
+    run = RunFolder(open_folder(f"lying://{tmp_path}/store/run"))
+    for step in (1, 2, 3):
+        write(run.at(step), step=step)
+    return run, requests
+
+
+def test_a_store_that_is_not_asked_to_lie_is_one_like_any_other(lying_store, tmp_path: Path):
+    run, requests = lying_store
+    found = Checkpoint(run.at(3))
+    honest = Checkpoint(open_folder(tmp_path / "store" / "run" / "step_000003"))
+    assert_same(found, honest)
+    assert run.folder.local is None
+    assert run.folder.create("lease", b"1")
+    assert not run.folder.create("lease", b"2")
+    assert requests.answered() == 0
+
+
+@pytest.mark.parametrize("kind", lies.KINDS)
+@pytest.mark.parametrize("times", range(1, 9))
+def test_no_lie_about_a_checkpoint_is_believed(kind: str, times: int, lying_store, tmp_path: Path):
+    """Whatever is told, what a run resumes from is a checkpoint as it was written, or an error."""
+    run, requests = lying_store
+    requests.put(kind, times)
+    said: list[str] = []
+    try:
+        found = run.newest_good(said.append)
+        resumed = None if found is None else Checkpoint(found, verified=True)
+    except CheckpointError as error:
+        said.append(str(error))
+        resumed = None
+    assert requests.answered() >= 1
+    if resumed is not None:
+        place = tmp_path / "store" / "run" / resumed.folder.name
+        assert_same(resumed, Checkpoint(open_folder(place)))
+        assert resumed.state.step == int(resumed.folder.name.removeprefix("step_"))
+    if kind != lies.STALE and times > 2:
+        assert said
+    assert {folder.name for folder in (tmp_path / "store" / "run").glob("step_*")} == {
+        f"step_{step:06d}" for step in (1, 2, 3)
+    }
+
+
+def test_every_second_worker_reads_the_copy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert copies.read_own_copy(chaos_job).data.train == "data/train"
+    monkeypatch.setenv(copies.COPIES, "1")
+    assert copies.read_own_copy(chaos_job).data.train == "copy/train"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert copies.read_own_copy(chaos_job).data.train == "data/train"
+
+
+def test_the_copy_differs_within_the_block_and_is_refused_by_what_is_compared(tmp_path: Path):
+    folder = tmp_path / "chaos"
+    prepare(folder)
+    same = [ShardSet.open(folder / name / "train").digest for name in (copies.DATA, copies.COPY)]
+    assert same[0] == same[1]
+    with copies.other_copy(folder):
+        assert ShardSet.open(folder / copies.COPY / "train").digest != same[0]
+    assert ShardSet.open(folder / copies.COPY / "train").digest == same[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "alive", "found"),
+    [
+        (f"ConfigError: {copies.REFUSALS[0]}: digest a on b\n", True, []),
+        (f"ConfigError: --store.resume: {copies.REFUSALS[1]} a, it was b\n", True, []),
+        ("step 4/60  loss 1\n" + copies.REFUSALS[0], True, ["trained"]),
+        ("nothing\n", False, ["were not refused within 0.3 s"]),
+    ],
+)
+def test_data_that_differ_must_be_refused_without_a_step(
+    lines: str, alive: bool, found: list[str], tmp_path: Path
+):
+    log = tmp_path / "run.log"
+    log.write_text("step 3/60  loss 1\n" + lines)
+    problems = copies.watch_refusal(log, len("step 3/60  loss 1\n"), lambda: alive, 0.3)
+    assert len(problems) == len(found)
+    assert all(part in problem for part, problem in zip(found, problems, strict=True))
 
 
 def test_unknown_faults_are_refused_by_name(tmp_path: Path):
@@ -68,6 +193,8 @@ def test_a_difference_is_reported_and_fails_the_command(tmp_path: Path, capsys: 
         "second",
         "pause",
         "flip",
+        "lie",
+        "mismatch",
     ],
 )
 def test_a_run_with_injected_faults_ends_like_an_undisturbed_one(fault: str, tmp_path: Path):

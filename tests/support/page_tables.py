@@ -168,6 +168,8 @@ ELSEWHERE = {
     "qdet sync-tracking": "needs points that wait; tests/tracking",
     "qdet certify adamixer_r50:mixing": "trains for hours",
     "qdet certify adamixer_r50:mixing --show": "shows what the line before has trained",
+    "qdet reproduce RUN": "tests/launch/test_reproduce.py reproduces a run of its own",
+    "qdet reproduce RUN --steps 100 --train /mnt/coco/train2017 --val /mnt/coco/val2017": "the same",
     "qdet chaos --minutes 10": "tests/launch/test_chaos.py injects every fault",
     "qdet chaos --minutes 10 --faults worker driver -- --train.zero 3": "tests/launch/test_chaos.py does",
     "python -m benchmarks.serving outputs/RUN --images data/demo/coco/val --batch 16 --concurrency 1 32 64 "

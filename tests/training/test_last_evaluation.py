@@ -42,7 +42,7 @@ def test_a_kill_in_the_last_evaluation_loses_no_step(demo_shards, tmp_path, monk
     assert after.metrics == result.metrics
     assert "val/AP" in after.metrics
     assert after.files == before.files
-    assert [found.name for found in (tmp_path / "run").iterdir()] == [f"step_{STEPS:06d}"]
+    assert [found.name for found in (tmp_path / "run").glob("step_*")] == [f"step_{STEPS:06d}"]
 
 
 class Again(LocalReporter):

@@ -5,6 +5,7 @@ when its samples may already have been trained on; the error stops the run.
 """
 
 import hashlib
+import socket
 import tarfile
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -40,7 +41,10 @@ def files_of(shard: Listed, allowed: Sequence[str]) -> Generator[dict[str, Any],
                 f"{shard.name} has {passing.length} bytes where its manifest says {shard.size}; copy it again"
             )
         if shard.sha256 not in (None, passing.hashing.hexdigest()):
-            raise DataError(f"{shard.name} is not what its manifest says: its sha256 differs; copy it again")
+            raise DataError(
+                f"{shard.name} is not what its manifest says: its sha256 differs on host "
+                f"{socket.gethostname()}; copy it again"
+            )
 
 
 class _Passing:

@@ -9,6 +9,7 @@ DIR may be a URL, and shards may come without manifest and index (see `qdet.data
 """
 
 import hashlib
+import socket
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,8 +175,8 @@ class ShardSet:
             data = self.files.read(shard, offset, length)
         if zlib.crc32(data) != crc32:
             raise DataError(
-                f"{self.name_of(row)}: the {what} is not what was written: its checksum differs; "
-                "copy the shard again or convert the dataset again"
+                f"{self.name_of(row)}: the {what} is not what was written: its checksum differs on host "
+                f"{socket.gethostname()}; copy the shard again or convert the dataset again"
             )
         return data
 

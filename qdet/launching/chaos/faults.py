@@ -1,10 +1,8 @@
-"""Faults to inject into a run: processes are killed, frozen or sent SIGTERM, files are corrupted."""
+"""Faults to inject into a run: on its processes, its files, its store and its data."""
 
 import contextlib
 import os
 import random
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,66 +10,18 @@ from pathlib import Path
 import psutil
 
 from qdet.errors import ConfigError
-from qdet.launching.chaos.flips import KINDS, request_flip
+from qdet.launching.chaos import flips, lies
+from qdet.launching.chaos.copies import other_copy, watch_refusal
+from qdet.launching.chaos.victim import Victim, kill_process
 from qdet.storage import Folder
 from qdet.storage.lease import Terms
 
-
-class Victim:
-    """A run under test: its launcher, its workers, its folder of checkpoints."""
-
-    def __init__(
-        self,
-        launcher: psutil.Process,
-        run_folder: Path,
-        start_another: Callable[[], "subprocess.Popen[str]"],
-    ) -> None:
-        self.launcher, self.run_folder, self.start_another = launcher, run_folder, start_another
-        self.paused: list[psutil.Process] = []
-        """Its processes, where they are suspended so that another launcher takes over."""
-        self.problems: list[str] = []
-        """What went wrong while a fault was injected."""
-
-    @property
-    def flips(self) -> Path:
-        """File that asks its workers for a flipped bit."""
-        return self.run_folder.parent.parent / f"{self.run_folder.name}.flip.json"
-
-    def workers(self) -> list[psutil.Process]:
-        """Return the training processes alive now."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return [child for child in self.launcher.children() if _is_worker(child)]
-        return []
-
-    def kill_leftovers(self, spared: Sequence[psutil.Process] = ()) -> None:
-        """Kill workers of the run on this machine whose launcher is gone, but none that is `spared`."""
-        for process in psutil.process_iter():
-            ours = _is_worker(process) and self.run_folder.name in _command_line(process)
-            if ours and process not in spared:
-                _kill(process)
-
-    def kill(self) -> None:
-        """Kill the launcher and its workers."""
-        workers = self.workers()
-        for process in (self.launcher, *workers):
-            _kill(process)
-
-    def wake(self) -> None:
-        """Let the suspended processes go on, wait until its workers have ended, and kill the launcher.
-
-        torchrun would start workers again and again, all refused as long as the other launcher is there.
-        """
-        for process in self.paused:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
-        _, alive = psutil.wait_procs(self.paused[1:], timeout=LEAVING)
-        if alive:
-            self.problems.append(f"{len(alive)} workers that had lost the run did not end in {LEAVING:.0f} s")
-        self.kill()
-
-
-LEAVING = 120.0
-"""Seconds that processes have to end once they were woken up."""
+MOST_LIES = 6
+"""Lies that a store is asked for at once."""
+REFUSING = 180.0
+"""Seconds that new workers have to refuse data that differ."""
+DRAINED = 1.0
+"""Seconds until what killed workers had printed is in the log; new ones take longer to start."""
 Fault = Callable[[Victim, random.Random], str]
 """Injects a fault, drawing what to hit from the generator, and returns what it did."""
 
@@ -82,7 +32,7 @@ def kill_worker(victim: Victim, rng: random.Random) -> str:
     if not workers:
         return "no worker is up"
     worker = rng.choice(workers)
-    _kill(worker)
+    kill_process(worker)
     return f"killed worker {worker.pid}"
 
 
@@ -90,16 +40,16 @@ def kill_all_workers(victim: Victim, rng: random.Random) -> str:
     """Send SIGKILL to every worker."""
     workers = victim.workers()
     for worker in workers:
-        _kill(worker)
+        kill_process(worker)
     return f"killed {len(workers)} workers"
 
 
 def kill_launcher(victim: Victim, rng: random.Random) -> str:
     """Kill the launcher and then its workers, as when the driver or the machine dies."""
     workers = victim.workers()
-    _kill(victim.launcher)
+    kill_process(victim.launcher)
     for worker in workers:
-        _kill(worker)
+        kill_process(worker)
     return f"killed the launcher and its {len(workers)} workers"
 
 
@@ -158,9 +108,30 @@ def damage_checkpoint(victim: Victim, rng: random.Random) -> str:
 
 def flip_bit(victim: Victim, rng: random.Random) -> str:
     """Have a bit flip in a worker, in the next pass whose gradient is computed twice."""
-    kind = rng.choice(KINDS)
-    request_flip(victim.flips, kind)
+    kind = rng.choice(flips.KINDS)
+    victim.flips.put(kind)
     return f"asked for a flipped bit in the {kind} of the next checked pass"
+
+
+def lie(victim: Victim, rng: random.Random) -> str:
+    """Have the store lie some times, by even chances to a run that is killed and looks for a checkpoint."""
+    kind, times = rng.choice(lies.KINDS), rng.randint(1, MOST_LIES)
+    victim.lies.put(kind, times)
+    asked = f"asked the store for {kind}, {times} times"
+    return f"{asked}, and {kill_launcher(victim, rng)}" if rng.random() < 0.5 else asked
+
+
+def mismatch_data(victim: Victim, rng: random.Random) -> str:
+    """Kill all workers; until they have refused it, every second one finds another copy of the data."""
+    if len(victim.workers()) < 2:
+        return "no two workers are up, to have different copies of the data"
+    killed = kill_all_workers(victim, rng)
+    with other_copy(victim.folder):
+        time.sleep(DRAINED)
+        start = victim.log.stat().st_size
+        found = watch_refusal(victim.log, start, victim.is_up, REFUSING)
+    victim.problems += found
+    return f"{killed}, and gave one another copy of the data until it was refused"
 
 
 FAULTS: dict[str, Fault] = {
@@ -173,6 +144,8 @@ FAULTS: dict[str, Fault] = {
     "second": start_second_driver,
     "pause": pause_driver,
     "flip": flip_bit,
+    "lie": lie,
+    "mismatch": mismatch_data,
 }
 
 
@@ -200,19 +173,3 @@ def _corrupt(file: Path, rng: random.Random) -> str:
         content.seek(at)
         content.write(bytes([old ^ (1 << rng.randrange(8))]))
     return f"flipped a bit of byte {at} of"
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    return "qdet.launching.chaos.job" in _command_line(process)
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    """Return the words of a process's command line; none if it is gone or another user's."""
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []
-
-
-def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGKILL)

@@ -4,12 +4,13 @@ The launcher asks by a file; the first worker whose next gradient is checked ans
 found at the next comparison of copies, or not at all: docs/reliability.md says which.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from qdet.launching.chaos.requests import Requests
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,50 +22,25 @@ REQUESTS = "QDET_CHAOS_FLIPS"
 KINDS = ("activations", "gradients", "weights")
 
 
-def request_flip(file: Path, kind: str) -> None:
-    """Ask the workers for a flipped bit."""
-    file.with_suffix(".new").write_text(json.dumps({"kind": kind}))
-    file.with_suffix(".new").replace(file)
-
-
-def count_flips(file: Path) -> int:
-    """Return how many requests workers have answered."""
-    log = file.with_suffix(".log")
-    return len(log.read_text().splitlines()) if log.exists() else 0
-
-
 def install() -> None:
     """Have this process answer requests, if its environment names a file for them."""
     if REQUESTS not in os.environ:
         return
     from qdet.training.corruption.verify import Check
 
-    file, sound = Path(os.environ[REQUESTS]), Check.watching
+    requests, sound = Requests(Path(os.environ[REQUESTS])), Check.watching
 
     @contextmanager
     def watching(check: "Check", number: int) -> Iterator[None]:
         turn, rank = check.turn, check.verifier.world.rank
         mine = (turn.checked, turn.number) == (rank, number)
         with ExitStack() as stack:
-            if mine and (kind := _claim(file)):
+            if mine and (kind := requests.claim(KINDS)):
                 stack.callback(_inject(check.verifier.detector, kind))
             with sound(check, number):
                 yield
 
     setattr(Check, "watching", watching)  # noqa: B010  (pyright would compare the names of arguments)
-
-
-def _claim(file: Path) -> str | None:
-    """Take the request, if there is one, so that no other worker answers it."""
-    taken = file.with_suffix(f".{os.getpid()}")
-    with suppress(FileNotFoundError):
-        file.rename(taken)
-        kind = json.loads(taken.read_text())["kind"]
-        taken.unlink()
-        with file.with_suffix(".log").open("a") as log:
-            log.write(f"{kind}\n")
-        return kind
-    return None
 
 
 def _inject(detector: "nn.Module", kind: str) -> Callable[[], None]:

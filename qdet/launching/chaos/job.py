@@ -60,8 +60,10 @@ job = Job(
 
 
 if __name__ == "__main__":
-    from qdet.launching.chaos.flips import install
+    from qdet.launching.chaos import flips, lies
+    from qdet.launching.chaos.copies import read_own_copy
     from qdet.launching.cli import launch
 
-    install()
-    launch(job)
+    flips.install()
+    lies.install()
+    launch(read_own_copy(job))

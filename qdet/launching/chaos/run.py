@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +13,14 @@ from rich.table import Table
 
 from qdet.console import open_console, print_line
 from qdet.errors import TrainingError
+from qdet.launching.chaos.copies import DATA, OTHER, make_copy
 from qdet.launching.chaos.faults import select_faults
 from qdet.launching.chaos.job import IMAGES, SIDE, STEPS
 from qdet.launching.chaos.trial import PlannedFault, Trial
 from qdet.launching.chaos.verdict import find_problems
+
+SMALL_SHARDS = 0.05
+"""Megabytes of a shard of the copy that differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,11 @@ def prepare(folder: Path) -> None:
         raise TrainingError(f"--folder {folder} is not empty; give a new one")
     train, val = IMAGES["train"], IMAGES["val"]
     prepare(SyntheticConfig(out=folder / "coco", train=train, val=val, size=SIDE, workers=1))
-    for split in IMAGES:
-        conversion = Conversion(coco=folder / "coco", split=split, out=folder / "data" / split, processes=1)
+    whole = Conversion(coco=folder / "coco", split="train", out=folder / DATA / "train", processes=1)
+    others = (
+        replace(whole, split="val", out=folder / DATA / "val"),
+        replace(whole, out=folder / OTHER / "train", shard_megabytes=SMALL_SHARDS),
+    )
+    for conversion in (whole, *others):
         convert(conversion, console=open_console(quiet=True))
+    make_copy(folder)

@@ -15,8 +15,12 @@ from typing import TextIO
 import psutil
 
 from qdet.errors import TrainingError
-from qdet.launching.chaos.faults import FAULTS, Victim
+from qdet.launching.chaos.copies import COPIES
+from qdet.launching.chaos.faults import FAULTS
 from qdet.launching.chaos.flips import REQUESTS
+from qdet.launching.chaos.lies import LIES, SCHEME
+from qdet.launching.chaos.run_files import RunFiles
+from qdet.launching.chaos.victim import Victim
 from qdet.storage.lease.hold import LASTS
 
 LEASE = 10.0
@@ -50,11 +54,12 @@ class Event:
     """Seconds until new workers finished a step; None if another fault or the end came first."""
 
 
-class Trial:
+class Trial(RunFiles):
     """A run of the job on the shards in `folder`; its output goes to `NAME.log` there."""
 
     def __init__(self, name: str, folder: Path, *, workers: int, flags: Sequence[str] = ()) -> None:
-        self.name, self.folder, self.workers, self.flags = name, folder, workers, tuple(flags)
+        super().__init__(name, folder)
+        self.workers, self.flags = workers, tuple(flags)
         self.events: list[Event] = []
         self.startup: float | None = None
         """Seconds from the first launch to the first step."""
@@ -63,19 +68,15 @@ class Trial:
         """What went wrong with drivers that had lost the run, or were not to have it."""
         self._step = 0
         self._stepped = False  # in the current launch
+        self._lying = False
         self._paused: list[Victim] = []
         self._workers_at_fault: set[int] = set()
         self._workers_replaced = False
 
     @property
-    def run_folder(self) -> Path:
-        """Folder of its checkpoints."""
-        return self.folder / "store" / self.name
-
-    @property
-    def flips(self) -> Path:
-        """File that asks its workers for a flipped bit."""
-        return self.folder / f"{self.name}.flip.json"
+    def store(self) -> str:
+        """Where its checkpoints are; a run whose store lies reaches it as one behind a URL."""
+        return f"{SCHEME}://{self.folder / 'store'}" if self._lying else "store"
 
     def run(self, plan: Sequence[PlannedFault], rng: random.Random) -> None:
         """Run to the end, relaunching after faults; fills `events`, `startup` and `seconds`.
@@ -89,7 +90,8 @@ class Trial:
         """
         self._began = time.monotonic()
         waiting, code = list(plan), -1
-        with (self.folder / f"{self.name}.log").open("w") as log:
+        self._lying = any(planned.fault == "lie" for planned in plan)
+        with self.log.open("w") as log:
             try:
                 code = self._relaunch(log, waiting, rng)
             finally:
@@ -97,9 +99,7 @@ class Trial:
                     victim.kill()
         if code == 0:
             return
-        raise TrainingError(
-            f"{self.name} did not finish (exit code {code}); see {self.folder / self.name}.log"
-        )
+        raise TrainingError(f"{self.name} did not finish (exit code {code}); see {self.log}")
 
     def _relaunch(self, log: TextIO, waiting: list[PlannedFault], rng: random.Random) -> int:
         """Launch until the run is finished, or fails without a fault; return the last exit code."""
@@ -187,7 +187,9 @@ class Trial:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
             LASTS: f"{LEASE:g}",
-            REQUESTS: str(self.flips),
+            REQUESTS: str(self.flips.file),
+            LIES: str(self.lies.file),
+            COPIES: "1",
         }
 
     def _verification(self) -> list[str]:
@@ -199,6 +201,6 @@ class Trial:
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.workers)),
             *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "--rdzv-id", self.name),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-            *("-m", "qdet.launching.chaos.job", "--store.path", "store", "--store.run", self.name),
+            *("-m", "qdet.launching.chaos.job", "--store.path", self.store, "--store.run", self.name),
             *("--store.resume", "auto", *self.flags, *self._verification()),
         ]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from qdet.checkpoint import Checkpoint, open_folder
-from qdet.launching.chaos.flips import count_flips
 from qdet.launching.chaos.trial import Trial
 from qdet.storage import Folder
 from qdet.training.corruption.record import read_incidents
@@ -41,7 +40,7 @@ def check_flips(trial: Trial) -> list[str]:
 
     A worker that another fault killed may have flipped a bit that nobody had compared yet.
     """
-    flipped, found = count_flips(trial.flips), len(read_incidents(Folder.open(trial.run_folder)))
+    flipped, found = trial.flips.answered(), len(read_incidents(Folder.open(trial.run_folder)))
     alone = all(event.fault == "flip" for event in trial.events)
     if flipped == found or (found < flipped and not alone):
         return []

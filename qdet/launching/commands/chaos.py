@@ -21,7 +21,7 @@ class ChaosCommand:
     """New folder for images, checkpoints and logs; by default a temporary one."""
     faults: Annotated[tuple[str, ...], arg(metavar="FAULT ...", help_behavior_hint="")] = ()
     """Faults to choose from: worker, workers, driver, term, freeze, damage, second, pause,
-    flip; by default all."""
+    flip, lie, mismatch; by default all."""
     workers: int = 2
     """Training processes."""
     seed: int | None = None

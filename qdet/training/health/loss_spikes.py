@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class MeanLoss(Observer):
         self._values, self._shares = max(micro_batches, 1), micro_batches or world.size
         self._last: tuple[int, Sequence[float]] | None = None
         self._spikes = 0
+        self.listener: Callable[[int, float], None] = lambda step, loss: None
+        """Called on every rank with each step and its mean loss, NaN of a skipped one; perhaps twice."""
 
     def observe(self, step: int, losses: Sequence[float]) -> None:
         """Take this rank's loss of a step, or of all micro-batches; NaN if the step was skipped."""
@@ -72,9 +74,12 @@ class MeanLoss(Observer):
     def reduced(self, totals: Sequence[float]) -> None:
         """Compare the mean with those of the steps before; rank 0 prints a spike."""
         loss = self._mean(totals)
-        if self._last is None or not math.isfinite(loss):
+        if self._last is None:
             return
         step = self._last[0]
+        self.listener(step, loss)
+        if not math.isfinite(loss):
+            return
         distance = self._history.add(loss)
         if distance is None:
             return
@@ -89,6 +94,8 @@ class MeanLoss(Observer):
     def state(self) -> Mapping[str, Any]:
         """Return the last losses, including that of the step just made, not exchanged yet. Collective."""
         loss = math.nan if self._last is None else self._mean(self._world.sum(*self._last[1]))
+        if self._last is not None:
+            self.listener(self._last[0], loss)
         losses = self._history.last
         return {"losses": (*losses, loss)[-HISTORY:] if math.isfinite(loss) else losses}
 
