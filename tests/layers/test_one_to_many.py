@@ -58,6 +58,7 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
 }
 ONE = SMALL | {"encoder_layers": 1}
+DEFORMABLE = ONE | {"levels": 3}  # a fourth would have one cell, which no norm of training takes
 TWO_STAGE = {"refine": True, "two_stage": True}
 LEARNED: dict[str, DetectorConfig] = {
     "detr": DETRConfig(**ONE, queries=N, scores="sigmoid"),
@@ -67,28 +68,43 @@ LEARNED: dict[str, DetectorConfig] = {
     "dab centres": DABDETRConfig(**ONE, anchors=N, anchor_dims=2),
     "anchor": AnchorDETRConfig(**ONE, points=N, patterns=2),
     "anchor plain": AnchorDETRConfig(**ONE, points=N, patterns=1, attention="plain"),
-    "deformable": DeformableDETRConfig(**ONE, queries=N),
-    "deformable refined": DeformableDETRConfig(**ONE, queries=N, refine=True, look_forward="twice"),
+    "deformable": DeformableDETRConfig(**DEFORMABLE, queries=N),
+    "deformable refined": DeformableDETRConfig(**DEFORMABLE, queries=N, refine=True, look_forward="twice"),
     "smca": SMCAConfig(**ONE, queries=N),
     "smca scales": MultiScaleSMCAConfig(**SMALL, queries=N, encoder=("multi",)),
     "smca conv": ConvSMCAConfig(**ONE, queries=N),
 }
 """Detectors whose queries are learned."""
 TOKENS: dict[str, DetectorConfig] = {
-    "two stages": DeformableDETRConfig(**ONE, **TWO_STAGE, queries=N),
+    "two stages": DeformableDETRConfig(**DEFORMABLE, **TWO_STAGE, queries=N),
     "mixed selection": DeformableDETRConfig(
-        **ONE, **TWO_STAGE, queries=N, content="learned", look_forward="twice"
+        **DEFORMABLE, **TWO_STAGE, queries=N, content="learned", look_forward="twice"
     ),
-    "dino": DINOConfig(**ONE, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
+    "dino": DINOConfig(**DEFORMABLE, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
     "dino tokens": DINOConfig(
-        **ONE, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
+        **DEFORMABLE, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
     ),
 }
 """Detectors whose queries are tokens of the image."""
-CASES = [(config, GROUPS) for config in LEARNED.values()]
-CASES += [(config, HYBRID) for config in (LEARNED | TOKENS).values()]
-IDS = [f"{name}-groups" for name in LEARNED] + [f"{name}-hybrid" for name in LEARNED | TOKENS]
-EACH = pytest.mark.parametrize(("config", "many"), CASES, ids=IDS)
+DEFAULT = ("conditional-groups", "dab patterns-groups", "mixed selection-hybrid")
+"""Cases of every run of the tests; the others are slow."""
+
+
+def case(name: str, *values: Any):
+    """A case of a parametrized test."""
+    return pytest.param(*values, id=name, marks=() if name in DEFAULT else pytest.mark.slow)
+
+
+EACH = pytest.mark.parametrize(
+    ("config", "many"),
+    [
+        *(case(f"{name}-groups", config, GROUPS) for name, config in LEARNED.items()),
+        *(case(f"{name}-hybrid", config, HYBRID) for name, config in (LEARNED | TOKENS).items()),
+    ],
+)
+OF_GROUPS = pytest.mark.parametrize("config", [case(f"{n}-groups", c) for n, c in LEARNED.items()])
+OF_LEARNED = pytest.mark.parametrize("config", [case(f"{n}-hybrid", c) for n, c in LEARNED.items()])
+OF_TOKENS = pytest.mark.parametrize("config", [case(f"{n}-hybrid", c) for n, c in TOKENS.items()])
 LOSS = replace(FOCAL_DETR_LOSS, classification=1.5, l1=4.0)
 
 
@@ -150,7 +166,7 @@ def test_the_detectors_own_queries_know_nothing_of_the_branches(config, many):
     assert not apart(evaluated)[0]
 
 
-@pytest.mark.parametrize("config", LEARNED.values(), ids=LEARNED)
+@OF_GROUPS
 def test_every_group_is_a_detector_of_its_own(config):
     """That shares all weights but those that its queries start from."""
     plain, branched = both(config, GROUPS)
@@ -168,7 +184,7 @@ def test_every_group_is_a_detector_of_its_own(config):
             assert_equal(found, alone)
 
 
-@pytest.mark.parametrize("config", LEARNED.values(), ids=LEARNED)
+@OF_LEARNED
 def test_the_hybrid_branch_is_a_detector_of_its_own(config):
     """One with as many queries as the branch."""
     _, branched = both(config, HYBRID)
@@ -181,7 +197,7 @@ def test_the_hybrid_branch_is_a_detector_of_its_own(config):
         assert_equal(branches, alone.decode(maps(), SIZES))
 
 
-@pytest.mark.parametrize("config", TOKENS.values(), ids=TOKENS)
+@OF_TOKENS
 def test_the_hybrid_branch_starts_from_the_next_best_tokens(config):
     """As if a detector with as many queries had these tokens alone: its first layer is told them."""
     _, branched = both(config, HYBRID)
@@ -214,7 +230,7 @@ def drawn(count: int, queries: int, classes: int = K) -> list[Predictions]:
     return [Predictions(torch.randn(2, queries, classes, dtype=torch.float64), b) for b in boxes]
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(counts=counts_of_images, seed=st.integers(0, 99), branches=st.integers(1, 3), softmax=st.booleans())
 def test_the_loss_of_groups_is_the_mean_of_their_losses(counts, seed, branches, softmax):
     torch.manual_seed(seed)
@@ -244,7 +260,7 @@ def test_the_loss_of_groups_is_the_mean_of_their_losses(counts, seed, branches, 
     assert got.terms["pos_acc"] == each[0].terms["pos_acc"]
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(counts=counts_of_images, seed=st.integers(0, 99), repeats=st.integers(1, 4))
 def test_the_loss_of_the_hybrid_branch_is_that_of_repeated_objects(counts, seed, repeats):
     torch.manual_seed(seed)
@@ -306,7 +322,7 @@ def gradients(detector, criterion, batches) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("config", TOKENS.values(), ids=TOKENS)
+@OF_TOKENS
 def test_fewer_tokens_than_queries(config):
     """The branch has what the detector leaves, and the terms of the loss stay the same."""
     criterion, targets = LOSS.build(K), objects(2, 1)
@@ -322,7 +338,7 @@ def test_fewer_tokens_than_queries(config):
     assert {p.logits.shape[1] for p in apart(stages)[0]} == {0}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     groups=st.lists(st.integers(-1, 2), max_size=5),
     own=st.integers(1, 4),
