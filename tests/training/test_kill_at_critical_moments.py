@@ -12,9 +12,9 @@ from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
 from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.denoising_jobs import job_of
 from tests.support.random_job import comparable_state, random_job
 from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
-from tests.training.test_denoising import job_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

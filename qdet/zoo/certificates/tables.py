@@ -18,7 +18,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 
 
 class Model(NamedTuple):
-    """A row of a table of models: a job file, its variant, and a change with the name that it gives the row."""
+    """A row: a job file, its variant, and changes with the name that they give the row."""
 
     job: str
     variant: str | None = None
