@@ -58,6 +58,7 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
 }
 ONE = SMALL | {"encoder_layers": 1}
+DINO = ONE | {"levels": 2}
 DEFORMABLE = ONE | {"levels": 3}  # a fourth would have one cell, which no norm of training takes
 TWO_STAGE = {"refine": True, "two_stage": True}
 LEARNED: dict[str, DetectorConfig] = {
@@ -80,9 +81,9 @@ TOKENS: dict[str, DetectorConfig] = {
     "mixed selection": DeformableDETRConfig(
         **DEFORMABLE, **TWO_STAGE, queries=N, content="learned", look_forward="twice"
     ),
-    "dino": DINOConfig(**DEFORMABLE, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
+    "dino": DINOConfig(**DINO, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
     "dino tokens": DINOConfig(
-        **DEFORMABLE, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
+        **DINO, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
     ),
 }
 """Detectors whose queries are tokens of the image."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qdet.layers.denoising.queries import LabelEmbedding, start_boxes
 from qdet.layers.one_to_many.branches import parts
-from qdet.layers.one_to_many.config import OneToManyConfig
+from qdet.layers.one_to_many.config import NO_BRANCHES, OneToManyConfig
 from qdet.layers.precision import fp32_island
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import inverse_sigmoid
@@ -42,7 +42,7 @@ class Queries(nn.Module):
         patterns: int = 0,
         fixed_centers: bool = False,
         classes: int | None = None,
-        one_to_many: OneToManyConfig,
+        one_to_many: OneToManyConfig = NO_BRANCHES,
     ) -> None:
         super().__init__()
         self.anchors, self.width, self.one_to_many = anchors, width, one_to_many

@@ -19,7 +19,7 @@ from qdet.detectors.smca.scale_tokens import ScaleTokens
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.heads import Head, PerceptronHead
 from qdet.layers.one_to_many.branches import Branching
-from qdet.layers.one_to_many.config import OneToManyConfig
+from qdet.layers.one_to_many.config import NO_BRANCHES, OneToManyConfig
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
 
@@ -38,7 +38,7 @@ class ModulatedDecoder(nn.Module):
         layers: int,
         strides: Sequence[int],
         *,
-        one_to_many: OneToManyConfig,
+        one_to_many: OneToManyConfig = NO_BRANCHES,
         heads: int,
         ffn: int,
         dropout: float = 0.0,

@@ -51,6 +51,10 @@ class OneToManyConfig:
         return replace(self, groups=min(self.groups, 3), queries=min(self.queries, 60), repeats=2)
 
 
+NO_BRANCHES = OneToManyConfig()
+"""One set of queries alone."""
+
+
 def flag(name: str) -> str:
     """Return the flag of a setting."""
     return f"--detector.one-to-many.{name}"
