@@ -38,7 +38,7 @@ from tests.support.recordings import Features
 K, N, T = 4, 5, 9
 GROUPS = OneToManyConfig(kind="groups", groups=3)
 HYBRID = OneToManyConfig(kind="hybrid", queries=T, repeats=3, weight=0.7)
-CHANNELS, STRIDES = (8, 12, 16), (8, 16, 32)
+CHANNELS, STRIDES = (8, 12, 16), (4, 8, 16)
 SIZES = PaddedSizes(torch.tensor([[64, 48], [52, 64]]), (64, 64))
 
 
@@ -58,8 +58,6 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
 }
 ONE = SMALL | {"encoder_layers": 1}
-DINO = ONE | {"levels": 2}
-DEFORMABLE = ONE | {"levels": 3}  # a fourth would have one cell, which no norm of training takes
 TWO_STAGE = {"refine": True, "two_stage": True}
 LEARNED: dict[str, DetectorConfig] = {
     "detr": DETRConfig(**ONE, queries=N, scores="sigmoid"),
@@ -69,21 +67,21 @@ LEARNED: dict[str, DetectorConfig] = {
     "dab centres": DABDETRConfig(**ONE, anchors=N, anchor_dims=2),
     "anchor": AnchorDETRConfig(**ONE, points=N, patterns=2),
     "anchor plain": AnchorDETRConfig(**ONE, points=N, patterns=1, attention="plain"),
-    "deformable": DeformableDETRConfig(**DEFORMABLE, queries=N),
-    "deformable refined": DeformableDETRConfig(**DEFORMABLE, queries=N, refine=True, look_forward="twice"),
+    "deformable": DeformableDETRConfig(**ONE, queries=N),
+    "deformable refined": DeformableDETRConfig(**ONE, queries=N, refine=True, look_forward="twice"),
     "smca": SMCAConfig(**ONE, queries=N),
     "smca scales": MultiScaleSMCAConfig(**SMALL, queries=N, encoder=("multi",)),
     "smca conv": ConvSMCAConfig(**ONE, queries=N),
 }
 """Detectors whose queries are learned."""
 TOKENS: dict[str, DetectorConfig] = {
-    "two stages": DeformableDETRConfig(**DEFORMABLE, **TWO_STAGE, queries=N),
+    "two stages": DeformableDETRConfig(**ONE, **TWO_STAGE, queries=N),
     "mixed selection": DeformableDETRConfig(
-        **DEFORMABLE, **TWO_STAGE, queries=N, content="learned", look_forward="twice"
+        **ONE, **TWO_STAGE, queries=N, content="learned", look_forward="twice"
     ),
-    "dino": DINOConfig(**DINO, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
+    "dino": DINOConfig(**ONE, queries=N, denoising=replace(DINO_DENOISING, kind="none")),
     "dino tokens": DINOConfig(
-        **DINO, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
+        **ONE, queries=N, content="token", denoising=replace(DINO_DENOISING, kind="none")
     ),
 }
 """Detectors whose queries are tokens of the image."""
