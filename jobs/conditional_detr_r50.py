@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Conditional DETR with ResNet-50, 50 epochs; also with ResNet-101, DC5 and 108 epochs.
+"""Conditional DETR with ResNet-50, 50 epochs; also with ResNet-101, DC5, 108 epochs and Group DETR's groups.
 
     python jobs/conditional_detr_r50.py
     python jobs/conditional_detr_r50.py --variant r101_dc5
+    python jobs/conditional_detr_r50.py --variant groups_12ep
     python jobs/conditional_detr_r50.py --demo --sweep --sweep.trials 3
 
 Paper: https://arxiv.org/abs/2108.06152
@@ -16,6 +17,7 @@ from qdet import (
     ConditionalDETRConfig,
     DataConfig,
     Job,
+    OneToManyConfig,
     OptimConfig,
     Published,
     ResNetConfig,
@@ -61,6 +63,17 @@ published = Published(
 ALONE = {"data.pad": "rank", "eval.batch_size": 1}  # of one image per worker, none is padded
 
 variants = {
+    "groups_12ep": Variant(
+        name="conditional_detr_r50_groups_12ep",
+        says="Group DETR",
+        changes={
+            "detector.one_to_many": OneToManyConfig(kind="groups", groups=11),
+            "detector.detections": 300,
+            "train.epochs": 12,
+            "optim.drop_epochs": (11,),
+        },
+        published=Published(ap=37.8, source="detrex's README"),
+    ),
     "dc5": Variant(
         name="conditional_detr_r50_dc5",
         changes={

@@ -16,6 +16,7 @@ from qdet import (
     DataConfig,
     DeformableDETRConfig,
     Job,
+    OneToManyConfig,
     OptimConfig,
     Published,
     ResNetConfig,
@@ -63,7 +64,29 @@ published = Published(
     classes=91,
 )
 
+HYBRID = {
+    "detector.one_to_many": OneToManyConfig(kind="hybrid", queries=1500, repeats=6),
+    "detector.content": "learned",
+    "detector.look_forward": "twice",
+    "detector.dropout": 0.0,
+    "detector.ffn": 2048,
+    "train.batch_size": 16,  # 2 images on each of 8 GPUs
+}
+README = "H-DETR's README"
+
 variants = {
+    "hybrid_12ep": Variant(
+        name="h_deformable_detr_r50_12ep",
+        says="H-DETR",
+        changes=HYBRID | {"train.epochs": 12, "optim.drop_epochs": (11,)},
+        published=Published(ap=48.7, source=README, classes=91),
+    ),
+    "hybrid_36ep": Variant(
+        name="h_deformable_detr_r50_36ep",
+        says="H-DETR",
+        changes=HYBRID | {"train.epochs": 36, "optim.drop_epochs": (30,)},
+        published=Published(ap=50.0, source=README, classes=91),
+    ),
     "r101": Variant(
         name="deformable_detr_r101_two_stage",
         changes={"detector.backbone.depth": 101},

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DynamicDETRConfig,
         EfficientDETRConfig,
         MultiScaleSMCAConfig,
+        OneToManyConfig,
         SMCAConfig,
         SparseRCNNConfig,
     )
@@ -79,6 +80,7 @@ _EXPORTS = {
         "DynamicDETRConfig",
         "EfficientDETRConfig",
         "MultiScaleSMCAConfig",
+        "OneToManyConfig",
         "SMCAConfig",
         "SparseRCNNConfig",
     ),
@@ -139,6 +141,7 @@ __all__ = [
     "LogUniform",
     "Model",
     "MultiScaleSMCAConfig",
+    "OneToManyConfig",
     "OptimConfig",
     "Published",
     "QdetError",

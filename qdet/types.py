@@ -162,6 +162,20 @@ class Reconstructions(Predictions):
 
 
 @dataclass(frozen=True)
+class Branches(Predictions):
+    """One decoder stage's predictions for queries that are learned for training alone, and matched apart."""
+
+    count: int = 1
+    """Branches of equal size, one after the other; each looks for all objects."""
+    repeats: int = 1
+    """How many of a branch's queries should find the same object."""
+    weight: float = 1.0
+    """Factor of the loss of each branch."""
+    own_weight: float = 1.0
+    """Factor of the loss of the detector's own queries, decoded beside them."""
+
+
+@dataclass(frozen=True)
 class BatchDetections:
     """Scored boxes in pixels of the original image files, `n` per image, in any order."""
 

@@ -46,6 +46,7 @@ PUBLIC = [
     "LogUniform",
     "Model",
     "MultiScaleSMCAConfig",
+    "OneToManyConfig",
     "OptimConfig",
     "Published",
     "QdetError",

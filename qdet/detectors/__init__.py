@@ -15,6 +15,7 @@ from qdet.detectors.smca.conv import ConvSMCA, ConvSMCAConfig
 from qdet.detectors.smca.model import SMCA, SMCAConfig
 from qdet.detectors.smca.multi_scale import MultiScaleSMCA, MultiScaleSMCAConfig
 from qdet.detectors.sparse_rcnn import SparseRCNN, SparseRCNNConfig
+from qdet.layers.one_to_many.config import OneToManyConfig
 
 DetectorConfig = (
     AdaMixerConfig
@@ -68,6 +69,7 @@ __all__ = [
     "EfficientDETRConfig",
     "MultiScaleSMCA",
     "MultiScaleSMCAConfig",
+    "OneToManyConfig",
     "SMCAConfig",
     "SparseRCNN",
     "SparseRCNNConfig",

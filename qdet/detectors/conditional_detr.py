@@ -17,6 +17,7 @@ from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.heads import BoxHead, PerceptronHead, predict_layers, sigmoid_class_head
 from qdet.layers.mlp import MLP
+from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.position import embed_reference
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import boxes_from
@@ -79,9 +80,10 @@ class ConditionalDETR(Detector):
         """Predict from the coarsest map."""
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
         outputs, points = self.decoder(memory, recompute=self.recomputes)
-        return predict_layers(
+        stages = predict_layers(
             outputs, self.class_head, lambda x: boxes_from(self.box_head(x), points), sizes.sizes_hw
         )
+        return self.decoder.branching.split(stages)
 
 
 class Decoder(nn.Module):
@@ -99,7 +101,9 @@ class Decoder(nn.Module):
         self.place_scale = MLP(width, width, width, 2)
         self.point_head = PerceptronHead(width, 2, layers=2)
         xavier_matrices(self)
-        self.position = LearnedQueries(config.queries, width, normalize=False)
+        self.branching = Branching(config.one_to_many, config.queries)
+        extra = config.one_to_many.extra(config.queries)
+        self.position = LearnedQueries(config.queries, width, normalize=False, extra=extra)
 
     def forward(
         self, memory: Memory, *, recompute: bool = False
@@ -109,9 +113,10 @@ class Decoder(nn.Module):
         points = self.point_head(position).sigmoid()
         embedded = embed_reference(points, position.shape[-1])
         x, outputs = position.new_zeros(position.shape), []
+        among = (position, self.branching.hide(x))
         for i, layer in enumerate(self.layers):
             place = embedded if i == 0 else embedded * self.place_scale(x)
             to_image = (position, place, memory.x, memory.position, memory.mask)
-            x = run(layer, x, (position,), to_image, recompute=recompute)
+            x = run(layer, x, among, to_image, recompute=recompute)
             outputs.append(self.norm(x))
         return outputs, points

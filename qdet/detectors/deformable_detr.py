@@ -9,21 +9,23 @@ differ, this is the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
-from qdet.detectors.transformer_config import DeformableConfig
+from qdet.detectors.transformer_config import DeformableConfig, check_tokens_allow
 from qdet.errors import ConfigError
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.heads import DetectionHead, Head
+from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import TokenLevels, flatten_maps, token_levels
 from qdet.layers.transformer.box_position import BoxPosition
-from qdet.layers.transformer.deformable import DeformableDecoder, DeformableEncoder
+from qdet.layers.transformer.deformable import DeformableDecoder, DeformableEncoder, LookForward
 from qdet.layers.transformer.layers import xavier_matrices
 from qdet.layers.transformer.token_proposals import best_tokens, grid_anchors, settle, take
 from qdet.types import PaddedSizes, Predictions, Proposals
@@ -39,6 +41,11 @@ class DeformableDETRConfig(DeformableConfig):
     """Refine boxes layer by layer; every decoder layer then has its own heads."""
     two_stage: bool = False
     """Start queries from the encoder's best proposals rather than learned ones; needs `refine`."""
+    content: Literal["box", "learned"] = "box"
+    """What content queries start from with two stages: their boxes too, or learned vectors (H-DETR's mixed
+    selection)."""
+    look_forward: LookForward = "once"
+    """Whether a layer's box loss also reaches the layer before it; twice needs `refine`."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
@@ -46,6 +53,12 @@ class DeformableDETRConfig(DeformableConfig):
         check_at_least(self, 1, "queries")
         if self.two_stage and not self.refine:
             raise ConfigError("--detector.two-stage needs --detector.refine: proposals are boxes to refine")
+        if self.look_forward == "twice" and not self.refine:
+            raise ConfigError("--detector.look-forward twice needs --detector.refine: no box is passed on")
+        if self.content == "learned" and not self.two_stage:
+            raise ConfigError("--detector.content is for --detector.two-stage: others are learned anyway")
+        if self.two_stage:
+            check_tokens_allow(self.one_to_many, "--detector.two-stage")
 
     def build(self, classes: int) -> "DeformableDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
@@ -71,7 +84,12 @@ class DeformableDETR(Detector):
         self.detections = c.detections
         self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
-        self.start = (ProposedQueries if c.two_stage else PointQueries)(c.queries, c.width)
+        extra = c.one_to_many.extra(c.queries)
+        if c.two_stage:
+            self.start = ProposedQueries(c.queries, c.width, content=c.content, extra=extra)
+        else:
+            self.start = PointQueries(c.queries, c.width, extra=extra)
+        self.branching = Branching(c.one_to_many, c.queries)
         self.decoder = DeformableDecoder(c.decoder_layers, c.width, points=c.decoder_points, **c.layer_sizes)
         # One head for all layers; or one per layer and, last, that of the tokens.
         count = c.decoder_layers + c.two_stage if c.refine else 1
@@ -101,11 +119,12 @@ class DeformableDETR(Detector):
             levels,
             self._layer_heads(),
             refine=self.config.refine,
+            look_forward=self.config.look_forward,
+            hidden=self.branching.hide(queries[0]),
             recompute=self.recomputes,
         )
-        for logits, boxes in decoded:
-            predictions.append(Predictions(logits, to_pixels(boxes, sizes.sizes_hw)))
-        return tuple(predictions)
+        stages = (Predictions(logits, to_pixels(boxes, sizes.sizes_hw)) for logits, boxes in decoded)
+        return *predictions, *self.branching.split(stages)
 
     def _layer_heads(self) -> list[nn.Module]:
         layers = self.config.decoder_layers
@@ -115,9 +134,9 @@ class DeformableDETR(Detector):
 class PointQueries(nn.Module):
     """Learned queries: content and position, from which the reference point is predicted."""
 
-    def __init__(self, queries: int, width: int) -> None:
+    def __init__(self, queries: int, width: int, *, extra: int = 0) -> None:
         super().__init__()
-        self.embedding = LearnedQueries(queries, 2 * width, normalize=False)
+        self.embedding = LearnedQueries(queries, 2 * width, normalize=False, extra=extra)
         self.reference_points = Head(width, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
@@ -135,17 +154,20 @@ class ProposedQueries(nn.Module):
 
     A head of the tokens' own predicts a box from every token's anchor. Its first logit, trained to separate
     objects of any class from background, ranks them. Queries depend on their boxes alone: no gradient passes
-    from them to the tokens, and their content is the other half of the same embedding.
+    from them to the tokens, and their content is the other half of the same embedding, or a learned vector.
+    `extra` tokens more are taken in training.
 
     Tokens without a usable anchor compete as well, as in the authors' code: their features are zero, so
     early in training they are among the best.
     """
 
-    def __init__(self, queries: int, width: int) -> None:
+    def __init__(self, queries: int, width: int, *, content: Literal["box", "learned"], extra: int) -> None:
         super().__init__()
-        self.queries = queries
+        self.queries, self.extra = queries, extra
         self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.position = BoxPosition(2 * width)
+        learned = content == "learned"
+        self.content = LearnedQueries(queries, width, normalize=False, extra=extra) if learned else None
         xavier_matrices(self.projection)
 
     def forward(
@@ -162,6 +184,9 @@ class ProposedQueries(nn.Module):
         tokens = self.norm(self.projection(memory.masked_fill(~usable.unsqueeze(-1), 0)))
         logits, boxes = head(tokens, anchors)
         boxes = settle(boxes, usable)
-        reference = take(boxes, best_tokens(logits[..., 0], self.queries)).detach()
+        count = self.queries + (self.extra if self.training else 0)
+        reference = take(boxes, best_tokens(logits[..., 0], count)).detach()
         position, content = self.position(reference).chunk(2, dim=-1)
+        if self.content is not None:  # the other half is left unread, as in H-DETR's code
+            content = self.content(memory.shape[0])[:, : reference.shape[1]]
         return content, position, reference, logits, boxes

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
+from qdet.errors import ConfigError
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.heads import BoxHead, Head, Scores, predict_layers, sigmoid_class_head
+from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.transformer.encoder import Memory, SingleScaleEncoder
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
@@ -45,6 +47,11 @@ class DETRConfig(TransformerConfig):
         super().__post_init__()
         check_at_least(self, 1, "queries")
         check_at_least(self, 0, "encoder_layers")
+        if self.scores == "softmax" and self.one_to_many.kind == "hybrid":
+            raise ConfigError(
+                "--detector.one-to-many.kind hybrid needs --detector.scores sigmoid: the cross-entropy of "
+                "softmax is divided by a number of matches that holds for the detector's own queries alone"
+            )
 
     def build(self, classes: int) -> "DETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
@@ -85,7 +92,10 @@ class DETR(Detector):
         """Predict from the coarsest map; with softmax, the last class logit is that of no object."""
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
         outputs = self.decoder(memory, recompute=self.recomputes)
-        return predict_layers(outputs, self.class_head, lambda x: self.box_head(x).sigmoid(), sizes.sizes_hw)
+        stages = predict_layers(
+            outputs, self.class_head, lambda x: self.box_head(x).sigmoid(), sizes.sizes_hw
+        )
+        return self.decoder.branching.split(stages)
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]
@@ -124,14 +134,17 @@ class Decoder(nn.Module):
             self.layers[0].self_attention = Unchanged()
         self.norm = nn.LayerNorm(width)
         xavier_matrices(self)
-        self.position = LearnedQueries(config.queries, width, normalize=False)
+        self.branching = Branching(config.one_to_many, config.queries)
+        extra = config.one_to_many.extra(config.queries)
+        self.position = LearnedQueries(config.queries, width, normalize=False, extra=extra)
 
     def forward(self, memory: Memory, *, recompute: bool = False) -> list[Float[Tensor, "B N D"]]:
         """Return every layer's queries after the norm that all layers share."""
         position = self.position(memory.x.shape[0])
         to_image = (position, memory.x, memory.x + memory.position, memory.mask)
         x, outputs = position.new_zeros(position.shape), []
+        among = (position, self.branching.hide(x))
         for layer in self.layers:
-            x = run(layer, x, (position,), to_image, recompute=recompute)
+            x = run(layer, x, among, to_image, recompute=recompute)
             outputs.append(self.norm(x))
         return outputs

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qdet.backbones import Backbone
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import DeformableConfig
+from qdet.errors import ConfigError
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.heads import DetectionHead
 from qdet.layers.mlp import FeedForward
@@ -64,6 +65,11 @@ class EfficientDETRConfig(DeformableConfig):
         """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "proposals_start")
+        if self.one_to_many.kind != "none":
+            raise ConfigError(
+                "--detector.one-to-many.kind must be none: the number of Efficient DETR's queries changes in "
+                f"training, got {self.one_to_many.kind}"
+            )
 
     @property
     def from_tokens(self) -> bool:

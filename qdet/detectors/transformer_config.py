@@ -5,6 +5,8 @@ from typing import Any
 
 from qdet.backbones import BackboneConfig, ResNetConfig
 from qdet.detectors.detector import check_at_least, check_split
+from qdet.errors import ConfigError
+from qdet.layers.one_to_many.config import OneToManyConfig
 
 BACKBONE_LEVELS = 3
 """Backbone maps that multi-level detectors read, C3 to C5; further levels are convolved from the last."""
@@ -25,6 +27,8 @@ class TransformerConfig:
     """Hidden features of the feed-forward blocks."""
     dropout: float = 0.1
     """Dropout rate of attention weights, hidden features and updates."""
+    one_to_many: OneToManyConfig = field(default_factory=OneToManyConfig)
+    """More learned queries in training, which look for the same objects."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
@@ -46,7 +50,17 @@ class TransformerConfig:
             "decoder_layers": min(self.decoder_layers, 3),
             "ffn": 256,
             "dropout": 0.0,
+            "one_to_many": self.one_to_many.demo(),
         }
+
+
+def check_tokens_allow(one_to_many: OneToManyConfig, reason: str) -> None:
+    """Raise `ConfigError` if queries that start from an image's tokens cannot have such branches."""
+    if one_to_many.kind == "groups":
+        raise ConfigError(
+            f"--detector.one-to-many.kind groups is for learned queries; with {reason}, whose queries are "
+            "tokens of the image, give hybrid or none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Learned vectors that every image's queries start from.
 
-B images   N queries   D query width
+B images   N queries   M queries of training alone   D query width
 """
 
 import math
@@ -15,23 +15,32 @@ from torch import Tensor, nn
 class LearnedQueries(nn.Module):
     """N learned vectors, the same for every image; with `normalize` through LayerNorm without affine weights.
 
+    In training `extra` more follow, of which evaluation knows nothing.
+
     A module of its own, because ZeRO-3 gathers a parameter again for the backward pass of the module that
     owns it, and hooks that pass to the tensors which the module returned.
     """
 
-    def __init__(self, queries: int, width: int, *, normalize: bool) -> None:
+    def __init__(self, queries: int, width: int, *, normalize: bool, extra: int = 0) -> None:
         super().__init__()
         self.normalize = normalize
         self.weight = nn.Parameter(torch.empty(queries, width))
+        self.extra = nn.Parameter(torch.empty(extra, width)) if extra else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw from N(0, 1): identical queries would stay identical."""
         nn.init.normal_(self.weight)
+        if self.extra is not None:
+            nn.init.normal_(self.extra)
 
-    def forward(self, images: int) -> Float[Tensor, "B N D"]:
+    def forward(self, images: int) -> Float[Tensor, "B NM D"]:
         """Return the vectors, repeated for `images` images."""
-        vectors = F.layer_norm(self.weight, self.weight.shape[-1:]) if self.normalize else self.weight
+        vectors = self.weight
+        if self.extra is not None and self.training:
+            vectors = torch.cat((vectors, self.extra))
+        if self.normalize:
+            vectors = F.layer_norm(vectors, vectors.shape[-1:])
         return vectors.expand(images, -1, -1)
 
 

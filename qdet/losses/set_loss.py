@@ -7,7 +7,7 @@ papers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,9 +22,10 @@ from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_loss, l1_loss
 from qdet.losses.classification import focal_correction, focal_loss, focal_negatives, softmax_loss
 from qdet.losses.costs import Planes, focal_cost, giou_cost, l1_cost, parts
+from qdet.losses.groups import Group, form_groups
 from qdet.losses.matching import Assignment, Pending, assign, matched_objects, owners
 from qdet.losses.reconstruction import compare_extra
-from qdet.types import Predictions, Proposals, Reconstruction, Reconstructions, Targets
+from qdet.types import Predictions, Reconstruction, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +94,11 @@ class Losses:
     """Detached scalars: weighted terms summed over stages by name (`l1`), and of each stage (`stage0/l1`).
 
     Those of an encoder's proposals are called `proposals/l1`, those of extra queries `denoising/stage0/l1`,
-    with `reconstruction` for the sum of the latter and `denoising/dropped` for the objects without any.
+    with `reconstruction` for the sum of the latter and `denoising/dropped` for the objects without any, and
+    those of learned queries that only training has `one_to_many/stage0/l1`, with `one_to_many` for their sum.
     `pos_acc` is not part of the total: the fraction of matched queries whose best class is right, of the last
     stage and of each (`stage0/pos_acc`).
     """
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Predictions of equal shape, matched and compared in one batch."""
-
-    names: list[str]
-    logits: Float[Tensor, "S B N K"]
-    boxes: Float[Tensor, "S B N 4"]
-    targets: Targets
-    extent: Int[Tensor, "B 4"]
 
 
 class SetLoss(nn.Module):
@@ -138,27 +129,29 @@ class SetLoss(nn.Module):
         total, named = compare_extra(
             stages, truth, targets, sizes_hw, normalizer, self._focal, self._distances
         )
-        for group in _groups(stages, targets, sizes_hw):
-            for name, term in self._compute_terms(group, normalizer, matched).items():
-                named |= {
-                    f"{stage}/{name}": value for stage, value in zip(group.names, term.detach(), strict=True)
-                }
-                if name == "pos_acc":
-                    named[name] = term[-1]
-                else:
-                    named[name] = named.get(name, 0) + term.detach().sum()
-                    total = total + term.sum()
+        for group in form_groups(stages, targets, sizes_hw):
+            terms = self._compute_terms(group, normalizer, matched)
+            accuracy = terms.pop("pos_acc").detach()
+            if group.kept:
+                named |= {f"{s}/pos_acc": a for s, a in zip(group.names, accuracy, strict=True)}
+                named["pos_acc"] = accuracy[-1]
+            for name, term in terms.items():
+                each = (group.factor * term).unflatten(0, (len(group.names), -1)).sum(1)  # of every stage
+                named |= {f"{s}/{name}": v for s, v in zip(group.names, each.detach(), strict=True)}
+                whole = name if group.kept else "one_to_many"
+                named[whole] = named.get(whole, 0) + each.detach().sum()
+                total = total + each.sum()
         return Losses(total, named)
 
     def match(
         self, stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]
     ) -> list[Assignment]:
-        """Return the assignments of the loss: of each set of proposals, then of all stages."""
-        return [self._match(group).result() for group in _groups(stages, targets, sizes_hw)]
+        """Return the assignments of the loss: of each set of proposals, of all branches, of all stages."""
+        return [self._match(group).result() for group in form_groups(stages, targets, sizes_hw)]
 
     @fp32_island("loss")
     def _compute_terms(
-        self, group: _Group, normalizer: int | float | Tensor, matched: int | float | Tensor | None
+        self, group: Group, normalizer: int | float | Tensor, matched: int | float | Tensor | None
     ) -> dict[str, Float[Tensor, " S"]]:
         """Return the weighted terms of each stage, and `pos_acc`."""
         c, targets = self.config, group.targets
@@ -193,7 +186,7 @@ class SetLoss(nn.Module):
 
     @torch.no_grad()
     @fp32_island("loss")
-    def _match(self, group: _Group) -> Pending:
+    def _match(self, group: Group) -> Pending:
         """Compute the costs of all stages and images, object by object, and start to assign."""
         targets, device = group.targets, group.boxes.device
         stages, _, queries = group.logits.shape[:3]
@@ -217,7 +210,7 @@ class SetLoss(nn.Module):
         return self.config.l1 * l1, self.config.giou * giou_loss(found, wanted, margin=self._margin(extent))
 
     def _costs(
-        self, group: _Group, planes: Float[Tensor, "4 S B N"], owner: Int[Tensor, " t"], part: slice
+        self, group: Group, planes: Float[Tensor, "4 S B N"], owner: Int[Tensor, " t"], part: slice
     ) -> Float[Tensor, "S t N"]:
         """Return the costs of a part of the objects, whose images are `owner`."""
         c, extent = self.config, group.extent.to(planes.dtype)[owner]  # [t, 4]
@@ -266,19 +259,3 @@ def _in_format(xyxy: Planes, l1_format: Literal["xyxy", "cxcywh"]) -> Planes:
 def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:
     """Return a batch's contribution to the divisor of the losses."""
     return matched_objects(targets, queries) if per == "matched" else sum(targets.counts)
-
-
-def _groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]) -> list[_Group]:
-    """Put each set of proposals in its own group, before that of the decoder's stages."""
-    extent = sizes_hw.flip(-1).repeat(1, 2)
-    groups = []
-    for p in stages:
-        if isinstance(p, Proposals):
-            objects = (
-                replace(targets, labels=torch.zeros_like(targets.labels)) if p.class_agnostic else targets
-            )
-            groups.append(_Group(["proposals"], p.logits[None], p.boxes_xyxy[None], objects, extent))
-    decoded = [p for p in stages if not isinstance(p, Proposals | Reconstructions)]
-    logits = torch.stack([p.logits for p in decoded])
-    boxes = torch.stack([p.boxes_xyxy for p in decoded])
-    return [*groups, _Group([f"stage{i}" for i in range(len(decoded))], logits, boxes, targets, extent)]

@@ -150,6 +150,17 @@ ADAMIXER = Official(
 )
 ADAMIXER_300 = replace(ADAMIXER, epochs=36, drops=(24, 33), sizes=(480, 800), crop=True, crop_longest=1333)
 
+GROUPS_12 = replace(CONDITIONAL, source="IDEA-Research/detrex", epochs=12, drops=(11,))
+HYBRID_12 = replace(
+    DEFORMABLE,
+    source="HDETR/H-Deformable-DETR",
+    epochs=12,
+    drops=(11,),
+    batch=16,
+    images_per_gpu=2,
+    dropout=0.0,
+)
+
 OFFICIAL: Mapping[str, Official] = {
     "adamixer_r50": ADAMIXER,
     "adamixer_r50_300": ADAMIXER_300,
@@ -175,6 +186,7 @@ OFFICIAL: Mapping[str, Official] = {
     "conditional_detr_r101_dc5": CONDITIONAL_DC5,
     "conditional_detr_r50_dc5_108ep": CONDITIONAL_108,
     "conditional_detr_r101_dc5_108ep": CONDITIONAL_108,
+    "conditional_detr_r50_groups_12ep": GROUPS_12,
     "dab_detr_r50": DAB,
     "dab_detr_r50_3pat": DAB,
     "dab_detr_r50_dc5": DAB,
@@ -190,6 +202,8 @@ OFFICIAL: Mapping[str, Official] = {
     "deformable_detr_r101_two_stage": replace(DEFORMABLE, source="Deformable DETR's paper"),
     "deformable_detr_x101_two_stage": replace(DEFORMABLE, source="Deformable DETR's paper"),
     "deformable_detr_x101_dcn_two_stage": replace(DEFORMABLE, source="Deformable DETR's paper"),
+    "h_deformable_detr_r50_12ep": HYBRID_12,
+    "h_deformable_detr_r50_36ep": replace(HYBRID_12, epochs=36, drops=(30,)),
     "detr_r50": DETR,
     "detr_r101": DETR,
     "detr_r50_dc5": replace(DETR, images_per_gpu=1),

@@ -176,7 +176,7 @@ def test_damaged_results_are_refused(tmp_path, damage):
 
 def test_every_table_can_be_trained_at_demo_size():
     names = list(tables.claims())
-    assert {"race", "adamixer_r50:mixing", "smca_r50:sharpness", "deformable_detr:variants"} <= set(names)
+    assert {"race", "denoising", "adamixer_r50:mixing", "deformable_detr:variants"} <= set(names)
     for name in names:
         claim = tables.find(name)
         jobs = [row.small() for row in claim.rows]
@@ -192,6 +192,20 @@ def test_rows_of_a_table_differ_in_its_setting_alone():
     first, *others = (flatten(row.small()) for row in claim.rows)
     for other in others:
         assert {path for path in first if first[path] != other[path]} == {claim.setting}
+
+
+def test_denoising_is_raced_against_the_same_detectors_without():
+    race = tables.find("race")
+    for name in ("dn_detr_r50", "dino_r50"):
+        with_it, without = (
+            race.row(f"{name}{end}").small().detector.denoising for end in ("", "-without_denoising")
+        )
+        assert (with_it.kind != "none", without.kind) == (True, "none")
+        assert race.row(f"{name}-without_denoising").published == Published()
+    tried = {row.name: row.small().detector.denoising for row in tables.find("denoising").rows}
+    assert {"none", "plain", "contrastive"} == {config.kind for config in tried.values()}
+    assert {None, 1, 3, 5} == {config.groups for config in tried.values()}
+    assert {"image", "batch"} == {config.grouping for config in tried.values()}
 
 
 def test_an_unknown_table_names_the_near_one():

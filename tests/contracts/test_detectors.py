@@ -32,7 +32,7 @@ from qdet.layers import bilinear
 from qdet.layers.attention import deformable
 from qdet.layers.heads import Head
 from qdet.layers.pixels import normalize
-from qdet.types import PaddedSizes, Predictions, Proposals, Targets
+from qdet.types import Branches, PaddedSizes, Predictions, Proposals, Targets
 from tests.support.detector_variants import (
     CLASSES,
     DEFAULT,
@@ -70,7 +70,7 @@ def loss(variant):
 
 
 def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
-    return [p for p in predictions if not isinstance(p, Proposals)]
+    return [p for p in predictions if not isinstance(p, Proposals | Branches)]
 
 
 def test_every_detector_has_a_job():
@@ -98,7 +98,8 @@ def test_every_stage_predicts_every_query(detector, config, variant):
     assert predictions[-len(stages) :] == tuple(stages)  # an encoder's proposals come first
     classes = CLASSES + (VARIANTS[variant][1].scores == "softmax")
     for stage in predictions:
-        queries = stage.logits.shape[1] if isinstance(stage, Proposals) else config.queries
+        counted = isinstance(stage, Proposals | Branches)
+        queries = stage.logits.shape[1] if counted else config.queries
         assert stage.logits.shape == (2, queries, classes)
         assert stage.boxes_xyxy.shape == (2, queries, 4)
         assert stage.boxes_xyxy.dtype == torch.float32

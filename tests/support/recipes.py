@@ -45,6 +45,7 @@ ENCODER_LAYER = 4 * 257 * 256 + (2 * 256 * 1024 + 1024 + 256) + 4 * 256
 
 DEFORMABLE_LAYER = 257 * 4 * 256 + 257 * (256 + 128 + 256 + 256) + (2 * 256 * 1024 + 1024 + 256) + 6 * 256
 """Parameters of a decoder layer with deformable attention."""
+H_DETR = 12 * (2 * 256 * 1024 + 1024) + 1800 * 256
 EFFICIENT = {"queries": 100, "epochs": 36, "drops": (24,), "batch": 16}
 DYNAMIC = {"warmup": 1000}
 AT_800 = {"crop": False, "sizes": (800, 800)}
@@ -102,6 +103,9 @@ RECIPES = {
     "deformable_detr_r101_two_stage": Recipe(params=17_726_617 + 42_394_816, **DEFORMABLE),
     "deformable_detr_x101_two_stage": Recipe(params=17_726_617 + 86_539_456, **DEFORMABLE),
     "deformable_detr_x101_dcn_two_stage": Recipe(params=17_726_617 + 44_562_652, **DEFORMABLE),
+    # Feed-forward blocks of twice 1024 in 12 layers, and a learned content of 300 queries and of 1500 more.
+    "h_deformable_detr_r50_12ep": Recipe(300, 12, (11,), 16, 41_181_529 + H_DETR, lr=2e-4),
+    "h_deformable_detr_r50_36ep": Recipe(300, 36, (30,), 16, 41_181_529 + H_DETR, lr=2e-4),
     # Counted from the paper's description; `test_efficient_detr_costs_what_its_paper_says` has its costs.
     "efficient_detr_r50": Recipe(params=33_134_623, **EFFICIENT),
     "efficient_detr_r50_6enc": Recipe(params=35_405_215, **EFFICIENT),
@@ -130,6 +134,8 @@ RECIPES = {
     "conditional_detr_r101_dc5": Recipe(300, 50, (40,), 8, 62_358_305),
     "conditional_detr_r50_dc5_108ep": Recipe(300, 108, (80,), 8, 43_418_401, gmacs=236.7),
     "conditional_detr_r101_dc5_108ep": Recipe(300, 108, (80,), 8, 62_358_305),
+    # Ten more groups of queries; detrex counts 80 classes.
+    "conditional_detr_r50_groups_12ep": Recipe(300, 12, (11,), 16, 43_418_401 + 10 * 300 * 256 - 11 * 257),
     "dab_detr_r50": Recipe(300, 50, (40,), 16, 43_671_517, gmacs=107.5),
     "dab_detr_r50_3pat": Recipe(900, 50, (40,), 16, 43_672_285),
     "dab_detr_r50_dc5": Recipe(300, 50, (40,), 16, 43_671_517, gmacs=240.7),

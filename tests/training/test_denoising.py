@@ -10,42 +10,21 @@ from rich.console import Console
 from torch.testing import assert_close
 
 from data_prep.coco_to_shards import Conversion, convert
-from qdet.backbones import SwinConfig
 from qdet.config import override
 from qdet.data.augment import AugmentConfig
-from qdet.data.denoising.config import DenoisingConfig
 from qdet.data.loading.planned_stream import TrainStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
-from qdet.detectors import DABDETRConfig, DetectorConfig, DINOConfig
-from qdet.job import Job
 from qdet.layers.denoising.apply import denoise_batch
 from qdet.losses import DINO_LOSS, counted_objects
 from qdet.training.checkpointing.contents import settings
 from qdet.training.nonfinite.diagnose import retrace
 from qdet.training.nonfinite.record import BadStep, Facts, read, to_bytes
-from tests.support.ranks import assert_same, checkpoint, losses, tiny_job, train_all
+from tests.support.denoising_jobs import DETECTORS, job_of
+from tests.support.ranks import assert_same, checkpoint, losses, train_all
 
 CLASSES = 6
 """Of the demo."""
-NOISE = DenoisingConfig(kind="contrastive", queries=12)
-BACKBONE = replace(SwinConfig().demo(), drop_path=0.0, weights=None, outputs=3)
-SMALL = {"backbone": BACKBONE, "width": 64, "heads": 2, "encoder_layers": 1, "ffn": 32, "dropout": 0.0}
-DETECTORS: dict[str, DetectorConfig] = {
-    "dino": DINOConfig(**SMALL, decoder_layers=2, queries=10, detections=10, denoising=NOISE),
-    "dn_detr": DABDETRConfig(
-        **SMALL,
-        decoder_layers=2,
-        anchors=10,
-        detections=10,
-        denoising=replace(NOISE, kind="plain", groups=3),
-    ),
-}
-
-
-def job_of(shards, name: str = "dino", **changes) -> Job:
-    """A job that makes a step in a blink."""
-    return tiny_job(shards, detector=DETECTORS[name], loss=DINO_LOSS, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
 from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
+from tests.support.denoising_jobs import job_of
 from tests.support.random_job import comparable_state, random_job
 from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
 
@@ -40,6 +41,19 @@ def calm(demo_shards, tmp_path_factory):
     store = tmp_path_factory.mktemp("calm")
     train_all(2, jobs(demo_shards), store)
     return store
+
+
+@pytest.mark.parametrize("name", ["dn_detr", "dino"])
+def test_a_run_with_denoising_killed_ends_bitwise_the_same(demo_shards, tmp_path, name):
+    """Killed after a checkpoint, it draws the noise of the steps that it makes again."""
+    flags = {"train.workers": 2, "train.checkpoint_every": 2, "train.steps": STEPS}
+    job = override(job_of(demo_shards, name), flags)
+    train_all(2, {name: job}, tmp_path / "calm")
+    with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
+        on_ranks(2, _train_and_die, job, name, tmp_path / "killed", "manifest about to be written")
+    again = train_all(2, {name: job}, tmp_path / "killed")[name]
+    assert sorted(again) == [3, 4, 5, 6]
+    assert_same(checkpoint(tmp_path / "killed", name, STEPS), checkpoint(tmp_path / "calm", name, STEPS))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

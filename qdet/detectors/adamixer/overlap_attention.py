@@ -40,7 +40,7 @@ class OverlapAttention(nn.Module):
         self,
         x: Float[Tensor, "B N D"],
         overlap: Float[Tensor, "B N N"] | None = None,
-        hidden: Bool[Tensor, "B N N"] | None = None,
+        hidden: Bool[Tensor, "#B N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return `x` plus its update; `overlap` is B, rows attending to columns, of which some are hidden."""
         heads = [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]

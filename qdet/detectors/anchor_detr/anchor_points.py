@@ -17,12 +17,13 @@ from qdet.layers.queries import LearnedQueries
 class LearnedPoints(LearnedQueries):
     """Learned points; not constrained to the image, as in the authors' code."""
 
-    def __init__(self, points: int) -> None:
-        super().__init__(points, 2, normalize=False)
+    def __init__(self, points: int, extra: int = 0) -> None:
+        super().__init__(points, 2, normalize=False, extra=extra)
 
     def reset_parameters(self) -> None:
         """Spread them evenly over the image."""
-        nn.init.uniform_(self.weight)
+        for points in self.parameters():
+            nn.init.uniform_(points)
 
 
 class GridPoints(nn.Module):
@@ -42,6 +43,9 @@ class GridPoints(nn.Module):
         return self.centres.expand(images, -1, -1)
 
 
-def anchor_points(points: int, *, learned: bool) -> nn.Module:
-    """Make anchor points of either kind; called with a number of images, they return [B, P, 2]."""
-    return LearnedPoints(points) if learned else GridPoints(points)
+def anchor_points(points: int, *, learned: bool, extra: int = 0) -> nn.Module:
+    """Make anchor points of either kind; called with a number of images, they return [B, P, 2].
+
+    Learned ones have `extra` more in training.
+    """
+    return LearnedPoints(points, extra) if learned else GridPoints(points)

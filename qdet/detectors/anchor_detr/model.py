@@ -31,6 +31,7 @@ from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.conv.multi_level_neck import Level
 from qdet.layers.heads import BoxHead, predict_layers, sigmoid_class_head
 from qdet.layers.mlp import MLP
+from qdet.layers.one_to_many.branches import Branching, parts
 from qdet.layers.padding import padding_mask
 from qdet.layers.position import embed_reference
 from qdet.layers.queries import LearnedQueries
@@ -68,6 +69,11 @@ class AnchorDETRConfig(TransformerConfig):
         check_split(self, "width", 32, "the groups of its normalisation")
         if self.anchors == "grid" and math.isqrt(self.points) ** 2 != self.points:
             raise ConfigError(f"--detector.points must be a square number for a grid, got {self.points}")
+        if self.anchors == "grid" and self.one_to_many.kind != "none":
+            raise ConfigError(
+                "--detector.one-to-many.kind must be none for --detector.anchors grid: further queries would "
+                "start like the first ones"
+            )
 
     @property
     def queries(self) -> int:
@@ -131,10 +137,11 @@ class AnchorDETR(Detector):
         points = self.decoder.points(1)
         position, to_image = self._context(points, memory, places)
         outputs = self.decoder(sizes.sizes_hw.shape[0], position, to_image, recompute=self.recomputes)
-        reference = points.repeat(1, self.config.patterns, 1)
-        return predict_layers(
+        reference = self.decoder.of_patterns(points)
+        stages = predict_layers(
             outputs, self.class_head, lambda x: boxes_from(self.box_head(x), reference), sizes.sizes_hw
         )
+        return self.decoder.branching.split(stages)
 
     def _places(self, mask: Bool[Tensor, "BL h w"], like: Tensor) -> tuple[Tensor, ...]:
         """Return the positions and mask that attention within the maps reads."""
@@ -149,8 +156,8 @@ class AnchorDETR(Detector):
         self, points: Float[Tensor, "1 P 2"], memory: Float[Tensor, "BL T D"], places: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "1 N D"], tuple[Tensor, ...]]:
         """Return the queries' positions, pattern by pattern, and the cross-attention's inputs."""
-        patterns = self.config.patterns
-        position = self.embed_point(_embed(points, memory)).repeat(1, patterns, 1)
+        spread = self.decoder.of_patterns
+        position = spread(self.embed_point(_embed(points, memory)))
         if self.embed_axis is None:
             of_cells, mask = places
             return position, (position, memory, memory + of_cells, mask)
@@ -158,7 +165,7 @@ class AnchorDETR(Detector):
         x, y = (self.embed_axis(_embed(axis, memory)) for axis in points.split(1, dim=-1))
         memory = memory.unflatten(1, mask.shape[1:])
         keys = memory + row.unsqueeze(1), memory + col.unsqueeze(2)
-        return position, (x.repeat(1, patterns, 1), y.repeat(1, patterns, 1), memory, *keys, mask)
+        return position, (spread(x), spread(y), memory, *keys, mask)
 
 
 class Encoder(nn.Module):
@@ -211,18 +218,31 @@ class Decoder(nn.Module):
             for _ in range(config.decoder_layers)
         )
         self.patterns = LearnedQueries(config.patterns, width, normalize=False)
-        self.points = anchor_points(config.points, learned=config.anchors == "learned")
-        self.each = config.points
+        self.points = anchor_points(
+            config.points,
+            learned=config.anchors == "learned",
+            extra=config.one_to_many.extra(config.points),
+        )
+        self.config = config
+        self.branching = Branching(config.one_to_many, config.queries)
 
     def forward(
         self, images: int, position: Float[Tensor, "1 N D"], to_image: tuple[Tensor, ...], *, recompute: bool
     ) -> list[Float[Tensor, "B N D"]]:
         """Return every layer's queries."""
-        x, outputs = self.patterns(images).repeat_interleave(self.each, dim=1), []
+        patterns, c = self.patterns(images), self.config
+        sizes = [part.shape[1] // c.patterns for part in parts(position, c.queries, c.one_to_many)]
+        x, outputs = torch.cat([patterns.repeat_interleave(size, dim=1) for size in sizes], dim=1), []
+        among = (position, self.branching.hide(x))
         for layer in self.layers:
-            x = run(layer, x, (position,), to_image, recompute=recompute)
+            x = run(layer, x, among, to_image, recompute=recompute)
             outputs.append(x)
         return outputs
+
+    def of_patterns(self, points: Float[Tensor, "1 P _"]) -> Float[Tensor, "1 N _"]:
+        """Repeat what belongs to anchor points for every pattern, within each set of queries."""
+        c = self.config
+        return torch.cat([s.repeat(1, c.patterns, 1) for s in parts(points, c.points, c.one_to_many)], dim=1)
 
 
 def _embed(points: Float[Tensor, "*n k"], like: Float[Tensor, "... D"]) -> Float[Tensor, "*n D"]:

@@ -25,10 +25,10 @@ from qdet.detectors.dab_detr.queries import EPS, Queries
 from qdet.detectors.detector import DenoisingDetector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
-from qdet.layers.attention.visibility import hide_groups
 from qdet.layers.denoising.queries import split_predictions
 from qdet.layers.heads import BoxHead, PerceptronHead, sigmoid_class_head
 from qdet.layers.mlp import MLP
+from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.position import embed_reference
 from qdet.layers.precision import fp32_island
 from qdet.layers.reference_points import boxes_from, to_pixels
@@ -133,7 +133,7 @@ class DABDETR(DenoisingDetector):
         predictions = (
             Predictions(self.class_head(x), to_pixels(boxes, sizes.sizes_hw)) for x, boxes in outputs
         )
-        return split_predictions(predictions, extra)
+        return self.decoder.branching.split(split_predictions(predictions, extra))
 
 
 class Decoder(nn.Module):
@@ -146,7 +146,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DABDETRConfig, classes: int) -> None:
         super().__init__()
-        width, self.own = config.width, config.queries
+        width = config.width
+        self.branching = Branching(config.one_to_many, config.queries)
         self.temperature, self.dims = config.query_temperature, config.anchor_dims
         self.updated = config.updated
         self.layers = conditional_layers(
@@ -168,6 +169,7 @@ class Decoder(nn.Module):
             patterns=config.patterns,
             fixed_centers=config.fixed_centers,
             classes=None if config.denoising.kind == "none" else classes,
+            one_to_many=config.one_to_many,
         )
         self.box_head = BoxHead(width)
         self.box_head.start_at_zero()
@@ -180,7 +182,7 @@ class Decoder(nn.Module):
         Extra queries come first.
         """
         x, boxes = self.queries(memory.x.shape[0], extra)
-        hidden = None if extra is None else hide_groups(extra.groups, self.own)
+        hidden = self.branching.hide(x, None if extra is None else extra.groups)
         outputs = []
         for i, layer in enumerate(self.layers):
             anchors = boxes.detach() if i > 0 and self.updated else boxes

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.layers.denoising.queries import LabelEmbedding, start_boxes
+from qdet.layers.one_to_many.branches import parts
+from qdet.layers.one_to_many.config import NO_BRANCHES, OneToManyConfig
 from qdet.layers.precision import fp32_island
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.reference_points import inverse_sigmoid
@@ -40,11 +42,13 @@ class Queries(nn.Module):
         patterns: int = 0,
         fixed_centers: bool = False,
         classes: int | None = None,
+        one_to_many: OneToManyConfig = NO_BRANCHES,
     ) -> None:
         super().__init__()
-        self.anchors, self.width = anchors, width
-        self.boxes = LearnedQueries(anchors, dims - 2 * fixed_centers, normalize=False)
-        centers = inverse_sigmoid(torch.rand(anchors, 2), EPS) if fixed_centers else None
+        self.anchors, self.width, self.one_to_many = anchors, width, one_to_many
+        extra = one_to_many.extra(anchors)
+        self.boxes = LearnedQueries(anchors, dims - 2 * fixed_centers, normalize=False, extra=extra)
+        centers = inverse_sigmoid(torch.rand(anchors + extra, 2), EPS) if fixed_centers else None
         self.register_buffer("centers", centers)
         self.centers: Tensor | None
         self.patterns = LearnedQueries(patterns, width, normalize=False) if patterns else None
@@ -53,12 +57,17 @@ class Queries(nn.Module):
     def forward(
         self, images: int, extra: ExtraQueries | None = None
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q _"]]:
-        """Return contents and boxes (cxcywh or centres, normalized): extra ones, then pattern by pattern."""
-        boxes = normalize_anchors(self.boxes(images), self.centers)
-        contents = None
+        """Return contents and boxes (cxcywh or centres, normalized): extra ones, then pattern by pattern.
+
+        Branches of further queries follow, in training, each pattern by pattern.
+        """
+        learned = self.boxes(images)
+        centers = None if self.centers is None else self.centers[: learned.shape[1]]
+        boxes, contents = normalize_anchors(learned, centers), None
         if self.patterns is not None:
-            contents = self.patterns(images).repeat_interleave(self.anchors, dim=1)
-            boxes = boxes.repeat(1, contents.shape[1] // self.anchors, 1)
+            patterns, sets = self.patterns(images), parts(boxes, self.anchors, self.one_to_many)
+            contents = torch.cat([patterns.repeat_interleave(s.shape[1], dim=1) for s in sets], dim=1)
+            boxes = torch.cat([s.repeat(1, patterns.shape[1], 1) for s in sets], dim=1)
         if self.labels is not None:
             return self._with_labels(self.labels, contents, boxes, extra)
         if contents is None:

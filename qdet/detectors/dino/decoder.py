@@ -4,7 +4,7 @@ B images   Q queries   K classes   T tokens of all levels   D width
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -15,12 +15,11 @@ from qdet.layers.position import embed_reference
 from qdet.layers.precision import fp32_island
 from qdet.layers.reference_points import boxes_from
 from qdet.layers.token_levels import TokenLevels
-from qdet.layers.transformer.deformable import deformable_decoder_layers
+from qdet.layers.transformer.deformable import LookForward, deformable_decoder_layers
 from qdet.layers.transformer.layers import run, xavier_matrices
 
 EPS = 1e-3
 """Floor of this paper's inverse sigmoids."""
-LookForward = Literal["once", "twice"]
 
 
 class Decoder(nn.Module):
@@ -55,7 +54,7 @@ class Decoder(nn.Module):
         boxes: Float[Tensor, "B Q 4"],
         memory: Float[Tensor, "B T D"],
         levels: TokenLevels,
-        hidden: Bool[Tensor, "B Q Q"] | None,
+        hidden: Bool[Tensor, "#B Q Q"] | None,
         *,
         recompute: bool = False,
     ) -> list[tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q 4"]]]:

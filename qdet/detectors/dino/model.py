@@ -17,17 +17,17 @@ from torch import Tensor
 from qdet.backbones import Backbone
 from qdet.data.denoising.config import DINO_DENOISING, DenoisingConfig
 from qdet.detectors.detector import DenoisingDetector, check_at_least
-from qdet.detectors.dino.decoder import EPS, Decoder, LookForward
+from qdet.detectors.dino.decoder import EPS, Decoder
 from qdet.detectors.dino.selection import Content, TokenSelection
-from qdet.detectors.transformer_config import DeformableConfig
+from qdet.detectors.transformer_config import DeformableConfig, check_tokens_allow
 from qdet.errors import ConfigError
-from qdet.layers.attention.visibility import hide_groups
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
 from qdet.layers.denoising.queries import LabelEmbedding, split_predictions, start_boxes
 from qdet.layers.heads import DetectionHead
+from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.reference_points import to_pixels
 from qdet.layers.token_levels import flatten_maps, token_levels
-from qdet.layers.transformer.deformable import DeformableEncoder
+from qdet.layers.transformer.deformable import DeformableEncoder, LookForward
 from qdet.types import ExtraQueries, PaddedSizes, Predictions, Proposals
 
 
@@ -57,6 +57,7 @@ class DINOConfig(DeformableConfig):
         """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "queries", "encoder_layers")
+        check_tokens_allow(self.one_to_many, "DINO")
         if min(*self.map_temperatures_yx, self.query_temperature) <= 0:
             raise ConfigError(
                 "--detector.map-temperatures-yx and --detector.query-temperature must be above 0, "
@@ -102,7 +103,9 @@ class DINO(DenoisingDetector):
             **c.layer_sizes,
         )
         heads = [DetectionHead(c.width, classes) for _ in range(1 if c.shared_heads else c.decoder_layers)]
-        self.selection = TokenSelection(c.queries, c.width, heads[0], content=c.content)
+        extra = c.one_to_many.extra(c.queries)
+        self.selection = TokenSelection(c.queries, c.width, heads[0], content=c.content, extra=extra)
+        self.branching = Branching(c.one_to_many, c.queries)
         self.decoder = Decoder(
             c.decoder_layers,
             c.width,
@@ -125,28 +128,30 @@ class DINO(DenoisingDetector):
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         content, reference, logits, boxes = self.selection(memory, levels)
-        queries, hidden = self._add_extra(content, reference, extra)
+        queries = self._add_extra(content, reference, extra)
+        hidden = self.branching.hide(queries[0], None if extra is None else extra.groups)
         decoded = self.decoder(*queries, memory, levels, hidden, recompute=self.recomputes)
         stages = (Predictions(scores, to_pixels(b, sizes.sizes_hw)) for scores, b in decoded)
-        return Proposals(logits, to_pixels(boxes, sizes.sizes_hw)), *split_predictions(stages, extra)
+        proposals = Proposals(logits, to_pixels(boxes, sizes.sizes_hw))
+        return proposals, *self.branching.split(split_predictions(stages, extra))
 
     def _add_extra(
         self,
         content: Float[Tensor, "B N D"],
         reference: Float[Tensor, "B N 4"],
         extra: ExtraQueries | None,
-    ) -> tuple[tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]], Tensor | None]:
-        """Put the extra queries first; return contents, boxes and which query must not see which.
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]]:
+        """Put the extra queries first; return contents and boxes.
 
         In training the embedding of labels takes part in every pass, whether there are any or not: ZeRO needs
         a gradient of it on every rank.
         """
         if self.labels is None or (extra is None and not self.training):
-            return (content, reference), None
+            return content, reference
         if extra is None:
             nothing = self.labels(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
-            return (torch.cat((nothing, content), dim=1), reference), None
+            return torch.cat((nothing, content), dim=1), reference
         noised = self.labels(extra.labels) * extra.filled.unsqueeze(-1)
         contents = torch.cat((noised, content), dim=1)
         boxes = torch.cat((start_boxes(extra, eps=EPS), reference), dim=1)
-        return (contents, boxes), hide_groups(extra.groups, content.shape[1])
+        return contents, boxes

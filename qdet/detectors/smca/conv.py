@@ -85,6 +85,7 @@ class ConvSMCA(Detector):
             width,
             config.decoder_layers,
             (self.neck.strides[1], *self.neck.strides[1:]),
+            one_to_many=config.one_to_many,
             **config.layer_sizes,
         )
         self.class_head = sigmoid_class_head(width, classes)
@@ -100,9 +101,10 @@ class ConvSMCA(Detector):
             x = run(layer, x, tokens.position, tokens.shapes_hw, recompute=self.recomputes)
         memory = self._reduce_finest(replace(tokens, x=x))
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        return predict_layers(
+        stages = predict_layers(
             outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
         )
+        return self.decoder.branching.split(stages)
 
     def _reduce_finest(self, tokens: ScaleTokens) -> ScaleTokens:
         """Downsample the finest scale to the cells of the next."""

@@ -74,6 +74,7 @@ class SMCA(Detector):
             config.width,
             config.decoder_layers,
             backbone.strides[-1:],
+            one_to_many=config.one_to_many,
             **config.layer_sizes,
             sharpness=config.sharpness,
             head_shared=config.head_shared,
@@ -88,6 +89,7 @@ class SMCA(Detector):
         memory = self.encoder(self.projection(features[-1]), sizes, recompute=self.recomputes)
         scale = ScaleTokens(memory.x, memory.position, memory.mask, (memory.shape_hw,))
         outputs, centers = self.decoder(scale, sizes.sizes_hw, recompute=self.recomputes)
-        return predict_layers(
+        stages = predict_layers(
             outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
         )
+        return self.decoder.branching.split(stages)

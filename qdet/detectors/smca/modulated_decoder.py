@@ -18,6 +18,8 @@ from qdet.detectors.smca.scale_selection import ScaleSelectingAttention
 from qdet.detectors.smca.scale_tokens import ScaleTokens
 from qdet.layers.attention.multi_head import CrossAttention, SelfAttention
 from qdet.layers.heads import Head, PerceptronHead
+from qdet.layers.one_to_many.branches import Branching
+from qdet.layers.one_to_many.config import NO_BRANCHES, OneToManyConfig
 from qdet.layers.queries import LearnedQueries
 from qdet.layers.transformer.layers import DecoderLayer, run, xavier_matrices
 
@@ -36,6 +38,7 @@ class ModulatedDecoder(nn.Module):
         layers: int,
         strides: Sequence[int],
         *,
+        one_to_many: OneToManyConfig = NO_BRANCHES,
         heads: int,
         ffn: int,
         dropout: float = 0.0,
@@ -57,7 +60,9 @@ class ModulatedDecoder(nn.Module):
         xavier_matrices(self)
         for prior in priors:
             prior.reset_parameters()
-        self.position = LearnedQueries(queries, width, normalize=False)
+        self.branching = Branching(one_to_many, queries)
+        extra = one_to_many.extra(queries)
+        self.position = LearnedQueries(queries, width, normalize=False, extra=extra)
 
     def forward(
         self, memory: ScaleTokens, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
@@ -67,8 +72,9 @@ class ModulatedDecoder(nn.Module):
         logits = self.center_head(self.layers[0].guide(position))  # type: ignore[operator]
         to_image = (memory, memory.x + memory.position, logits.sigmoid(), sizes_hw)
         x, outputs = position.new_zeros(position.shape), []
+        among = (position, self.branching.hide(x))
         for layer in self.layers:
-            x = run(layer, x, (position,), to_image, recompute=recompute)
+            x = run(layer, x, among, to_image, recompute=recompute)
             outputs.append(self.norm(x))
         return outputs, logits
 
@@ -108,10 +114,10 @@ class ModulatedLayer(DecoderLayer):
     ) -> Float[Tensor, "B N D"]:
         """Return the queries updated.
 
-        `among_queries` is their positions; `to_image` the memory, its keys, the queries' centres in
-        normalized coordinates and the images' heights and widths.
+        `among_queries` is their positions and which must not see which; `to_image` the memory, its keys, the
+        queries' centres in normalized coordinates and the images' heights and widths.
         """
-        (position,), (memory, key, centers, sizes_hw) = among_queries, to_image
+        (position, _), (memory, key, centers, sizes_hw) = among_queries, to_image
         guide = self.guide(x + position)
         priors = self.prior(guide, centers, sizes_hw, memory.shapes_hw)
         masks = [

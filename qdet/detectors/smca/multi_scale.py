@@ -77,6 +77,7 @@ class MultiScaleSMCA(Detector):
             config.width,
             config.decoder_layers,
             self.neck.strides,
+            one_to_many=config.one_to_many,
             **config.layer_sizes,
             select_scales=config.scale_selection,
         )
@@ -90,9 +91,10 @@ class MultiScaleSMCA(Detector):
         tokens = self.neck(features[-2:], sizes)
         memory = self.encoder(tokens, recompute=self.recomputes)
         outputs, centers = self.decoder(memory, sizes.sizes_hw, recompute=self.recomputes)
-        return predict_layers(
+        stages = predict_layers(
             outputs, self.class_head, lambda x: boxes_at(self.box_head(x), centers), sizes.sizes_hw
         )
+        return self.decoder.branching.split(stages)
 
 
 class IntraMultiEncoder(nn.Module):

@@ -48,7 +48,7 @@ class MultiheadAttention(PackedAttention):
         query: Float[Tensor, "B N D"],
         key: Float[Tensor, "B K D"],
         value: Float[Tensor, "B K D"],
-        mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
+        mask: Bool[Tensor, "B K"] | Bool[Tensor, "#B N K"] | Float[Tensor, "B #M #N K"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return what every query gathers from the values.
 
@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "B N D"],
         position: Float[Tensor, "#B N D"] | None,
-        mask: Bool[Tensor, "B N"] | Bool[Tensor, "B N N"] | Float[Tensor, "B #M #N N"] | None = None,
+        mask: Bool[Tensor, "B N"] | Bool[Tensor, "#B N N"] | Float[Tensor, "B #M #N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`."""
         placed = x if position is None else x + position
@@ -135,7 +135,7 @@ def attend(
     k: Float[Tensor, "B M K d"],
     v: Float[Tensor, "B M K e"],
     *,
-    mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
+    mask: Bool[Tensor, "B K"] | Bool[Tensor, "#B N K"] | Float[Tensor, "B #M #N K"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B N _"]:
     """Attend head by head and join the heads; `mask` as for `MultiheadAttention`.
@@ -157,7 +157,7 @@ def attention_weights(
     q: Float[Tensor, "B M N d"],
     k: Float[Tensor, "B M K d"],
     *,
-    mask: Bool[Tensor, "B K"] | Bool[Tensor, "B N K"] | Float[Tensor, "B #M #N K"] | None = None,
+    mask: Bool[Tensor, "B K"] | Bool[Tensor, "#B N K"] | Float[Tensor, "B #M #N K"] | None = None,
 ) -> Float[Tensor, "B M N K"]:
     """Return the weights that `attend` multiplies values with and does not keep, in float32 or wider."""
     with torch.autocast(q.device.type, enabled=False):

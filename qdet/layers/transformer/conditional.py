@@ -35,7 +35,7 @@ class ConditionalSelfAttention(nn.Module):
         self,
         x: Float[Tensor, "B N D"],
         position: Float[Tensor, "#B N D"],
-        hidden: Bool[Tensor, "B N N"] | None = None,
+        hidden: Bool[Tensor, "#B N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Return the update of `x`; `hidden` is True where a query must not see another."""
         q = self.query_content(x) + self.query_position(position)

@@ -7,9 +7,10 @@ the same layers in different sizes.
 """
 
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from qdet.layers.attention.deformable import (
@@ -18,9 +19,14 @@ from qdet.layers.attention.deformable import (
     DeformableSelfAttention,
 )
 from qdet.layers.attention.multi_head import SelfAttention
+from qdet.layers.heads import DetectionHead
 from qdet.layers.queries import LearnedQueries
+from qdet.layers.reference_points import boxes_from
 from qdet.layers.token_levels import TokenLevels, cell_centers, sine_tokens
 from qdet.layers.transformer.layers import DecoderLayer, EncoderLayer, run, xavier_matrices
+
+LookForward = Literal["once", "twice"]
+"""Whether a layer's box loss also reaches the layer before it (DINO, ICLR 2023, section 3.5)."""
 
 
 class DeformableEncoder(nn.Module):
@@ -91,19 +97,27 @@ class DeformableDecoder(nn.Module):
         heads: Sequence[nn.Module],
         *,
         refine: bool,
+        look_forward: LookForward = "once",
+        hidden: Bool[Tensor, "#B N N"] | None = None,
         recompute: bool = False,
     ) -> list[tuple[Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]]:
         """Return the logits and boxes that each layer's head predicts from its queries.
 
         With `refine` a layer's boxes, detached, are the references of the next; otherwise all layers share
-        the first ones, which may be points. Boxes are (x, y, w, h) in normalized coordinates.
+        the first ones, which may be points. Boxes are (x, y, w, h) in normalized coordinates. Looking forward
+        twice, a layer's prediction refines the undetached boxes of the one before. `hidden` is True where a
+        query must not see another.
         """
-        predictions = []
+        predictions, before = [], reference
         for layer, head in zip(self.layers, heads, strict=True):
-            x = run(layer, x, (position,), (position, reference, memory, levels), recompute=recompute)
+            x = run(layer, x, (position, hidden), (position, reference, memory, levels), recompute=recompute)
             logits, boxes = head(x, reference)
-            reference = boxes.detach() if refine else reference
-            predictions.append((logits, boxes))
+            refined = boxes
+            if look_forward == "twice" and predictions:
+                refined = boxes_from(cast(DetectionHead, head).box_head(x), before)
+            predictions.append((logits, refined))
+            if refine:
+                before, reference = boxes, boxes.detach()
         return predictions
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from qdet.backbones import SwinConfig
 from qdet.config import override
@@ -14,30 +15,55 @@ from qdet.recipes import Published, Recipe, Table, read
 RACE = "race"
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that each row of the race tries first; the ablations take the demo's own."""
-GROUPS: Mapping[str, tuple[tuple[str, str | None], ...]] = {
+
+
+class Model(NamedTuple):
+    """A row: a job file, its variant, and changes with the name that they give the row."""
+
+    job: str
+    variant: str | None = None
+    named: str = ""
+    changes: Mapping[str, Any] = MappingProxyType({})
+
+
+def _denoising(**settings: Any) -> Mapping[str, Any]:
+    return {f"detector.denoising.{name}": value for name, value in settings.items()}
+
+
+WITHOUT = "without_denoising"
+GROUPS: Mapping[str, tuple[Model, ...]] = {
     RACE: (
-        ("adamixer_r50", None),
-        ("sparse_rcnn_r50_100", None),
-        ("dynamic_detr_r50", None),
-        ("efficient_detr_r50", None),
-        ("deformable_detr_r50", None),
-        ("deformable_detr_r50_two_stage", None),
-        ("anchor_detr_r50", None),
-        ("conditional_detr_r50", None),
-        ("dab_detr_r50", None),
-        ("dn_detr_r50", None),
-        ("dino_r50", None),
-        ("smca_r50", None),
-        ("detr_r50", None),
+        Model("adamixer_r50"),
+        Model("sparse_rcnn_r50_100"),
+        Model("dynamic_detr_r50"),
+        Model("efficient_detr_r50"),
+        Model("deformable_detr_r50"),
+        Model("deformable_detr_r50_two_stage"),
+        Model("anchor_detr_r50"),
+        Model("conditional_detr_r50"),
+        Model("dab_detr_r50"),
+        Model("dn_detr_r50"),
+        Model("dn_detr_r50", None, f"dn_detr_r50-{WITHOUT}", _denoising(kind="none")),
+        Model("dino_r50"),
+        Model("dino_r50", None, f"dino_r50-{WITHOUT}", _denoising(kind="none")),
+        Model("smca_r50"),
+        Model("detr_r50"),
+    ),
+    "denoising": (
+        Model("dino_r50", None, "none", _denoising(kind="none")),
+        Model("dino_r50", None, "plain", _denoising(kind="plain")),
+        Model("dino_r50", None, "contrastive"),
+        *(Model("dino_r50", None, f"contrastive_{n}_groups", _denoising(groups=n)) for n in (1, 3, 5)),
+        Model("dino_r50", None, "contrastive_by_batch", _denoising(grouping="batch")),
     ),
     "deformable_detr:variants": (
-        ("deformable_detr_r50", "single_scale"),
-        ("deformable_detr_r50", None),
-        ("deformable_detr_r50", "refine"),
-        ("deformable_detr_r50_two_stage", None),
+        Model("deformable_detr_r50", "single_scale"),
+        Model("deformable_detr_r50"),
+        Model("deformable_detr_r50", "refine"),
+        Model("deformable_detr_r50_two_stage"),
     ),
 }
-"""Tables whose rows are models: job files with their variants."""
+"""Tables whose rows are models: job files with their variants, or with changes of their own."""
 RACE_AP: Mapping[str, float] = {
     "detr_r50": 20.0,
     "deformable_detr_r50": 35.1,
@@ -103,7 +129,7 @@ def find(name: str) -> Claim:
         ConfigError: There is none; the message lists them.
     """
     if name in GROUPS:
-        rows = tuple(_model(job, variant) for job, variant in GROUPS[name])
+        rows = tuple(map(_row, GROUPS[name]))
         if name != RACE:
             return Claim(name=name, setting=None, rows=rows)
         raced = tuple(replace(row, published=Published(ap=RACE_AP.get(row.name))) for row in rows)
@@ -127,11 +153,19 @@ def find(name: str) -> Claim:
     return Claim(name=name, setting=table.setting, rows=rows)
 
 
-def _model(stem: str, variant: str | None) -> Row:
-    recipe = read(JOBS / f"{stem}.py")
-    published = recipe.published if variant is None else recipe.variants[variant].published
-    name = stem if variant is None else f"{stem}-{variant}"
-    return Row(name=name, recipe=recipe, variant=variant, published=published or Published())
+def _row(model: Model) -> Row:
+    recipe = read(JOBS / f"{model.job}.py")
+    published = recipe.published if model.variant is None else recipe.variants[model.variant].published
+    name = model.job if model.variant is None else f"{model.job}-{model.variant}"
+    if model.named:  # no paper has this number under these settings
+        name, published = model.named, None
+    return Row(
+        name=name,
+        recipe=recipe,
+        variant=model.variant,
+        changes=model.changes,
+        published=published or Published(),
+    )
 
 
 def _has_order(table: Table) -> bool:
