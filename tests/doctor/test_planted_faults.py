@@ -50,6 +50,7 @@ def _examine(address: str, *flags: str) -> tuple[dict[str, Any], int, float]:
     took = time.monotonic() - started
     assert "Traceback" not in done.stderr, done.stderr
     found = json.loads(done.stdout)
+    Path("doctor.json").write_text(done.stdout)
     for one in found["findings"]:
         print(one["state"], one["check"], ",".join(one["where"]), one["found"], "->", one["do"])
     print(f"{took:.1f} s")

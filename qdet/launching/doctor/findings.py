@@ -76,7 +76,7 @@ def many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def human(size: float) -> str:
+def human(size: int | float) -> str:
     """Return bytes for people.
 
     >>> human(3 * 2**30), human(5 * 2**19)

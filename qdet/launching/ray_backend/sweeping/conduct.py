@@ -33,6 +33,7 @@ class Conduct:
     running: dict[int, Job] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     _said: set[int] = field(default_factory=set)
+    _checked: set[int] = field(default_factory=set)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Ray Tune pickles all that it is given; nobody reads that, as the course is in the store."""
@@ -49,6 +50,9 @@ class Conduct:
             StopIteration: None is left.
         """
         while self._find_left():
+            self._refuse_unfit()
+            if not self.left:
+                continue
             if len(self.running) >= self.course.sweep.concurrent:
                 return None
             number = self.left[0]
@@ -150,6 +154,14 @@ class Conduct:
         if capacity.choose_gpu(nodes, job.train) is None:
             return self._refuse(number, "cannot run here", capacity.explain_shortage(nodes, job.train))
         return False
+
+    def _refuse_unfit(self) -> None:
+        """End what cannot run here before anything else starts, but for trials that TPE has yet to propose."""
+        if self.course.sweep.search != "tpe":
+            new = [number for number in self.left if number not in self._checked]
+            self._checked.update(new)
+            over = {number for number in new if self._is_over(number)}
+            self.left = [number for number in self.left if number not in over]
 
     def _refuse(self, number: int, state: Any, why: str) -> bool:
         self.course.end(number, state, why)
