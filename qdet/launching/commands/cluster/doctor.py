@@ -90,9 +90,12 @@ class DoctorCommand:
             facts = examine_machine(replace(request, ports=ports), HOST)
             return replace(facts, ports_asked=bool(self.ports))
         from qdet.launching.doctor.cluster import examine_cluster
+        from qdet.launching.ray_backend.worker_output import forwarded_to
+        from qdet.training.reporting import PlainLines
 
         connect.connect(address)
         try:
-            return replace(examine_cluster(request, address), ports_asked=True)
+            with forwarded_to(PlainLines(), lambda line: True):  # none of Ray's lines between those of --json
+                return replace(examine_cluster(request, address), ports_asked=True)
         finally:
             connect.disconnect()
