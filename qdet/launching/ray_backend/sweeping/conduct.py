@@ -156,7 +156,7 @@ class Conduct:
         return False
 
     def _refuse_unfit(self) -> None:
-        """End what cannot run here before anything else starts, but for trials that TPE has yet to propose."""
+        """End what cannot run here before anything else starts; what TPE has yet to propose comes later."""
         if self.course.sweep.search != "tpe":
             new = [number for number in self.left if number not in self._checked]
             self._checked.update(new)
