@@ -167,7 +167,7 @@ ELSEWHERE = {
     "qdet evaluate outputs/RUN --data data/demo/shards/val --mlflow RUN_ID": REGISTRY,
     "qdet serve models:/detector@champion --replicas 2": REGISTRY,
     "qdet sync-tracking": "needs points that wait; tests/tracking",
-    "qdet doctor --store /shared/outputs --data data/coco/train2017 --ports 5000": "tests/doctor runs this one",
+    "qdet doctor --store /shared/outputs --data data/coco/train2017 --ports 5000": "tests/doctor runs it",
     "qdet certify adamixer_r50:mixing": "trains for hours",
     "qdet certify adamixer_r50:mixing --show": "shows what the line before has trained",
     "qdet chaos --minutes 10": "tests/launch/test_chaos.py injects every fault",

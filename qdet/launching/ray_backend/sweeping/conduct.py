@@ -177,7 +177,11 @@ class Conduct:
         room = capacity.count_room(nodes, job.train, gpu=gpu)
         taken = sum(one.train.least_workers for one in self.running.values())
         if self.running and taken + job.train.least_workers > room:
-            self._say_waiting(number, taken, room)
+            self._say_waiting(number, f"{taken} of the {room} workers")
+            return None
+        drivers = capacity.count_drivers(nodes)
+        if len(self.running) >= drivers:
+            self._say_waiting(number, f"the memory of all {drivers} drivers")
             return None
         trial = self.course.start(number)
         self.running[number] = job
@@ -185,15 +189,12 @@ class Conduct:
         pause = None if self.rounds is None else self.rounds.pause(number)
         return {"trial": number, "gpu": gpu} | ({"pause": pause} if pause else {})
 
-    def _say_waiting(self, number: int, taken: int, room: int) -> None:
+    def _say_waiting(self, number: int, taken: str) -> None:
         if number not in self._said:
             self._said.add(number)
             label, running = Trial(number=number, settings={}).label, len(self.running)
-            print(
-                f"trial {label} waits: {running} running trials take {taken} of the {room} workers that the "
-                "cluster has room for",
-                flush=True,
-            )
+            said = f"{running} running trials take {taken} that the cluster has room for"
+            print(f"trial {label} waits: {said}", flush=True)
 
 
 def _is_metric(name: str, value: Any) -> bool:
