@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from qdet.errors import ConfigError, did_you_mean
 from qdet.launching.commands.certify import CertifyCommand
 from qdet.launching.commands.chaos import ChaosCommand
+from qdet.launching.commands.cluster.doctor import DoctorCommand
 from qdet.launching.commands.convert import ConvertCommand
 from qdet.launching.commands.data.prepare import PrepareCommand
 from qdet.launching.commands.demo import DemoCommand
@@ -63,6 +64,7 @@ class CompletionCommand:
 
 COMMANDS: dict[str, type[Command]] = {
     "head": HeadCommand,
+    "doctor": DoctorCommand,
     "run": RunCommand,
     "submit": SubmitCommand,
     "demo": DemoCommand,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -139,17 +139,32 @@ class Nodes:
         }
         self._environment = os.environ | settings
         auth.require_token(self._environment)
-        os.environ.update({n: self._environment[n] for n in (auth.MODE, auth.TOKEN_PATH)})
+        known = (name for name in (auth.MODE, auth.TOKEN_PATH) if name in self._environment)
+        os.environ.update({name: self._environment[name] for name in known})
         self._log = Path("nodes.log").open("ab")  # noqa: SIM115  (closed with the cluster)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         ports = ("--dashboard-host=127.0.0.1", "--dashboard-port=8475", "--dashboard-agent-listen-port=0")
         self._start(2, "--head", f"--port={PORT}", "--num-cpus=0", *ports)
         self._until(lambda: self._ray("status").returncode == 0, "the head does not start")
 
-    def add(self, *hosts: int) -> None:
-        """Start nodes of one CPU at 127.0.0.`host` and wait for each."""
+    def add(
+        self,
+        *hosts: int,
+        flags: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start nodes of one CPU at 127.0.0.`host` and wait for each.
+
+        Args:
+            hosts: Last numbers of their addresses.
+            flags: Of `ray start`.
+            wrapper: Command that runs the one that follows it.
+            environment: Variables of theirs alone.
+        """
+        joining = (f"--address={self.address}", "--num-cpus=1", "--dashboard-agent-listen-port=0", *flags)
         for host in hosts:  # one by one: at once they would choose the same socket names
-            self._start(host, f"--address={self.address}", "--num-cpus=1", "--dashboard-agent-listen-port=0")
+            self._start(host, *joining, wrapper=wrapper, environment=environment)
             self._until(lambda: host in self.alive(), f"node {host} does not start")  # noqa: B023  (called here)
 
     def alive(self) -> dict[int, str]:
@@ -183,12 +198,27 @@ class Nodes:
         if head.CURRENT_CLUSTER.is_file() and head.CURRENT_CLUSTER.read_text().strip() == self.address:
             head.CURRENT_CLUSTER.unlink()  # a killed head leaves it to mislead a later Ray
 
-    def _start(self, host: int, *flags: str) -> None:
+    def pause(self, host: int) -> None:
+        """Stop the processes of a node where they are, as when a machine hangs."""
+        root = psutil.Process(self._processes[host].pid)
+        for process in [root, *root.children(recursive=True)]:
+            process.suspend()
+
+    def _start(
+        self,
+        host: int,
+        *flags: str,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         command = ["ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address=127.0.0.{host}"]
         self._processes[host] = subprocess.Popen(
-            [*command, f"--object-store-memory={100 * 2**20}", *flags],
-            env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*wrapper, *command, f"--object-store-memory={100 * 2**20}", *flags],
+            env=self._environment | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
 
     def _ray(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = self._environment | {"RAY_ADDRESS": self.address}

@@ -86,6 +86,7 @@ torchrun --nproc-per-node 8 jobs/adamixer_swin.py
 ON_RAY = """
 cluster/local.sh up
 eval '$(cluster/local.sh env)'
+qdet doctor
 ray job submit jobs/adamixer_swin.py
 ray job submit --working-dir . -- python jobs/adamixer_swin.py --train.epochs 12
 qdet submit jobs/adamixer_swin.py -- --train.epochs 12
@@ -169,6 +170,7 @@ ELSEWHERE = {
     "qdet evaluate outputs/RUN --data data/demo/shards/val --mlflow RUN_ID": REGISTRY,
     "qdet serve models:/detector@champion --replicas 2": REGISTRY,
     "qdet sync-tracking": "needs points that wait; tests/tracking",
+    "qdet doctor --store /shared/outputs --data data/coco/train2017 --ports 5000": "tests/doctor runs it",
     "qdet certify adamixer_r50:mixing": "trains for hours",
     "qdet certify adamixer_r50:mixing --show": "shows what the line before has trained",
     "qdet reproduce RUN": "tests/launch/test_reproduce.py reproduces a run of its own",

@@ -101,6 +101,58 @@ def test_a_trial_that_never_fits_is_a_row_and_one_that_fits_later_waits(tmp_path
     assert again.course.trials[2].error is None
 
 
+def test_trials_that_cannot_run_here_are_rows_before_the_first_one_starts(tmp_path, cluster, capsys):
+    """However long the first takes, and however many there are."""
+    sweep = Sweep(space={"train.workers": Each((1, 4, 2, 8, 4))}, trials=1, concurrent=1)
+    conduct = _conduct(tmp_path, sweep)
+    assert conduct.suggest() == {"trial": 1, "gpu": False}
+    assert [said.split(":")[0] for said in capsys.readouterr().out.splitlines()] == [
+        "trial t02 cannot run here",
+        "trial t04 cannot run here",
+        "trial t05 cannot run here",
+        "trial t01 tries --train.workers 1",
+    ]
+    assert conduct.left == [3]
+    assert {trial.number: trial.state for trial in _conduct(tmp_path, sweep).course.trials.values()} == {
+        1: "running",
+        2: "cannot run here",
+        4: "cannot run here",
+        5: "cannot run here",
+    }
+    assert not [trial for trial in conduct.course.trials.values() if trial.starts and trial.number != 1]
+
+
+def test_a_trial_waits_for_the_memory_of_a_driver_too_and_says_so(tmp_path, cluster, capsys):
+    cluster[:] = [Node(8.0, 0.0, memory=2.5e9), Node(8.0, 0.0, memory=1.0e9)]
+    assert capacity.count_drivers(cluster) == 2  # on the first; the second has too little for one
+    conduct = _conduct(tmp_path, replace(LR, concurrent=3))
+    assert [conduct.suggest() for _ in range(3)] == [
+        {"trial": 1, "gpu": False},
+        {"trial": 2, "gpu": False},
+        None,
+    ]
+    said = (
+        "trial t03 waits: 2 running trials take the memory of all 2 drivers that the cluster has room for\n"
+    )
+    assert capsys.readouterr().out.endswith(said)
+    conduct.report(1, {ENDED: "finished", "step": 90, "val/AP": 0.5})
+    assert conduct.suggest() == {"trial": 3, "gpu": False}
+
+
+def test_on_small_nodes_one_driver_at_least_has_room():
+    small = [Node(2.0, 0.0, memory=0.5e9)]
+    assert (capacity.share_of_driver(small), capacity.count_drivers(small)) == (0.5e9, 1)
+    assert capacity.count_drivers([Node(2.0, 0.0, memory=0.0)]) == 1
+
+
+def test_where_none_can_run_here_all_are_rows_and_none_starts(tmp_path, cluster):
+    conduct = _conduct(tmp_path, Sweep(space={"train.workers": Each((4, 8))}, trials=1))
+    with pytest.raises(StopIteration):
+        conduct.suggest()
+    assert [trial.state for trial in conduct.course.trials.values()] == ["cannot run here"] * 2
+    assert [trial.starts for trial in conduct.course.trials.values()] == [0, 0]
+
+
 def test_a_driver_that_is_lost_for_good_is_a_failed_row(tmp_path, cluster):
     conduct = _conduct(tmp_path, LR)
     conduct.suggest()

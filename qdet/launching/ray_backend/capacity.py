@@ -10,6 +10,12 @@ from qdet.job import TrainConfig
 KIND = "accelerator_type:"
 """Begins the resource by which Ray names a node's GPUs."""
 
+DRIVER_BYTES = 1.1e9
+"""What the driver of a sweep's trial takes beside its workers, with Ray Train's controller and helpers.
+
+It reserves no CPU, which would be missing for the workers.
+"""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -19,6 +25,8 @@ class Node:
     gpus: float
     kinds: frozenset[str] = frozenset()
     """Its GPUs, as Ray names them."""
+    memory: float = float("inf")
+    """Bytes that Ray may hand out."""
 
 
 def count_workers_that_fit(
@@ -107,17 +115,22 @@ def list_nodes() -> list[Node]:
             node["Resources"].get("CPU", 0.0),
             node["Resources"].get("GPU", 0.0),
             frozenset(name.removeprefix(KIND) for name in node["Resources"] if name.startswith(KIND)),
+            node["Resources"].get("memory", 0.0),
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
 
 
-def largest_memory() -> float:
-    """Return the bytes that Ray may hand out on the node that has most."""
-    import ray
+def share_of_driver(nodes: Sequence[Node]) -> float:
+    """Return the bytes that the driver of a trial reserves: all of the largest node's where that has less."""
+    return min(DRIVER_BYTES, max(node.memory for node in nodes))
 
-    return max(node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"])
+
+def count_drivers(nodes: Sequence[Node]) -> int:
+    """Return how many drivers of trials the nodes have memory for: one at least."""
+    each = share_of_driver(nodes)
+    return max(1, sum(int(min(node.memory, 1e18) // each) for node in nodes if each))
 
 
 def explain_shortage(nodes: Sequence[Node], train: TrainConfig) -> str:

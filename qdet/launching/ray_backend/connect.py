@@ -42,17 +42,7 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
         ClusterError: The cluster does not answer or rejects the token.
         ConfigError: The address is not one that training can use.
     """
-    named = address or os.environ.get("RAY_ADDRESS")
-    if named in (None, "", "auto"):
-        address = _find_own()
-        if address is None and named == "auto":
-            raise ClusterError(
-                "--ray-address auto: this project has no Ray head of its own here; start one with "
-                "cluster/local.sh up, or name another by --ray-address HOST:PORT"
-            )
-    else:
-        flag = "--ray-address" if address else "RAY_ADDRESS"
-        address = None if named == "local" else _check_reachable(str(named), timeout, flag)
+    address = locate(address, timeout=timeout)
     if address is None:
         check_socket_paths(os.environ)
     try:
@@ -60,6 +50,26 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
     except Exception as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray instance"
         raise ClusterError(f"cannot use {where}: {_first_line(error)}") from error
+
+
+def locate(address: str | None = None, *, timeout: float = 5.0) -> str | None:
+    """Return the address of the cluster that `connect` would join; None where it would start one.
+
+    Raises:
+        ClusterError: A named cluster does not answer.
+        ConfigError: The address is not one that training can use.
+    """
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named in (None, "", "auto"):
+        found = _find_own()
+        if found is None and named == "auto":
+            raise ClusterError(
+                "--ray-address auto: this project has no Ray head of its own here; start one with "
+                "cluster/local.sh up, or name another by --ray-address HOST:PORT"
+            )
+        return found
+    flag = "--ray-address" if address else "RAY_ADDRESS"
+    return None if named == "local" else _check_reachable(str(named), timeout, flag)
 
 
 def disconnect() -> None:

@@ -33,6 +33,7 @@ class Conduct:
     running: dict[int, Job] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     _said: set[int] = field(default_factory=set)
+    _checked: set[int] = field(default_factory=set)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Ray Tune pickles all that it is given; nobody reads that, as the course is in the store."""
@@ -49,6 +50,9 @@ class Conduct:
             StopIteration: None is left.
         """
         while self._find_left():
+            self._refuse_unfit()
+            if not self.left:
+                continue
             if len(self.running) >= self.course.sweep.concurrent:
                 return None
             number = self.left[0]
@@ -151,6 +155,14 @@ class Conduct:
             return self._refuse(number, "cannot run here", capacity.explain_shortage(nodes, job.train))
         return False
 
+    def _refuse_unfit(self) -> None:
+        """End what cannot run here before anything else starts; what TPE has yet to propose comes later."""
+        if self.course.sweep.search != "tpe":
+            new = [number for number in self.left if number not in self._checked]
+            self._checked.update(new)
+            over = {number for number in new if self._is_over(number)}
+            self.left = [number for number in self.left if number not in over]
+
     def _refuse(self, number: int, state: Any, why: str) -> bool:
         self.course.end(number, state, why)
         if self.rounds is not None:
@@ -165,7 +177,11 @@ class Conduct:
         room = capacity.count_room(nodes, job.train, gpu=gpu)
         taken = sum(one.train.least_workers for one in self.running.values())
         if self.running and taken + job.train.least_workers > room:
-            self._say_waiting(number, taken, room)
+            self._say_waiting(number, f"{taken} of the {room} workers")
+            return None
+        drivers = capacity.count_drivers(nodes)
+        if len(self.running) >= drivers:
+            self._say_waiting(number, f"the memory of all {drivers} drivers")
             return None
         trial = self.course.start(number)
         self.running[number] = job
@@ -173,15 +189,12 @@ class Conduct:
         pause = None if self.rounds is None else self.rounds.pause(number)
         return {"trial": number, "gpu": gpu} | ({"pause": pause} if pause else {})
 
-    def _say_waiting(self, number: int, taken: int, room: int) -> None:
+    def _say_waiting(self, number: int, taken: str) -> None:
         if number not in self._said:
             self._said.add(number)
             label, running = Trial(number=number, settings={}).label, len(self.running)
-            print(
-                f"trial {label} waits: {running} running trials take {taken} of the {room} workers that the "
-                "cluster has room for",
-                flush=True,
-            )
+            said = f"{running} running trials take {taken} that the cluster has room for"
+            print(f"trial {label} waits: {said}", flush=True)
 
 
 def _is_metric(name: str, value: Any) -> bool:

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 RETRIES = 3
 """How often the driver of a trial is started again after its death."""
-DRIVER_BYTES = 1.1e9
-"""What the driver of a trial takes beside its workers, with Ray Train's controller and helpers.
-
-It reserves no CPU, which would be missing for the workers.
-"""
 
 
 def build_tuner(conduct: Conduct, folder: Path) -> Any:
@@ -35,7 +30,7 @@ def build_tuner(conduct: Conduct, folder: Path) -> Any:
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has a row for a failed trial
     conduct.left = [] if conduct.rounds is not None else conduct.course.waiting
-    driver = {"memory": min(DRIVER_BYTES, capacity.largest_memory())}
+    driver = {"memory": capacity.share_of_driver(capacity.list_nodes())}
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=conduct.plan), tune.PlacementGroupFactory([driver])
     )

@@ -1,0 +1,1 @@
+"""Commands about machines.  In: flags.  Out: how a cluster is examined (doctor)."""
