@@ -2,7 +2,6 @@
 
 import io
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,10 @@ from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError, NewerCheckpointError
 from qdet.storage import Folder
 from qdet.storage.parsing import parse_json
+from qdet.storage.scratch import ScratchFolder
+
+DOWNLOADED = "qdet-checkpoint-"
+"""How the temporary folders begin that hold checkpoints from behind a URL."""
 
 
 class Checkpoint:
@@ -43,7 +46,7 @@ class Checkpoint:
         if folder.local is not None and not verified:
             verify(folder)
         self.manifest = read_manifest(folder)
-        self._downloaded: tempfile.TemporaryDirectory[str] | None = None
+        self._downloaded: ScratchFolder | None = None
         here = folder.local or self._download()
         state, job, shapes = (
             (here / self.manifest.file(role)).read_bytes() for role in ("state", "job", "tensors")
@@ -109,8 +112,8 @@ class Checkpoint:
 
     def _download(self) -> Path:
         """Copy every file to a temporary folder that lives as long as this object."""
-        self._downloaded = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
-        here = Path(self._downloaded.name)
+        self._downloaded = ScratchFolder(DOWNLOADED)
+        here = self._downloaded.path
         for name, expected in self.manifest.files.items():
             with (here / name).open("wb") as to:
                 copy_and_check(self.folder, name, expected, to)
