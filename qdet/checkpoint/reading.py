@@ -51,7 +51,7 @@ class Checkpoint:
         state, job, shapes = (
             (here / self.manifest.file(role)).read_bytes() for role in ("state", "job", "tensors")
         )
-        self.state = parse_state(state, folder)
+        self.state = parse_state(state, folder, step=self.manifest.step)
         self.job: dict[str, Any] = parse_object(job, folder, "job")
         """The flat settings."""
         self.shapes = _parse_shapes(shapes, folder)
@@ -167,7 +167,8 @@ def peek(folder: Folder) -> Peek:
         copy_and_check(folder, name, manifest.files[name], buffer)
         return buffer.getvalue()
 
-    return Peek(folder, parse_state(content("state"), folder), parse_object(content("job"), folder, "job"))
+    state = parse_state(content("state"), folder, step=manifest.step)
+    return Peek(folder, state, parse_object(content("job"), folder, "job"))
 
 
 def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
@@ -186,8 +187,8 @@ def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
     raise CheckpointError(f"{folder}: its {role} file holds no settings by name: {said}")
 
 
-def parse_state(text: bytes, folder: Folder) -> TrainState:
-    """Return the training state in a checkpoint's file.
+def parse_state(text: bytes, folder: Folder, *, step: int) -> TrainState:
+    """Return the training state in the file of the checkpoint after `step` steps.
 
     Raises:
         NewerCheckpointError: A later version of qdet wrote it.
@@ -195,7 +196,10 @@ def parse_state(text: bytes, folder: Folder) -> TrainState:
     """
     content = parse_object(text, folder, "state")
     try:
-        return TrainState.from_json(content)
+        state = TrainState.from_json(content)
+        if state.step != step:
+            raise ValueError(f"it is of step {state.step}, and the checkpoint of step {step}")
+        return state
     except ValueError as error:
         if unknown := TrainState.unknown_fields(content):
             raise NewerCheckpointError(

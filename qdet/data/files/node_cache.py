@@ -1,6 +1,6 @@
 """Shards from behind a URL on this machine's disk: fetched once for all its processes, within a limit.
 
-    <folder>/shards/NAME.tar         a whole shard, as long as it must be and with its checksum; NAME for its URL
+    <folder>/shards/NAME.tar         a whole shard, of the right size and checksum; NAME for its URL
     <folder>/shards/NAME.UID.part    one that is being fetched, already as long as it will become
     <folder>/shards/NAME.lock        held by the process that fetches it
     <folder>/shards/NAME.want        marked by each process whose plan reads it soon

@@ -87,7 +87,8 @@ def _check_room(job: Job, each: int, count: int) -> None:
         raise ConfigError(
             f"--store.path {job.store.path} has {free / GIB:.2f} GiB left, and a run of this job has up to "
             f"{count} checkpoint{'s' if count > 1 else ''} at a time: {needed / GIB:.2f} GiB. Free some "
-            "space, give another folder, or change --train.keep-checkpoints, --train.keep-best or --train.keep-every"
+            "space, give another folder, or change --train.keep-checkpoints, --train.keep-best or "
+            "--train.keep-every"
         )
 
 
