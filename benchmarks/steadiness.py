@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.steadiness --steps 3000
 
-One process trains the small job of `python -m qdet chaos`, with augmentation, evaluation every other epoch
-and a checkpoint every 50 steps, and is sampled every 50. The slope is that of a least-squares line through
-the second half of the samples: in the first, buffers grow to the largest batch.
+One process trains the small job of `python -m qdet chaos` on two images a step, evaluates every eighth epoch,
+computes every tenth gradient twice, writes a checkpoint every 50 steps and logs every step to a database of
+MLflow. It is sampled every 50 steps. The slope is that of a least-squares line through the samples after the
+first 1,000 steps, or after the first half of fewer: until then buffers grow to the largest batch.
 """
 
+import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,14 @@ from rich.console import Console
 from qdet.config import override
 from qdet.launching.chaos.job import job as small_job
 from qdet.launching.chaos.run import prepare
-from qdet.tracking import NullTracker
+from qdet.tracking import MLflowTracker
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Progress, Run
 
 EVERY = 50
 """Steps between samples."""
+SETTLED = 1000
+"""Steps after which nothing may grow any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Measurement:
 
     steps: int = 3000
     """Training steps."""
+    samples: Path | None = None
+    """JSON file for all samples, replaced if it is there."""
 
 
 @dataclass
@@ -60,42 +66,68 @@ class _SamplingReporter(LocalReporter):
         self._samples = samples
 
     def progress(self, progress: Progress) -> None:
-        self._samples.record(progress.step)
+        if progress.step % EVERY == 0:
+            self._samples.record(progress.step)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Ignore the metrics."""
 
 
+def slope(steps: Sequence[float], values: Sequence[float]) -> float:
+    """Return by how much values grow in 1,000 steps, after the first ones."""
+    first = min(SETTLED, max(steps) // 2)
+    late = np.array(steps) > first
+    return float(np.polyfit(np.array(steps)[late], np.array(values)[late], 1)[0]) * 1000
+
+
+def sample(measurement: Measurement, folder: Path) -> Samples:
+    """Train in `folder`, and return the samples."""
+    samples = Samples()
+    prepare(folder / "shards")
+    job = override(
+        small_job,
+        {
+            "data.train": str(folder / "shards" / "data" / "train"),
+            "data.val": str(folder / "shards" / "data" / "val"),
+            "train.steps": measurement.steps,
+            "train.workers": 1,
+            "train.batch_size": 2,
+            "train.log_every": 1,
+            "train.checkpoint_every": EVERY,
+            "train.eval_every": 8,
+            "train.verify_every": 10,
+            "data.augment.sizes": (32, 48),
+            "data.augment.crop": False,
+        },
+    )
+    tracker = MLflowTracker.open(
+        folder / "spool",
+        experiment="steadiness",
+        run_name="steady",
+        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+        system_metrics=10,
+    )
+    run = Run("steady", str(folder / "store"))
+    train(job, run=run, reporter=_SamplingReporter(samples), tracker=tracker)
+    if not tracker.close("FINISHED", wait=120):
+        raise SystemExit("MLflow did not take all points: what was measured is not what was meant")
+    return samples
+
+
 def measure(measurement: Measurement) -> None:
     """Train, and print the range and slope of each resource."""
-    samples = Samples()
     with tempfile.TemporaryDirectory(prefix="qdet-steadiness-") as name:
-        folder = Path(name)
-        prepare(folder / "shards")
-        job = override(
-            small_job,
-            {
-                "data.train": str(folder / "shards" / "data" / "train"),
-                "data.val": str(folder / "shards" / "data" / "val"),
-                "train.steps": measurement.steps,
-                "train.workers": 1,
-                "train.log_every": EVERY,
-                "train.checkpoint_every": EVERY,
-            },
-        )
-        train(
-            job,
-            run=Run("steady", str(folder / "store")),
-            reporter=_SamplingReporter(samples),
-            tracker=NullTracker(),
-        )
+        samples = sample(measurement, Path(name))
+    if measurement.samples is not None:
+        measurement.samples.write_text(json.dumps(asdict(samples)))
     console = Console(highlight=False)
-    half = len(samples.steps) // 2
-    console.print(f"{measurement.steps} steps, {len(samples.steps)} samples, the second half of them:")
+    first = min(SETTLED, measurement.steps // 2)
+    console.print(f"{measurement.steps} steps; samples after the first {first}:")
     for name in ("megabytes", "files", "threads"):
-        values = np.array(getattr(samples, name))[half:]
-        slope = np.polyfit(np.array(samples.steps)[half:], values, 1)[0] * 1000
-        console.print(f"{name}: {values.min():.1f} to {values.max():.1f}, slope {slope:+.2f} per 1,000 steps")
+        values = getattr(samples, name)
+        late = [value for step, value in zip(samples.steps, values, strict=True) if step > first]
+        grown = slope(samples.steps, values)
+        console.print(f"{name}: {min(late):.1f} to {max(late):.1f}, slope {grown:+.2f} per 1,000 steps")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,6 @@ def _plain(flat: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {path: value for path, value in flat.items() if not path.endswith("backbone.weights")}
     if _FILTER in kept:
-        kept.setdefault(_PIPELINE, "detr")
-        kept[_FILTER] = kept[_FILTER] or RULES[kept[_PIPELINE]].filter
+        rule = RULES.get(str(kept.setdefault(_PIPELINE, "detr")))  # type: ignore[call-overload]
+        kept[_FILTER] = kept[_FILTER] or (rule and rule.filter)
     return json.loads(json.dumps(kept, default=str))

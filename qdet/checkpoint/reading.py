@@ -2,7 +2,6 @@
 
 import io
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,10 @@ from qdet.checkpoint.state import TrainState
 from qdet.errors import CheckpointError, NewerCheckpointError
 from qdet.storage import Folder
 from qdet.storage.parsing import parse_json
+from qdet.storage.scratch import ScratchFolder
+
+DOWNLOADED = "qdet-checkpoint-"
+"""How the temporary folders begin that hold checkpoints from behind a URL."""
 
 
 class Checkpoint:
@@ -43,12 +46,12 @@ class Checkpoint:
         if folder.local is not None and not verified:
             verify(folder)
         self.manifest = read_manifest(folder)
-        self._downloaded: tempfile.TemporaryDirectory[str] | None = None
+        self._downloaded: ScratchFolder | None = None
         here = folder.local or self._download()
         state, job, shapes = (
             (here / self.manifest.file(role)).read_bytes() for role in ("state", "job", "tensors")
         )
-        self.state = parse_state(state, folder)
+        self.state = parse_state(state, folder, step=self.manifest.step)
         self.job: dict[str, Any] = parse_object(job, folder, "job")
         """The flat settings."""
         self.shapes = _parse_shapes(shapes, folder)
@@ -109,8 +112,8 @@ class Checkpoint:
 
     def _download(self) -> Path:
         """Copy every file to a temporary folder that lives as long as this object."""
-        self._downloaded = tempfile.TemporaryDirectory(prefix="qdet-checkpoint-")
-        here = Path(self._downloaded.name)
+        self._downloaded = ScratchFolder(DOWNLOADED)
+        here = self._downloaded.path
         for name, expected in self.manifest.files.items():
             with (here / name).open("wb") as to:
                 copy_and_check(self.folder, name, expected, to)
@@ -164,7 +167,8 @@ def peek(folder: Folder) -> Peek:
         copy_and_check(folder, name, manifest.files[name], buffer)
         return buffer.getvalue()
 
-    return Peek(folder, parse_state(content("state"), folder), parse_object(content("job"), folder, "job"))
+    state = parse_state(content("state"), folder, step=manifest.step)
+    return Peek(folder, state, parse_object(content("job"), folder, "job"))
 
 
 def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
@@ -183,8 +187,8 @@ def parse_object(text: bytes, folder: Folder, role: str) -> dict[str, Any]:
     raise CheckpointError(f"{folder}: its {role} file holds no settings by name: {said}")
 
 
-def parse_state(text: bytes, folder: Folder) -> TrainState:
-    """Return the training state in a checkpoint's file.
+def parse_state(text: bytes, folder: Folder, *, step: int) -> TrainState:
+    """Return the training state in the file of the checkpoint after `step` steps.
 
     Raises:
         NewerCheckpointError: A later version of qdet wrote it.
@@ -192,7 +196,10 @@ def parse_state(text: bytes, folder: Folder) -> TrainState:
     """
     content = parse_object(text, folder, "state")
     try:
-        return TrainState.from_json(content)
+        state = TrainState.from_json(content)
+        if state.step != step:
+            raise ValueError(f"it is of step {state.step}, and the checkpoint of step {step}")
+        return state
     except ValueError as error:
         if unknown := TrainState.unknown_fields(content):
             raise NewerCheckpointError(

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,16 @@ class Retention:
         ranked = [step for step in best_first(manifests) if math.isfinite(ap[step])]
         multiples = {s for s in steps if self.every_steps and s % self.every_steps == 0}
         return set(steps[-self.last - 1 :]) | set(ranked[: self.best]) | multiples
+
+    def most(self, saved: Collection[int] | None) -> int:
+        """Return how many checkpoints there are at most at a time, the one being written among them.
+
+        Args:
+            saved: Steps after which one is written, in the whole training; None where they are not known.
+        """
+        multiples = sum(s % self.every_steps == 0 for s in saved or ()) if self.every_steps else 0
+        most = self.last + 1 + self.best + multiples + 1
+        return most if saved is None else min(most, len(saved))
 
 
 @dataclass

@@ -97,7 +97,7 @@ class Description:
         """
         kinds = {kind.__name__: kind for kind in typing.get_args(DetectorConfig)}
         name = self.job.get("detector")
-        if name not in kinds:
+        if not isinstance(name, str) or name not in kinds:
             raise CheckpointError(
                 f"{self.source} is of the detector {name}, which this version does not have"
             )
@@ -140,8 +140,10 @@ class Description:
 
 
 def _classes(categories: Mapping[str, Any], source: str) -> Categories:
-    pairs = zip(categories["ids"], categories["names"], strict=True)
     try:
+        pairs = zip(categories["ids"], categories["names"], strict=True)
         return Categories.from_coco([{"id": i, "name": n} for i, n in pairs], where=source)
     except DataError as error:
         raise CheckpointError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: its classes are damaged: {error}") from error

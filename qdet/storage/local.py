@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from qdet.storage.atomic import atomic_file, sync_folder, unfinished_prefix
+from qdet.storage.atomic import atomic_file, make_folders, sync_folder, unfinished_prefix
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LocalFiles:
     def writer(self, path: str, *, atomic: bool) -> Iterator[BinaryIO]:
         """Open a file for writing, in a folder that is made where it is missing."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         if atomic:
             with atomic_file(target) as file:
                 yield file
@@ -68,7 +68,7 @@ class LocalFiles:
     def create(path: str, content: bytes) -> bool:
         """Write a new file, with its folders, as one event; return False where something has its name."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         temporary = target.with_name(f"{unfinished_prefix(target.name)}{uuid4().hex[:8]}")
         try:
             with atomic_file(temporary) as file:
@@ -84,11 +84,12 @@ class LocalFiles:
     @staticmethod
     def make_folder(path: str) -> bool:
         """Make a new folder, with its parents; return False where something has its name."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folders(Path(path).parent)
         try:
             Path(path).mkdir()
         except FileExistsError:
             return False
+        sync_folder(Path(path).parent)
         return True
 
     def remove_file(self, path: str) -> None:

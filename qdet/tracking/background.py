@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from qdet.tracking.sender import Sender, reason
 from qdet.tracking.spool import Record, Spool
+from qdet.tracking.spool.thinning import thin
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +19,8 @@ Task = Callable[[], Record]
 SEND_EVERY = 2.0  # seconds; a request costs about as much for one point as for hundreds
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0  # seconds
 LAST_TRIES = 4  # once training has ended
+QUEUED = 100_000
+"""Records that wait in memory, while the disk takes none, before they are thinned."""
 
 
 class Background:
@@ -30,6 +33,7 @@ class Background:
         self.tried = threading.Event()
         """Set after the server's first answer or failure."""
         self.done = False
+        self._dropped, self._lost = 0, False
         self._threads = [
             threading.Thread(target=self._write, daemon=True, name="qdet-tracking-write"),
             threading.Thread(target=self._send, daemon=True, name="qdet-tracking-send"),
@@ -39,7 +43,12 @@ class Background:
 
     def put(self, task: Task) -> None:
         """Queue `task`, which builds a record in the background, for logging."""
-        self._queue.put(task)
+        if self._queue.qsize() < QUEUED:
+            self._queue.put(task)
+            return
+        if not self._dropped:
+            _log.warning("%s hangs: what is logged from now on is dropped", self._spool.folder)
+        self._dropped += 1
 
     def close(self, wait: float | int) -> bool:
         """Write and send the rest, for at most `wait` seconds; return whether the server has all of it."""
@@ -56,6 +65,7 @@ class Background:
         told, open_ = False, True
         while open_ or (waiting and not self._given_up.is_set()):
             open_ = self._take(waiting, block=open_ and not waiting) and open_
+            last = self._closing.is_set()
             try:
                 self._spool.append(waiting)
                 waiting.clear()
@@ -64,9 +74,15 @@ class Background:
                 if not told:
                     _log.warning("cannot write %s, keeping points in memory: %s", self._spool.folder, error)
                 told = True
-                self._closing.wait(1.0)
-                if self._closing.is_set():
+                if len(waiting) > QUEUED:
+                    waiting, dropped = thin(waiting)
+                    _log.warning("memory holds too many points: %d, every second, are dropped", dropped)
+                if last:
+                    said = "%d records are lost: %s could not be written up to the end"
+                    _log.warning(said, len(waiting), self._spool.folder)
+                    self._lost = True
                     break
+                self._closing.wait(1.0)
         self._written.set()
 
     def _take(self, waiting: list[Record], *, block: bool) -> bool:
@@ -93,8 +109,9 @@ class Background:
                 self.tried.set()
                 if down:
                     _log.warning("MLflow answers again; the points kept meanwhile are sent")
+                self._say_dropped()
                 if last:
-                    self.done = True
+                    self.done = not self._lost
                     return
                 delay, down, tries = FIRST_RETRY, False, 0
                 self._pause(SEND_EVERY)
@@ -109,6 +126,12 @@ class Background:
                     return
                 self._pause(delay)
                 delay = min(2 * delay, LONGEST_RETRY)
+
+    def _say_dropped(self) -> None:
+        """Say how many records a disk that hung has cost, once it takes some again."""
+        if self._dropped and self._queue.qsize() < QUEUED:
+            _log.warning("%d records were dropped while %s hung", self._dropped, self._spool.folder)
+            self._dropped = 0
 
     def _pause(self, seconds: float) -> None:
         """Wait; once training has ended, only a moment after its last points are written."""

@@ -12,8 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qdet.storage.parsing import parse_json
+from qdet.tracking.known_points import KnownPoints
 from qdet.tracking.logged_model import deliver_model
 from qdet.tracking.spool import Record
+from qdet.tracking.values import LONGEST_TAG
 
 CAUSE_TAG = "qdet.cause"
 """Tag that says why a run failed or was killed."""
@@ -126,11 +128,14 @@ class Delivery:
         """Log a table that MLflow's page shows as one, like `MlflowClient.log_table`, but never append."""
         self._artifact(record)
         tags = self._client.get_run(self._id).data.tags
-        shown = parse_json(tags.get("mlflow.loggedArtifacts", "[]"))
+        shown = _tables(tags.get("mlflow.loggedArtifacts", "[]"))
         name = Path(record["file"]).name
         entry = {"path": f"{record['to']}/{name}" if record["to"] else name, "type": "table"}
         if entry not in shown:
-            self._client.set_tag(self._id, "mlflow.loggedArtifacts", json.dumps([*shown, entry]))
+            shown.append(entry)
+            while len(text := json.dumps(shown)) > LONGEST_TAG:  # MLflow would cut off its end
+                del shown[0]
+            self._client.set_tag(self._id, "mlflow.loggedArtifacts", text)
 
     def _picture(self, record: Record) -> None:
         """Log a picture to the page that shows it over steps, as `MlflowClient.log_image` does."""
@@ -153,35 +158,16 @@ class Delivery:
         deliver_model(self._client, self._id, self._folder / record["file"], record | {"stamps": known})
 
 
+def _tables(tag: str) -> list[Any]:
+    """Return the tables that a tag lists; none where earlier versions have let it be cut off."""
+    try:
+        found = parse_json(tag)
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
+
+
 def _source_type(address: str) -> str:
     """Return the name under which MLflow knows such a source, so that `mlflow.data.get_source` opens it."""
     scheme = urlsplit(address).scheme
     return {"": "local", "file": "local", "https": "http"}.get(scheme, scheme)
-
-
-class KnownPoints:
-    """The points of one MLflow run, fetched per metric name before its first point is sent."""
-
-    def __init__(self, client: Any, run: Any) -> None:
-        """`run` is the run before this process sent anything."""
-        self._client, self._id = client, run.info.run_id
-        self._names = frozenset(run.data.metrics)
-        self._stamps: dict[str, dict[int, int]] = {}
-
-    def takes(self, name: str, step: int, stamp: int) -> bool:
-        """Whether a point may be sent: it is new, or already there with the same time stamp."""
-        return self._of(name).get(step, stamp) == stamp
-
-    def stamp(self, name: str, step: int) -> int | None:
-        """Time stamp of a point that is there; None without one."""
-        return self._of(name).get(step)
-
-    def add(self, name: str, step: int, stamp: int) -> None:
-        """Record that a point has arrived."""
-        self._of(name).setdefault(step, stamp)
-
-    def _of(self, name: str) -> dict[int, int]:
-        if name not in self._stamps:
-            there = self._client.get_metric_history(self._id, name) if name in self._names else []
-            self._stamps[name] = {point.step: point.timestamp for point in reversed(there)}
-        return self._stamps[name]

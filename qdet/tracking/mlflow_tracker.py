@@ -199,7 +199,7 @@ class MLflowTracker:
     def _hold(self, record: Record, name: str, content: bytes | Path) -> None:
         """Queue a record with what it sends; the caller may remove that at once."""
         try:
-            held = self._spool.hold(name, content)
+            held = self._spool.hold(name, content, always=record["kind"] == "model")  # of which a run has two
         except OSError as error:
             _log.warning("cannot log %s: %s", name, error)
             return

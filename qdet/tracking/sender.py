@@ -16,6 +16,8 @@ from qdet.tracking.spool import Record, Spool
 METRICS_PER_REQUEST = 1000  # MLflow's limit
 TRIES = 3
 """Failed attempts at one record, while the server answers otherwise, before it is put aside."""
+NEEDED = frozenset({"experiment", "run_name", "tags", "created"})
+"""What must be known of a run to find it in MLflow."""
 _NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 _log = logging.getLogger(__name__)
@@ -84,10 +86,11 @@ class Sender:
         return gone or getattr(error, "error_code", None) in _NEVER
 
     def _put_aside(self, record: Record, end: int, error: Exception) -> None:
-        self.spool.refuse(record, reason(error))
-        self.spool.advance(record, end, refused=True)
+        kept = self.spool.refuse(record, reason(error))
+        self.spool.advance(record, end, refused=kept)
         self._failures = 0
-        _log.warning("MLflow refuses %s, kept in %s: %s", record["kind"], self.spool.folder, reason(error))
+        where = f"kept in {self.spool.folder}" if kept else f"dropped, as {self.spool.folder} holds too many"
+        _log.warning("MLflow refuses %s, %s: %s", record.get("kind"), where, reason(error))
 
 
 def send_spool(folder: Path, tracking_uri_override: str | None = None) -> int:
@@ -118,9 +121,12 @@ def _send_one(folder: Path, override: str | None) -> int:
         raise TrackingError(
             f"{folder} belongs to a run that is still going and sends its own points"
         ) from None
-    kept = spool.about()["tracking_uri"]
+    about = spool.about()
+    kept = str(about.get("tracking_uri", MASK))
     uri = override or (tracking_uri() if MASK in kept else kept)  # passwords are not stored
     try:
+        if missing := NEEDED - about.keys():
+            raise TrackingError(f"{folder}/run.json is damaged: it does not say {', '.join(sorted(missing))}")
         spool.retry_refused()
         return Sender(spool, uri).send() if spool.unsent(1) else 0
     except TrackingError:

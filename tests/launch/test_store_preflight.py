@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from qdet.checkpoint import Retention
+from qdet.checkpoint.manifest import Manifest
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.resume import check_run
+from qdet.launching.preflight.store import checkpoint_bytes
 from qdet.launching.runs import record
 from qdet.launching.runs.prepared import prepare
 from tests.support.ranks import tiny_job, train_all
@@ -130,7 +135,54 @@ def mount(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_store_without_room_for_a_checkpoint_is_named(job: Job, mount: Path):
-    refuse(job, r"--store\.path .*small has 0\.00 GiB left, and one checkpoint", store__path=str(mount))
+    said = r"--store\.path .*small has 0\.00 GiB left, and a run of this job has up to 1 checkpoint "
+    refuse(job, said, store__path=str(mount))
+
+
+def leave_room(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40 - size, size)
+    )
+
+
+def test_room_for_as_many_checkpoints_as_are_kept_is_needed(job: Job, monkeypatch):
+    """One less than there may be at a time is too little, while one alone would fit several times."""
+    job = override(job, {"train.steps": 60, "train.checkpoint_every": 10, "train.keep_checkpoints": 2})
+    job = override(job, {"train.eval_every": 0, "train.keep_best": 0})
+    each = checkpoint_bytes(job, len(prepare(job).train.categories))
+    leave_room(monkeypatch, 4 * each)  # the last, two before it, and the one being written
+    check(prepare(job))
+    leave_room(monkeypatch, 4 * each - 1)
+    refuse(job, r"up to 4 checkpoints at a time.* change --train\.keep-checkpoints")
+    check(prepare(override(job, {"train.keep_checkpoints": 1})))
+    refuse(job, "up to 14 checkpoints", train__keep_every=1)  # those of ten epochs besides
+
+
+def test_what_a_resumed_run_has_is_room(job: Job, store: Path, monkeypatch):
+    resumed = override(job, {"store.resume": "night", "train.checkpoint_every": 1, "train.keep_best": 0})
+    each = checkpoint_bytes(job, len(prepare(job).train.categories))
+    has = sum(file.stat().st_size for file in (store / "night").glob("step_*/*"))
+    leave_room(monkeypatch, 4 * each - has)
+    check(prepare(resumed))
+    leave_room(monkeypatch, 4 * each - has - 1)
+    refuse(resumed, "up to 4 checkpoints")
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3), st.integers(0, 7), st.data()
+)
+def test_no_training_has_more_checkpoints_than_are_counted(steps, often, last, best, every, data):
+    """Play one with any results, and count what is there while each checkpoint is written."""
+    kept = Retention(last=last, best=best, every_steps=every)
+    saved = sorted({step for step in range(1, steps + 1) if step % often == 0 or step == steps})
+    ap = data.draw(st.lists(st.floats(0, 1), min_size=len(saved), max_size=len(saved)))
+    there, most = {}, 0
+    for step, value in zip(saved, ap, strict=True):
+        there[step] = Manifest(step=step, attempt="a", metrics={"val/AP": value}, files={})
+        most = max(most, len(there))
+        there = {one: there[one] for one in kept.keeps(there)}
+    assert most <= kept.most(saved) <= len(saved)
+    assert most <= kept.most(None) or every
 
 
 def test_a_full_store_is_named(job: Job, mount: Path):

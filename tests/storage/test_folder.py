@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -151,8 +152,43 @@ def test_a_file_and_then_its_name_are_brought_to_the_disk(tmp_path, monkeypatch)
         lambda fd: (events.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), sync(fd)),
     )
     monkeypatch.setattr(os, "replace", lambda *names: (events.append("rename"), rename(*names)))
-    Folder.open(tmp_path / "new").put("x", b"1")
+    Folder.open(tmp_path).put("x", b"1")
     assert events == ["file", "rename", "folder"]
+
+
+def record_synced_folders(monkeypatch) -> list[str]:
+    """Return the list of folders that are brought to the disk from now on, in order."""
+    synced, sync = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return synced
+
+
+@pytest.mark.parametrize("write", ["writer", "put", "create"])
+def test_the_names_of_new_folders_are_brought_to_the_disk(tmp_path, monkeypatch, write):
+    """Else a checkpoint whose files are on the disk is gone with the power, as nothing names its folder."""
+    synced = record_synced_folders(monkeypatch)
+    folder = Folder.open(tmp_path / "store" / "run" / "step_000500")
+    if write == "writer":
+        with folder.writer("x", atomic=False) as file:
+            file.write(b"1")
+    else:
+        getattr(folder, write)("x", b"1")
+    assert synced[:3] == [str(tmp_path), str(tmp_path / "store"), str(tmp_path / "store" / "run")]
+    before = len(synced)
+    folder.put("y", b"1")
+    assert synced[before:] == [folder.path]  # those above it are there
+
+
+def test_the_name_of_a_claimed_folder_is_brought_to_the_disk(tmp_path, monkeypatch):
+    synced = record_synced_folders(monkeypatch)
+    assert Folder.open(tmp_path).claim("run")
+    assert synced == [str(tmp_path)]
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):

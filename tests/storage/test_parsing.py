@@ -80,7 +80,7 @@ def read_head(content: bytes, folder: Path) -> None:
 
 READERS = {
     "checkpoint's manifest": lambda data, at: verify(open_folder(write(at, MANIFEST, data).parent)),
-    "checkpoint's state": lambda data, at: parse_state(data, open_folder(at)),
+    "checkpoint's state": lambda data, at: parse_state(data, open_folder(at), step=300),
     "checkpoint's job": lambda data, at: parse_object(data, open_folder(at), "job"),
     "model's description": lambda data, at: Description.from_json(data, source="model"),
     "dataset's manifest": lambda data, at: parse_manifest(data, where="there"),
@@ -130,7 +130,7 @@ def test_no_file_makes_a_traceback(reader, wrong, tmp_path, monkeypatch):
 def test_unknown_fields_are_named():
     content = asdict(state()) | {"of_the_future": 1}
     with pytest.raises(QdetError, match=r"of_the_future.*which this one does not know"):
-        parse_state(json.dumps(content).encode(), open_folder("x"))
+        parse_state(json.dumps(content).encode(), open_folder("x"), step=300)
 
 
 @given(entry=JSON | st.fixed_dictionaries({"url": JSON, "nsamples": JSON, "filesize": JSON, "sha256": JSON}))

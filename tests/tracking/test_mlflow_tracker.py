@@ -91,6 +91,19 @@ def test_a_run_logs_settings_metrics_and_files(tmp_path, uri, client, monkeypatc
     assert "very-hidden" not in (tmp_path / "spool" / "points.jsonl").read_text()
 
 
+def test_the_latest_tables_are_shown_however_many_there_are(tmp_path, uri, client):
+    """The tag that lists them is as long as a tag may be, which MLflow would cut off in the middle."""
+    tracker = opened(tmp_path / "spool", uri, "tables")
+    names = [f"{'x' * 200}/{step:03}.json" for step in range(40)]
+    for name in names:
+        tracker.table({"a": [1]}, name)
+    assert tracker.close("FINISHED", wait=120)
+    shown = json.loads(client.get_run(tracker.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert 20 < len(shown) < 40
+    assert [one["path"] for one in shown] == names[-len(shown) :]
+    assert not (tmp_path / "spool" / "refused.jsonl").exists()
+
+
 def test_a_resumed_run_is_the_same_run(tmp_path, uri, client):
     first = opened(tmp_path / "a", uri, "resumed")
     first.params({"lr": 0.1, "epochs": 1})

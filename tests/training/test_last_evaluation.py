@@ -1,11 +1,15 @@
 """The last step is in a checkpoint before it is evaluated, and its metrics are added afterwards."""
 
+import tempfile
+
 import pytest
 
 from qdet.checkpoint import RunFolder, open_folder, verify
 from qdet.checkpoint.manifest import read_manifest
+from qdet.checkpoint.reading import DOWNLOADED
 from qdet.checkpoint.writing import add_metrics
 from qdet.config import override
+from qdet.storage.scratch import IN_USE
 from qdet.tracking import NullTracker
 from qdet.training.evaluate import Evaluator
 from qdet.training.loop import train
@@ -36,7 +40,12 @@ def test_a_kill_in_the_last_evaluation_loses_no_step(demo_shards, tmp_path, monk
     assert folder.steps() == [STEPS]
     before = verify(folder.at(STEPS))
     assert before.metrics == {}
+    left = tmp_path / "temporary" / f"{DOWNLOADED}left"
+    left.mkdir(parents=True)
+    (left / IN_USE).touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(left.parent))
     result = train(job, run=run, reporter=reporter, tracker=tracker)
+    assert not left.exists()  # what a killed process has downloaded goes at the next start
     after = verify(folder.at(STEPS))
     assert result.step == STEPS
     assert after.metrics == result.metrics

@@ -1,14 +1,17 @@
 """Shards from behind a URL on this machine's disk: fetched once for all its processes, within a limit.
 
-    <folder>/shards/NAME.tar     a whole shard, of the right size and checksum when it came; NAME for its URL
-    <folder>/shards/NAME.part    one that is being fetched, already as long as it will become
-    <folder>/shards/NAME.lock    held by the process that fetches it
-    <folder>/shards/NAME.want    marked by each process whose plan reads it soon
-    <folder>/shards/room.lock    held by the process that makes room
+    <folder>/shards/NAME.tar         a whole shard, of the right size and checksum; NAME for its URL
+    <folder>/shards/NAME.UID.part    one that is being fetched, already as long as it will become
+    <folder>/shards/NAME.lock        held by the process that fetches it
+    <folder>/shards/NAME.want        marked by each process whose plan reads it soon
+    <folder>/shards/room.lock        held by the process that makes room
 
 There is no process in charge and nothing to repair after a kill: locks and marks vanish with their owners.
 When space is needed, unmarked shards are evicted first, the least recently read before the others. Fetching
 ahead never evicts a marked shard; reading a sample that is needed now may.
+
+Several users share a folder that all of them may write. What they fetch has its rights; where only owners may
+remove files (the sticky bit), each evicts what is its own.
 """
 
 import hashlib
@@ -20,8 +23,9 @@ from functools import cached_property
 from pathlib import Path
 
 from qdet.data.files.download import download
-from qdet.errors import ConfigError, DataError
-from qdet.storage.process_locks import is_held, locked, mark
+from qdet.data.files.shared_folders import make_shared
+from qdet.errors import ConfigError
+from qdet.storage.process_locks import is_held, locked, mark, share
 
 _POLL = 0.05
 
@@ -47,12 +51,7 @@ class NodeCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.limit = limit
         self._shards = folder / "shards"
-        try:
-            self._shards.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"--data.cache {folder} cannot be made: {error.strerror or error}; name another folder"
-            ) from error
+        make_shared(self._shards, cache=folder)
 
     def open(self, shard: RemoteShard) -> int:
         """Return a file descriptor of the shard, fetched if it is not here; eviction leaves it readable."""
@@ -76,7 +75,7 @@ class NodeCache:
 
     def forget(self, shard: RemoteShard) -> None:
         """Throw the shard away: what is here is not what was fetched."""
-        self._file(shard, "tar").unlink(missing_ok=True)
+        _evict(self._file(shard, "tar"))
 
     def _file(self, shard: RemoteShard, suffix: str) -> Path:
         return self._shards / f"{shard.name}.{suffix}"
@@ -98,7 +97,7 @@ class NodeCache:
                 return None
             with suppress(FileNotFoundError):
                 return self._open(shard)
-            part = self._file(shard, "part")
+            part = self._file(shard, f"{os.geteuid()}.part")
             if not self._reserve(shard, part, needed=needed):
                 return None
             try:
@@ -122,6 +121,7 @@ class NodeCache:
             if not self._make_room(shard.size, even_wanted=needed):
                 return False
             with part.open("wb") as file:
+                share(part)
                 file.truncate(shard.size)
             return True
 
@@ -131,17 +131,34 @@ class NodeCache:
         for path in self._shards.iterdir():
             if path.suffix not in (".tar", ".part"):
                 continue
-            if path.suffix == ".part" and not is_held(path.with_suffix(".lock")):
-                path.unlink(missing_ok=True)  # of a process that was killed
+            lock = self._shards / f"{path.name.partition('.')[0]}.lock"
+            if path.suffix == ".part" and not is_held(lock) and _evict(path):  # of a process that was killed
                 continue
             with suppress(FileNotFoundError):  # finished or thrown away in this moment
                 found = path.stat()
                 total += found.st_size
                 if path.suffix == ".tar":
                     held.append((is_held(path.with_suffix(".want")), found.st_mtime, found.st_size, path))
+        stuck = 0
         for wanted, _, length, path in sorted(held):
             if total <= self.limit or (wanted and not even_wanted):
                 break
-            path.unlink(missing_ok=True)
-            total -= length
+            if _evict(path):
+                total -= length
+            else:
+                stuck += length
+        if even_wanted and total > self.limit and stuck:
+            raise ConfigError(
+                f"--data.cache {self._shards.parent} is full, and {stuck / 1e9:.3g} GB of it are other "
+                "users', who alone may remove them: raise --data.cache-gb, or name another folder"
+            )
         return total <= self.limit
+
+
+def _evict(path: Path) -> bool:
+    """Remove a file if this user may; return whether it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        return False
+    return True

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from qdet.data.files.download import fetch_file, size_of
+from qdet.data.files.shared_folders import make_shared
 from qdet.data.shards.index_third_party import check_bad, identity, scan_set
 from qdet.data.shards.locate import Access, DatasetInfo
 from qdet.data.shards.manifest import INDEX, NAME, parse_manifest
 from qdet.errors import DataError
-from qdet.storage.process_locks import locked
+from qdet.storage.process_locks import locked, share
 from qdet.storage.urls import is_url, join
 
 BESIDE = ".qdet-index"
@@ -61,7 +62,7 @@ def _copy(url: str, manifest: Mapping[str, Any], data: bytes, access: Access) ->
             raise DataError(f"{join(url, INDEX)} does not belong to {join(url, NAME)}; upload both again")
         (folder / NAME).write_bytes(data)
 
-    folder = _make_once(access.folder / "indexes", version, fetch)
+    folder = _make_in_cache(access, version, fetch)
     return IndexLocation(folder, manifest, url, f"delete {folder}; it is fetched again")
 
 
@@ -83,14 +84,13 @@ def _scan(info: DatasetInfo, access: Access) -> IndexLocation:
         for file, content in found.items():
             (folder / file).write_bytes(content)
 
-    cache = access.folder / "indexes"
     if is_url(names[0]):
-        folder = _make_once(cache, name, scan)
+        folder = _make_in_cache(access, name, scan)
     else:
         try:
             folder = _make_once(Path(names[0]).parent / BESIDE, name, scan)
         except OSError:  # a folder that can only be read
-            folder = _make_once(cache, name, scan)
+            folder = _make_in_cache(access, name, scan)
     manifest = _read_manifest(folder)
     check_bad(manifest.get("dropped_samples", ()), access.max_bad)
     return IndexLocation(folder, manifest, "", f"delete {folder}; the shards are scanned again")
@@ -112,6 +112,13 @@ def _sizes(names: Sequence[str]) -> list[tuple[str, int, int]]:
         return list(pool.map(ask, names))
 
 
+def _make_in_cache(access: Access, name: str, make: Callable[[Path], None]) -> Path:
+    parent = access.folder / "indexes"
+    if not (parent / name).is_dir():  # else reading is enough
+        make_shared(parent, cache=access.folder)
+    return _make_once(parent, name, make)
+
+
 def _make_once(parent: Path, name: str, make: Callable[[Path], None]) -> Path:
     """Folder `name` in `parent` with the files that `make` writes into it, made by one process alone."""
     folder = parent / name
@@ -125,6 +132,9 @@ def _make_once(parent: Path, name: str, make: Callable[[Path], None]) -> Path:
                 whole.mkdir()
                 make(whole)
                 shutil.move(whole, folder)
+                share(folder)
+                for file in folder.iterdir():
+                    share(file)
     return folder
 
 

@@ -38,8 +38,8 @@ def check(prepared: Prepared) -> None:
     elif _is_new(prepared):
         check_verifiable(job.detector.backbone, allow_unverified=job.store.allow_unverified)
     classes = COCO_CLASSES if train.categories is None else len(train.categories)
-    store.check(job, classes=classes)
     steps = job.train.steps or (per_epoch and per_epoch * job.train.epochs)
+    store.check(job, classes=classes, per_epoch=per_epoch, steps=steps)
     check_run(job, digest=train.digest, steps=steps)
     for warning in describe_missing_objects(prepared):
         print(warning, flush=True)

@@ -5,27 +5,31 @@ import shutil
 
 import torch
 
-from qdet.checkpoint import open_folder
+from qdet.checkpoint import RunFolder, open_folder
 from qdet.detectors.complexity import count_parameters
 from qdet.errors import CheckpointError, ConfigError
 from qdet.job import Job
+from qdet.launching.runs.record import full_name
 from qdet.training.freeze import freeze
+from qdet.training.loop import retention
 
 GIB = 2**30
 
 
-def check(job: Job, *, classes: int) -> None:
-    """Raise unless the store of `job` can be written to and has room.
+def check(job: Job, *, classes: int, per_epoch: int | None, steps: int | None) -> None:
+    """Raise unless the store of `job` can be written to and has room for the checkpoints that it keeps.
 
     Args:
         job: A job with absolute paths.
         classes: Of the detector, whose size is what a checkpoint's follows from.
+        per_epoch: Steps of an epoch; None where only workers know them.
+        steps: Of the whole training; None where only workers know them.
 
     Raises:
         ConfigError: It cannot; the message says what to change.
     """
     _check_writable(job.store.path)
-    _check_room(job, classes)
+    _check_room(job, checkpoint_bytes(job, classes), count_checkpoints(job, per_epoch, steps))
 
 
 def checkpoint_bytes(job: Job, classes: int) -> int:
@@ -39,6 +43,17 @@ def checkpoint_bytes(job: Job, classes: int) -> int:
     freeze(detector, job.train.freeze)
     trained = count_parameters(detector, trainable=True)
     return 4 * (count_parameters(detector) + trained * (3 if job.optim.ema_decay > 0 else 2))
+
+
+def count_checkpoints(job: Job, per_epoch: int | None, steps: int | None) -> int:
+    """Return how many checkpoints a run of `job` has at most at a time, as its retention says."""
+    train, kept = job.train, retention(job, per_epoch or 0)
+    if per_epoch is None or steps is None:
+        return kept.most(None)
+    every = [train.checkpoint_every, train.keep_every * per_epoch]
+    every += [train.eval_every * per_epoch] if train.keep_best else []
+    saved = {step for one in every if one > 0 for step in range(one, steps + 1, one)}
+    return kept.most(saved | {steps})
 
 
 def _check_writable(store: str) -> None:
@@ -60,14 +75,24 @@ def _check_writable(store: str) -> None:
         raise ConfigError(f"--store.path {store} does not give back what is written to it")
 
 
-def _check_room(job: Job, classes: int) -> None:
-    """Compare the free space of a local store with what checkpoints take at most at a time."""
+def _check_room(job: Job, each: int, count: int) -> None:
+    """Compare the room of a local store, and of the run's checkpoints there, with what checkpoints take."""
     local = open_folder(job.store.path).local
     if local is None:
         return
-    free, needed = shutil.disk_usage(local).free, checkpoint_bytes(job, classes)
-    if free < needed:
+    name = job.store.run if job.store.resume in (None, "auto") else job.store.resume
+    free = shutil.disk_usage(local).free
+    room, needed = free + (_taken(job.store.path, name) if name else 0), each * count
+    if room < needed:
         raise ConfigError(
-            f"--store.path {job.store.path} has {free / GIB:.2f} GiB left, and one checkpoint of this job "
-            f"takes {needed / GIB:.2f}; free some space or give another folder"
+            f"--store.path {job.store.path} has {free / GIB:.2f} GiB left, and a run of this job has up to "
+            f"{count} checkpoint{'s' if count > 1 else ''} at a time: {needed / GIB:.2f} GiB. Free some "
+            "space, give another folder, or change --train.keep-checkpoints, --train.keep-best or "
+            "--train.keep-every"
         )
+
+
+def _taken(store: str, name: str) -> int:
+    """Bytes of the checkpoints that a run has already, in whose place later ones come."""
+    run = RunFolder(open_folder(store).child(full_name(store, name)))
+    return sum(sum(run.at(step).sizes().values()) for step in run.steps())

@@ -11,9 +11,11 @@ import json
 import random
 import secrets
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
+
+import msgspec
 
 from qdet.checkpoint import open_folder
 from qdet.checkpoint.run_names import RECORD, find_run, list_runs
@@ -22,7 +24,7 @@ from qdet.job import Job, explain_bad_name
 from qdet.launching.paths import has_spool
 from qdet.launching.runs import words
 from qdet.storage import Folder
-from qdet.storage.parsing import parse_json
+from qdet.storage.parsing import parse_json_object
 
 STOPPED_EARLY = "stopped early"
 """Status of a run that its sweep has stopped, so that its driver's end is no accident."""
@@ -212,11 +214,9 @@ def read(store: str, name: str) -> RunRecord:
         raise ConfigError(
             f"--store.resume {given}: no such run in --store.path {store}.{hint} Latest runs: {there}"
         )
-    known = {field.name for field in fields(RunRecord)}
-    try:
-        content = parse_json(folder.child(name).read(RECORD))
-        return RunRecord(**{key: value for key, value in content.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    try:  # what a later version has added is left out
+        return msgspec.convert(parse_json_object(folder.child(name).read(RECORD)), RunRecord)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"--store.path {store}: {name}/{RECORD} cannot be read ({error}); restore it from a backup, or "
             f"give the run another name and start it from a checkpoint of {name} by --store.init-from"

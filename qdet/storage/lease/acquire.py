@@ -79,7 +79,9 @@ class _Watch:
         lasts, beat = SECONDS if seconds is None else seconds, self._terms.beat(view.number)
         if view.number != self._number:
             self._number, self._since, self._beat = view.number, self._waiting.clock(), beat
-            if self._waiting.now() - beat.get("at", self._waiting.now()) > lasts + FORGOTTEN:
+            at = beat.get("at")
+            known = type(at) in (int, float)
+            if known and self._waiting.now() - at > lasts + FORGOTTEN:
                 return True
             self._waiting.say(self._announce(owner, lasts))
         if beat != self._beat:

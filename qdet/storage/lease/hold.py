@@ -10,7 +10,7 @@ from qdet.errors import ConfigError
 from qdet.storage.folder import Folder
 from qdet.storage.lease.acquire import SECONDS, Waiting, acquire
 from qdet.storage.lease.owner import Owner
-from qdet.storage.lease.terms import Fence, Terms
+from qdet.storage.lease.terms import LONGEST, Fence, Terms
 
 LASTS = "QDET_LEASE_S"
 """Environment variable: seconds without a renewal after which this process's leases end."""
@@ -109,15 +109,15 @@ def lease_seconds() -> float:
     """Return how long leases of this process last without a renewal.
 
     Raises:
-        ConfigError: The environment's value is no number above 0.
+        ConfigError: The environment's value is no number above 0, or more than a day.
     """
     given = os.environ.get(LASTS, "")
     try:
         seconds = float(given or SECONDS)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{LASTS}={given}: not a number of seconds above 0")
+    if not 0 < seconds <= LONGEST:
+        raise ConfigError(f"{LASTS}={given}: not a number of seconds above 0 and up to a day")
     return seconds
 
 

@@ -1,5 +1,6 @@
 """Which process holds a lease, and whether it is seen to be gone from this machine."""
 
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 SAME = 2.0
@@ -43,9 +45,10 @@ class Owner:
     def read(cls, content: Any) -> "Owner | None":
         """Return the owner that a claim names; None where it is damaged or of a later version."""
         try:
-            return cls(**content)
-        except TypeError:
+            found = msgspec.convert(content, cls)
+        except ValueError:
             return None
+        return found if 0 < found.pid < 2**31 and math.isfinite(found.started) else None
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a claim."""

@@ -9,9 +9,12 @@ from typing import Any
 from qdet.errors import LeaseError
 from qdet.storage.folder import Folder
 from qdet.storage.lease.owner import Owner
+from qdet.storage.parsing import parse_json_object
 
 LEASE = "lease"
 """Folder of the terms, in what they protect."""
+LONGEST = 24 * 3600.0
+"""Most seconds that a term may last without a renewal."""
 _FILE = re.compile(r"term_(\d{6,})\.(.+)")
 _FROM = re.compile(r"from_(\d{6,})")
 
@@ -54,15 +57,13 @@ class Terms:
     def holder(self, number: int) -> tuple[Owner | None, float | None]:
         """Return who claimed a term, and the seconds that it lasts without a renewal; None if unreadable."""
         content = self._read(number, "json")
-        if not isinstance(content, dict):
-            return None, None
         seconds = content.get("seconds")
-        return Owner.read(content.get("owner")), seconds if isinstance(seconds, int | float) else None
+        lasts = type(seconds) in (int, float) and 0 < seconds <= LONGEST
+        return Owner.read(content.get("owner")), seconds if lasts else None
 
     def beat(self, number: int) -> Mapping[str, Any]:
         """Return the last renewal of a term; nothing before the first."""
-        content = self._read(number, "beat")
-        return content if isinstance(content, dict) else {}
+        return self._read(number, "beat")
 
     def renew(self, number: int, count: int, at: float) -> None:
         """Renew a term for the `count`-th time, at Unix time `at`."""
@@ -78,11 +79,12 @@ class Terms:
         self.folder.put(_name(number, "released"), b"")
         self.folder.remove(_name(number, "beat"))
 
-    def _read(self, number: int, kind: str) -> Any:
+    def _read(self, number: int, kind: str) -> dict[str, Any]:
+        """Return what a file says; nothing where it is not there or damaged."""
         try:
-            return json.loads(self.folder.read(_name(number, kind)))
+            return parse_json_object(self.folder.read(_name(number, kind)))
         except (FileNotFoundError, ValueError):
-            return None
+            return {}
 
 
 @dataclass(frozen=True)

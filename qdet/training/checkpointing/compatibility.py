@@ -42,6 +42,10 @@ def check_unchanged(saved: Checkpoint | Peek, job: Job, digest: str | None) -> t
     """
     found = changes(saved.job, job)
     refused = [str(change) for change in found.refused]
+    for name, now in (("seed", job.train.seed), ("batch_size", job.train.batch_size)):
+        then = getattr(saved.state, name)
+        if then != now and all(change.path != f"train.{name}" for change in found.refused):
+            refused.append(f"--train.{name.replace('_', '-')} is {now}, it was {then}")
     if digest is not None and digest != saved.state.data_digest:
         refused.append(f"the digest of --data.train is {digest}, it was {saved.state.data_digest}")
     if saved.state.plan_version != PLAN_VERSION:

@@ -7,12 +7,14 @@ from torch import Tensor
 from qdet.checkpoint import Checkpoint, RunFolder, TrainState, open_folder, verify
 from qdet.checkpoint.fit import check_fit, load_weights
 from qdet.checkpoint.manifest import read_manifest
+from qdet.checkpoint.reading import DOWNLOADED
 from qdet.data.shards.protocol import Dataset
 from qdet.detectors.detector import Detector
 from qdet.errors import CheckpointError
 from qdet.inference import origin
 from qdet.inference.build import describe_weights
 from qdet.job import Job
+from qdet.storage.scratch import remove_abandoned
 from qdet.training.checkpointing.compatibility import check_unchanged
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
@@ -32,6 +34,8 @@ class Start:
 
     def __init__(self, job: Job, world: World, shards: Dataset, run: RunFolder) -> None:
         self.job, self.world, self.shards = job, world, shards
+        for left in remove_abandoned(DOWNLOADED):
+            print(f"removed {left}, which a killed process has left", flush=True)
         self.evaluations: dict[int, dict[str, float]] = {}
         """Metrics of the newest evaluated checkpoints that training resumes after, by step; at most
         `EVALUATIONS`."""

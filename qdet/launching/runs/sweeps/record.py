@@ -10,8 +10,10 @@ The store is a folder or a URL. Files are replaced as a whole, so a sweep may be
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from qdet.changes import FIXED, LEARNING
 from qdet.checkpoint import open_folder
@@ -22,7 +24,7 @@ from qdet.launching.runs.record import RECORD, SWEEP
 from qdet.launching.runs.sweeps.settings import as_json, as_plain
 from qdet.storage import Folder
 from qdet.storage.lease import Fence
-from qdet.storage.parsing import parse_json
+from qdet.storage.parsing import parse_json_object
 
 TRIALS = "trials"
 State = Literal[
@@ -204,18 +206,17 @@ class SweepStore:
         for name in self.folder.names(TRIALS):
             if name.endswith(".json"):
                 trial = self._read(f"{TRIALS}/{name}", Trial)
+                if name != f"{trial.number:04d}.json":
+                    raise ConfigError(
+                        f"{self.folder}: {TRIALS}/{name} holds trial {trial.number}; restore it from a backup"
+                    )
                 self.written[trial.number] = trial
         return dict(self.written)
 
     def _read(self, name: str, kind: type) -> Any:
         try:
-            content = parse_json(self.folder.read(name))
-            for name, one in (("reports", Entry), ("turns", Turn)):
-                if name in content:
-                    content[name] = tuple(one(**entry) for entry in content[name])
-            known = {one.name for one in fields(kind)}
-            return kind(**{key: value for key, value in content.items() if key in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return msgspec.convert(parse_json_object(self.folder.read(name)), kind)
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{self.folder}: {name} cannot be read ({error}); restore it from a backup, or give "
                 "the sweep another name"
@@ -239,6 +240,13 @@ def _is_in(path: str, groups: Iterable[str]) -> bool:
 
 
 def _describe(space: Mapping[str, Any]) -> str:
+    try:
+        return _list_space(space)
+    except (TypeError, KeyError, AttributeError):  # a record that was changed
+        return f"{json.dumps(as_json(space)):.200}"
+
+
+def _list_space(space: Mapping[str, Any]) -> str:
     parts = []
     for path, one in space.items():
         numbers = one.get("options") or (one["low"], one["high"])

@@ -60,7 +60,9 @@ def decode(space: Mapping[str, Space], recorded: Mapping[str, Any]) -> dict[str,
 def _decode(path: str, space: Space, value: Any) -> Any:
     one = plain(space)
     if isinstance(one, Uniform | LogUniform):
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and one.low <= value <= one.high:
+            return float(value)
+        raise ConfigError(f"the sweep's record has {path}={value!r:.80}, which is not in its space")
     for option in one.options:
         if json.dumps(as_json(option)) == json.dumps(value):
             return option
