@@ -19,7 +19,7 @@ from qdet.kernels.sampling_3d import (
     sampling_3d,
     sampling_3d_runs,
 )
-from tests.support.interpreter import interpreted
+from tests.support.interpreter import gradients, interpreted
 
 pytestmark = interpreted
 
@@ -40,11 +40,6 @@ def inputs(name: str) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, ...]
     points[0, 0, 0, 0] = torch.tensor([1e9, -1e9, 40.0])
     points[0, 1, 0, 0, 2] = -30.0
     return points.requires_grad_(), [m.requires_grad_() for m in maps], STRIDES[: len(sizes)]
-
-
-def gradients(result, *of):
-    grad = torch.cos(torch.arange(result.numel(), dtype=torch.float64)).view(result.shape).to(result.dtype)
-    return torch.autograd.grad(result, of, grad)
 
 
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "fixed point"])
@@ -153,6 +148,24 @@ def test_fixed_point_follows_torch():
     finally:
         torch.use_deterministic_algorithms(False)
     assert not sampling_3d(points, laid).grad_fn.fixed
+
+
+def test_fixed_point_does_not_depend_on_the_order_of_programs():
+    """Programs add query by query here, so that turned queries are programs in another order."""
+    points, maps, strides = inputs("one level")
+    at, cells = points.detach().float().repeat(1, 3, 1, 1, 1), [m.detach().float() for m in maps]
+    cells, found = [m.requires_grad_() for m in cells], {}
+    for deterministic in (True, False):
+        for turned in (False, True):
+            grad = torch.cos(torch.arange(at[..., 0].numel() * 16).float()).view(*at.shape[:-1], 16)
+            here, grad = (at.flip(1), grad.flip(1)) if turned else (at, grad)
+            result = sampling_3d(
+                here, SampledLevels.of(cells, strides, torch.float32), deterministic=deterministic
+            )
+            found[deterministic, turned] = torch.autograd.grad(result, cells, grad)
+    assert all(torch.equal(a, b) for a, b in zip(found[True, False], found[True, True], strict=True))
+    pairs = zip(found[False, False], found[False, True], strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)  # fast sums round in the order in which they come
 
 
 def test_unsupported_shapes_run_in_torch_and_say_so_once(recwarn):

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.detectors.adamixer.generator import make_generator, start_alike
-from qdet.layers.precision import fp32_island
+from qdet.kernels.adaptive_mixing import adaptive_mixing, adaptive_mixing_runs
+from qdet.layers.precision import fp32_island, narrowed
 
 MixingOrder = Literal["acm-asm", "asm-acm", "acm-acm", "asm-asm"]
 """Order of mixing channels (ACM) and points (ASM); the first is AdaMixer's."""
@@ -67,14 +68,29 @@ class AdaptiveMixing(nn.Module):
         self, query: Float[Tensor, "B N D"], sampled: Float[Tensor, "B N G P C"]
     ) -> Float[Tensor, "B N D"]:
         """Return `query` updated with its mixed features."""
-        x = sampled
-        for step, weight in zip(self.steps, self.mixing_weights(query), strict=True):
-            x = _norm_relu(x @ weight if step == "acm" else weight @ x)  # [B, N, G, points, C]
+        numbers = self._generate(query)
+        points_out, dtype = self.shapes[-1][0], narrowed(sampled)
+        if self.steps == ("acm", "asm") and adaptive_mixing_runs(sampled, points_out=points_out, dtype=dtype):
+            x = adaptive_mixing(sampled.to(dtype), numbers.to(dtype), points_out)
+        else:
+            x = self._mix(sampled, numbers)
         return query + self.out(x.flatten(2))
+
+    def _mix(
+        self, x: Float[Tensor, "B N G P C"], numbers: Float[Tensor, "B N G _"]
+    ) -> Float[Tensor, "B N G _ C"]:
+        for step, weight in zip(self.steps, self._split(numbers), strict=True):
+            x = _norm_relu(x @ weight if step == "acm" else weight @ x)  # [B, N, G, points, C]
+        return x
 
     def mixing_weights(self, query: Float[Tensor, "B N D"]) -> list[Float[Tensor, "B N G _ _"]]:
         """Generate each query's matrices, one per group for every step: M_c, then M_s."""
-        per_group = self.weights(query).unflatten(-1, (self.groups, -1))
+        return self._split(self._generate(query))
+
+    def _generate(self, query: Float[Tensor, "B N D"]) -> Float[Tensor, "B N G _"]:
+        return self.weights(query).unflatten(-1, (self.groups, -1))
+
+    def _split(self, per_group: Float[Tensor, "B N G _"]) -> list[Float[Tensor, "B N G _ _"]]:
         flat = per_group.split([rows * columns for rows, columns in self.shapes], dim=-1)
         return [numbers.unflatten(-1, shape) for numbers, shape in zip(flat, self.shapes, strict=True)]
 

@@ -1,0 +1,110 @@
+"""AdaMixer's adaptive mixing, one program for each image, query and group.
+
+Points, channels and both matrices stay on the chip between the two products and norms. The backward pass
+reads the inputs once more and computes both norms again. Blocks are padded with zeros, which no product
+sees; norms count and centre the numbers that are there.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from qdet.kernels.programs.narrow import multiply, round_to
+
+
+@no_type_check
+@triton.jit
+def _place(row, column, rows, columns):
+    """Return the offsets of a matrix [rows, columns], and which of a block are inside."""
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    return row[:, None] * columns + column[None, :], inside
+
+
+@no_type_check
+@triton.jit
+def _normalize(x, inside, count, EPS: tl.constexpr):
+    """Return x over both axes with mean 0 and variance 1, and what it was divided by, inverted."""
+    centred = tl.where(inside, x - tl.sum(tl.sum(x, 1), 0) / count, 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(tl.sum(centred * centred, 1), 0) / count + EPS)
+    return centred * inverse, inverse
+
+
+@no_type_check
+@triton.jit
+def _normalize_backward(grad, normal, inverse, inside, count):
+    along = tl.sum(tl.sum(grad * normal, 1), 0) / count
+    return tl.where(inside, (grad - tl.sum(tl.sum(grad, 1), 0) / count - normal * along) * inverse, 0.0)
+
+
+@no_type_check
+@triton.jit
+def _rectify(x):
+    return tl.where(x <= 0, 0.0, x)  # a NaN stays one
+
+
+@no_type_check
+@triton.jit
+def forward(
+    sampled, weights, out, points, channels, points_out,
+    POINTS: tl.constexpr, CHANNELS: tl.constexpr, POINTS_OUT: tl.constexpr,
+    EPS: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Mix `points` of `channels` along channels, then to `points_out`; capitals are what a block holds."""
+    program = tl.program_id(0).to(tl.int64)
+    kind: tl.constexpr = sampled.dtype.element_ty
+    point, channel, mixed = tl.arange(0, POINTS), tl.arange(0, CHANNELS), tl.arange(0, POINTS_OUT)
+    at_x, in_x = _place(point, channel, points, channels)
+    at_c, in_c = _place(channel, channel, channels, channels)
+    at_s, in_s = _place(mixed, point, points_out, points)
+    at_out, in_out = _place(mixed, channel, points_out, channels)
+    matrices = weights + program * (channels * channels + points_out * points)
+    x = tl.load(sampled + program * points * channels + at_x, in_x, 0.0)
+    by_channel = multiply(x, tl.load(matrices + at_c, in_c, 0.0), INTERPRETED)
+    hidden, _ = _normalize(by_channel, in_x, points * channels, EPS)
+    spatial = tl.load(matrices + channels * channels + at_s, in_s, 0.0)
+    by_point = multiply(spatial, round_to(_rectify(hidden), kind, INTERPRETED), INTERPRETED)
+    result, _ = _normalize(by_point, in_out, points_out * channels, EPS)
+    tl.store(
+        out + program * points_out * channels + at_out, round_to(_rectify(result), kind, INTERPRETED), in_out
+    )
+
+
+@no_type_check
+@triton.jit
+def backward(
+    sampled, weights, grad, d_sampled, d_weights, points, channels, points_out,
+    POINTS: tl.constexpr, CHANNELS: tl.constexpr, POINTS_OUT: tl.constexpr,
+    EPS: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of `sampled` and `weights`; every number has one writer."""
+    program = tl.program_id(0).to(tl.int64)
+    kind: tl.constexpr = sampled.dtype.element_ty
+    point, channel, mixed = tl.arange(0, POINTS), tl.arange(0, CHANNELS), tl.arange(0, POINTS_OUT)
+    at_x, in_x = _place(point, channel, points, channels)
+    at_c, in_c = _place(channel, channel, channels, channels)
+    at_s, in_s = _place(mixed, point, points_out, points)
+    at_out, in_out = _place(mixed, channel, points_out, channels)
+    at_x += program * points * channels
+    at_c += program * (channels * channels + points_out * points)
+    at_s += program * (channels * channels + points_out * points) + channels * channels
+    at_out += program * points_out * channels
+    x, by = tl.load(sampled + at_x, in_x, 0.0), tl.load(weights + at_c, in_c, 0.0)
+    hidden, hidden_inverse = _normalize(multiply(x, by, INTERPRETED), in_x, points * channels, EPS)
+    rectified = round_to(_rectify(hidden), kind, INTERPRETED)
+    spatial = tl.load(weights + at_s, in_s, 0.0)
+    result, inverse = _normalize(
+        multiply(spatial, rectified, INTERPRETED), in_out, points_out * channels, EPS
+    )
+    wanted = tl.where(result <= 0, 0.0, tl.load(grad + at_out, in_out, 0.0).to(result.dtype))
+    d_out = _normalize_backward(wanted, result, inverse, in_out, points_out * channels)
+    d_out = round_to(d_out, kind, INTERPRETED)
+    d_spatial = multiply(d_out, tl.trans(rectified), INTERPRETED)
+    tl.store(d_weights + at_s, round_to(d_spatial, kind, INTERPRETED), in_s)
+    d_hidden = tl.where(hidden <= 0, 0.0, multiply(tl.trans(spatial), d_out, INTERPRETED))
+    d_x = _normalize_backward(d_hidden, hidden, hidden_inverse, in_x, points * channels)
+    d_x = round_to(d_x, kind, INTERPRETED)
+    d_by = multiply(tl.trans(x), d_x, INTERPRETED)
+    tl.store(d_weights + at_c, round_to(d_by, kind, INTERPRETED), in_c)
+    d_sample = multiply(d_x, tl.trans(by), INTERPRETED)
+    tl.store(d_sampled + at_x, round_to(d_sample, kind, INTERPRETED), in_x)
