@@ -1,6 +1,7 @@
 """Change and flatten a tree of frozen dataclasses by dotted path, for sweeps, resuming and MLflow."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -54,9 +55,10 @@ def restore(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
     Settings that `flat` does not have keep their defaults.
 
     Raises:
-        ConfigError: It names a class or a setting that this version does not have.
+        ConfigError: It names a class or a setting that this version does not have, or a value of another
+            type.
     """
-    types = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  (T is a dataclass)
     given = {path.removeprefix(at).partition(".")[0] for path in flat if path.startswith(at)}
     if unknown := sorted(given - names):
@@ -65,13 +67,15 @@ def restore(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
         )
     values: dict[str, Any] = {}
     for name in given:
-        value, classes = flat[at + name], {c.__name__: c for c in _dataclasses_in(types[name])}
+        value, classes = flat[at + name], {c.__name__: c for c in _dataclasses_in(hints[name])}
         if isinstance(value, str) and value in classes:
             values[name] = restore(classes[value], flat, at=f"{at}{name}.")
         elif classes and value is not None:
             raise ConfigError(f"{at}{name}: {value!r} is none of {', '.join(classes)}")
         else:
             values[name] = _tuples(value)
+            if not _fits(values[name], hints[name]):
+                raise ConfigError(f"{at}{name}: {value!r:.80} is no value of this setting")
     return kind(**values)
 
 
@@ -84,6 +88,24 @@ def _dataclasses_in(hint: Any) -> list[type]:
 def _tuples(value: Any) -> Any:
     """JSON has no tuples, and a job has no lists."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, as far as the type is one of JSON's; of others nothing is known."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in args)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in args)
+    if origin is tuple and args:
+        if not isinstance(value, tuple):
+            return False
+        if args[-1] is ...:
+            return all(_fits(one, args[0]) for one in value)
+        return len(value) == len(args) and all(map(_fits, value, args))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint if hint in (int, bool, str, types.NoneType) else True
 
 
 def _require(config: Any, name: str) -> None:

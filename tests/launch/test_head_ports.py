@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,27 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     head.down(grace=2.0)
     for one in sockets:
         one.close()
+
+
+def test_a_head_is_asked_to_listen_on_loopback_behind_a_token(tmp_path, monkeypatch):
+    monkeypatch.setenv(paths.ROOT, str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    asked = {}
+
+    def start(command, *, env, **settings):
+        asked.update(command=command, env=env)
+        return subprocess.Popen(["sleep", "60"], start_new_session=True)
+
+    monkeypatch.setattr(head, "_is_healthy", lambda url: True)
+    monkeypatch.setattr(head, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
+    head.up(timeout=5.0)
+    head.down(grace=2.0)
+    assert {"--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"} <= set(asked["command"])
+    assert asked["env"]["RAY_AUTH_MODE"] == "token"
+    token = Path(asked["env"]["RAY_AUTH_TOKEN_PATH"])
+    assert len(token.read_text()) >= 32
+    assert token.stat().st_mode & 0o77 == 0
 
 
 def test_the_next_port_is_taken(quick):

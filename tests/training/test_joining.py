@@ -19,6 +19,7 @@ from torch.distributed import DistStoreError, distributed_c10d
 from qdet.errors import ClusterError, ConfigError, DataError
 from qdet.training.distributed import join
 from qdet.training.joining import channel, host
+from qdet.training.joining import rendezvous as meeting
 from qdet.training.joining.channel import JoinError, accept, connect
 from qdet.training.joining.exchange import describe_error, restore_error
 from qdet.training.joining.host import Host
@@ -123,6 +124,38 @@ def test_a_false_rank_0_that_takes_every_proof_is_refused():
     with pytest.raises(JoinError, match="does not know the secret"):
         connect(server.getsockname(), SECRET, timeout=5)
     server.close()
+
+
+class Agent(HashStore):
+    """torchrun's store, which anybody may have written, and what was read in it."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.set("qdet/join", address)
+        self.read = []
+
+    def get(self, key: str) -> bytes:
+        self.read.append(key)
+        return super().get(key)
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_of_torchruns_store_the_address_is_read_and_nothing_else(rank_0, honest, monkeypatch):
+    """Who writes the address of a host without the secret there keeps a run from starting."""
+    false = Host(LOOPBACK, b"of somebody else")
+    host, port = (rank_0 if honest else false).address
+    agent = Agent(f"{host} {port}")
+    agents = {"MASTER_ADDR": host, "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in agents.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(meeting, "rendezvous", lambda *_, **__: iter([(agent, 1, 2)]))
+    if honest:
+        meeting.meet(1, SECRET, timeout=5)
+    else:
+        with pytest.raises(ClusterError, match="rank 0 cannot be joined"):
+            meeting.meet(1, SECRET, timeout=1)
+    assert set(agent.read) == {"qdet/join"}
+    false.close()
 
 
 def test_torchs_own_client_is_no_member(rank_0):

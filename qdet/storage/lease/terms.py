@@ -58,8 +58,9 @@ class Terms:
         """Return who claimed a term, and the seconds that it lasts without a renewal; None if unreadable."""
         content = self._read(number, "json")
         seconds = content.get("seconds")
-        lasts = type(seconds) in (int, float) and 0 < seconds <= LONGEST
-        return Owner.read(content.get("owner")), seconds if lasts else None
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        lasts = float(seconds) if known and 0 < seconds <= LONGEST else None
+        return Owner.read(content.get("owner")), lasts
 
     def beat(self, number: int) -> Mapping[str, Any]:
         """Return the last renewal of a term; nothing before the first."""
