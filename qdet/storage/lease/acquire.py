@@ -80,8 +80,7 @@ class _Watch:
         if view.number != self._number:
             self._number, self._since, self._beat = view.number, self._waiting.clock(), beat
             at = beat.get("at")
-            known = isinstance(at, int | float) and not isinstance(at, bool)
-            if known and self._waiting.now() - at > lasts + FORGOTTEN:
+            if isinstance(at, int | float) and self._waiting.now() - at > lasts + FORGOTTEN:
                 return True
             self._waiting.say(self._announce(owner, lasts))
         if beat != self._beat:

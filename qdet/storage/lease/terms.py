@@ -58,8 +58,9 @@ class Terms:
         """Return who claimed a term, and the seconds that it lasts without a renewal; None if unreadable."""
         content = self._read(number, "json")
         seconds = content.get("seconds")
-        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        lasts = float(seconds) if known and 0 < seconds <= LONGEST else None
+        lasts = None
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= LONGEST:
+            lasts = float(seconds)
         return Owner.read(content.get("owner")), lasts
 
     def beat(self, number: int) -> Mapping[str, Any]:
