@@ -29,6 +29,8 @@ def halves(store, into):
         shutil.copytree(store / f"run{zero}" / "step_000003", into / f"run{zero}" / "step_000003")
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_a_resumed_run_is_bitwise_the_same(whole, demo_shards, store, tmp_path):
     halves(store, tmp_path)
     resumed = train_all(2, {f"run{zero}": random_job(demo_shards, zero=zero) for zero in STAGES}, tmp_path)

@@ -73,11 +73,15 @@ def on_two_ranks(demo_shards, tmp_path_factory):
     return train_all(2, jobs, tmp_path_factory.mktemp("store"))
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
 def test_every_zero_stage_equals_plain_pytorch(plain, on_two_ranks, name):
     assert losses(on_two_ranks[name]) == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_every_zero_stage_evaluates_the_same_average_between_steps(on_two_ranks, name):
     """Under ZeRO-3 DeepSpeed keeps parameters gathered, which must follow when averages take their place."""
@@ -88,6 +92,8 @@ def test_every_zero_stage_evaluates_the_same_average_between_steps(on_two_ranks,
         assert found[step]["val/AP"] == pytest.approx(expected[step]["val/AP"], abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_micro_batches_and_recomputed_activations_change_nothing(plain, on_two_ranks):
     assert losses(on_two_ranks["accumulation"]) == pytest.approx(plain, rel=1e-5)
     assert losses(on_two_ranks["recomputed"]) == pytest.approx(plain, rel=1e-5)
