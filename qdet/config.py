@@ -73,9 +73,11 @@ def restore(kind: type[T], flat: Mapping[str, Any], *, at: str = "") -> T:
         elif classes and value is not None:
             raise ConfigError(f"{at}{name}: {value!r} is none of {', '.join(classes)}")
         else:
-            values[name] = _tuples(value)
-            if not _fits(values[name], hints[name]):
-                raise ConfigError(f"{at}{name}: {value!r:.80} is no value of this setting")
+            try:
+                values[name] = _fit(_tuples(value), hints[name])
+            except (TypeError, OverflowError) as error:
+                said = f"{value!r:.80}"
+                raise ConfigError(f"{at}{name}: {said} is no value of this setting") from error
     return kind(**values)
 
 
@@ -90,22 +92,41 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, as far as the type is one of JSON's; of others nothing is known."""
+def _fit(value: Any, hint: Any) -> Any:
+    """Return a value as of a type, as far as that is one of JSON's, which has no 1.0: else as it is.
+
+    Raises:
+        TypeError: It is of another one.
+        OverflowError: It is a number that is too large.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in args)
+        return _fit_one_of(value, args)
     if origin is typing.Literal:
-        return any(type(value) is type(one) and value == one for one in args)
-    if origin is tuple and args:
-        if not isinstance(value, tuple):
-            return False
-        if args[-1] is ...:
-            return all(_fits(one, args[0]) for one in value)
-        return len(value) == len(args) and all(map(_fits, value, args))
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint if hint in (int, bool, str, types.NoneType) else True
+        if any(type(value) is type(one) and value == one for one in args):
+            return value
+        raise TypeError(hint)
+    if origin is tuple and args and isinstance(value, tuple):
+        each = [args[0]] * len(value) if args[-1] is ... else list(args)
+        if len(each) != len(value):
+            raise TypeError(hint)
+        return tuple(map(_fit, value, each))
+    if hint is float and type(value) is int:
+        return float(value)
+    plain = hint in (int, float, bool, str, types.NoneType)
+    if (plain and type(value) is not hint) or (origin is tuple and not isinstance(value, tuple)):
+        raise TypeError(hint)
+    return value
+
+
+def _fit_one_of(value: Any, hints: tuple[Any, ...]) -> Any:
+    """Return a value as of one of several types: of its own, if that is among them."""
+    for hint in sorted(hints, key=lambda one: one is not type(value)):
+        try:
+            return _fit(value, hint)
+        except TypeError:
+            continue
+    raise TypeError(hints)
 
 
 def _require(config: Any, name: str) -> None:

@@ -32,7 +32,9 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
         schema = manifest["schema"]
         complete = {"shardlist", "categories", "digest", "index_sha256"} <= manifest.keys()
         shards = manifest.get("shardlist", ())
-        complete = complete and all(map(_is_listing, shards))
+        complete = complete and all(map(_is_listing, shards)) and isinstance(shards, list)
+        complete = complete and isinstance(categories := manifest["categories"], list)
+        complete = complete and all(isinstance(one, dict) for one in categories)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{where} was not written by data_prep.coco_to_shards; convert the dataset again"
@@ -52,9 +54,10 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
 def objects_in(manifest: Mapping[str, Any]) -> int | None:
     """Objects that are no crowds in a dataset; None where its manifest does not count them."""
     counts = manifest.get("counts")
-    if not isinstance(counts, Mapping) or not isinstance(counts.get("boxes"), int):
+    if not isinstance(counts, Mapping):
         return None
-    return max(0, counts["boxes"] - int(counts.get("crowds", 0)))
+    boxes, crowds = counts.get("boxes"), counts.get("crowds", 0)
+    return max(0, boxes - crowds) if type(boxes) is int and type(crowds) is int else None
 
 
 def _is_listing(shard: Any) -> bool:

@@ -143,6 +143,11 @@ class ShardSet:
             raise DataError(
                 f"{self.name_of(row)}: its JSON is of image {sample['image_id']}; convert the dataset again"
             )
+        if len(sample["boxes_xywh"]) != i.boxes[row]:
+            raise DataError(
+                f"{self.name_of(row)}: its JSON has {len(sample['boxes_xywh'])} boxes where the index says "
+                f"{i.boxes[row]}; convert the dataset again"
+            )
         return sample
 
     def ground_truth(self, rows: Sequence[int] | None = None) -> dict[str, Any]:

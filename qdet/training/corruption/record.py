@@ -49,7 +49,7 @@ def read_incidents(folder: Folder) -> tuple[Incident, ...]:
         found = parse_json_object(folder.read(FILE))
         if found.get("format") != _FORMAT:
             raise ValueError(f"format {found.get('format')!r}, not {_FORMAT}")
-        return tuple(msgspec.convert(found["incidents"], list[Incident], strict=False))
+        return tuple(msgspec.convert(found["incidents"], list[Incident]))
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{folder}/{FILE} is no record of wrong results ({error}); remove it") from error
 
