@@ -33,8 +33,8 @@ def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
         complete = {"shardlist", "categories", "digest", "index_sha256"} <= manifest.keys()
         shards = manifest.get("shardlist", ())
         complete = complete and all(map(_is_listing, shards)) and isinstance(shards, list)
-        complete = complete and isinstance(categories := manifest["categories"], list)
-        complete = complete and all(isinstance(one, dict) for one in categories)
+        categories = manifest.get("categories")
+        complete = complete and isinstance(categories, list) and all(isinstance(c, dict) for c in categories)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{where} was not written by data_prep.coco_to_shards; convert the dataset again"
