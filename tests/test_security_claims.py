@@ -14,6 +14,10 @@ ADVICE = ()
 HOSTILE = "tests/checkpoint/test_hostile_checkpoints.py"
 JOINING = "tests/training/test_joining.py"
 CHANGED = "tests/storage/test_changed_records.py::test_a_few_changes_are_read_as_they_say_or_refused"
+REPRODUCED = (
+    "tests/launch/test_reproduce.py::test_a_record_behind_a_url_opens_no_url_that_the_user_does_not_trust",
+    "tests/launch/test_reproduce.py::test_a_record_that_cannot_be_trained_is_refused",
+)
 CLAIMS: dict[str, tuple[str, ...]] = {
     "job files with their callbacks, commands in shard addresses (`pipe:`): they are programs": (
         "tests/data/test_sequential_stream.py::test_commands_are_allowed_by_their_first_words",
@@ -43,6 +47,9 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "tests/storage/test_guard.py::test_a_redirect_to_this_machine_is_refused",
         "tests/storage/test_guard.py::test_a_name_leads_to_its_public_addresses_alone",
     ),
+    "the record that `qdet reproduce` reads: none": REPRODUCED,
+    "it names detectors and settings of qdet, commands in it are not run, and one behind a URL opens no URL without "
+    "`--trust`": REPRODUCED,
     "authors' `.pth` files, in `qdet convert`: read by PyTorch's restricted unpickler, which builds tensors only": (
         "tests/launch/test_convert_command.py::test_files_that_cannot_be_read_are_named",
         "tests/test_security.py::test_torch_load_belongs_to_converters",

@@ -40,7 +40,8 @@ from qdet.layers.regions.box_deltas import apply_deltas
 from qdet.layers.regions.decoder import embed_boxes
 from qdet.layers.token_levels import TokenLevels, token_levels
 from qdet.losses import SetLossConfig, reconstruction
-from qdet.losses.set_loss import SetLoss, _Group
+from qdet.losses.groups import Group
+from qdet.losses.set_loss import SetLoss
 from qdet.types import (
     BatchDetections,
     ExtraQueries,
@@ -110,10 +111,10 @@ PRIOR = fixed(lambda: GaussianPrior(32, (16,), heads=2))
 LOSS = SetLossConfig().build(3)
 
 
-def group(logits: torch.Tensor, found: torch.Tensor, objects: torch.Tensor) -> tuple[SetLoss, _Group]:
+def group(logits: torch.Tensor, found: torch.Tensor, objects: torch.Tensor) -> tuple[SetLoss, Group]:
     targets = Targets(objects, torch.arange(len(objects)) % 3, (len(objects),))
     extent = SIZES.flip(-1).repeat(1, 2)
-    return LOSS, _Group(["0"], logits[None], found[None], targets, extent)
+    return LOSS, Group(["0"], logits[None], found[None], targets, extent)
 
 
 def some_losses() -> tuple[torch.Tensor, ...]:
