@@ -102,8 +102,8 @@ def measure(name: str, repeats: int) -> Cost:
     return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
 
 
-def make_steps(name: str) -> dict[str, Step]:
-    """Build both detectors with the same weights; return their steps on the same two images."""
+def make_steps(name: str, batch: "Batch | None" = None) -> dict[str, Step]:
+    """Build both detectors with the same weights; return their steps, by default on two images."""
     import transformers
 
     model, job = DETECTORS[name]
@@ -121,53 +121,76 @@ def make_steps(name: str) -> dict[str, Step]:
     found = recognize(theirs.state_dict(), Metadata(heads=8))
     ours = replace(found.detector, dropout=0.0).build(CLASSES).train()
     ours.load_state_dict(found.weights)
-    images, inside, targets = make_batch()
+    batch = make_batch(SIZES) if batch is None else batch
+    device = batch.images.device
     return {
-        "ours": make_our_step(ours, load_job(job).loss, images, targets),
-        "theirs": make_their_step(theirs, images, inside, targets),
+        "ours": make_our_step(ours.to(device), load_job(job).loss, batch),
+        "theirs": make_their_step(theirs.to(device), batch),
     }
 
 
-def make_our_step(detector: Any, loss: Any, images: Tensor, targets: Targets) -> Step:
+def make_our_step(detector: Any, loss: Any, batch: "Batch") -> Step:
     """Return the training step of one of our detectors."""
-    criterion = loss.build(CLASSES)
-    objects = counted_objects(targets, detector.config.queries, loss.per)
+    criterion = loss.build(CLASSES).to(batch.images.device)
+    objects = counted_objects(batch.targets, detector.config.queries, loss.per)
 
     def step() -> Tensor:
         detector.zero_grad()
-        total = criterion(detector(images, SIZES), targets, SIZES, normalizer=objects).total
+        stages = detector(batch.images, batch.sizes_hw)
+        total = criterion(stages, batch.targets, batch.sizes_hw, normalizer=objects).total
         total.backward()
         return total.detach()
 
     return step
 
 
-def make_their_step(model: Any, images: Tensor, inside: Tensor, targets: Targets) -> Step:
+def make_their_step(model: Any, batch: "Batch") -> Step:
     """Return the training step of one of theirs, with its own loss."""
-    extents = SIZES.flip(-1).repeat(1, 2)
+    extents = batch.sizes_hw.flip(-1).repeat(1, 2)
     labels = [
         {"class_labels": classes, "boxes": xyxy_to_cxcywh(boxes) / extent}
-        for (boxes, classes), extent in zip(targets.per_image(), extents, strict=True)
+        for (boxes, classes), extent in zip(batch.targets.per_image(), extents, strict=True)
     ]
 
     def step() -> Tensor:
         model.zero_grad()
-        total = model(pixel_values=normalize(images, SIZES), pixel_mask=inside, labels=labels).loss
+        images = normalize(batch.images, batch.sizes_hw)
+        total = model(pixel_values=images, pixel_mask=batch.inside, labels=labels).loss
         total.backward()
         return total.detach()
 
     return step
 
 
-def make_batch() -> tuple[Tensor, Tensor, Targets]:
-    """Return two noise images [2 3 H W], their pixel mask [2 H W] (0 on padding) and random objects."""
-    height, width = SIZES.amax(0).tolist()
-    images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
-    rows, columns = torch.arange(height) < SIZES[:, :1], torch.arange(width) < SIZES[:, 1:]
-    corners = torch.rand(2 * OBJECTS, 2) * 200
-    boxes = torch.cat((corners, corners + 20 + 60 * torch.rand(2 * OBJECTS, 2)), dim=1)
-    targets = Targets(boxes, torch.randint(0, CLASSES, (2 * OBJECTS,)), (OBJECTS, OBJECTS))
-    return images, (rows.unsqueeze(2) & columns.unsqueeze(1)).long(), targets
+@dataclass(frozen=True)
+class Batch:
+    """What both kinds of detector take."""
+
+    images: Tensor
+    """[B 3 H W] bytes."""
+    inside: Tensor
+    """[B H W]: 0 on padding."""
+    sizes_hw: Tensor
+    targets: Targets
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        images, inside, sizes = (t.to(device) for t in (self.images, self.inside, self.sizes_hw))
+        return Batch(images, inside, sizes, self.targets.to(device))
+
+
+def make_batch(sizes_hw: Tensor) -> Batch:
+    """Return noise images of these sizes [B 2] with random objects."""
+    height, width = sizes_hw.amax(0).tolist()
+    count = len(sizes_hw)
+    images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+    rows, columns = torch.arange(height) < sizes_hw[:, :1], torch.arange(width) < sizes_hw[:, 1:]
+    corners = torch.rand(count * OBJECTS, 2) * 0.6 * min(height, width)
+    boxes = torch.cat(
+        (corners, corners + (0.06 + 0.19 * torch.rand(len(corners), 2)) * min(height, width)), dim=1
+    )
+    targets = Targets(boxes, torch.randint(0, CLASSES, (len(boxes),)), (OBJECTS,) * count)
+    return Batch(images, (rows.unsqueeze(2) & columns.unsqueeze(1)).long(), sizes_hw, targets)
 
 
 def measure_memory(name: str, which: str) -> float:

@@ -102,7 +102,7 @@ def match_padded(
     cost = c.match_classification * (positive - negative)
     cost += c.match_l1 * torch.cdist(boxes / extent, wanted / extent, p=1.0)
     cost -= c.match_giou * generalized_iou(boxes.unsqueeze(-2), wanted.unsqueeze(-3), eps=1e-6)
-    on_host = cost.numpy()
+    on_host = cost.cpu().numpy()
     return [
         [linear_sum_assignment(stage[i, :, :n]) for i, n in enumerate(targets.counts)] for stage in on_host
     ]
