@@ -8,7 +8,10 @@ MLflow. It is sampled every 50 steps. The slope is that of a least-squares line 
 first 1,000 steps, or after the first half of fewer: until then buffers grow to the largest batch.
 """
 
+import ctypes
+import gc
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,7 +47,11 @@ class Measurement:
 
 @dataclass
 class Samples:
-    """Resources of this process, by step; memory is resident."""
+    """Resources of this process, by step.
+
+    Memory is what the process has for itself and uses: freed memory that the C library keeps for later is given
+    back first, and files that are mapped, of which the system keeps what it likes, do not count.
+    """
 
     steps: list[int] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
@@ -55,9 +62,19 @@ class Samples:
         """Record the resources at `step`."""
         process = psutil.Process()
         self.steps.append(step)
-        self.megabytes.append(process.memory_info().rss / 1e6)
+        self.megabytes.append(_anonymous_bytes() / 1e6)
         self.files.append(process.num_fds())
         self.threads.append(process.num_threads())
+
+
+def _anonymous_bytes() -> int:
+    """Return the resident memory that belongs to no file, without what the C library could give back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise SystemExit("the system does not say how much memory belongs to no file; Linux does")
+    return int(found[1]) * 1024
 
 
 class _SamplingReporter(LocalReporter):
