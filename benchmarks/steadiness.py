@@ -1,11 +1,13 @@
-"""Memory, open files and threads of a process over 3,000 training steps.
+"""Memory, open files and threads of a process over thousands of training steps.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.steadiness --steps 3000
+    OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=1 python -m benchmarks.steadiness --steps 4000
 
 One process trains the small job of `python -m qdet chaos` on two images a step, evaluates every eighth epoch,
 computes every tenth gradient twice, writes a checkpoint every 50 steps and logs every step to a database of
-MLflow. It is sampled every 50 steps. The slope is that of a least-squares line through the samples after the
-first 1,000 steps, or after the first half of fewer: until then buffers grow to the largest batch.
+MLflow. It is sampled every 50 steps. The slope is the median of those between all pairs of samples (Theil and
+Sen) after the first 1,000 steps, or after the first half of fewer: until then buffers grow to the largest
+batch. All threads share one heap: else each that begins may take over the heap of one that has ended, and
+what both have left there counts as growth.
 """
 
 import ctypes
@@ -49,8 +51,8 @@ class Measurement:
 class Samples:
     """Resources of this process, by step.
 
-    Memory is what the process has for itself and uses: freed memory that the C library keeps for later is given
-    back first, and files that are mapped, of which the system keeps what it likes, do not count.
+    Memory is what the process has for itself and uses: freed memory that the C library keeps for later is
+    given back first, and files that are mapped, of which the system keeps what it likes, do not count.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -94,7 +96,9 @@ def slope(steps: Sequence[float], values: Sequence[float]) -> float:
     """Return by how much values grow in 1,000 steps, after the first ones."""
     first = min(SETTLED, max(steps) // 2)
     late = np.array(steps) > first
-    return float(np.polyfit(np.array(steps)[late], np.array(values)[late], 1)[0]) * 1000
+    x, y = np.array(steps)[late], np.array(values)[late]
+    one, other = np.triu_indices(len(x), 1)
+    return float(np.median((y[other] - y[one]) / (x[other] - x[one]))) * 1000
 
 
 def sample(measurement: Measurement, folder: Path) -> Samples:

@@ -6,14 +6,19 @@ block training. The format is a table of contents and the bytes; the library rea
 
 import hashlib
 import json
+import math
+import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from qdet.checkpoint.pieces import Piece
 from qdet.storage import Folder
+from qdet.storage.parsing import parse_json_object
 
 CHUNK = 8 * 2**20  # bytes per write
 
@@ -29,6 +34,9 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+_KINDS = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,30 @@ def write_pieces(folder: Folder, name: str, pieces: Sequence[Piece]) -> Fingerpr
                 digest.update(chunk)
                 written += len(chunk)
     return Fingerprint(written, digest.hexdigest())
+
+
+def read_pieces(content: mmap.mmap | bytearray) -> Iterator[tuple[str, Shaped[Tensor, " n"]]]:
+    """Yield the pieces in the content of a file of `write_pieces`, by their keys; they share its memory.
+
+    safetensors 0.8 leaks two integers for every tensor that it reads, which adds up in a process that reads
+    all of its checkpoints back.
+
+    Raises:
+        ValueError: It is not what was written.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", content)
+        table = parse_json_object(bytes(content[8 : 8 + length]))
+        for key, said in table.items():
+            start, end = said["data_offsets"]
+            dtype = _KINDS[said["dtype"]]
+            count, at = math.prod(said["shape"]), 8 + length + start
+            if end - start != count * dtype.itemsize:
+                raise ValueError(f"{key} has {end - start} bytes for {count} numbers")
+            here = torch.frombuffer(content, dtype=dtype, count=count, offset=at) if count else None
+            yield key, torch.empty(0, dtype=dtype) if here is None else here
+    except (struct.error, KeyError, TypeError) as error:
+        raise ValueError(f"it has no table of pieces: {error!r}") from error
 
 
 def _head(pieces: Sequence[Piece]) -> bytes:
