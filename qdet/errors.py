@@ -114,3 +114,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return that of the `known` names which `name` is most likely a slip of; None: of none of them."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of an error's message, which says most of one that came from another process."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

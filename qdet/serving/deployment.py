@@ -9,7 +9,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from qdet.errors import ClusterError
+from qdet.errors import ClusterError, last_line
 from qdet.serving.app import create_app
 from qdet.serving.metrics import MetricsBoard, write_text
 from qdet.serving.service import Service
@@ -93,7 +93,7 @@ def deploy(spec: DeploymentSpec) -> None:
         serve.run(_bind(spec, board), name=spec.name, route_prefix="/", logging_config=_QUIET)
     except Exception as error:
         undeploy(spec.name)
-        raise ClusterError(f"the service did not start: {_last_line(error)}") from error
+        raise ClusterError(f"the service did not start: {last_line(error)}") from error
 
 
 def undeploy(name: str) -> None:
@@ -158,8 +158,3 @@ def _serve_is_running() -> bool:
     except ValueError:
         return False
     return True
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

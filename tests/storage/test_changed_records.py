@@ -199,8 +199,8 @@ def of_sweep(tmp_path: Path, name: str) -> Kind:
     return Kind(json.loads(file.read_text()), lambda value: file.write_text(json.dumps(value)) and None, look)
 
 
-class Hour:
-    """A clock that tells of whoever waits for over an hour of it."""
+class Clock:
+    """A clock on which nobody may wait longer than a day."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -231,7 +231,7 @@ def of_lease(tmp_path: Path, kind: str) -> Kind:
             if seconds is not None:
                 assert same(seconds, said["seconds"])
                 assert 0 < seconds <= 24 * 3600
-        clock, lines = Hour(), []
+        clock, lines = Clock(), []
         waiting = Waiting(say=lines.append, clock=lambda: clock.now, now=lambda: clock.now, sleep=clock.sleep)
         fence = acquire(terms, Owner.here(), waiting=waiting)
         assert fence.number == 2

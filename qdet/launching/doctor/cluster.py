@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
+from qdet.errors import last_line
 from qdet.launching.doctor import digests, gather, links, mlflow_server, store_probe
 from qdet.launching.doctor.examiner import Examiner, Request
 from qdet.launching.doctor.facts import Clock, Facts, Link, Machine, StoreProbe
@@ -60,7 +61,7 @@ class Team:
             except GetTimeoutError:
                 failed[name] = f"no answer within {self.patience:.0f} s"
             except Exception as error:  # of its process, or of what it was asked
-                failed[name] = _last_line(error)
+                failed[name] = mask(last_line(error))
         return answers, failed
 
 
@@ -219,8 +220,3 @@ def _answers_without_token() -> bool | None:
         return False if answer.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) else None
     except OSError:
         return None
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return mask(lines[-1].strip()) if lines else type(error).__name__
