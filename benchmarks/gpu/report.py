@@ -1,10 +1,8 @@
 """What was measured: a line of JSON each, written at once, and tables made of them."""
 
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ import torch
 
 from benchmarks.gpu.scale import Scale
 from benchmarks.machine import describe_machine
+from qdet.tracking import git_commit
+from qdet.training.beginning.conditions import find_version
 
 Line = dict[str, Any]
 FILE, TABLES = "gpu.jsonl", "gpu.md"
@@ -28,10 +28,10 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.lines = folder, list[Line]()
         self._context = describe_machine() | {
-            "triton": _version("triton"),
+            "triton": find_version("triton"),
             "cuda": torch.version.cuda,
             "clock_mhz": _clock(),
-            "commit": _commit(),
+            "commit": git_commit(),
             "seed": seed,
             "sizes": describe_sizes(scale),
         }
@@ -125,14 +125,6 @@ def describe_sizes(scale: Scale) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(scale) | {"device": scale.device.type}))
 
 
-def _version(package: str) -> str | None:
-    if find_spec(package) is None:
-        return None
-    from importlib.metadata import version
-
-    return version(package)
-
-
 def _clock() -> int | None:
     """Return the current clock of the card in MHz, where NVIDIA's library can be asked."""
     if not torch.cuda.is_available():
@@ -141,11 +133,3 @@ def _clock() -> int | None:
         return torch.cuda.clock_rate()
     except Exception:  # nvidia-ml-py is not installed, or may not ask
         return None
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
-    asked = subprocess.run(
-        ("git", "rev-parse", "HEAD"), cwd=here, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"

@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Mapping
 
+from data_prep.wording import plural
 from qdet.launching.doctor.facts import Facts
-from qdet.launching.doctor.findings import Finding, State, Verdict, group, many, most_common
+from qdet.launching.doctor.findings import Finding, State, Verdict, group, most_common
 
 CORE = ("python", "qdet", "torch", "ray", "deepspeed")
 """Of which all machines need one version; another version of the rest is a warning."""
@@ -22,7 +23,7 @@ def check_nodes(facts: Facts) -> list[Finding]:
     bad = group(
         "nodes", {n: Verdict("wrong", f"does not answer: {why}", do) for n, why in facts.silent.items()}
     )
-    there = f"{many(len(facts.machines), 'machine')} of the cluster at {facts.cluster}"
+    there = f"{plural(len(facts.machines), 'machine')} of the cluster at {facts.cluster}"
     fine = there if facts.cluster else "this machine alone, without Ray"
     return [*bad, Finding(check="nodes", state="ok", found=fine)] if facts.machines else bad
 

@@ -7,8 +7,6 @@ from typing import Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 State = Literal["ok", "warning", "wrong"]
-NAMED = 8
-"""Machines that a finding names; of more it says how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +53,6 @@ def worst(findings: Sequence[Finding]) -> State:
     """Return the worst state of all; ok where there are none."""
     found = {finding.state for finding in findings}
     return "wrong" if "wrong" in found else "warning" if "warning" in found else "ok"
-
-
-def name_machines(names: Sequence[str]) -> str:
-    """Return the names of machines as a text.
-
-    >>> name_machines(["a", "b"])
-    'a, b'
-    """
-    shown = ", ".join(names[:NAMED])
-    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
-
-
-def many(count: int, what: str) -> str:
-    """Return a count with its noun.
-
-    >>> many(1, "machine"), many(2, "machine")
-    ('1 machine', '2 machines')
-    """
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def human(size: int | float) -> str:

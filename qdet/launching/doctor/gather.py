@@ -8,10 +8,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qdet.launching.doctor.facts import Gpus, Software, Space
+from qdet.training.beginning.conditions import find_version
 
 PACKAGES = ("qdet", "torch", "ray", "deepspeed", "numpy", "mlflow", "webdataset")
 MISSING = "missing"
@@ -22,7 +22,7 @@ _CGROUP = Path("/sys/fs/cgroup/pids.max")
 
 def find_software() -> Software:
     """Return versions of Python and of the packages that training needs, without importing those."""
-    found = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    found = {"python": platform.python_version()} | {name: find_version(name) or MISSING for name in PACKAGES}
     return Software(versions=found, code=_digest_of_code())
 
 
@@ -98,13 +98,6 @@ def _is_free(port: int, address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return MISSING
 
 
 def _digest_of_code() -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
+from data_prep.wording import plural
 from qdet.launching.doctor.facts import Facts, Machine
-from qdet.launching.doctor.findings import Finding, Verdict, group, human, many
+from qdet.launching.doctor.findings import Finding, Verdict, group, human
 
 GIB = 2**30
 FEW_FILES, TOO_FEW_FILES = 4096, 1024
@@ -81,10 +82,10 @@ def _judge_gpus(machine: Machine) -> Verdict | None:
         do = "look for a lost GPU with nvidia-smi and dmesg; start the node without --num-gpus"
         return Verdict("wrong", seen, do)
     if there and "+cpu" in machine.software.versions.get("torch", ""):
-        seen = f"{many(there, 'GPU')}, and a torch that computes on CPUs only"
+        seen = f"{plural(there, 'GPU')}, and a torch that computes on CPUs only"
         return Verdict("wrong", seen, "install torch for CUDA there")
     if gpus.counted is not None and gpus.counted < there:
-        seen = f"Ray hands out {gpus.counted:g} of {many(there, 'GPU')}"
+        seen = f"Ray hands out {gpus.counted:g} of {plural(there, 'GPU')}"
         do = "start the node without CUDA_VISIBLE_DEVICES and --num-gpus if training may take all"
         return Verdict("warning", seen, do)
     return None

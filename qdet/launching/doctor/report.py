@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.wording import plural, shorten
 from qdet.console import print_line
 from qdet.launching.doctor.facts import Facts
-from qdet.launching.doctor.findings import Finding, many, name_machines, worst
+from qdet.launching.doctor.findings import Finding, worst
 
+NAMED = 8
+"""Machines that a finding names; of more it says how many."""
 STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
@@ -35,7 +38,7 @@ def summarize(findings: Sequence[Finding]) -> str:
     if not wrong and not warnings:
         return "all is well"
     parts = [f"{wrong} wrong"] if wrong else []
-    return ", ".join([*parts, *([many(warnings, "warning")] if warnings else [])])
+    return ", ".join([*parts, *([plural(warnings, "warning")] if warnings else [])])
 
 
 def as_json(findings: Sequence[Finding], facts: Facts) -> str:
@@ -49,5 +52,5 @@ def as_json(findings: Sequence[Finding], facts: Facts) -> str:
 
 
 def _say(finding: Finding) -> str:
-    where = f"{name_machines(finding.where)}: " if finding.where else ""
+    where = f"{shorten(finding.where, NAMED)}: " if finding.where else ""
     return f"{where}{finding.found}" + (f"\n-> {finding.do}" if finding.do else "")

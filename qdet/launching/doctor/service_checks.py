@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from data_prep.wording import plural
 from qdet.launching.doctor.facts import Copy, Facts
-from qdet.launching.doctor.findings import Finding, Verdict, group, human, many, most_common
+from qdet.launching.doctor.findings import Finding, Verdict, group, human, most_common
 
 SLOW_STORE = 20e6
 """Bytes per second: a checkpoint of the smallest published detector (600 MB) takes half a minute."""
@@ -94,4 +95,4 @@ def _judge_copy(path: str, copy: Copy, right: Copy | None, differs: Mapping[str,
 
 
 def _describe(copy: Copy) -> str:
-    return f"{many(copy.files, 'file')} of {human(copy.bytes)} ({copy.digest})"
+    return f"{plural(copy.files, 'file')} of {human(copy.bytes)} ({copy.digest})"

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from data_prep.wording import plural
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job
@@ -73,7 +74,7 @@ class Plan:
         if self.nodes > 1:
             sent += f", {self.sent_per_node / 1e9:.2f} GB out of each node"
         rows = {
-            "machines": f"{_many(self.nodes, 'node')} of {_many(each, 'worker')}",
+            "machines": f"{plural(self.nodes, 'node')} of {plural(each, 'worker')}",
             "sent in a step": sent if self.workers > 1 else "nothing: one worker",
             "hours": "unknown: give --images-per-s, the images that one worker trains on in a second",
         }
@@ -117,7 +118,3 @@ def plan(job: Job, machines: Machines, *, parameters: int, trained: int, steps: 
         hours=hours,
         cost=None if hours is None or machines.price is None else hours * workers * machines.price,
     )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

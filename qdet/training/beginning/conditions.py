@@ -35,31 +35,30 @@ class Conditions:
 def observe_conditions(device: torch.device) -> Conditions:
     """Return the conditions in this process, whose ranks train on `device`."""
     gpu = device.type == "cuda"
+    installed = {name: found for name in LIBRARIES if (found := find_version(name))}
+    on_cpu = f"{find_processor()}, {torch.backends.cpu.get_cpu_capability()}"
     return Conditions(
         commit=git_commit(),
-        versions={"python": platform.python_version(), **_versions()},
+        versions={"python": platform.python_version()} | installed,
         device=device.type,
-        processor=torch.cuda.get_device_name(device) if gpu else _processor(),
+        processor=torch.cuda.get_device_name(device) if gpu else on_cpu,
         threads=0 if gpu else torch.get_num_threads(),
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def find_version(package: str) -> str | None:
+    """Return the version of an installed package, without importing it; None where it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
-def _processor() -> str:
-    """Return the processor's model, as Linux knows it, and the instructions that torch uses of it."""
-    model = platform.processor() or platform.machine()
+def find_processor() -> str:
+    """Return the processor's model, as Linux knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+    except OSError:
+        lines = []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor() or platform.machine())
