@@ -141,13 +141,17 @@ def test_a_run_without_a_record_or_with_fewer_steps_is_refused(copy):
 
 def test_a_record_behind_a_url_opens_no_url_that_the_user_does_not_trust(copy, demo_shards):
     job = json.loads((copy / FILE).read_text())["job"] | {"data.train": "http://127.0.0.1:9/secret"}
+    job |= {"data.allow_hosts": ["elsewhere.example"]}
     _change(copy, job=job)
     folder = Folder.open("memory://reproduced/run")
     folder.put(FILE, (copy / FILE).read_bytes())
     with pytest.raises(ConfigError, match=r"names http://127\.0\.0\.1:9/secret \(data\.train\).*--trust"):
         plan_reproduction(folder, Request())
     train = str(demo_shards / "train")
-    assert plan_reproduction(folder, Request(train=train)).job.data.train == train
+    planned = plan_reproduction(folder, Request(train=train)).job.data
+    assert (planned.train, planned.allow_hosts) == (train, ())
+    trusted = plan_reproduction(folder, Request(train=train, trust=True)).job.data
+    assert trusted.allow_hosts == ("elsewhere.example",)
 
 
 def test_no_setting_that_is_changed_for_a_reproduction_is_one_of_learning():

@@ -109,6 +109,8 @@ def _count_steps(folder: Folder, recorded: Beginning, asked: int | None) -> int:
 def _restore_job(folder: Folder, recorded: Beginning, request: Request) -> Job:
     flat = {path: value for path, value in recorded.job.items() if path not in _OF_THE_RUN}
     flat |= {"data.allow_pipes": ()}
+    if folder.local is None and not request.trust:
+        flat |= {"data.allow_hosts": ()}  # nor may it open other hosts to the shards that the user names
     flat |= {
         path: given for path, given in (("data.train", request.train), ("data.val", request.val)) if given
     }
