@@ -28,7 +28,7 @@ class ScatteredSums:
     ) -> "ScatteredSums":
         """Return zeros in the shape of `like` for products of `grad` with weights of at most 1.
 
-        `most_terms` is how many of them meet in one cell at most.
+        Of `grad` only the largest number matters. `most_terms` is how many of them meet in one cell at most.
         """
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         if not deterministic:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.kernels.deformable_attention import deformable_attention, deformable_attention_runs
+from qdet.kernels.level_table import LevelTable
 from qdet.layers.attention.multi_head import check_heads
 from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
@@ -70,7 +72,11 @@ class DeformableAttention(nn.Module):
         References are normalized coordinates of the unpadded image.
         """
         value = self.value(memory).masked_fill(levels.mask.unsqueeze(-1), 0)
-        return self.out(gather_points(value, *self.choose_points(query, reference, levels), levels))
+        points, weights = self.choose_points(query, reference, levels)
+        table = LevelTable(levels.shapes_hw, (1,) * len(levels.shapes_hw))
+        if deformable_attention_runs(value, table, heads=self.heads):
+            return self.out(deformable_attention(value, points, weights, table))
+        return self.out(gather_points(value, points, weights, levels))
 
     def choose_points(
         self, query: Float[Tensor, "B N D"], reference: Float[Tensor, "B N _"], levels: TokenLevels
