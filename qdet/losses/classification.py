@@ -7,6 +7,8 @@ Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
 S stages   n queries of the batch   m matched pairs   K classes
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from qdet.kernels.focal_loss import focal_loss as kernel
+from qdet.kernels.focal_loss import focal_loss_runs
+
+Finish = Callable[[Int[Tensor, "S 1"], Int[Tensor, "S m"], Int[Tensor, "S m"]], Float[Tensor, " S"]]
+"""Stages, queries and labels of matched pairs to the loss of each stage."""
 
 
 def focal_loss(
@@ -32,23 +40,47 @@ def focal_loss(
     negatives. First all are summed as negatives, then the few positives are corrected. `weights` are of the
     queries, by default 1.
     """
-    there = logits[stage, queries, labels]
-    if weights is None:
-        negatives = focal_negatives(logits, alpha=alpha, gamma=gamma)
-        return negatives + focal_correction(there, alpha=alpha, gamma=gamma).sum(1)
-    absent = _absent(logits, gamma).sum(2)
-    right = focal_correction(there, alpha=alpha, gamma=gamma)
-    return (1 - alpha) * (absent * weights).sum(1) + (right * weights[queries]).sum(1)
+    return start_focal_loss(logits, alpha=alpha, gamma=gamma, weights=weights)(stage, queries, labels)
 
 
-def focal_negatives(logits: Float[Tensor, "S n K"], *, alpha: float, gamma: float) -> Float[Tensor, " S"]:
-    """Sum the focal loss over each stage's queries as if no object were matched."""
-    return (1 - alpha) * _absent(logits, gamma).sum((1, 2))
+def start_focal_loss(
+    logits: Float[Tensor, "S n K"], *, alpha: float, gamma: float, weights: Float[Tensor, " n"] | None = None
+) -> Finish:
+    """Compute the part of `focal_loss` that needs no assignment; return what computes the rest.
+
+    As a kernel nothing is computed before the pairs are known: one pass over all logits is then shorter than
+    a correction of few.
+    """
+    if focal_loss_runs(logits, alpha=alpha, gamma=gamma):
+        return partial(_run_kernel, logits, alpha, gamma, weights)
+    absent = _absent(logits, gamma)
+    absent = absent.sum((1, 2)) if weights is None else (absent.sum(2) * weights).sum(1)
+    return partial(_correct, logits, (1 - alpha) * absent, alpha, gamma, weights)
 
 
-def focal_correction(matched: Float[Tensor, "S m"], *, alpha: float, gamma: float) -> Float[Tensor, "S m"]:
-    """Return by how much the focal loss changes as the logit of each matched pair is positive."""
-    return alpha * _absent(-matched, gamma) - (1 - alpha) * _absent(matched, gamma)
+def _run_kernel(
+    logits: Tensor, alpha: float, gamma: float, weights: Tensor | None, *pairs: Tensor
+) -> Float[Tensor, " S"]:
+    targets = torch.zeros_like(logits, dtype=torch.bool)
+    targets[pairs] = True
+    losses = kernel(logits, targets, alpha=alpha, gamma=gamma)
+    return losses.sum(1) if weights is None else (losses * weights).sum(1)
+
+
+def _correct(
+    logits: Tensor,
+    negatives: Float[Tensor, " S"],
+    alpha: float,
+    gamma: float,
+    weights: Tensor | None,
+    stage: Int[Tensor, "S 1"],
+    queries: Int[Tensor, "S m"],
+    labels: Int[Tensor, "S m"],
+) -> Float[Tensor, " S"]:
+    """Add to the loss of all as negatives by how much it changes as matched pairs are positive."""
+    matched = logits[stage, queries, labels]
+    change = alpha * _absent(-matched, gamma) - (1 - alpha) * _absent(matched, gamma)
+    return negatives + (change if weights is None else change * weights[queries]).sum(1)
 
 
 def _absent(logits: Float[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:

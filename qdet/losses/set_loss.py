@@ -8,6 +8,7 @@ papers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from qdet.errors import ConfigError
 from qdet.layers.heads import Scores
 from qdet.layers.precision import fp32_island
 from qdet.losses.box import giou_loss, l1_loss
-from qdet.losses.classification import focal_correction, focal_loss, focal_negatives, softmax_loss
+from qdet.losses.classification import focal_loss, softmax_loss, start_focal_loss
 from qdet.losses.costs import Planes, focal_cost, giou_cost, l1_cost, parts
 from qdet.losses.groups import Group, form_groups
 from qdet.losses.matching import Assignment, Pending, assign, matched_objects, owners
@@ -158,9 +159,9 @@ class SetLoss(nn.Module):
         pending = self._match(group)
         logits = group.logits.flatten(1, 2)  # [S, B N, K]
         if c.scores == "softmax":  # before the assignment is waited for
-            unmatched = F.log_softmax(logits, dim=-1)
+            finish = partial(softmax_loss, F.log_softmax(logits, dim=-1), no_object=c.no_object)
         else:
-            unmatched = focal_negatives(logits, alpha=c.alpha, gamma=c.gamma)
+            finish = start_focal_loss(logits, alpha=c.alpha, gamma=c.gamma)
         pairs = pending.result()
         stage = torch.arange(len(group.logits), device=group.logits.device).unsqueeze(1)
         labels = targets.labels[pairs.objects]  # [S, m]
@@ -168,17 +169,13 @@ class SetLoss(nn.Module):
         wanted = targets.boxes_xyxy.to(found.dtype)[pairs.objects]
         extent = group.extent.to(found.dtype)[pairs.queries // group.logits.shape[2]]
         right = logits.detach()[stage, pairs.queries].argmax(-1) == labels
+        classification, divisor = finish(stage, pairs.queries, labels), normalizer
         if c.scores == "softmax":
             count = labels.shape[1] if matched is None else matched
-            weights = count + c.no_object * (logits.shape[1] - count)
-            classification = softmax_loss(unmatched, stage, pairs.queries, labels, c.no_object) / weights
-        else:
-            there = logits[stage, pairs.queries, labels]
-            correction = focal_correction(there, alpha=c.alpha, gamma=c.gamma).sum(1)
-            classification = (unmatched + correction) / normalizer
+            divisor = count + c.no_object * (logits.shape[1] - count)
         l1, giou = self._distances(found, wanted, extent)
         return {
-            "classification": c.classification * classification,
+            "classification": c.classification * (classification / divisor),
             "l1": l1.sum(1) / normalizer,
             "giou": giou.sum(1) / normalizer,
             "pos_acc": right.to(found.dtype).sum(1) / max(labels.shape[1], 1),
