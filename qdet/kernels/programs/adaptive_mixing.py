@@ -23,6 +23,24 @@ def _place(row, column, rows, columns):
 
 @no_type_check
 @triton.jit
+def _lay_out(
+    points, channels, points_out, POINTS: tl.constexpr, CHANNELS: tl.constexpr, POINTS_OUT: tl.constexpr
+):
+    """Return, of this program: offsets of x, M_c, M_s and the result, each with what is inside."""
+    program = tl.program_id(0).to(tl.int64)
+    point, channel, mixed = tl.arange(0, POINTS), tl.arange(0, CHANNELS), tl.arange(0, POINTS_OUT)
+    at_x, in_x = _place(point, channel, points, channels)
+    at_c, in_c = _place(channel, channel, channels, channels)
+    at_s, in_s = _place(mixed, point, points_out, points)
+    at_out, in_out = _place(mixed, channel, points_out, channels)
+    matrices = program * (channels * channels + points_out * points)
+    at_x, at_c = at_x + program * points * channels, at_c + matrices
+    at_s, at_out = at_s + matrices + channels * channels, at_out + program * points_out * channels
+    return at_x, in_x, at_c, in_c, at_s, in_s, at_out, in_out
+
+
+@no_type_check
+@triton.jit
 def _normalize(x, inside, count, EPS: tl.constexpr):
     """Return x over both axes with mean 0 and variance 1, and what it was divided by, inverted."""
     centred = tl.where(inside, x - tl.sum(tl.sum(x, 1), 0) / count, 0.0)
@@ -51,18 +69,14 @@ def forward(
     EPS: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Mix `points` of `channels` along channels, then to `points_out`; capitals are what a block holds."""
-    program = tl.program_id(0).to(tl.int64)
     kind: tl.constexpr = sampled.dtype.element_ty
-    point, channel, mixed = tl.arange(0, POINTS), tl.arange(0, CHANNELS), tl.arange(0, POINTS_OUT)
-    at_x, in_x = _place(point, channel, points, channels)
-    at_c, in_c = _place(channel, channel, channels, channels)
-    at_s, in_s = _place(mixed, point, points_out, points)
-    at_out, in_out = _place(mixed, channel, points_out, channels)
-    matrices = weights + program * (channels * channels + points_out * points)
-    x = tl.load(sampled + program * points * channels + at_x, in_x, 0.0)
-    by_channel = multiply(x, tl.load(matrices + at_c, in_c, 0.0), INTERPRETED)
+    at_x, in_x, at_c, in_c, at_s, in_s, at_out, in_out = _lay_out(
+        points, channels, points_out, POINTS, CHANNELS, POINTS_OUT
+    )
+    x, by = tl.load(sampled + at_x, in_x, 0.0), tl.load(weights + at_c, in_c, 0.0)
+    by_channel = multiply(x, by, INTERPRETED)
     hidden, _ = _normalize(by_channel, in_x, points * channels, EPS)
-    spatial = tl.load(matrices + channels * channels + at_s, in_s, 0.0)
+    spatial = tl.load(weights + at_s, in_s, 0.0)
     by_point = multiply(spatial, round_to(_rectify(hidden), kind, INTERPRETED), INTERPRETED)
     result, _ = _normalize(by_point, in_out, points_out * channels, EPS)
     tl.store(
@@ -78,17 +92,10 @@ def backward(
     EPS: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of `sampled` and `weights`; every number has one writer."""
-    program = tl.program_id(0).to(tl.int64)
     kind: tl.constexpr = sampled.dtype.element_ty
-    point, channel, mixed = tl.arange(0, POINTS), tl.arange(0, CHANNELS), tl.arange(0, POINTS_OUT)
-    at_x, in_x = _place(point, channel, points, channels)
-    at_c, in_c = _place(channel, channel, channels, channels)
-    at_s, in_s = _place(mixed, point, points_out, points)
-    at_out, in_out = _place(mixed, channel, points_out, channels)
-    at_x += program * points * channels
-    at_c += program * (channels * channels + points_out * points)
-    at_s += program * (channels * channels + points_out * points) + channels * channels
-    at_out += program * points_out * channels
+    at_x, in_x, at_c, in_c, at_s, in_s, at_out, in_out = _lay_out(
+        points, channels, points_out, POINTS, CHANNELS, POINTS_OUT
+    )
     x, by = tl.load(sampled + at_x, in_x, 0.0), tl.load(weights + at_c, in_c, 0.0)
     hidden, hidden_inverse = _normalize(multiply(x, by, INTERPRETED), in_x, points * channels, EPS)
     rectified = round_to(_rectify(hidden), kind, INTERPRETED)

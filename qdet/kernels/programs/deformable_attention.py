@@ -25,6 +25,21 @@ def _place(queries, cells, channels, blocks, HEADS: tl.constexpr, QUERIES: tl.co
 
 @no_type_check
 @triton.jit
+def _read_level(row):
+    """Return height, width and first cell of a level."""
+    return tl.load(row), tl.load(row + 1), tl.load(row + 2).to(tl.int32)
+
+
+@no_type_check
+@triton.jit
+def _read_point(points, weights, at, there, height, width):
+    """Return x and y in cells, and the weight."""
+    x, y = tl.load(points + 2 * at, there, 0.0), tl.load(points + 2 * at + 1, there, 0.0)
+    return x * width - 0.5, y * height - 0.5, tl.load(weights + at, there, 0.0)
+
+
+@no_type_check
+@triton.jit
 def forward(
     value, points, weights, table, out, queries, cells, channels, blocks,
     HEADS: tl.constexpr, QUERIES: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -35,16 +50,14 @@ def forward(
     channel = tl.arange(0, CHANNELS)
     result = tl.zeros((QUERIES, CHANNELS), points.dtype.element_ty)
     for level in tl.static_range(LEVELS):
-        height, width = tl.load(table + 5 * level), tl.load(table + 5 * level + 1)
-        first = tl.load(table + 5 * level + 2).to(tl.int32)
+        height, width, first = _read_level(table + 5 * level)
         for point in range(POINTS):
             at = (row * LEVELS + level) * POINTS + point
-            x = tl.load(points + 2 * at, there, 0.0) * width - 0.5
-            y = tl.load(points + 2 * at + 1, there, 0.0) * height - 0.5
+            x, y, weight = _read_point(points, weights, at, there, height, width)
             values = interpolate(
                 value + begin, x, y, there, height, width, first, HEADS * channels, channel, channels
             )
-            result += values * tl.load(weights + at, there, 0.0)[:, None]
+            result += values * weight[:, None]
     mask = there[:, None] & (channel < channels)[None, :]
     tl.store(out + row[:, None] * channels + channel[None, :], result.to(out.dtype.element_ty), mask)
 
@@ -63,13 +76,10 @@ def backward(
     wanted = tl.load(grad + row[:, None] * channels + channel[None, :], mask, 0.0)
     wanted = wanted.to(points.dtype.element_ty)
     for level in tl.static_range(LEVELS):
-        height, width = tl.load(table + 5 * level), tl.load(table + 5 * level + 1)
-        first = tl.load(table + 5 * level + 2).to(tl.int32)
+        height, width, first = _read_level(table + 5 * level)
         for point in range(POINTS):
             at = (row * LEVELS + level) * POINTS + point
-            x = tl.load(points + 2 * at, there, 0.0) * width - 0.5
-            y = tl.load(points + 2 * at + 1, there, 0.0) * height - 0.5
-            weight = tl.load(weights + at, there, 0.0)
+            x, y, weight = _read_point(points, weights, at, there, height, width)
             product, along_x, along_y = interpolate_backward(
                 value, sums, begin, wanted, weight, scale, x, y, there,
                 height, width, first, HEADS * channels, channel, channels, FIXED,
