@@ -63,6 +63,16 @@ def _rectify(x):
 
 @no_type_check
 @triton.jit
+def _mix(x, by, spatial, in_x, in_out, count, count_out, EPS: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Return both norms, each with what it was divided by, inverted, and what the second product read."""
+    hidden, hidden_inverse = _normalize(multiply(x, by, INTERPRETED), in_x, count, EPS)
+    rectified = round_to(_rectify(hidden), x.dtype, INTERPRETED)
+    result, inverse = _normalize(multiply(spatial, rectified, INTERPRETED), in_out, count_out, EPS)
+    return hidden, hidden_inverse, rectified, result, inverse
+
+
+@no_type_check
+@triton.jit
 def forward(
     sampled, weights, out, points, channels, points_out,
     POINTS: tl.constexpr, CHANNELS: tl.constexpr, POINTS_OUT: tl.constexpr,
@@ -74,14 +84,11 @@ def forward(
         points, channels, points_out, POINTS, CHANNELS, POINTS_OUT
     )
     x, by = tl.load(sampled + at_x, in_x, 0.0), tl.load(weights + at_c, in_c, 0.0)
-    by_channel = multiply(x, by, INTERPRETED)
-    hidden, _ = _normalize(by_channel, in_x, points * channels, EPS)
     spatial = tl.load(weights + at_s, in_s, 0.0)
-    by_point = multiply(spatial, round_to(_rectify(hidden), kind, INTERPRETED), INTERPRETED)
-    result, _ = _normalize(by_point, in_out, points_out * channels, EPS)
-    tl.store(
-        out + program * points_out * channels + at_out, round_to(_rectify(result), kind, INTERPRETED), in_out
+    _, _, _, result, _ = _mix(
+        x, by, spatial, in_x, in_out, points * channels, points_out * channels, EPS, INTERPRETED
     )
+    tl.store(out + at_out, round_to(_rectify(result), kind, INTERPRETED), in_out)
 
 
 @no_type_check
@@ -97,11 +104,9 @@ def backward(
         points, channels, points_out, POINTS, CHANNELS, POINTS_OUT
     )
     x, by = tl.load(sampled + at_x, in_x, 0.0), tl.load(weights + at_c, in_c, 0.0)
-    hidden, hidden_inverse = _normalize(multiply(x, by, INTERPRETED), in_x, points * channels, EPS)
-    rectified = round_to(_rectify(hidden), kind, INTERPRETED)
     spatial = tl.load(weights + at_s, in_s, 0.0)
-    result, inverse = _normalize(
-        multiply(spatial, rectified, INTERPRETED), in_out, points_out * channels, EPS
+    hidden, hidden_inverse, rectified, result, inverse = _mix(
+        x, by, spatial, in_x, in_out, points * channels, points_out * channels, EPS, INTERPRETED
     )
     wanted = tl.where(result <= 0, 0.0, tl.load(grad + at_out, in_out, 0.0).to(result.dtype))
     d_out = _normalize_backward(wanted, result, inverse, in_out, points_out * channels)
