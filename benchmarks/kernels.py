@@ -10,7 +10,6 @@ times say nothing: there it shows with toy sizes that the program runs.
 import importlib.metadata
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +20,13 @@ from torch import Tensor
 
 from benchmarks.kernel_operations import OPERATIONS, SIZES, Case, Variant, describe
 from benchmarks.machine import describe_machine
+from benchmarks.timing import Task, take_turns
 from qdet.kernels.agreement import relative_error
 from qdet.kernels.choice import has_triton, interpreting, kernels
 
 Operation = Literal["sampling_3d", "adaptive_mixing", "deformable_attention", "focal_loss"]
 LARGEST_DIFFERENCE = {"bfloat16": 0.1, "float32": 1e-3, "float64": 1e-8}
 """Between a kernel and torch, relative to the norm: in bf16 ReLUs switch where torch rounds more."""
-Task = Callable[[], Any]
 
 
 def main(
@@ -91,18 +90,18 @@ def measure_case(
     with kernels("triton"):
         kernel_runs = case.runs()
     tasks: dict[str, Task] = {}
-    wanted, differences = _differentiate(case, case.torch), {}
+    wanted, differences = differentiate(case, case.torch), {}
     for variant in variants:
         task = case.variant(variant)
         if task is None or (variant in ("triton", "deterministic") and not kernel_runs):
             continue
-        found = _differentiate(case, task)
+        found = differentiate(case, task)
         differences[variant] = max(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
         if differences[variant] <= largest_difference:
-            tasks[variant] = lambda task=task: _differentiate(case, task)
+            tasks[variant] = lambda task=task: differentiate(case, task)
         else:
             print(f"{name}: {variant} differs by {differences[variant]:.1e} from torch and is not measured")
-    times = measure_in_turn(tasks, rounds, case.leaves[0].device)
+    times = take_turns(tasks, case.leaves[0].device, rounds=rounds, warmup=1)
     base = times.get("torch")
     return [
         {"operation": name, "variant": variant, "n": len(ms), "median_ms": statistics.median(ms)}
@@ -112,39 +111,12 @@ def measure_case(
     ]
 
 
-def measure_in_turn(tasks: dict[str, Task], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Run all tasks once in each round; return the milliseconds of each: of the GPU, or of this process."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for number in range(1 + rounds):
-        for name, task in tasks.items():
-            taken = _time_on_gpu(task) if device.type == "cuda" else _time_on_cpu(task)
-            if number:
-                times[name].append(taken)
-    return times
-
-
-def _differentiate(case: Case, task: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+def differentiate(case: Case, task: Callable[[], Tensor]) -> tuple[Tensor, ...]:
     """Return the result and the gradients of all leaves, for a gradient of ones and minus ones in turn."""
     result = task()
     grad = torch.ones(result.shape, dtype=result.dtype, device=result.device)
     grad.view(-1)[::2] = -1
     return result.detach(), *torch.autograd.grad(result, case.leaves, grad)
-
-
-def _time_on_gpu(task: Task) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    task()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end)
-
-
-def _time_on_cpu(task: Task) -> float:
-    begin = time.process_time()
-    task()
-    return 1e3 * (time.process_time() - begin)
 
 
 def _ratio(base: list[float] | None, here: list[float]) -> float | None:

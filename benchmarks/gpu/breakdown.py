@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.scenes import TrainingStep, build_detector, make_scene
 from benchmarks.gpu.steps import with_kernels
-from benchmarks.gpu.timing import synchronize
+from benchmarks.timing import synchronize
 
 STEPS, LONGEST = 3, 20
 ROOT = Path(__file__).parents[2]

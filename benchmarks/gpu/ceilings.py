@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, Lines
-from benchmarks.gpu.timing import summarize, take_turns
+from benchmarks.timing import summarize, take_turns
 
 LAUNCHES = 1000
 

@@ -7,8 +7,8 @@ from scipy.optimize import linear_sum_assignment
 
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.scenes import CLASSES, make_targets
-from benchmarks.gpu.timing import summarize, synchronize, take_turns
 from benchmarks.matching import match_padded
+from benchmarks.timing import summarize, synchronize, take_turns
 from qdet.losses import SetLossConfig
 from qdet.types import Predictions
 

@@ -5,7 +5,7 @@ import torch
 from benchmarks.detectors_vs_transformers import DETECTORS, Batch, make_batch, make_steps
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.steps import emptied
-from benchmarks.gpu.timing import summarize, take_turns
+from benchmarks.timing import summarize, take_turns
 
 
 def measure_others(bench: Bench) -> Lines:

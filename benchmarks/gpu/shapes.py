@@ -5,7 +5,7 @@ import time
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.scenes import Scene, TrainingStep, build_detector, make_scene
 from benchmarks.gpu.steps import with_kernels
-from benchmarks.gpu.timing import synchronize
+from benchmarks.timing import synchronize
 
 
 def measure_shapes(bench: Bench) -> Lines:

@@ -1,14 +1,11 @@
-"""Times of the kernels, forward and backward, beside what runs where there are none."""
-
-from collections.abc import Callable
+"""Times of the kernels, forward and backward, beside torch's operations (`benchmarks.kernels`)."""
 
 import torch
-from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, Lines
-from benchmarks.gpu.operations import Operation, timed_cases
-from benchmarks.gpu.right import kernels_can_run
-from benchmarks.gpu.timing import summarize, take_turns
+from benchmarks.gpu.right import kernels_can_run, sizes_of
+from benchmarks.kernel_operations import OPERATIONS, Variant
+from benchmarks.kernels import LARGEST_DIFFERENCE, measure_case
 
 
 def measure_kernels(bench: Bench) -> Lines:
@@ -16,29 +13,23 @@ def measure_kernels(bench: Bench) -> Lines:
     if not kernels_can_run(bench):
         yield {"name": "no kernel can run here", "why": "Triton needs a GPU, or TRITON_INTERPRET=1"}
         return
-    for case in timed_cases(bench.scale):
-        if case.operation in bench.wrong:
-            yield {"name": case.operation, "variant": case.name, "why": "wrong, so not timed"}
-            continue
-        ways = {"torch": case.torch, "kernel": case.kernel, "deterministic": case.deterministic}
-        tasks = {way: forward_and_backward(operation, case.inputs) for way, operation in ways.items()}
-        times = take_turns(tasks, bench.scale.device, rounds=bench.scale.rounds, warmup=2)
-        shown = {way: summarize(milliseconds) for way, milliseconds in times.items()}
-        for way, found in shown.items():
-            yield {
-                "name": case.operation,
-                "variant": f"{way}, {case.name}",
-                "of_torch": shown["torch"]["ms"] / found["ms"],
-                "gb_per_s": 1e-6 * case.bytes / found["ms"],
-            } | found
-
-
-def forward_and_backward(operation: Operation, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-    """Return a task that computes a result and all gradients."""
-    held = [t.detach().clone().requires_grad_() for t in inputs]
-
-    def run() -> object:
-        result = operation(*held)
-        return torch.autograd.grad(result.sum(), held)
-
-    return run
+    gpu = bench.scale.device.type == "cuda"
+    dtype, kind = (torch.bfloat16, "bfloat16") if gpu else (torch.float32, "float32")
+    variants: tuple[Variant, ...] = ("torch", "triton", "deterministic", *(("compile",) if gpu else ()))
+    for shape, sizes in sizes_of(bench).items():
+        for name, make in OPERATIONS.items():
+            if name in bench.wrong:
+                yield {"name": name, "variant": shape, "why": "wrong, so not timed"}
+                continue
+            case = make(sizes, dtype, bench.scale.device)
+            for row in measure_case(name, case, variants, bench.scale.rounds, LARGEST_DIFFERENCE[kind]):
+                yield {
+                    "name": name,
+                    "variant": f"{row['variant']}, {shape}",
+                    "of_torch": row["torch_over_this"],
+                    "ms": row["median_ms"],
+                    "least_ms": row["min_ms"],
+                    "most_ms": row["max_ms"],
+                    "rounds": row["n"],
+                    "difference": row["difference"],
+                }

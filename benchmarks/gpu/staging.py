@@ -2,7 +2,7 @@
 
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.scenes import TrainingStep, build_detector, make_scene
-from benchmarks.gpu.timing import summarize, take_turns
+from benchmarks.timing import summarize, take_turns
 from qdet.training.checkpointing.async_write import HostCopy
 
 

@@ -11,7 +11,7 @@ from benchmarks.gpu import authors_order
 from benchmarks.gpu.bench import Bench, Lines
 from benchmarks.gpu.scale import Scale, Shape
 from benchmarks.gpu.scenes import CLASSES, Scene, TrainingStep, build_detector, make_scene
-from benchmarks.gpu.timing import summarize, synchronize, take_turns
+from benchmarks.timing import summarize, synchronize, take_turns
 from qdet.kernels.choice import Choice, kernels
 
 Step = Callable[[], object]

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import kernels as benchmark
 from benchmarks.kernel_operations import OPERATIONS, SIZES
+from benchmarks.timing import take_turns
 from tests.support.interpreter import interpreted
 
 pytestmark = interpreted
@@ -37,7 +38,7 @@ def test_measures_every_operation_in_turn(tmp_path, capsys):
 def test_tasks_alternate():
     order = []
     tasks = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = benchmark.measure_in_turn(tasks, 3, torch.device("cpu"))
+    times = take_turns(tasks, torch.device("cpu"), rounds=3, warmup=1)
     assert order == list("ab" * 4)
     assert [len(t) for t in times.values()] == [3, 3]
 
