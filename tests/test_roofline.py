@@ -12,7 +12,7 @@ AT_MOST = {  # launches, GB
     "attention": (150, 4.0),
     "sampling": (330, 25.5),
     "mixing": (120, 41.0),
-    "loss": (107, 0.3),
+    "loss": (105, 0.3),
     "matching": (155, 0.2),
     "backward": (1500, 204.0),
     "optimizer": (20, 2.8),

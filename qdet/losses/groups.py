@@ -28,6 +28,12 @@ class Group:
     kept: bool = True
     """Whether the detector keeps these queries after training."""
 
+    def weigh(self, term: Float[Tensor, " S"]) -> Float[Tensor, " n"]:
+        """Return what each of the named stages adds to the loss; a GPU has nothing to do without branches."""
+        if len(term) > len(self.names):
+            term = term.unflatten(0, (len(self.names), -1)).sum(1)
+        return term if self.factor == 1.0 else self.factor * term
+
 
 def form_groups(stages: Sequence[Predictions], targets: Targets, sizes_hw: Int[Tensor, "B 2"]) -> list[Group]:
     """Put each set of proposals in its own group, then all branches, then the decoder's stages."""

@@ -137,7 +137,7 @@ class SetLoss(nn.Module):
                 named |= {f"{s}/pos_acc": a for s, a in zip(group.names, accuracy, strict=True)}
                 named["pos_acc"] = accuracy[-1]
             for name, term in terms.items():
-                each = (group.factor * term).unflatten(0, (len(group.names), -1)).sum(1)  # of every stage
+                each = group.weigh(term)
                 named |= {f"{s}/{name}": v for s, v in zip(group.names, each.detach(), strict=True)}
                 whole = name if group.kept else "one_to_many"
                 named[whole] = named.get(whole, 0) + each.detach().sum()
