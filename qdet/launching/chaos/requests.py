@@ -18,9 +18,7 @@ class Requests:
 
     def put(self, kind: str, times: int = 1) -> None:
         """Ask for something, so many times; what was asked before and is not done is dropped."""
-        new = self.file.with_suffix(".new")
-        new.write_text(json.dumps({"kind": kind, "times": times}))
-        new.replace(self.file)
+        self._write({"kind": kind, "times": times})
 
     def claim(self, kinds: Collection[str]) -> str | None:
         """Take one request of these kinds, and log it; None where there is none, or another was first."""
@@ -31,10 +29,8 @@ class Requests:
             self.file.rename(taken)
             asked = self._read(taken)
             if asked["times"] > 1:
-                taken.write_text(json.dumps(asked | {"times": asked["times"] - 1}))
-                taken.rename(self.file)
-            else:
-                taken.unlink()
+                self._write(asked | {"times": asked["times"] - 1})
+            taken.unlink()
             with self.file.with_suffix(".log").open("a") as log:
                 log.write(f"{asked['kind']}\n")
             return str(asked["kind"])
@@ -44,6 +40,12 @@ class Requests:
         """Return how many workers have done what was asked."""
         log = self.file.with_suffix(".log")
         return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def _write(self, asked: dict[str, Any]) -> None:
+        """Put a new file in place: who reads the old one goes on with its content."""
+        new = self.file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
+        new.write_text(json.dumps(asked))
+        new.replace(self.file)
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:
