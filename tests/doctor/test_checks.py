@@ -90,7 +90,7 @@ PLANTED = [
         "wrong",
         "the files of qdet x, elsewhere",
     ),
-    (_on_b(gpus=Gpus(counted=2.0)), "GPUs", "wrong", "Ray hands out 2 of no GPUs"),
+    (_on_b(gpus=Gpus(counted=2.0)), "GPUs", "wrong", "Ray hands out 2, and none can be seen"),
     (_on_b(gpus=Gpus(counted=0.0, error="Driver Not Loaded")), "GPUs", "wrong", "Driver Not Loaded"),
     (
         _on_b(gpus=dataclasses.replace(MACHINE.gpus, counted=1.0)),

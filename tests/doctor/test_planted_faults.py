@@ -129,7 +129,7 @@ def test_eleven_planted_faults_are_named(project: Path, namespaces, request, mon
     assert code == 1
     wrong, sick = _wrong(found), "127.0.0.4"
     assert _names(wrong, "versions", sick, "deepspeed 0.1.0, elsewhere deepspeed 0")
-    assert _names(wrong, "GPUs", sick, "Ray hands out 1 of no GPUs that can be seen")
+    assert _names(wrong, "GPUs", sick, "Ray hands out 1, and none can be seen")
     assert _names(wrong, "store", sick, "does not see what the driver wrote")
     assert _names(wrong, "disk", sick, "free on the disk of")
     assert _names(wrong, "data", sick, ".tar is the first that differs")

@@ -57,20 +57,20 @@ def test_of_many_threads_each_request_is_answered_once(tmp_path: Path):
         return claimed
 
     with ThreadPoolExecutor(8) as pool:
-        told = sum(pool.map(ask, range(8)))
-    assert told == requests.answered() == 20
+        answers = sum(pool.map(ask, range(8)))
+    assert answers == requests.answered() == 20
     assert [file.name for file in tmp_path.iterdir()] == ["run.lies.log"]
 
 
 @given(st.binary(min_size=1, max_size=200), st.sampled_from([lies.WRONG, lies.CUT]), st.integers(0, 999))
 def test_a_lie_is_never_the_truth(content: bytes, kind: str, seed: int):
-    told = lies.tell(content, kind, random.Random(seed))
+    answer = lies.falsify(content, kind, random.Random(seed))
     if kind == lies.CUT:
-        assert len(told) < len(content)
-        assert content.startswith(told)
+        assert len(answer) < len(content)
+        assert content.startswith(answer)
     else:
-        assert len(told) == len(content)
-        differing = [a ^ b for a, b in zip(told, content, strict=True) if a != b]
+        assert len(answer) == len(content)
+        differing = [a ^ b for a, b in zip(answer, content, strict=True) if a != b]
         assert len(differing) == 1
         assert differing[0].bit_count() == 1
 
@@ -102,7 +102,7 @@ def test_a_store_that_is_not_asked_to_lie_is_one_like_any_other(lying_store, tmp
 @pytest.mark.parametrize("kind", lies.KINDS)
 @pytest.mark.parametrize("times", range(1, 9))
 def test_no_lie_about_a_checkpoint_is_believed(kind: str, times: int, lying_store, tmp_path: Path):
-    """Whatever is told, what a run resumes from is a checkpoint as it was written, or an error."""
+    """Whatever the store answers, what a run resumes from is a checkpoint as it was written, or an error."""
     run, requests = lying_store
     requests.put(kind, times)
     said: list[str] = []

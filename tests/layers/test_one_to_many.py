@@ -198,7 +198,7 @@ def test_the_hybrid_branch_is_a_detector_of_its_own(config):
 
 @OF_TOKENS
 def test_the_hybrid_branch_starts_from_the_next_best_tokens(config):
-    """As if a detector with as many queries had these tokens alone: its first layer is told them."""
+    """As if a detector with as many queries had these tokens alone, which are put into its first layer."""
     _, branched = both(config, HYBRID)
     wide = built(replace(config, queries=N + T))
     state = dict(branched.state_dict())

@@ -2,7 +2,7 @@
 
 When asked to, it answers a read of a checkpoint's file with a flipped bit or too few bytes, or a listing
 without the newest checkpoint, as object stores, proxies and caches have done. What carries no checksum, the
-run's record and its lease, is told as it is.
+run's record and its lease, is answered truly.
 """
 
 import io
@@ -79,10 +79,10 @@ class LyingStore(AbstractFileSystem):
             return self._files.open(path, mode)
         content = Path(path).read_bytes()
         kind = self._requests.claim((WRONG, CUT)) if content else None
-        return io.BytesIO(content if kind is None else tell(content, kind, random.Random(path)))
+        return io.BytesIO(content if kind is None else falsify(content, kind, random.Random(path)))
 
 
-def tell(content: bytes, kind: str, rng: random.Random) -> bytes:
+def falsify(content: bytes, kind: str, rng: random.Random) -> bytes:
     """Return other bytes than `content`, which are not empty: a bit flipped, or cut off."""
     at = rng.randrange(len(content))
     if kind == CUT:

@@ -78,7 +78,7 @@ def _judge_gpus(machine: Machine) -> Verdict | None:
         do = "run nvidia-smi there; reboot the machine, or mend its driver"
         return Verdict("wrong", f"the driver does not answer: {gpus.error}", do)
     if gpus.counted is not None and gpus.counted > there:
-        seen = f"Ray hands out {gpus.counted:g} of {there or 'no'} GPUs that can be seen"
+        seen = f"Ray hands out {gpus.counted:g}, and {there or 'none'} can be seen"
         do = "look for a lost GPU with nvidia-smi and dmesg; start the node without --num-gpus"
         return Verdict("wrong", seen, do)
     if there and "+cpu" in machine.software.versions.get("torch", ""):
