@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qdet.config import override
+from qdet.errors import ClusterError
 from qdet.job import Job, Sweep
 from qdet.launching.ray_backend.failures import find_cause
 from qdet.launching.ray_backend.masked_errors import mask_errors
@@ -33,6 +34,8 @@ ENDED = "qdet_ended"
 """Key of a trial's last report: the state in which it ended."""
 ERROR = "qdet_error"
 """Key of why it failed."""
+TAKEN = 300.0
+"""Seconds in which Ray Tune must take a trial's last report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +80,16 @@ def _report_last(reports: Any, ended: dict[str, Any]) -> None:
     """Send the last report on the way of the workers' reports, so that it comes after them.
 
     Ray Tune drops what is on that way when the driver returns: wait until it is taken.
+
+    Raises:
+        ClusterError: Nobody takes it. Ray Tune then starts this driver again, which finds the trial as it
+            ended and reports that.
     """
-    queue = reports._training_actor_item_queue
+    queue, until = reports._training_actor_item_queue, time.monotonic() + TAKEN
     queue.put(ended)
     while not queue.empty():
+        if time.monotonic() > until:
+            raise ClusterError(f"Ray Tune took no last report of a trial within {TAKEN:.0f} s")
         time.sleep(0.2)
 
 
