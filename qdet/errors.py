@@ -116,6 +116,11 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
+
+
 def last_line(error: Exception) -> str:
     """Return the last line of an error's message, which says most of one that came from another process."""
     lines = [line for line in str(error).splitlines() if line.strip()]

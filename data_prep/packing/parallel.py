@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
-from qdet.errors import ClusterError, ConfigError, DataError
+from qdet.errors import ClusterError, ConfigError, DataError, first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,10 +94,9 @@ def _run_on_ray(run: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:
-        first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"the Ray cluster lost a task more often than it retries one ({first}); finished shards are "
-            "kept: run the command again"
+            f"the Ray cluster lost a task more often than it retries one ({first_line(error)}); "
+            "finished shards are kept: run the command again"
         ) from error
     finally:
         for reference in pending:
@@ -107,27 +106,34 @@ def _run_on_ray(run: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int
 
 
 def _connect() -> bool:
-    """Connect to the cluster at RAY_ADDRESS or on this machine; return False if already connected."""
+    """Connect to the cluster at RAY_ADDRESS; return False if already connected.
+
+    Ray's own search for a cluster is not used: it believes a note in /tmp, which any user of the machine
+    could have left there to run code here.
+    """
     import logging
 
     import ray
 
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS") or "auto"
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto"):
+        raise ConfigError(
+            "--ray: name the cluster with RAY_ADDRESS=host:port; `qdet head status` prints that of your own"
+        )
     if "://" in address:
         raise ConfigError(
             f"RAY_ADDRESS {address}: tasks need the head's own address, host:port (often port 6379); from "
             "outside the cluster submit this command as a job: ray job submit -- python -m ..."
         )
     try:
-        if address != "auto":
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=5).close()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
-            f"--ray: no Ray cluster answers at {address} ({str(error).strip().splitlines()[0]}); name one "
+            f"--ray: no Ray cluster answers at {address} ({first_line(error)}); name one "
             "with RAY_ADDRESS=host:port, start one with cluster/local.sh up, or drop --ray"
         ) from error
     return True

@@ -27,7 +27,7 @@ class Packing:
     processes: int = 0
     """Processes that write shards; 0 means one per CPU, up to 8."""
     ray: bool = False
-    """Write shards as tasks of the Ray cluster on this machine or at RAY_ADDRESS, which implies this flag."""
+    """Write shards as tasks of the Ray cluster at RAY_ADDRESS, which implies this flag."""
 
     def __post_init__(self) -> None:
         """Raises: ConfigError."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ def test_no_tasks_start_no_process():
         ("http://127.0.0.1:8265", ConfigError, "submit this command as a job"),
         ("127.0.0.1:9", ClusterError, "no Ray cluster answers at 127.0.0.1:9"),
         ("nonsense", ClusterError, "no Ray cluster answers at nonsense"),
+        ("", ConfigError, "name the cluster with RAY_ADDRESS=host:port"),
+        ("auto", ConfigError, "name the cluster with RAY_ADDRESS=host:port"),
     ],
 )
 def test_unreachable_clusters_are_named(monkeypatch, address, error, message):
@@ -103,6 +106,7 @@ def test_a_cluster_writes_the_same_bytes(make_coco, tmp_path):
         "PYTHONPATH": str(REPO),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray writes one into the home folder
     }
     with (Path(tempfile.gettempdir()) / "qdet-ray.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
