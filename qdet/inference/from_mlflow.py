@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qdet.errors import TrackingError
+from qdet.errors import TrackingError, first_line
 from qdet.inference.exported_files import MODEL
 from qdet.masking import mask
 from qdet.tracking import tracking_uri
@@ -54,7 +54,7 @@ def downloaded_model(where: str) -> Iterator[str]:
             folder = Path(download_artifacts(where, tracking_uri=uri, dst_path=here))
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"{where} is not to be had from {mask(uri)}: {_first_line(error)}; check the name, and "
+                f"{where} is not to be had from {mask(uri)}: {mask(first_line(error))}; check the name, and "
                 "MLFLOW_TRACKING_URI for another server"
             ) from error
         yield str(_model_in(folder, where))
@@ -68,7 +68,3 @@ def _model_in(folder: Path, where: str) -> Path:
     if best is None:
         raise TrackingError(f"{where} holds no model of qdet: there is no {MODEL} in it")
     return best
-
-
-def _first_line(error: Exception) -> str:
-    return mask(str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from qdet.errors import ConfigError, TrackingError, did_you_mean
+from qdet.errors import ConfigError, TrackingError, did_you_mean, first_line
 from qdet.masking import mask
 from qdet.storage.parsing import parse_json
 from qdet.tracking.database import open_client
@@ -146,7 +146,7 @@ def _create_version(client: Any, name: str, logged: Any) -> str:
 
 
 def _explain(error: Exception, uri: str) -> TrackingError:
-    first = mask((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
+    first = mask(first_line(error))[:300]
     if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
         return TrackingError(f"{mask(uri)}: {first}")
     if "API request to" in first:  # what follows is of urllib3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -95,8 +96,13 @@ def test_workers_on_ray_find_the_same(checkpoint, demo_shards, tmp_path):
     """In a process of its own, as functions that are type-checked here cannot be sent to others."""
     arguments = [checkpoint, demo_shards / "val", _damaged_copy(demo_shards / "val", tmp_path)]
     code = [sys.executable, "-c", ON_RAY, *map(str, arguments)]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=240)
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment = kept | {"HOME": str(home)}
+    done = subprocess.run(code, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert not (home / ".ray").exists(), "a token that others can read"
 
 
 def _damaged_copy(source: Path, folder: Path) -> Path:

@@ -42,6 +42,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_head_is_asked_to_listen_on_loopback_behind_a_token(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.ROOT, str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     asked = {}

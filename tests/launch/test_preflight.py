@@ -290,7 +290,10 @@ class TestAuth:
         theirs = tmp_path / "home" / ".ray" / "auth_token"
         theirs.parent.mkdir(parents=True)
         theirs.write_text("mine")
+        theirs.chmod(0o644)  # as Ray leaves it
         assert auth.require_token({})[auth.TOKEN_PATH] == str(theirs)
+        assert theirs.stat().st_mode & 0o777 == 0o600
+        assert theirs.read_text() == "mine"
 
     def test_settings_of_the_user_stay(self):
         assert auth.require_token({auth.TOKEN: "t"}) == {auth.MODE: "token"}

@@ -1,5 +1,7 @@
 """Detections and times of a model on a dataset, by one process or by several on Ray."""
 
+import os
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from qdet.data.augment import AugmentConfig
 from qdet.data.loading.planned_stream import EvalStream
 from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
-from qdet.errors import ClusterError, ConfigError, QdetError
+from qdet.errors import ClusterError, ConfigError, QdetError, first_line
 from qdet.evaluation import DetectionRows, merge
 from qdet.inference.evaluate import detect_in_batches
 from qdet.inference.judging.stopwatch import Stopwatch, TimedRunner
@@ -82,6 +84,18 @@ def _stream(model: Model, how: Detecting, rank: int) -> StreamConfig:
     )
 
 
+def _start_ray() -> None:
+    """Start a Ray of this process's own, on loopback behind a token that only its workers get.
+
+    Without one, Ray writes a token into the home folder, readable by all.
+    """
+    import ray
+
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
+
+
 def _on_ray(
     model: Model, shards: ShardSet, how: Detecting
 ) -> list[tuple[list[DetectionRows], dict[str, float]]]:
@@ -93,7 +107,7 @@ def _on_ray(
     from ray.exceptions import RayError, RayTaskError
 
     if not ray.is_initialized():
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
+        _start_ray()
     threads = torch.get_num_threads()
 
     def work(model: Model, shards: ShardSet, rank: int) -> tuple[list[DetectionRows], dict[str, float]]:
@@ -115,4 +129,4 @@ def _on_ray(
             raise error.cause from None
         raise
     except RayError as error:
-        raise ClusterError(f"a worker of the evaluation died: {str(error).partition(chr(10))[0]}") from error
+        raise ClusterError(f"a worker of the evaluation died: {first_line(error)}") from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from qdet.errors import TrackingError
+from qdet.errors import TrackingError, first_line
 from qdet.masking import mask
 from qdet.tracking import tracking_uri
 from qdet.tracking.server import quiet_environment
@@ -27,7 +27,7 @@ def log_to_mlflow(run_id: str, metrics: Mapping[str, float], files: Path, *, fol
             client.log_metric(run_id, name, value, step=step)
         client.log_artifacts(run_id, str(files), artifact_path=folder)
     except (MlflowException, OSError) as error:
-        reason = mask(str(error).strip().partition("\n")[0])
+        reason = mask(first_line(error))
         raise TrackingError(
             f"the report cannot be logged to run {run_id} of MLflow at {mask(uri)}: {reason}; check the id, "
             "and MLFLOW_TRACKING_URI for another server"

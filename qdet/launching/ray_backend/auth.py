@@ -1,7 +1,8 @@
 """Token authentication for Ray on this machine; without it, reaching a Ray port means running code.
 
 Ray looks for RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and ~/.ray/auth_token, in that order. If none of them
-exists, qdet generates a token in `.qdet/ray-token`, readable only by its owner.
+exists, qdet generates a token in `.qdet/ray-token`, readable only by its owner. Ray itself writes its file
+readable by all; it is made private before it is used.
 """
 
 import os
@@ -35,6 +36,14 @@ def _token_file(environment: MutableMapping[str, str]) -> Path:
         return Path(environment[TOKEN_PATH])
     user = Path.home() / ".ray" / "auth_token"
     if user.is_file():
+        _make_private(user)
         return user
     secret(NAME)
     return state_folder() / NAME
+
+
+def _make_private(token: Path) -> None:
+    """Take a token file of this user's out of the reach of others, who could run code with it."""
+    found = token.stat()
+    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+        token.chmod(0o600)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
-from qdet.errors import ConfigError, TrackingError
+from qdet.errors import ConfigError, TrackingError, first_line
 from qdet.launching import paths
 from qdet.launching.commands.models.listening import free_port
 from qdet.launching.commands.tracking.server import HOST, answers, mlflow_server
@@ -87,7 +87,7 @@ def _page(address: str, name: str) -> str:
             raise ConfigError(f"--experiment {name} is not at {mask(address)}; it has {', '.join(names)}")
         show_as_training(client, found)
     except MlflowException as error:
-        raise TrackingError(f"{mask(address)}: {mask(str(error).splitlines()[0])}") from error
+        raise TrackingError(f"{mask(address)}: {mask(first_line(error))}") from error
     return runs_page(found.experiment_id)
 
 
