@@ -71,17 +71,21 @@ class DetectionReplica:
             await asyncio.sleep(REPORT_SECONDS)
 
 
-def deploy(spec: DeploymentSpec) -> None:
-    """Start Serve and the application on the Ray cluster of this process; return once it answers.
-
-    Raises:
-        ClusterError: Serve runs there already, or the replicas do not start.
-    """
+def require_no_serve() -> None:
+    """Raise ClusterError if Serve runs on the Ray cluster of this process."""
     if _serve_is_running():
         raise ClusterError(
             "Ray Serve runs on that cluster already, and a cluster has one HTTP address; stop it with "
             "`serve shutdown`, or leave RAY_ADDRESS out to start a Ray of its own"
         )
+
+
+def deploy(spec: DeploymentSpec) -> None:
+    """Start Serve and the application on the Ray cluster of this process; return once it answers.
+
+    Raises:
+        ClusterError: The replicas do not start.
+    """
     http = {"host": spec.host, "port": spec.proxy_port or spec.port, "keep_alive_timeout_s": 30, **spec.tls}
     board = f"{spec.name}-metrics"
     # Kept until the application ends: the handle is what the board lives by.
@@ -92,17 +96,24 @@ def deploy(spec: DeploymentSpec) -> None:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
         serve.run(_bind(spec, board), name=spec.name, route_prefix="/", logging_config=_QUIET)
     except Exception as error:
-        undeploy(spec.name)
         raise ClusterError(f"the service did not start: {last_line(error)}") from error
 
 
 def undeploy(name: str) -> None:
-    """Let running requests end, then take the application and Serve down."""
+    """Let running requests end, then take the application down."""
     with contextlib.suppress(Exception):
         serve.delete(name)
     with contextlib.suppress(Exception):
         ray.kill(ray.get_actor(f"{name}-metrics", namespace=NAMESPACE))
-    serve.shutdown()
+
+
+def leave_cluster() -> None:
+    """Take Serve down unless others have put applications on it since it was started for ours.
+
+    A cluster that ends with this process needs none of this: Ray would say of it that a task failed.
+    """
+    if not serve.status().applications:
+        serve.shutdown()
 
 
 def _bind(spec: DeploymentSpec, board: str) -> Any:

@@ -47,6 +47,7 @@ def served(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple[
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=120) == 0, log.read_text()
+            assert "failed" not in log.read_text().partition("stopping:")[2], log.read_text()
         finally:
             for one in (process, *family) if process.is_running() else ():
                 one.kill()

@@ -49,17 +49,20 @@ def serve_until_stopped(spec: DeploymentSpec) -> None:
 
 
 def _deploy_until(stopped: threading.Event, spec: DeploymentSpec, connection: Connection) -> None:
-    from qdet.serving.deployment import deploy, undeploy  # not above: Ray reads its token once, when imported
+    from qdet.serving import deployment  # not above: Ray reads its token once, when imported
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cpus, gpus = share_cluster(spec.replicas[1], spec.model.device)
-    deploy(replace(spec, cpus=cpus, gpus=gpus))
+    deployment.require_no_serve()
     try:
+        deployment.deploy(replace(spec, cpus=cpus, gpus=gpus))
         _announce(spec, connection)
         stopped.wait()
         print("stopping: running requests are answered first", file=sys.stderr, flush=True)
     finally:
-        undeploy(spec.name)
+        deployment.undeploy(spec.name)
+        if not connection.private:
+            deployment.leave_cluster()
 
 
 def _listen_in_replica(port: int) -> dict[str, str]:
