@@ -1,6 +1,7 @@
 """Bad folders: an error that names the file, or a count of what was dropped."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -115,6 +116,7 @@ YAML = "train: images/train\n"
         ("labels/train/x0.txt", "nan 0.5 0.5 0.1 0.1\n", "no class has the number 'nan'"),
         ("labels/train/x0.txt", "-1 0.5 0.5 0.1 0.1\n", "no class has the number '-1'"),
         ("labels/train/x0.txt", "9" * 9999 + " 0.5 0.5 0.1 0.1\n", "no class has the number '999"),
+        ("labels/train/x0.txt", "0,0.5,0.5,0.1,0.1\n", r"'0,0\.5,0\.5,0\.1,0\.1' is no number; put blanks"),
         ("labels/train/x0.txt", b"0 \xff\n", r"x0\.txt is not UTF-8 text"),
     ],
 )
@@ -122,6 +124,21 @@ def test_mistakes_of_yolo_are_named(file, text, said, tmp_path):
     write("yolo", tmp_path)
     put(tmp_path / file, text)
     with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path)
+
+
+def test_boxes_of_yolo_in_pixels_are_refused_if_all_are_and_counted_if_some_are(tmp_path):
+    write("yolo", tmp_path)
+    files = sorted((tmp_path / "labels").rglob("*.txt"))
+    said = open_dataset(tmp_path).notes
+    assert not any("instead of shares" in note for note in said)
+    put(files[0], "0 30 20 10 10\n")
+    assert open_dataset(tmp_path).notes["boxes with numbers above 2 instead of shares of the image"] == 1
+    for file in files:
+        put(file, "0 30 20 10 10\n")
+    with pytest.raises(
+        DataError, match=r"from 0 to 1, and all \d+ of .* larger numbers; divide"
+    ):
         open_dataset(tmp_path)
 
 
@@ -232,6 +249,18 @@ def test_missing_images_of_coco_are_listed_and_escapes_refused(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_images_of_coco_are_found_in_the_only_folder_that_has_them(tmp_path):
+    write("coco", tmp_path)
+    (tmp_path / "annotations" / "instances_val.json").unlink(missing_ok=True)
+    expected = [image.file_name for image in open_dataset(tmp_path).splits["train"].annotations.images]
+    (tmp_path / "train").rename(tmp_path / "photographs")
+    found = open_dataset(tmp_path).splits["train"].annotations.images
+    assert [image.file_name for image in found] == expected
+    shutil.copytree(tmp_path / "photographs", tmp_path / "others")  # now either may be meant
+    with pytest.raises(DataError, match="not found: 'x0"):
+        open_dataset(tmp_path)
+
+
 def test_ids_that_cannot_be_used_are_renumbered_and_said(tmp_path):
     write("coco", tmp_path)
     file = tmp_path / "annotations" / "instances_train.json"
@@ -325,16 +354,6 @@ def test_boxes_that_cannot_be_read_are_dropped_and_counted(layout, tmp_path):
     split = open_dataset(tmp_path / "in").splits["train"]
     assert split.annotations.report == {"dropped_unreadable_box": 3}
     pack_split(split, tmp_path / "out", ONE_PACKED)
-
-
-def test_boxes_in_pixels_where_fractions_belong_are_an_error(tmp_path):
-    write("yolo", tmp_path)
-    for name in ("x0", "x1"):
-        put(tmp_path / "labels" / "train" / f"{name}.txt", "0 5 5 2 2\n")
-    with pytest.raises(
-        DataError, match=r"none of the 2 boxes of train can be used \(dropped outside image: 2"
-    ):
-        open_dataset(tmp_path)
 
 
 def test_missing_labels_are_kept_as_images_without_objects_and_said(tmp_path):

@@ -4,6 +4,7 @@
     annotations/instances_default.json, images/1.jpg           CVAT
     train/_annotations.coco.json, train/1.jpg, valid/...       Roboflow
     result.json, images/1.jpg                                  Label Studio and others
+    labels.json, data/1.jpg                                    FiftyOne
 
 Images keep the names and ids that the files give them.
 """
@@ -64,7 +65,7 @@ def _split_of_file(name: str) -> str:
 def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
     file = tree.path(name)
     content = read_coco_file(file)
-    base = max(_bases(name), key=lambda base: _count_hits(content.images, base, tree, str(file)))
+    base = _find_base(name, content.images, tree)
     listed = [_place(image, base, tree, str(file)) for image in content.images]
     check_missing([str(image.file_name) for image, there in listed if not there], file, "it lists")
     renumber = not _are_usable([one.id for one in content.annotations])
@@ -76,6 +77,17 @@ def _read_file(name: str, tree: Tree, notes: Counter[str]) -> Part:
         notes[f"images in {base} that {name} does not list, left out"] += left_out
     content = CocoFile([image for image, _ in listed], content.annotations, content.categories)
     return Part(file, tree.path(base), content, declared=True, renumber=renumber)
+
+
+def _find_base(name: str, images: Sequence[ImageEntry], tree: Tree) -> str:
+    """Return the folder that names of images are relative to: one of a known layout, or the only other."""
+    hits = {base: _count_hits(images, base, tree, str(tree.path(name))) for base in _bases(name)}
+    known = max(hits, key=lambda base: hits[base])
+    if hits[known]:
+        return known
+    hits = {base: _count_hits(images, base, tree, str(tree.path(name))) for base in tree.folders}
+    found = [base for base in hits if hits[base]]
+    return found[0] if len(found) == 1 else known
 
 
 def _place(image: ImageEntry, base: str, tree: Tree, where: str) -> tuple[ImageEntry, bool]:
@@ -111,6 +123,7 @@ def _bases(name: str) -> Iterator[str]:
         ):
             yield posixpath.join(parent, images)
         yield posixpath.join(parent, "images")
+        yield posixpath.join(parent, "data")
         yield parent
 
 

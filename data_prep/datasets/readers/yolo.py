@@ -9,7 +9,7 @@ Lines of polygons and oriented boxes become the boxes around them; keypoints and
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from data_prep.datasets.files import read_text
 from data_prep.datasets.labels import Box, Found, Fractions, Labels, build_parts, enclose, numbers
@@ -29,6 +29,8 @@ _YAML = frozenset((".yaml", ".yml"))
 _TEXT = frozenset((".txt",))
 _NAME_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "obj_train_data/classes.txt")
 _NO_LABELS = frozenset(("classes.txt", "obj.names", *(f"{split}.txt" for split in NAMES)))
+_LARGEST = 2.0  # a box that leaves the image on one side only is smaller
+_NO_SHARES = f"boxes with numbers above {_LARGEST:g} instead of shares of the image"
 
 
 def find(tree: Tree) -> str | None:
@@ -69,6 +71,7 @@ def read(tree: Tree, *, classes: Config | None = None) -> Found:
     }
     if not labelled:
         raise DataError(_describe_no_labels(tree, splits))
+    _check_shares(labels, labelled, notes, tree)
     _count_unused(tree, labelled, notes)
     return Found(build_parts(tree, labels, config.names), notes=notes)
 
@@ -149,6 +152,8 @@ def _parse_class(word: str, where: str, config: Config) -> int:
     except ValueError:
         label = None
     if label is None or label not in config.names:
+        if "," in word:
+            raise DataError(f"{where}: {quote(word)} is no number; put blanks between numbers, not commas")
         raise DataError(
             f"{where}: no class has the number {quote(word)}; {config.file} names "
             f"{shorten([f'{number} {name}' for number, name in config.names.items()], 10)}"
@@ -164,11 +169,25 @@ def _parse_box(words: Sequence[str], keypoints: int, notes: Counter[str]) -> Fra
         return None
     if len(given) in (4, 5) or (keypoints and len(given) == 4 + keypoints):
         x, y, w, h = given[:4]
+        if max(x, y, w, h) > _LARGEST:
+            notes[_NO_SHARES] += 1
         return Fractions((x - w / 2, y - h / 2, w, h))
     if len(given) < 6:
         return None
     notes["polygons, taken as the boxes around them"] += 1
     return Fractions(enclose(zip(given[: len(given) // 2 * 2 : 2], given[1::2], strict=False)))
+
+
+def _check_shares(
+    labels: Mapping[str, Sequence[Labels]], files: set[str], notes: Counter[str], tree: Tree
+) -> None:
+    """Raise DataError if no box is in shares of its image, as after a conversion that forgot to divide."""
+    total = sum(len(one.boxes) for listed in labels.values() for one in listed)
+    if total and notes[_NO_SHARES] == total:
+        raise DataError(
+            f"{tree.path(min(files))}: boxes are to be shares of the image's width and height, from 0 to 1, "
+            f"and all {total} of the dataset have larger numbers; divide pixels by the image's size"
+        )
 
 
 def _count_unused(tree: Tree, used: set[str], notes: Counter[str]) -> None:
