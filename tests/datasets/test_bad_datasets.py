@@ -136,9 +136,7 @@ def test_boxes_of_yolo_in_pixels_are_refused_if_all_are_and_counted_if_some_are(
     assert open_dataset(tmp_path).notes["boxes with numbers above 2 instead of shares of the image"] == 1
     for file in files:
         put(file, "0 30 20 10 10\n")
-    with pytest.raises(
-        DataError, match=r"from 0 to 1, and all \d+ of .* larger numbers; divide"
-    ):
+    with pytest.raises(DataError, match=r"from 0 to 1, and all \d+ of .* larger numbers; divide"):
         open_dataset(tmp_path)
 
 
