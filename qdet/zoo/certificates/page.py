@@ -31,7 +31,7 @@ that the paper is wrong on COCO.
 def render(claim: Claim, results: Results) -> str:
     """Return the tables of one certificate: its rows, its neighbouring pairs, the verdict."""
     found = certify({row.name: row.published for row in claim.rows}, results.rows)
-    return "\n".join([*_rows(found, results), "", *_pairs(found.pairs), "", _verdict(found)]) + "\n"
+    return "\n".join([*_rows(found, results), "", *_pairs(found.pairs), _verdict(found)]) + "\n"
 
 
 def _rows(found: Certificate, results: Results) -> Iterator[str]:
@@ -45,9 +45,12 @@ def _rows(found: Certificate, results: Results) -> Iterator[str]:
 
 
 def _pairs(pairs: Sequence[Pair]) -> Iterator[str]:
+    if not pairs:
+        return
     yield "| neighbours in the paper's order | in the paper | here, paired by seed | order |"
     yield "| --- | ---: | ---: | --- |"
     yield from map(_pair, pairs)
+    yield ""
 
 
 def _pair(pair: Pair) -> str:
