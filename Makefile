@@ -7,6 +7,7 @@ BIN := .venv/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=30
 STARTED := $(shell date +%s)
 export OMP_WAIT_POLICY ?= PASSIVE
+unexport PYTHONDONTWRITEBYTECODE  # every process of a test would compile qdet anew
 
 .PHONY: demo test test-slow test-ci-slow check docs format setup clean
 

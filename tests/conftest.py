@@ -1,5 +1,6 @@
 """Shared fixtures: recorded numbers, real images, seeds."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -15,14 +16,22 @@ REPO = Path(__file__).resolve().parent.parent
 SERIAL = [
     REPO / "tests" / name
     for name in (
-        "training",
         "launch/test_cli.py",
         "launch/test_status_after_driver.py",
         "launch/test_torchrun.py",
         "tracking/test_server_outage.py",
+        "training/engine/test_engines_exchange_checkpoints.py",
+        "training/engine/test_stage.py",
+        *(
+            f"training/test_{name}.py"
+            for name in (
+                *("background_saving", "canonical", "corruption", "joining", "leaving", "nonfinite_steps"),
+                *("resume", "stragglers", "unused_parameters", "watchdog", "zero_stages"),
+            )
+        ),
     )
 ]
-"""Folders and files whose tests start processes that wait for each other, or measure time."""
+"""Files whose quick tests start processes that wait for each other, or measure time; slow ones of a training do."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,11 +40,28 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the garbage collector from what collecting makes: nearly all of it lives as long as the process."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # or every full collection of a test walks through millions of objects of all tests
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let what was collected end as it would have."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what must not share the machine with other tests, before -m selects."""
     for item in items:
-        if any(item.path.is_relative_to(path) for path in SERIAL) or item.get_closest_marker("ray"):
+        trains = item.path.is_relative_to(REPO / "tests" / "training") and item.get_closest_marker("slow")
+        if item.path in SERIAL or trains or item.get_closest_marker("ray"):
             item.add_marker("serial")
 
 

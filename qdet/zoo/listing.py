@@ -7,10 +7,12 @@ COCO val2017 instead, which are smaller: their numbers are about 0.85 of those h
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
+from qdet.detectors import DetectorConfig
 from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.recipes import Published, describe_backbone
 from qdet.zoo.comparators import COMPARATORS, Quoted
@@ -61,9 +63,7 @@ def rows() -> Iterator[Row]:
 def row(model: Model) -> Row:
     """Count one model."""
     job, published = model.job, model.published
-    with torch.device("meta"):
-        detector = job.detector.build(published.classes)
-    image, size = torch.empty(1, 3, *SIZE_HW), torch.tensor([SIZE_HW])
+    params, macs = _count(job.detector, published.classes)
     return Row(
         name=job.name,
         job=model.command,
@@ -71,10 +71,19 @@ def row(model: Model) -> Row:
         backbone=describe_backbone(job.detector.backbone),
         queries=job.detector.queries,
         epochs=job.train.epochs,
-        params=count_parameters(detector) + published.constants,
-        macs=count_macs(detector.eval(), image, size),
+        params=params + published.constants,
+        macs=macs,
         **_paper(published),
     )
+
+
+@cache
+def _count(config: DetectorConfig, classes: int) -> tuple[int, int]:
+    """Return parameters and multiply-accumulates of a detector, once for all schedules that train it."""
+    with torch.device("meta"):
+        detector = config.build(classes)
+    image, size = torch.empty(1, 3, *SIZE_HW), torch.tensor([SIZE_HW])
+    return count_parameters(detector), count_macs(detector.eval(), image, size)
 
 
 def quoted_row(quoted: Quoted) -> Row:

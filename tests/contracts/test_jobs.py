@@ -11,7 +11,7 @@ import torch
 from qdet.config import override
 from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
-from qdet.launching.cli import parse
+from qdet.launching.cli import choose_job, parse
 from qdet.launching.commands.epoch_order import settings_of
 from qdet.launching.ray_backend.submit import submit
 from qdet.recipes import Recipe, read
@@ -106,8 +106,7 @@ def test_variant_is_chosen_by_its_flag_and_changed_by_others(file: str, variant:
     recipe = FILES[file]
     name = recipe.variants[variant].name
     assert re.fullmatch(rf"\w+_{variant.removeprefix('hybrid_')}(_\w+)?", name)
-    assert parse(recipe, ["--variant", variant]) == MODELS[name]
-    assert parse(recipe, [f"--variant={variant}", "--demo"]) == MODELS[name].demo()
+    assert choose_job(recipe, [f"--variant={variant}", "--demo"]) == (MODELS[name].demo(), [])
     changed = parse(recipe, ["--optim.lr", "0.5", "--variant", variant])
     assert changed == override(MODELS[name], {"optim.lr": 0.5})
 

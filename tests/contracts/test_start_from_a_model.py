@@ -1,7 +1,9 @@
 """Every detector can start from a model of other classes: rows move by name, bit by bit."""
 
+import copy
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,11 +30,14 @@ def build(config: DetectorConfig, classes: int, seed: int):
     return config.build(classes)
 
 
+build_once = cache(build)
+
+
 def start(config: DetectorConfig, names: tuple[str, ...], there: tuple[str, ...] = THERE):
     """The model's tensors, the job's own initialisation, and what the job then starts from."""
-    source = shaken(build(config, len(there), 1)).state_dict()
-    fresh = build(config, len(names), 2).state_dict()
-    detector = build(config, len(names), 2)
+    source = shaken(copy.deepcopy(build_once(config, len(there), 1))).state_dict()
+    own = build_once(config, len(names), 2)
+    fresh, detector = own.state_dict(), copy.deepcopy(own)
     fit = check_fit(config, there, config, names, source="model")
     fit.load(detector, source, source="model")
     return source, fresh, detector.state_dict(), fit
