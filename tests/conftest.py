@@ -31,7 +31,7 @@ SERIAL = [
         ),
     )
 ]
-"""Files whose quick tests start processes that wait for each other, or measure time; slow ones of a training do."""
+"""Files whose quick tests start processes that wait for each other, or measure time."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep the garbage collector from what collecting makes: nearly all of it lives as long as the process."""
+    """Keep the garbage collector from what collecting makes: nearly all of it lives to the end."""
     gc.disable()
     try:
         return (yield)
