@@ -16,17 +16,15 @@ REPO = Path(__file__).resolve().parent.parent
 SERIAL = [
     REPO / "tests" / name
     for name in (
-        "launch/test_cli.py",
         "launch/test_status_after_driver.py",
         "launch/test_torchrun.py",
         "tracking/test_server_outage.py",
         "training/engine/test_engines_exchange_checkpoints.py",
-        "training/engine/test_stage.py",
         *(
             f"training/test_{name}.py"
             for name in (
                 *("background_saving", "canonical", "corruption", "joining", "leaving", "nonfinite_steps"),
-                *("resume", "stragglers", "unused_parameters", "watchdog", "zero_stages"),
+                *("resume", "unused_parameters", "watchdog", "zero_stages"),
             )
         ),
     )

@@ -67,7 +67,7 @@ def _content(steps):
         {"world": 2, "accumulation": 2},
         {"world": 4},
         {"world": 8},
-        {"world": 2, "reader_kind": "processes"},
+        {"world": 2, "readers": 1, "reader_kind": "processes"},
     ],
 )
 def test_substitutes_are_the_same_on_any_number_of_ranks_and_readers(damaged, how):
