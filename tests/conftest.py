@@ -19,17 +19,13 @@ SERIAL = [
         "launch/test_status_after_driver.py",
         "launch/test_torchrun.py",
         "tracking/test_server_outage.py",
-        "training/engine/test_engines_exchange_checkpoints.py",
-        *(
-            f"training/test_{name}.py"
-            for name in (
-                *("background_saving", "canonical", "corruption", "joining", "leaving", "nonfinite_steps"),
-                *("resume", "unused_parameters", "watchdog", "zero_stages"),
-            )
-        ),
+        "training/test_background_saving.py",
+        "training/test_joining.py",
+        "training/test_leaving.py",
+        "training/test_watchdog.py",
     )
 ]
-"""Files whose quick tests start processes that wait for each other, or measure time."""
+"""Files whose tests measure how long something takes. Slow trainings and clusters are run alone, too."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
