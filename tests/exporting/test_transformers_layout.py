@@ -47,15 +47,22 @@ DETECTORS = {
 }
 
 
-@pytest.fixture(params=DETECTORS)
+@pytest.fixture(scope="module", params=DETECTORS)
 def config(request):
     return DETECTORS[request.param]
 
 
-def test_their_model_and_processor_find_what_ours_finds(config, tmp_path):
+@pytest.fixture(scope="module")
+def exported(config, tmp_path_factory):
+    """The model of a detector, and what exporting it gave."""
+    model = small_model(config)
+    return model, export(model, tmp_path_factory.mktemp("layout") / "folder")
+
+
+def test_their_model_and_processor_find_what_ours_finds(config, exported):
     """One photo from its pixels to boxes in them, by their code alone and by ours alone."""
-    model, folder = small_model(config), tmp_path / "folder"
-    assert export(model, folder).difference.within
+    (model, written), folder = exported, exported[1].path
+    assert written.difference.within
     theirs = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     image, queries = photo(), config.queries
@@ -80,9 +87,9 @@ def test_a_folder_is_refused_for_images_prepared_in_another_way(changed, tmp_pat
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_folder_reads_back_as_the_detector(config, tmp_path):
-    model = small_model(config)
-    state, metadata = read(export(model, tmp_path / "folder").path)
+def test_a_folder_reads_back_as_the_detector(config, exported):
+    model, written = exported
+    state, metadata = read(written.path)
     found = recognize(state, metadata)
     assert found.categories.names == model.classes.names
     assert type(found.detector) is type(config)

@@ -59,12 +59,11 @@ def test_parts_are_the_authors(parity_dir):
     [
         (100, (800, 1280), 103.3),
         (300, (800, 1280), 127.4),
-        (100, (800, 1333), 107.5),
-        (300, (800, 1333), 131.7),
     ],
 )
 def test_multiply_accumulates_equal_the_papers(queries, size, billions):
-    detector = AdaMixerConfig(queries=queries).build(80)
+    """At 800 x 1333, 107.5 and 131.7: `tests/contracts/test_zoo.py`."""
+    detector = build(AdaMixerConfig(queries=queries))
     macs = count_macs(detector, torch.empty(1, 3, *size), torch.tensor([size]))
     assert macs / 1e9 == pytest.approx(billions, rel=0.02)
 

@@ -53,9 +53,14 @@ class Case:
         return self.loss(stages, targets, self.r.sizes_hw, normalizer=max(count, 1), truth=truth)
 
 
-@pytest.fixture(params=cases(set(OFFICIAL)))
+@pytest.fixture(scope="module", params=cases(set(OFFICIAL)))
 def case(request) -> Case:
     return Case(read(request.param))
+
+
+@pytest.fixture(autouse=True)
+def _no_gradient_yet(case) -> None:
+    case.detector.zero_grad()
 
 
 def decoded(predictions: tuple[Predictions, ...]) -> list[Predictions]:
