@@ -81,6 +81,8 @@ class TrainConfig:
     """Images per optimizer step over all workers; the number of workers does not change it."""
     accumulation: int = 1
     """Forward and backward passes per worker and step."""
+    auto_batch: bool = False
+    """Raise `accumulation` until the largest micro-batch fits into the memory of every worker's device."""
     canonical: int = 0
     """Images of a micro-batch, whose gradients are added in one order whichever worker has them: every number
     of workers then learns the same bytes on CPUs; 0 is off."""
@@ -228,6 +230,8 @@ class TrainConfig:
                 f"{flag} needs --train.cpus-per-worker 1, as threads divide sums among them, and "
                 "--train.accumulation 1, as the passes of a worker follow from the micro-batches"
             )
+        if self.auto_batch:
+            raise ConfigError(f"{flag} fixes the images of a pass, --train.auto-batch chooses them: give one")
         if self.batch_size % size or self.micro_batches > MOST_MICRO_BATCHES:
             raise ConfigError(
                 f"{flag} must split --train.batch-size {self.batch_size} evenly, into at most "
