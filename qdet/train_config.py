@@ -86,8 +86,9 @@ class TrainConfig:
     canonical: int = 0
     """Images of a micro-batch, whose gradients are added in one order whichever worker has them: every number
     of workers then learns the same bytes on CPUs; 0 is off."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
+    """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32. `auto` takes bf16
+    where all workers have GPUs with it in hardware, else fp32."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
     """ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights); `auto` takes the
     lowest whose state fits into a third of the device's memory."""

@@ -24,6 +24,7 @@ from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.corruption.verify import Verifier
 from qdet.training.distributed import World, join, set_deterministic
+from qdet.training.engine.precision import settle_precision
 from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
@@ -102,6 +103,7 @@ class _Training:
         check_world(job, world.size)
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         hosts = check_same_data(world, train_shards, val_shards)
+        job = settle_precision(job, world)
         job = settle_stage(job, world, classes=len(train_shards.categories))
         self.world, self.reporter, self.tracker = world, reporter, tracker
         check_categories(train_shards, val_shards)
