@@ -37,6 +37,8 @@ LEARNING = (
 )
 """Settings that may change, and change what is learned from then on."""
 
+AUTO_PRECISION = ("train.precision", "auto")
+"""A setting that becomes another once the device is known."""
 _PIPELINE, _FILTER = "data.augment.pipeline", "data.augment.resize"
 
 
@@ -65,13 +67,14 @@ class Changes:
 def changes(then: Mapping[str, Any], now: Job) -> Changes:
     """Compare a checkpoint's job, flat as from `qdet.config.flatten` or from JSON, with the current one.
 
-    Settings that only one of them has belong to another version of qdet and are ignored.
+    Settings that only one of them has belong to another version of qdet and are ignored. So is `auto`: a
+    checkpoint holds what it became, and workers compare that once they know it again.
     """
     before, after = _plain(then), _plain(flatten(now))
     differing = [
         Change(path, before[path], after[path])
         for path in after
-        if path in before and before[path] != after[path]
+        if path in before and before[path] != after[path] and (path, after[path]) != AUTO_PRECISION
     ]
     return Changes(
         refused=tuple(c for c in differing if _in(c.path, FIXED)),

@@ -124,6 +124,16 @@ class Job:
                 f"--train.canonical {self.train.canonical} and --data.reading sequential: which images form "
                 "a batch would depend on the number of workers; give one of them"
             )
+        if self.train.auto_batch and self.data.reading == "sequential":
+            raise ConfigError(
+                "--train.auto-batch tries the largest batch of a plan, and --data.reading sequential has "
+                "none: give --train.accumulation N instead"
+            )
+        if self.train.auto_batch and self.data.pad == "rank":
+            raise ConfigError(
+                "--train.auto-batch with --data.pad rank: how images are padded, and so the loss, would "
+                "depend on the memory of a device; give --train.accumulation N instead"
+            )
         scores = getattr(self.detector, "scores", "sigmoid")
         if self.loss.scores != scores:
             name = type(self.detector).__name__

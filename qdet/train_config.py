@@ -81,11 +81,14 @@ class TrainConfig:
     """Images per optimizer step over all workers; the number of workers does not change it."""
     accumulation: int = 1
     """Forward and backward passes per worker and step."""
+    auto_batch: bool = False
+    """Raise `accumulation` until the largest micro-batch fits into the memory of every worker's device."""
     canonical: int = 0
     """Images of a micro-batch, whose gradients are added in one order whichever worker has them: every number
     of workers then learns the same bytes on CPUs; 0 is off."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
+    """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32. `auto` takes bf16
+    where all workers have GPUs with it in hardware, else fp32."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
     """ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights); `auto` takes the
     lowest whose state fits into a third of the device's memory."""
@@ -228,6 +231,8 @@ class TrainConfig:
                 f"{flag} needs --train.cpus-per-worker 1, as threads divide sums among them, and "
                 "--train.accumulation 1, as the passes of a worker follow from the micro-batches"
             )
+        if self.auto_batch:
+            raise ConfigError(f"{flag} fixes the images of a pass, --train.auto-batch chooses them: give one")
         if self.batch_size % size or self.micro_batches > MOST_MICRO_BATCHES:
             raise ConfigError(
                 f"{flag} must split --train.batch-size {self.batch_size} evenly, into at most "

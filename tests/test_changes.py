@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from qdet.changes import FIXED, LEARNING, changes, describe_allowed_changes
+from qdet.changes import FIXED, LEARNING, Changes, changes, describe_allowed_changes
 from qdet.config import flatten, override
 from qdet.job import Job
 
@@ -59,6 +59,14 @@ def test_a_job_from_before_pipelines_had_names_resumes_as_detr():
     assert changes(recorded(mmdet), mmdet).refused == ()
     same = override(JOB, {"data.augment.resize": "pillow"})
     assert changes(recorded(JOB), same).refused == ()
+
+
+def test_what_auto_becomes_is_compared_once_it_is_known():
+    auto = override(JOB, {"train.precision": "auto"})
+    assert changes(recorded(JOB), auto) == Changes((), ())
+    assert [str(c) for c in changes(recorded(JOB), override(auto, {"train.precision": "fp32"})).learning] == [
+        "--train.precision is fp32, it was bf16"
+    ]
 
 
 def test_how_it_is_computed_may_change():

@@ -6,6 +6,7 @@ It runs unchanged alone in a process, under torchrun and inside a Ray worker: ra
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -23,6 +24,7 @@ from qdet.training.checkpointing.resume import Start
 from qdet.training.checkpointing.save import CheckpointWriter
 from qdet.training.corruption.verify import Verifier
 from qdet.training.distributed import World, join, set_deterministic
+from qdet.training.engine.precision import settle_precision
 from qdet.training.engine.stage import settle_stage
 from qdet.training.evaluate import Evaluator
 from qdet.training.exchange import StepExchange
@@ -31,13 +33,14 @@ from qdet.training.health.monitor import HealthMonitor
 from qdet.training.hooks.callbacks import Callbacks, Ended
 from qdet.training.hooks.calling import calling
 from qdet.training.learner import build_learner
+from qdet.training.memory.auto_batch import settle_batch
 from qdet.training.meter import Meter
 from qdet.training.nonfinite.diagnose import Diagnosis
 from qdet.training.optim import Schedule
 from qdet.training.reporting import Reporter, Run
 from qdet.training.step import StepMaker
 from qdet.training.stopping.pause import Pause
-from qdet.training.streams import build_accounting, build_stream, warn_of_missing_objects
+from qdet.training.streams import build_accounting, build_stream, load_largest, warn_of_missing_objects
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,13 @@ class _Training:
         check_world(job, world.size)
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         hosts = check_same_data(world, train_shards, val_shards)
+        job = settle_precision(job, world)
         job = settle_stage(job, world, classes=len(train_shards.categories))
-        self.job, self.world, self.reporter, self.tracker = job, world, reporter, tracker
+        self.world, self.reporter, self.tracker = world, reporter, tracker
         check_categories(train_shards, val_shards)
+        load = partial(load_largest, shards=train_shards, world=world)
+        job = settle_batch(job, world, classes=len(train_shards.categories), load=load)
+        self.job = job
         if world.main:
             warn_of_missing_objects(train_shards, val_shards)
         self.stream = build_stream(job, train_shards, world)

@@ -20,6 +20,7 @@ from qdet.training.corruption.verify import Check, Verifier
 from qdet.training.exchange import StepExchange
 from qdet.training.health.monitor import HealthMonitor
 from qdet.training.learner import Learner
+from qdet.training.memory.out_of_memory import explain_out_of_memory
 from qdet.training.nonfinite.diagnose import Diagnosis, StepInputs
 from qdet.training.nonfinite.skip import nan_grad_if_nonfinite, nonfinite_loss
 from qdet.training.optim import Schedule
@@ -72,6 +73,7 @@ class StepMaker:
         self.schedule, self.learner, self.exchange = schedule, learner, exchange
         self.health, self.diagnosis, self.verifier = health, diagnosis, verifier
         self.world, self._leaves = learner.engine.world, schedule.job.train.micro_batches
+        self._train = schedule.job.train
         self._launched: _Launched | None = None
 
     def make(self, step: int, micro_batches: list[Batch]) -> Made | None:
@@ -84,7 +86,8 @@ class StepMaker:
             DivergedError: More steps were skipped than the job allows.
             DataError: More images were unreadable than the job allows.
             ConfigError: A parameter got no gradient, which ZeRO-3 needs.
-            CorruptionError: A rank computed another gradient than it must, and does so again.
+            ConfigError: The device has no memory for a part of the step, which is named.
+        CorruptionError: A rank computed another gradient than it must, and does so again.
         """
         factor, progress = self.schedule.lr_factor(step), step / self.schedule.steps
         self.learner.detector.progress = progress
@@ -95,7 +98,8 @@ class StepMaker:
             self.learner.engine.discard()
             total = self._make_passes(step, micro_batches, meeting, check)
         self.health.watchdog.now("optimizer step")
-        norm = self.learner.engine.step(factor)
+        with explain_out_of_memory("optimizer update", micro_batches[-1], self._train):
+            norm = self.learner.engine.step(factor)
         assert norm is not None, "the last micro-batch ends the step"
         seed = self.schedule.random_seed(step, self._numbers(len(micro_batches))[0])
         inputs = StepInputs(step, micro_batches, seed, progress, meeting())
@@ -145,7 +149,8 @@ class StepMaker:
                 torch.manual_seed(self.schedule.random_seed(step, number))
             with nullcontext() if check is None else check.watching(i):
                 losses = self._forward(batch, meeting)
-                self._backward(losses)
+                with explain_out_of_memory("backward pass", batch, self._train):
+                    self._backward(losses)
             for name, value in ({"loss": losses.total} | losses.terms).items():
                 total[name] = total.get(name, 0) + self._spread(value.detach(), number, len(numbers))
         return total
@@ -169,13 +174,13 @@ class StepMaker:
 
     def _forward(self, batch: Batch, divisors: Callable[[], dict[str, float]]) -> Losses:
         """Run the detector, then ask for the divisors, then compare."""
-        with self.health.forward():
+        with self.health.forward(), explain_out_of_memory("forward pass", batch, self._train):
             here = batch.to(self.world.device, non_blocking=True)
             criterion = self.learner.criterion
             extra, truth = denoise_batch(self.learner.detector.denoising, here, criterion.classes)
             stages = self.learner.engine(here.images, here.sizes_hw, *([] if extra is None else [extra]))
         arguments = divisors()
-        with self.health.forward():
+        with self.health.forward(), explain_out_of_memory("matching and loss", batch, self._train):
             try:
                 return criterion(stages, here.targets, here.sizes_hw, truth=truth, **arguments)
             except DivergedError:  # non-finite predictions: skip the step together with the others
