@@ -8,19 +8,21 @@ is the code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from qdet.backbones import Backbone
-from qdet.detectors.detector import Detector, best_of_each_query, check_at_least, clip_to_images
+from qdet.data.denoising.config import DenoisingConfig
+from qdet.detectors.detector import DenoisingDetector, best_of_each_query, check_at_least, clip_to_images
 from qdet.detectors.region_config import RegionConfig
+from qdet.errors import ConfigError
 from qdet.layers.conv.feature_pyramid import FPN
 from qdet.layers.heads import Scores
 from qdet.layers.regions.decoder import RegionDecoder, RegionStage
 from qdet.layers.regions.roi_align import Pyramid
-from qdet.types import BatchDetections, PaddedSizes, Predictions
+from qdet.types import BatchDetections, ExtraQueries, PaddedSizes, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,19 @@ class SparseRCNNConfig(RegionConfig):
     """Linear layers before the box head's last."""
     scores: Scores = "sigmoid"
     """Independent classes, or exactly one class or no object; must equal `loss.scores`."""
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    """Extra queries in training, from noised objects; not in the paper."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
         super().__post_init__()
         check_at_least(self, 1, "stages", "filters")
         check_at_least(self, 0, "class_layers", "box_layers")
+        if self.denoising.kind != "none" and self.scores == "softmax":
+            kind = self.denoising.kind
+            raise ConfigError(
+                f"--detector.denoising.kind {kind} needs --detector.scores sigmoid, got softmax"
+            )
 
     def build(self, classes: int) -> "SparseRCNN":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
@@ -59,14 +68,14 @@ class SparseRCNNConfig(RegionConfig):
         )
 
 
-class SparseRCNN(Detector):
+class SparseRCNN(DenoisingDetector):
     """A backbone, a feature pyramid, and stages that refine learned boxes and features."""
 
     def __init__(self, config: SparseRCNNConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.detections = config.queries
+        self.detections, self.denoising = config.queries, config.denoising
         self.neck = FPN(backbone.channels, config.width)
         self.strides = tuple(backbone.strides)
         stages = (
@@ -82,14 +91,23 @@ class SparseRCNN(Detector):
             )
             for _ in range(config.stages)
         )
-        self.decoder = RegionDecoder(stages, config.queries, config.width, start=config.start)
+        self.decoder = RegionDecoder(
+            stages,
+            config.queries,
+            config.width,
+            start=config.start,
+            classes=None if config.denoising.kind == "none" else classes,
+        )
 
     def decode(
-        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes: PaddedSizes,
+        extra: ExtraQueries | None = None,
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
         pyramid = Pyramid.of(self.neck(features), self.strides, canonical_size=self.config.canonical_size)
-        return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
+        return self.decoder(pyramid, sizes.sizes_hw, extra, recompute=self.recomputes)
 
     def detect(
         self, prediction: Predictions, sizes_hw: Int[Tensor, "B 2"], original_hw: Real[Tensor, "B 2"]

@@ -4,33 +4,36 @@ Gao, Wang, Han, Guo: AdaMixer, A Fast-Converging Query-Based Object Detector, CV
 https://arxiv.org/abs/2203.16507. Where the paper and the authors' code (MCG-NJU/AdaMixer) differ, this is
 the code.
 
-    B images   N queries   K classes   D query width
+    B images   N queries   E extra queries   Q = E + N   K classes   D query width
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone, BackboneConfig, ResNetConfig
 from qdet.backbones.unread import freeze_unread
+from qdet.data.denoising.config import DenoisingConfig
 from qdet.detectors.adamixer.adaptive_mixing import AdaptiveMixing, MixingOrder
 from qdet.detectors.adamixer.channel_mapping import ChannelMapping
 from qdet.detectors.adamixer.overlap_attention import OverlapAttention
 from qdet.detectors.adamixer.sampling import ONE_LEVEL, Maps, Sampling, lay_out, make_sampling
 from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr, scale_to_images
-from qdet.detectors.detector import Detector, check_at_least, check_split
+from qdet.detectors.detector import DenoisingDetector, check_at_least, check_split
 from qdet.errors import ConfigError
+from qdet.layers.attention.visibility import hide_groups
 from qdet.layers.conv.feature_pyramid import FPN, PAFPN
+from qdet.layers.denoising.queries import LabelEmbedding, put_first, split_predictions
 from qdet.layers.heads import Head, start_at_prior
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.position import embed_xyzr
 from qdet.layers.precision import widen
 from qdet.layers.queries import LearnedQueries, Start, first_boxes
 from qdet.layers.transformer.layers import run
-from qdet.types import PaddedSizes, Predictions
+from qdet.types import ExtraQueries, PaddedSizes, Predictions
 
 PYRAMIDS = {"none": nn.Identity, "fpn": FPN, "pafpn": PAFPN}
 
@@ -78,6 +81,8 @@ class AdaMixerConfig:
     """Positions in pixels are multiplied by this before they are embedded."""
     detections: int | None = None
     """Detections per image; by default as many as queries."""
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    """Extra queries in training, from noised objects; not in the paper."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that cannot be built."""
@@ -121,14 +126,14 @@ class AdaMixerConfig:
         )
 
 
-class AdaMixer(Detector):
+class AdaMixer(DenoisingDetector):
     """A backbone, a neck without a pyramid, and a decoder whose stages refine one set of queries."""
 
     def __init__(self, config: AdaMixerConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.detections = config.detections or config.queries
+        self.detections, self.denoising = config.detections or config.queries, config.denoising
         self.levels = ONE_LEVEL.get(config.sampling, slice(None))
         channels = backbone.channels[self.levels]
         self.strides = backbone.strides[self.levels]
@@ -137,13 +142,16 @@ class AdaMixer(Detector):
         self.decoder = Decoder(config, self.strides, classes)
 
     def decode(
-        self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
+        self,
+        features: Sequence[Float[Tensor, "B _ _ _"]],
+        sizes: PaddedSizes,
+        extra: ExtraQueries | None = None,
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
         maps = widen(self.pyramid(self.neck(features[self.levels])))
         c = self.config
         maps = lay_out(c.sampling, maps, self.strides, groups=c.groups, points=c.points_in)
-        return self.decoder(maps, sizes.sizes_hw, recompute=self.recomputes)
+        return self.decoder(maps, sizes.sizes_hw, extra, recompute=self.recomputes)
 
 
 class Decoder(nn.Module):
@@ -158,23 +166,29 @@ class Decoder(nn.Module):
         # The authors keep these as a parameter that never gets a gradient; a buffer says so.
         self.register_buffer("first_boxes_cxcywh", first_boxes(config.queries, config.start))
         self.first_boxes_cxcywh: Tensor
+        denoising = config.denoising.kind != "none"
+        self.labels = LabelEmbedding(classes, config.width) if denoising else None
         self.stages = nn.ModuleList(Stage(config, strides, classes) for _ in range(config.stages))
 
     def forward(
         self,
         features: Maps,
         sizes_hw: Int[Tensor, "B 2"],
+        extra: ExtraQueries | None = None,
         *,
         recompute: bool = False,
     ) -> tuple[Predictions, ...]:
         """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
         content = self.content(sizes_hw.shape[0])
-        xyzr = scale_to_images(self.first_boxes_cxcywh, sizes_hw)
+        boxes = self.first_boxes_cxcywh.expand(len(content), -1, -1)
+        content, boxes = put_first(self.labels, content, boxes, extra, normalize=True)
+        hidden = None if extra is None else hide_groups(extra.groups, self.content.weight.shape[0])
+        xyzr = scale_to_images(boxes, sizes_hw)
         predictions = []
         for stage in self.stages:
-            content, logits, xyzr = run(stage, content, xyzr.detach(), features, recompute=recompute)
+            content, logits, xyzr = run(stage, content, xyzr.detach(), features, hidden, recompute=recompute)
             predictions.append(Predictions(logits, decode_xyzr(xyzr)))
-        return tuple(predictions)
+        return split_predictions(predictions, extra)
 
 
 class Stage(nn.Module):
@@ -229,15 +243,19 @@ class Stage(nn.Module):
 
     def forward(
         self,
-        content: Float[Tensor, "B N D"],
-        xyzr: Float[Tensor, "B N 4"],
+        content: Float[Tensor, "B Q D"],
+        xyzr: Float[Tensor, "B Q 4"],
         features: Maps,
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
-        """Return the new content, its class logits and the refined boxes."""
+        hidden: Bool[Tensor, "B Q Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q K"], Float[Tensor, "B Q 4"]]:
+        """Return the new content, its class logits and the refined boxes.
+
+        True in `hidden` where a query (row) must not see another (column).
+        """
         if self.position_scale is not None:
             content = content + embed_xyzr(xyzr, content.shape[-1], scale=self.position_scale)
         overlap = log_iof(decode_xyzr(xyzr)) if self.attention.overlap_scale is not None else None
-        content = self.attention_norm(self.attention(content, overlap))
+        content = self.attention_norm(self.attention(content, overlap, hidden))
         content = self.mixing_norm(self.mixing(content, self.sampling(content, xyzr, features)))
         content = self.ffn_norm(content + self.ffn(content))
         logits = self.class_head(self.class_tower(content))

@@ -40,7 +40,7 @@ def log_iof(boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N N"]:
 
 @fp32_island("geometry")
 def scale_to_images(
-    boxes_cxcywh: Float[Tensor, "N 4"], sizes_hw: Int[Tensor, "B 2"]
+    boxes_cxcywh: Float[Tensor, "... N 4"], sizes_hw: Int[Tensor, "B 2"]
 ) -> Float[Tensor, "B N 4"]:
-    """Convert normalized boxes to xyzr in pixels of each unpadded image."""
+    """Convert normalized boxes, of all images alike or of each, to xyzr in pixels of the unpadded images."""
     return cxcywh_to_xyzr(boxes_cxcywh * sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1))

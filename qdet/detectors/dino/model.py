@@ -4,25 +4,24 @@ Zhang et al.: DINO, DETR with Improved DeNoising Anchor Boxes for End-to-End Obj
 https://arxiv.org/abs/2203.03605. Where the paper and the authors' code (IDEA-Research/DINO) differ, this is
 the code.
 
-    B images   N queries   E extra queries   Q = E + N   K classes   T tokens of all levels   D width
+    B images   N queries   K classes   T tokens of all levels   D width
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from qdet.backbones import Backbone
 from qdet.data.denoising.config import DINO_DENOISING, DenoisingConfig
 from qdet.detectors.detector import DenoisingDetector, check_at_least
-from qdet.detectors.dino.decoder import EPS, Decoder
+from qdet.detectors.dino.decoder import Decoder
 from qdet.detectors.dino.selection import Content, TokenSelection
 from qdet.detectors.transformer_config import DeformableConfig, check_tokens_allow
 from qdet.errors import ConfigError
 from qdet.layers.conv.multi_level_neck import MultiLevelNeck
-from qdet.layers.denoising.queries import LabelEmbedding, split_predictions, start_boxes
+from qdet.layers.denoising.queries import LabelEmbedding, put_first, split_predictions
 from qdet.layers.heads import DetectionHead
 from qdet.layers.one_to_many.branches import Branching
 from qdet.layers.reference_points import to_pixels
@@ -128,30 +127,9 @@ class DINO(DenoisingDetector):
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         content, reference, logits, boxes = self.selection(memory, levels)
-        queries = self._add_extra(content, reference, extra)
+        queries = put_first(self.labels, content, reference, extra)
         hidden = self.branching.hide(queries[0], None if extra is None else extra.groups)
         decoded = self.decoder(*queries, memory, levels, hidden, recompute=self.recomputes)
         stages = (Predictions(scores, to_pixels(b, sizes.sizes_hw)) for scores, b in decoded)
         proposals = Proposals(logits, to_pixels(boxes, sizes.sizes_hw))
         return proposals, *self.branching.split(split_predictions(stages, extra))
-
-    def _add_extra(
-        self,
-        content: Float[Tensor, "B N D"],
-        reference: Float[Tensor, "B N 4"],
-        extra: ExtraQueries | None,
-    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]]:
-        """Put the extra queries first; return contents and boxes.
-
-        In training the embedding of labels takes part in every pass, whether there are any or not: ZeRO needs
-        a gradient of it on every rank.
-        """
-        if self.labels is None or (extra is None and not self.training):
-            return content, reference
-        if extra is None:
-            nothing = self.labels(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
-            return torch.cat((nothing, content), dim=1), reference
-        noised = self.labels(extra.labels) * extra.filled.unsqueeze(-1)
-        contents = torch.cat((noised, content), dim=1)
-        boxes = torch.cat((start_boxes(extra, eps=EPS), reference), dim=1)
-        return contents, boxes

@@ -1,6 +1,6 @@
 """Contents of extra queries, and their predictions apart from those of a detector's own queries.
 
-B images   P extra queries   N queries of the detector   K classes   D width
+B images   P extra queries   N queries of the detector   Q = P + N   K classes   D width
 """
 
 from collections.abc import Iterable
@@ -41,6 +41,34 @@ class LabelEmbedding(nn.Module):
 def start_boxes(extra: ExtraQueries, *, eps: float) -> Float[Tensor, "B P 4"]:
     """Return initial boxes that inverse sigmoids floored at `eps` leave as they are."""
     return inverse_sigmoid(extra.boxes, eps).sigmoid()
+
+
+def put_first(
+    embedding: LabelEmbedding | None,
+    content: Float[Tensor, "B N D"],
+    boxes: Float[Tensor, "B N 4"],
+    extra: ExtraQueries | None,
+    *,
+    eps: float = 1e-3,
+    normalize: bool = False,
+) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q 4"]]:
+    """Put the extra queries ahead of the detector's; boxes are cxcywh in normalized coordinates.
+
+    An extra query's content is its label's vector, with `normalize` through LayerNorm without affine weights.
+    Boxes have at least a size of `eps`, as DN-DETR's and DINO's: negatives' may be below 0.
+    `embedding` is None without denoising. In training it takes part in every pass, whether there are extra
+    queries or not: ZeRO needs a gradient of it on every rank.
+    """
+    if embedding is None or (extra is None and not embedding.training):
+        return content, boxes
+    if extra is None:
+        nothing = embedding(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
+        return torch.cat((nothing, content), dim=1), boxes
+    noised = embedding(extra.labels)
+    if normalize:
+        noised = F.layer_norm(noised, noised.shape[-1:])
+    noised = noised * extra.filled.unsqueeze(-1)
+    return torch.cat((noised, content), dim=1), torch.cat((start_boxes(extra, eps=eps), boxes), dim=1)
 
 
 def split_predictions(stages: Iterable[Predictions], extra: ExtraQueries | None) -> tuple[Predictions, ...]:

@@ -3,18 +3,20 @@
 Sparse R-CNN (Sun et al., CVPR 2021, https://arxiv.org/abs/2011.12450), section 3.2; Dynamic DETR (Dai et al.,
 ICCV 2021) decodes in the same way.
 
-    B images   N queries   K classes   D width
+    B images   N queries   E extra queries   Q = E + N   K classes   D width
 """
 
 from collections.abc import Iterable
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.layers.attention.multi_head import SelfAttention
+from qdet.layers.attention.visibility import hide_groups
+from qdet.layers.denoising.queries import LabelEmbedding, put_first, split_predictions
 from qdet.layers.heads import Head, Scores, start_at_prior
 from qdet.layers.mlp import FeedForward, tower
 from qdet.layers.position import embed_reference
@@ -25,14 +27,15 @@ from qdet.layers.regions.box_deltas import apply_deltas
 from qdet.layers.regions.dynamic_conv import DynamicConv
 from qdet.layers.regions.roi_align import Pyramid, roi_align
 from qdet.layers.transformer.layers import Residual, run, xavier_matrices
-from qdet.types import Predictions
+from qdet.types import ExtraQueries, Predictions
 
 
 class RegionDecoder(nn.Module):
     """Learned boxes and features, the same for every image, refined stage by stage.
 
     A stage's boxes are detached before the next reads them: gradients pass between stages by features alone.
-    With `encode_boxes`, attention between queries also reads an embedding of their boxes.
+    With `encode_boxes`, attention between queries also reads an embedding of their boxes. With `classes`
+    it may be trained with denoising.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class RegionDecoder(nn.Module):
         *,
         start: Start = "image",
         encode_boxes: bool = False,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.encode_boxes = encode_boxes
@@ -50,21 +54,31 @@ class RegionDecoder(nn.Module):
         self.first_boxes_cxcywh = LearnedQueries(queries, 4, normalize=False)
         with torch.no_grad():
             self.first_boxes_cxcywh.weight.copy_(first_boxes(queries, start))
+        self.labels = None if classes is None else LabelEmbedding(classes, width)
         self.stages = nn.ModuleList(stages)
 
     def forward(
-        self, pyramid: Pyramid, sizes_hw: Int[Tensor, "B 2"], *, recompute: bool = False
+        self,
+        pyramid: Pyramid,
+        sizes_hw: Int[Tensor, "B 2"],
+        extra: ExtraQueries | None = None,
+        *,
+        recompute: bool = False,
     ) -> tuple[Predictions, ...]:
         """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
-        content = self.content(sizes_hw.shape[0])
-        boxes = to_pixels(self.first_boxes_cxcywh(sizes_hw.shape[0]), sizes_hw)
+        content, boxes = self.content(sizes_hw.shape[0]), self.first_boxes_cxcywh(sizes_hw.shape[0])
+        hidden = None if extra is None else hide_groups(extra.groups, content.shape[1])
+        content, boxes = put_first(self.labels, content, boxes, extra)
+        boxes = to_pixels(boxes, sizes_hw)
         predictions = []
         for stage in self.stages:
             position = embed_boxes(boxes, sizes_hw, content.shape[-1]) if self.encode_boxes else None
-            content, logits, boxes = run(stage, content, boxes, pyramid, position, recompute=recompute)
+            content, logits, boxes = run(
+                stage, content, boxes, pyramid, position, hidden, recompute=recompute
+            )
             predictions.append(Predictions(logits, boxes))
             boxes = boxes.detach()
-        return tuple(predictions)
+        return split_predictions(predictions, extra)
 
 
 class RegionStage(nn.Module):
@@ -111,13 +125,17 @@ class RegionStage(nn.Module):
 
     def forward(
         self,
-        content: Float[Tensor, "B N D"],
-        boxes_xyxy: Float[Tensor, "B N 4"],
+        content: Float[Tensor, "B Q D"],
+        boxes_xyxy: Float[Tensor, "B Q 4"],
         pyramid: Pyramid,
-        position: Float[Tensor, "B N D"] | None,
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"], Float[Tensor, "B N 4"]]:
-        """Return the new content, its class logits and the moved boxes."""
-        content = self.attention(content, position)
+        position: Float[Tensor, "B Q D"] | None,
+        hidden: Bool[Tensor, "B Q Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q K"], Float[Tensor, "B Q 4"]]:
+        """Return the new content, its class logits and the moved boxes.
+
+        True in `hidden` where a query (row) must not see another (column).
+        """
+        content = self.attention(content, position, hidden)
         content = self.interaction(content, self.read_regions(pyramid, boxes_xyxy))
         content = self.ffn(content)
         logits = self.class_head(self.class_tower(content))
