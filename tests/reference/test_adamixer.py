@@ -94,10 +94,10 @@ def test_intermediates_match_the_recording(recorded):
     ours = {
         "query_content_in": [content for content, _ in seen["in"]],
         "query_xyzr_in": [xyzr for _, xyzr in seen["in"]],
-        "attn_input": [x for x, _ in seen["attention"]],
+        "attn_input": [x for x, *_ in seen["attention"]],
         "attn_bias": [
             (stage.attention.overlap_scale.view(-1, 1, 1) * overlap.unsqueeze(1)).flatten(0, 1)
-            for stage, (_, overlap) in zip(detector.decoder.stages, seen["attention"], strict=True)
+            for stage, (_, overlap, *_) in zip(detector.decoder.stages, seen["attention"], strict=True)
         ],
         "after_attention_norm": seen["attention_norm"],
         "sample_points_xyz": [p.flatten(2, 3).unsqueeze(2) for p in points],

@@ -72,7 +72,7 @@ def _regions_of(stage: _Captured, frame: Frame) -> Regions:
 
 def _capture_stage(stage: RegionStage) -> Any:
     def capture(inputs: tuple[Any, ...], _: Any) -> _Captured:
-        _, boxes, pyramid, _ = inputs
+        _, boxes, pyramid, *_ = inputs
         return _Captured(boxes.detach(), pyramid, stage.roi_size)
 
     return capture
