@@ -110,6 +110,8 @@ def assert_same_run(one, other):
         assert comparable_state(a) == comparable_state(b)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_two_workers_learn_the_bytes_of_one(stores):
     assert_same_run(stores[1], stores[2])
     assert logged(stores[1]) == logged(stores[2])

@@ -225,6 +225,8 @@ TRANSIENT = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_bits_that_flip_in_a_checked_step_are_found_and_leave_no_trace(demo_shards, tmp_path):
     between = Flip("optimizer", rank=2, step=3)
     found = train_flipped(demo_shards, tmp_path, [TRANSIENT[0], between], zero=0)

@@ -36,6 +36,8 @@ def test_two_ranks_resume_in_the_other_engine(on_two, demo_shards, tmp_path):
         assert checkpoint(tmp_path, run, 6).state.updates == 6
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_a_sharded_run_resumes_on_one_rank_without_deepspeed(on_two, demo_shards, tmp_path):
     place, whole = on_two
     halve(place, "zero1", tmp_path)
