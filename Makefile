@@ -16,7 +16,7 @@ demo: setup  ## render images, make shards, train on a local Ray, show AP and pi
 
 test: setup  ## everything that takes seconds, side by side where that is safe (under 10 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu and not serial" -n 2 --dist loadfile
-	$(PYTEST) -m "not slow and not gpu and serial"
+	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
 test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m "slow and not serial" -n 2 --dist load

@@ -26,6 +26,8 @@ SERIAL = [
     )
 ]
 """Files whose tests measure how long something takes. Slow trainings and clusters are run alone, too."""
+SERIAL_IN = [REPO / "tests" / name for name in ("launch", "tracking", "training")]
+"""Where `make test` looks for quick tests to run alone: collecting all takes longer than running these."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         trains = item.path.is_relative_to(REPO / "tests" / "training") and item.get_closest_marker("slow")
         if item.path in SERIAL or trains or item.get_closest_marker("ray"):
             item.add_marker("serial")
+            if not item.get_closest_marker("slow") and not any(map(item.path.is_relative_to, SERIAL_IN)):
+                raise pytest.UsageError(
+                    f"{item.nodeid} runs alone: name its folder in SERIAL_IN and Makefile"
+                )
 
 
 def _folder(variable: str, default: Path) -> Path:
