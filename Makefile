@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE  # every process of a test would compile qdet a
 demo: setup  ## render images, make shards, train on a local Ray, show AP and pictures (12 minutes on 2 cores)
 	$(BIN)/python -m qdet demo --started $(STARTED)
 
-test: setup  ## everything that takes seconds, side by side where that is safe (under 10 minutes on 2 cores)
+test: setup  ## everything that takes seconds, side by side where that is safe (12 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu and not serial" -n 2 --dist loadfile
 	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
@@ -23,7 +23,7 @@ test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m "slow and serial" -k "not overfits"
 	$(PYTEST) -m slow -k overfits -n 2 --dist load  # each in one process
 
-test-ci-slow: setup  ## the slow tests that every landing runs (27 minutes on 2 cores)
+test-ci-slow: setup  ## the slow tests that every landing runs (30 minutes on 2 cores)
 	$(PYTEST) -m ci_slow -k "not overfits"
 	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load
 
