@@ -85,9 +85,9 @@ class StepMaker:
         Raises:
             DivergedError: More steps were skipped than the job allows.
             DataError: More images were unreadable than the job allows.
-            ConfigError: A parameter got no gradient, which ZeRO-3 needs.
-            ConfigError: The device has no memory for a part of the step, which is named.
-        CorruptionError: A rank computed another gradient than it must, and does so again.
+            ConfigError: A parameter got no gradient, which ZeRO-3 needs, or the device has no memory for a
+                part of the step, which is named.
+            CorruptionError: A rank computed another gradient than it must, and does so again.
         """
         factor, progress = self.schedule.lr_factor(step), step / self.schedule.steps
         self.learner.detector.progress = progress
