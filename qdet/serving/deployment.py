@@ -112,8 +112,9 @@ def leave_cluster() -> None:
 
     A cluster that ends with this process needs none of this: Ray would say of it that a task failed.
     """
-    if not serve.status().applications:
-        serve.shutdown()
+    with contextlib.suppress(Exception):  # of a cluster that is gone
+        if not serve.status().applications:
+            serve.shutdown()
 
 
 def _bind(spec: DeploymentSpec, board: str) -> Any:
