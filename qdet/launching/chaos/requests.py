@@ -42,7 +42,7 @@ class Requests:
         return len(log.read_text().splitlines()) if log.exists() else 0
 
     def _write(self, asked: dict[str, Any]) -> None:
-        """Put a new file in place: who reads the old one goes on with its content."""
+        """Replace the file atomically: a process that has opened the old one still reads that."""
         new = self.file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
         new.write_text(json.dumps(asked))
         new.replace(self.file)
