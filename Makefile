@@ -24,8 +24,8 @@ test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m slow -k overfits -n 2 --dist load  # each in one process
 
 test-ci-slow: setup  ## the slow tests that every landing runs (30 minutes on 2 cores)
-	$(PYTEST) -m ci_slow -k "not overfits"
-	$(PYTEST) -m ci_slow -k overfits -n 2 --dist load
+	$(PYTEST) -m ci_slow -k "not overfits and not traced"
+	$(PYTEST) -m ci_slow -k "overfits or traced" -n 2 --dist load
 
 check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
 	$(BIN)/ruff check .

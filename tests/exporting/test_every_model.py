@@ -4,6 +4,7 @@ As `benchmarks.exported_models`, which prints the differences.
 """
 
 import pytest
+import torch
 
 from benchmarks.exported_models import models
 from qdet.errors import ExportError
@@ -12,12 +13,32 @@ from qdet.exporting.graphs import Graph
 from qdet.exporting.onnx import write_onnx
 from qdet.exporting.parity import check
 from qdet.exporting.program import write_program
-from tests.support.detector_variants import ONE_EACH, VARIANTS
-from tests.support.loaded_models import small_model
+from qdet.inference.runners.graphs import INPUTS
+from tests.support.detector_variants import CLASSES, ONE_EACH, VARIANTS
+from tests.support.loaded_models import AUGMENT, small_model
 from tests.support.openvino_session import open_in_openvino
 
 MODELS = {name: config for name, config in models().items() if "_ablation_" not in name}
 """Without rows of ablations, whose switches AdaMixer's combinations have too: a minute each."""
+
+
+LANDINGS = pytest.mark.slow, pytest.mark.ci_slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "adamixer_r101" else LANDINGS) for name in ONE_EACH]
+)
+def test_detector_is_traced_for_any_batch_and_size(name):
+    """Quicker than exporting, and what most often breaks it: a size that was read as a plain number."""
+    program = Graph.of(VARIANTS[name][0].build(CLASSES).eval(), AUGMENT, "batch").program
+    images, sizes_hw, original_hw = (
+        node.meta["val"]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.target in INPUTS["batch"]
+    )
+    open_sides = {str(side) for side in images.shape if isinstance(side, torch.SymInt)}
+    assert len(open_sides) == 3
+    assert str(sizes_hw.shape[0]) == str(original_hw.shape[0]) == str(images.shape[0])
 
 
 @pytest.mark.slow

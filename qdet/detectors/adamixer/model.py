@@ -180,7 +180,7 @@ class Decoder(nn.Module):
     ) -> tuple[Predictions, ...]:
         """Return each stage's predictions; `recompute` trades activations for a second forward pass."""
         content = self.content(sizes_hw.shape[0])
-        boxes = self.first_boxes_cxcywh.expand(len(content), -1, -1)
+        boxes = self.first_boxes_cxcywh.expand(content.shape[0], -1, -1)
         content, boxes = put_first(self.labels, content, boxes, extra, normalize=True)
         hidden = None if extra is None else hide_groups(extra.groups, self.content.weight.shape[0])
         xyzr = scale_to_images(boxes, sizes_hw)

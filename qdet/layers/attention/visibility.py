@@ -29,7 +29,7 @@ def hide_groups(
         return None
     learned = [torch.full((size,), _OWN - 1 - i) for i, size in enumerate(sizes)]
     others = torch.cat((torch.full((queries,), _OWN), *learned))
-    others = others.to(groups.device, non_blocking=True).expand(len(groups), -1)
+    others = others.to(groups.device, non_blocking=True).expand(groups.shape[0], -1)
     everyone = torch.cat((groups, others), dim=1)
     row, column = everyone.unsqueeze(2), everyone.unsqueeze(1)
     sees_own = (column == _OWN) & (row > _OWN)

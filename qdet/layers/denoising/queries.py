@@ -62,7 +62,7 @@ def put_first(
     if embedding is None or (extra is None and not embedding.training):
         return content, boxes
     if extra is None:
-        nothing = embedding(torch.zeros(len(content), 0, dtype=torch.long, device=content.device))
+        nothing = embedding(torch.zeros(content.shape[0], 0, dtype=torch.long, device=content.device))
         return torch.cat((nothing, content), dim=1), boxes
     noised = embedding(extra.labels)
     if normalize:
