@@ -4,13 +4,11 @@ Calls only queue. One thread writes the queue to a spool on local disk, another 
 that is down neither stops nor slows training, and receives its points when it is back.
 """
 
-import getpass
 import io
 import json
 import logging
 import os
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,8 +18,9 @@ from typing import Any, SupportsFloat
 from qdet.masking import mask
 from qdet.tracking import values as as_mlflow
 from qdet.tracking.background import Background
+from qdet.tracking.run_tags import run_tags
 from qdet.tracking.sender import Sender
-from qdet.tracking.server import git_commit, quiet_environment
+from qdet.tracking.server import quiet_environment
 from qdet.tracking.server import tracking_uri as default_uri
 from qdet.tracking.spool import Record, Spool
 from qdet.tracking.system_metrics import SystemMetrics
@@ -87,7 +86,7 @@ class MLflowTracker:
                 "run_name": run_name,
                 "run_hash": run_hash,
                 "run_id": run_id or (known.get("run_id") if same else None),
-                "tags": _run_tags(parent_run_id) | as_mlflow.tags(tags or {}),
+                "tags": run_tags(parent_run_id) | as_mlflow.tags(tags or {}),
                 "created": _now(),
             }
         )
@@ -211,21 +210,6 @@ def _spool(folder: Path) -> Spool:
         return Spool(folder)
     except BlockingIOError:  # a process of the same run that is about to end
         return Spool(folder / f"process-{os.getpid()}-{time.time_ns()}")
-
-
-def _run_tags(parent_run_id: str | None) -> dict[str, str]:
-    """Return the tags by which MLflow's UI shows user, source and parent run."""
-    found = {
-        "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit(),
-        "mlflow.parentRunId": parent_run_id,
-    }
-    try:
-        found["mlflow.user"] = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        found["mlflow.user"] = str(os.getuid())
-    return {key: value for key, value in found.items() if value}
 
 
 def _png(image: Any) -> bytes:

@@ -51,6 +51,8 @@ def note_of_a_dead_cluster() -> Iterator[None]:
     head.CURRENT_CLUSTER.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 @pytest.mark.usefixtures("note_of_a_dead_cluster")
 def test_job_trains_on_two_workers_of_a_ray_of_its_own(project: Path):
     done = _run(sys.executable, "jobs/tiny_job.py")
@@ -166,6 +168,7 @@ def test_sweep_of_three_trials_outlives_one_that_fails(project: Path):
     assert parent.info.status == "FINISHED"
     assert sorted(run.info.status for run in trials) == ["FAILED", "FINISHED", "FINISHED"]
     assert len({run.data.params["optim.lr"] for run in trials}) > 1
+    assert {run.data.tags["mlflow.source.name"] for run in runs} == {"tiny_job.py"}
 
 
 @pytest.mark.slow

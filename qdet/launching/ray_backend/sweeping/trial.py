@@ -25,6 +25,7 @@ from qdet.launching.runs.sweeps.session import trial_hash, trial_name
 from qdet.launching.runs.sweeps.settings import decode
 from qdet.launching.runs.sweeps.table import trial_title
 from qdet.masking import mask
+from qdet.tracking.run_tags import SOURCE, program_name
 from qdet.training.reporting import PlainLines
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class TrialPlan:
     file: SweepFile
     callbacks: Sequence["Callbacks"]
     environment: Mapping[str, str]
+    program: str
+    """What MLflow shows as the source of each run: Ray's own program runs its driver."""
 
     def job_of(self, settings: Mapping[str, Any], pause: int | None = None) -> Job:
         """Return the job of a trial; ConfigError where its settings do not go together.
@@ -110,7 +113,7 @@ def _train(plan: TrialPlan, number: int, *, gpu: bool, pause: int | None, report
 
 def _tags(plan: TrialPlan, trial: Trial) -> dict[str, str]:
     """Return the tags of a trial's MLflow run; in a population, which trials it has continued from."""
-    tags = {"qdet.trial": trial.label, "qdet.sweep_name": plan.file.name}
+    tags = {"qdet.trial": trial.label, "qdet.sweep_name": plan.file.name, SOURCE: plan.program}
     copied = [f"t{turn.parent:02d} after step {turn.step}" for turn in trial.turns if turn.parent is not None]
     return tags | ({"qdet.continued_from": ", ".join(copied)} if copied else {})
 
@@ -123,4 +126,5 @@ def _state(result: Mapping[str, Any]) -> str:
 
 def plan_of(job: Job, **given: Any) -> TrialPlan:
     """Return the plan of a job, whose trials are named after the sweep and never after the job's own run."""
-    return TrialPlan(job=replace(job, store=replace(job.store, run=None, resume=None)), **given)
+    job = replace(job, store=replace(job.store, run=None, resume=None))
+    return TrialPlan(job=job, program=program_name(), **given)
