@@ -20,12 +20,11 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 
 test-slow: setup  ## all tests that take minutes
 	$(PYTEST) -m "slow and not serial" -n 2 --dist load
-	$(PYTEST) -m "slow and serial" -k "not overfits"
-	$(PYTEST) -m slow -k overfits -n 2 --dist load  # each in one process
+	$(PYTEST) -m "slow and serial"
 
 test-ci-slow: setup  ## the slow tests that every landing runs (30 minutes on 2 cores)
-	$(PYTEST) -m ci_slow -k "not overfits and not traced"
-	$(PYTEST) -m ci_slow -k "overfits or traced" -n 2 --dist load
+	$(PYTEST) -m "ci_slow and not serial" -n 2 --dist load
+	$(PYTEST) -m "ci_slow and serial"
 
 check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
 	$(BIN)/ruff check .

@@ -56,7 +56,8 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what must not share the machine with other tests, before -m selects."""
     for item in items:
-        trains = item.path.is_relative_to(REPO / "tests" / "training") and item.get_closest_marker("slow")
+        slow = item.get_closest_marker("slow") and not item.get_closest_marker("one_process")
+        trains = slow and item.path.is_relative_to(REPO / "tests" / "training")
         if item.path in SERIAL or trains or item.get_closest_marker("ray"):
             item.add_marker("serial")
             if not item.get_closest_marker("slow") and not any(map(item.path.is_relative_to, SERIAL_IN)):

@@ -15,7 +15,20 @@ def test_there_are_cases():
     assert len(CASES) >= 8
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+LONG = "class_names_like_markup", "shards_of_all_splits"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=[pytest.mark.slow, pytest.mark.ci_slow] if case.name in LONG else (),
+        )
+        for case in CASES
+    ],
+)
 def test_a_case_holds(case: Path):
     verdict = run_case(case)
     assert verdict.held, f"{verdict.row()}\n{verdict.output}"

@@ -75,6 +75,8 @@ def read(file: Path) -> str:
     return file.read_bytes().decode("latin-1")
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_a_finished_run_leaks_no_secret(project: Path):
     train(project, "--data.cache", f"cache-{SHAPED[0]}")
     written_kinds = {file.suffix for file in written(project)}

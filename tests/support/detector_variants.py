@@ -48,12 +48,12 @@ DEFAULT = {*ONE_EACH, *(name for name in VARIANTS if name.startswith("adamixer-"
 """What every run of the tests tries: each detector once, and AdaMixer's switches. The other jobs are slow."""
 
 
-def shaken(detector: Detector) -> Detector:
+def shaken(detector: Detector, by: float = 0.02) -> Detector:
     """Move every weight, so that heads that start at zero hide nothing."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in detector.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
+            p += by * torch.randn(p.shape, generator=generator)
     return detector
 
 

@@ -26,10 +26,15 @@ TINY = DETRConfig(
 """As few operations as a whole detector has."""
 
 
-def small_model(config: DetectorConfig = TINY, augment: AugmentConfig = AUGMENT) -> Model:
-    """Build a model of `CLASSES` classes, with the description that a checkpoint of it would have."""
+def small_model(
+    config: DetectorConfig = TINY, augment: AugmentConfig = AUGMENT, *, moved: float = 0.02
+) -> Model:
+    """Build a model of `CLASSES` classes, with the description that a checkpoint of it would have.
+
+    `moved` says how far its weights are from those that training starts from.
+    """
     torch.manual_seed(0)
-    detector = shaken(config.build(CLASSES))
+    detector = shaken(config.build(CLASSES), moved)
     settings = {"detector": config, "data.augment": augment}
     job = {"name": "small"} | {at: type(part).__name__ for at, part in settings.items()}
     job |= {f"{at}.{path}": value for at, part in settings.items() for path, value in flatten(part).items()}

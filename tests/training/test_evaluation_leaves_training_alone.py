@@ -60,7 +60,8 @@ def check_sanity(shards, store, ranks, **changes):
     assert not list(store.glob("*/.sanity*"))
 
 
-@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, pytest.param(3, marks=pytest.mark.ci_slow)])
 def test_an_evaluation_before_the_first_step_changes_nothing(demo_shards, tmp_path, zero):
     check_sanity(demo_shards, tmp_path, 1, **{"train.zero": zero})
 

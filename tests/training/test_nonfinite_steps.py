@@ -82,7 +82,10 @@ def test_a_run_ends_at_one_skip_too_many_or_three_in_a_row_also_across_a_resume(
 
 @pytest.fixture(
     scope="module",
-    params=[("zero3",), pytest.param(("zero0", "zero1", "zero2"), marks=pytest.mark.slow)],
+    params=[
+        pytest.param(("zero3",), marks=[pytest.mark.slow, pytest.mark.ci_slow]),
+        pytest.param(("zero0", "zero1", "zero2"), marks=pytest.mark.slow),
+    ],
     ids=" and ".join,
 )
 def jobs(request, demo_shards):
@@ -165,8 +168,6 @@ def resumed(jobs, store, tmp_path_factory):
     return place
 
 
-@pytest.mark.slow
-@pytest.mark.ci_slow
 def test_a_resumed_run_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, jobs):
     for name in jobs:
         assert sorted(metrics(resumed, name)) == [4, 5, 6]

@@ -77,6 +77,7 @@ def test_adamixer_r50_at_full_width_trains_on_two_ranks(shards, tmp_path):
     assert min(found[3:]) < found[0]
 
 
+@pytest.mark.one_process
 def test_a_small_adamixer_overfits_sixteen_images(sixteen, tmp_path):
     backbone = ResNetConfig(depth=14, norm="group", freeze=False, weights=None)
     augment = AugmentConfig(sizes=(128,), max_size=213, flip=0.0)

@@ -141,6 +141,7 @@ def test_every_detector_is_overfitted():
 
 
 @pytest.mark.slow
+@pytest.mark.one_process
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "name",
