@@ -107,7 +107,7 @@ def test_weights_of_processes_do_not_depend_on_their_number(demo_shards, tmp_pat
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["dino", "sparse_rcnn", "h_detr"])
 def test_canonical_weights_of_processes_are_bitwise_the_same(demo_shards, tmp_path, name):
-    """Detectors in which rounding grows in float32: it moves which tokens, or which maps, a query reads."""
+    """Also of detectors in which float32's rounding grows from step to step, past any tolerance."""
     canonical = {"train.canonical": 2, "train.zero": 0, "train.accelerator": "cpu"}
     found = {}
     for ranks in (1, 2):
@@ -121,17 +121,15 @@ def test_canonical_weights_of_processes_are_bitwise_the_same(demo_shards, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["dino", "adamixer", "sparse_rcnn"])
-def test_a_resumed_run_is_bitwise_the_same(demo_shards, tmp_path, name):
+def test_a_resumed_run_is_bitwise_the_same(demo_shards, tmp_path):
     """It draws the noise of the steps that it makes again; a kill leaves just such a folder behind."""
     changes = {"train.workers": 2, "train.steps": 6, "train.checkpoint_every": 3}
-    jobs = {name: job_of(demo_shards, name, **changes)}
-    whole = train_all(2, jobs, tmp_path / "whole")[name]
-    shutil.copytree(tmp_path / "whole" / name / "step_000003", tmp_path / "later" / name / "step_000003")
-    resumed = train_all(2, jobs, tmp_path / "later")[name]
+    whole = train_all(2, {"dino": job_of(demo_shards, **changes)}, tmp_path / "whole")["dino"]
+    shutil.copytree(tmp_path / "whole" / "dino" / "step_000003", tmp_path / "later" / "dino" / "step_000003")
+    resumed = train_all(2, {"dino": job_of(demo_shards, **changes)}, tmp_path / "later")["dino"]
     assert sorted(resumed) == [4, 5, 6]
     assert losses(resumed) == losses(whole)[3:]
-    assert_same(checkpoint(tmp_path / "whole", name, 6), checkpoint(tmp_path / "later", name, 6))
+    assert_same(checkpoint(tmp_path / "whole", "dino", 6), checkpoint(tmp_path / "later", "dino", 6))
 
 
 @pytest.mark.slow
