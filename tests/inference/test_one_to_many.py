@@ -1,15 +1,13 @@
 """Models trained with further learned queries: commands compute what they do without these, to the bit."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 
-import qdet
 from qdet.__main__ import main
 from qdet.backbones import ResNetConfig
 from qdet.data.shards.shard_set import ShardSet
@@ -106,10 +104,6 @@ def test_evaluations_are_the_same(pair, call, val, demo_shards):
     )
     assert branched.pop("seconds") != plain.pop("seconds")
     assert branched == plain
-    rows, wanted = (qdet.evaluate(one, val).rows.in_order() for one in pair)
-    assert len(wanted) == 10 * len(val)
-    for field in fields(wanted):
-        assert np.array_equal(getattr(rows, field.name), getattr(wanted, field.name)), field.name
 
 
 def export(call, pair: Pair, into: Path, ending: str) -> list[Path]:
