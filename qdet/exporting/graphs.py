@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental import _config as symbolic_shapes
 
 from qdet.data.augment import AugmentConfig
@@ -124,6 +125,7 @@ class Graph:
                 f"torch.export cannot trace this model: {type(error).__name__}: {error}"
             ) from error
         _drop_assertions(traced)
+        _drop_unread_parameters(traced)
         return traced
 
 
@@ -137,6 +139,21 @@ def _drop_assertions(program: ExportedProgram) -> None:
         if node.target is torch.ops.aten._assert_scalar.default:
             graph.erase_node(node)
     graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _drop_unread_parameters(program: ExportedProgram) -> None:
+    """Remove the weights of training alone, such as those of noised and further queries."""
+    graph, signature = program.graph_module.graph, program.graph_signature
+    unread = {node.name: node for node in graph.find_nodes(op="placeholder") if not node.users}
+    kept = []
+    for spec in signature.input_specs:
+        if spec.kind is InputKind.PARAMETER and spec.target and spec.arg.name in unread:
+            graph.erase_node(unread[spec.arg.name])
+            del program.state_dict[spec.target]
+        else:
+            kept.append(spec)
+    signature.input_specs = kept
     program.graph_module.recompile()
 
 

@@ -12,7 +12,7 @@ from qdet.training import accounting, evaluate, loop
 from qdet.training.checkpointing import save as saving
 from qdet.training.health import monitor
 from qdet.training.reporting import LocalReporter, Run
-from tests.support.denoising_jobs import job_of
+from tests.support.denoising_jobs import DETECTORS, job_of
 from tests.support.random_job import comparable_state, random_job
 from tests.support.ranks import Recorder, assert_same, checkpoint, on_ranks, train_all
 
@@ -43,7 +43,7 @@ def calm(demo_shards, tmp_path_factory):
     return store
 
 
-@pytest.mark.parametrize("name", ["dn_detr", "dino"])
+@pytest.mark.parametrize("name", DETECTORS)
 def test_a_run_with_denoising_killed_ends_bitwise_the_same(demo_shards, tmp_path, name):
     """Killed after a checkpoint, it draws the noise of the steps that it makes again."""
     flags = {"train.workers": 2, "train.checkpoint_every": 2, "train.steps": STEPS}
