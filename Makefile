@@ -19,11 +19,11 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
 test-slow: setup  ## all tests that take minutes
-	$(PYTEST) -m "slow and not serial" -n 2 --dist load
+	$(PYTEST) -m "slow and not serial" -n 2 --dist worksteal
 	$(PYTEST) -m "slow and serial"
 
-test-ci-slow: setup  ## the slow tests that every landing runs (30 minutes on 2 cores)
-	$(PYTEST) -m "ci_slow and not serial" -n 2 --dist load
+test-ci-slow: setup  ## the slow tests that every landing runs (35 minutes on 2 cores)
+	$(PYTEST) -m "ci_slow and not serial" -n 2 --dist worksteal
 	$(PYTEST) -m "ci_slow and serial"
 
 check: setup  ## lint, format, types, import contract, shell scripts, Dockerfile
