@@ -15,7 +15,7 @@ demo: setup  ## render images, make shards, train on a local Ray, show AP and pi
 	$(BIN)/python -m qdet demo --started $(STARTED)
 
 test: setup  ## everything that takes seconds, side by side where that is safe (10 minutes on 2 cores)
-	$(PYTEST) -m "not slow and not gpu and not serial" -n 3 --dist loadfile  # some wait for others
+	$(PYTEST) -m "not slow and not gpu and not serial" -n 3 --dist loadfile  # some tests only wait
 	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
 test-slow: setup  ## all tests that take minutes

@@ -16,6 +16,7 @@ def test_there_are_cases():
 
 
 LONG = "class_names_like_markup", "shards_of_all_splits"
+"""Cases of two commands each, which landings run."""
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,8 @@ def resumed(jobs, store, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
+@pytest.mark.ci_slow
 def test_a_resumed_run_skips_the_same_step_and_ends_bitwise_the_same(store, resumed, jobs):
     for name in jobs:
         assert sorted(metrics(resumed, name)) == [4, 5, 6]
