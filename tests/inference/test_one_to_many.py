@@ -22,8 +22,10 @@ from tests.support.untrained_model import write_weights
 BACKBONE = ResNetConfig(depth=14, width=8, weights=None)
 MODELS: dict[str, DetectorConfig] = {
     name: replace(config, backbone=BACKBONE, decoder_layers=1)
-    for name, config in BRANCHED.items()
-    | {"dino": replace(DETECTORS["dino"], one_to_many=BRANCHED["h_detr"].one_to_many)}.items()
+    for name, config in (
+        *BRANCHED.items(),
+        ("dino", replace(DETECTORS["dino"], one_to_many=BRANCHED["h_detr"].one_to_many)),
+    )
 }
 """H-DETR, Group DETR, and DINO trained with noised queries and with learned ones."""
 
