@@ -121,6 +121,13 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
 
 
+def type_and_first_line(error: BaseException) -> str:
+    """Return the type of an error that is not ours and the first line of what it says, without paths."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    first = said.strip().partition("\n")[0].rstrip()
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def last_line(error: Exception) -> str:
     """Return the last line of an error's message, which says most of one that came from another process."""
     lines = [line for line in str(error).splitlines() if line.strip()]

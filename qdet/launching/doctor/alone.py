@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from qdet.errors import type_and_first_line
 from qdet.launching.doctor import gather, mlflow_server, store_probe
 from qdet.launching.doctor.examiner import Examiner, Request
 from qdet.launching.doctor.facts import Facts, StoreProbe
@@ -36,4 +37,4 @@ def _probe_store(request: Request) -> StoreProbe:
             found = store_probe.try_store(request.store, probe, content, own="here", size=PROBE)
             return replace(found, seen=store_probe.sees(request.store, probe, "here"))
     except Exception as error:  # every kind of store has errors of its own
-        return StoreProbe(sees=False, error=store_probe.explain(error))
+        return StoreProbe(sees=False, error=type_and_first_line(error))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from qdet.errors import last_line
+from qdet.errors import last_line, type_and_first_line
 from qdet.launching.doctor import digests, gather, links, mlflow_server, store_probe
 from qdet.launching.doctor.examiner import Examiner, Request
 from qdet.launching.doctor.facts import Clock, Facts, Link, Machine, StoreProbe
@@ -146,7 +146,7 @@ def _probe_store(team: Team, request: Request) -> dict[str, StoreProbe]:
             )
             seen = {name: store_probe.sees(request.store, probe, own[name]) for name in found}
     except Exception as error:  # every kind of store has errors of its own
-        return {store_probe.DRIVER: StoreProbe(sees=False, error=store_probe.explain(error))}
+        return {store_probe.DRIVER: StoreProbe(sees=False, error=type_and_first_line(error))}
     probes = {name: replace(one, seen=seen[name]) for name, one in found.items()}
     return probes | {name: StoreProbe(sees=False, error=why) for name, why in failed.items()}
 

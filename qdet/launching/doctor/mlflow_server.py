@@ -5,7 +5,7 @@ import urllib.parse
 import urllib.request
 from http import HTTPStatus
 
-from qdet.errors import TrackingError
+from qdet.errors import TrackingError, type_and_first_line
 from qdet.launching.doctor.facts import Mlflow
 from qdet.masking import mask
 from qdet.tracking.server import artifact_location, local_database
@@ -44,7 +44,7 @@ def try_to_write(uri: str, seconds: float) -> Mlflow:
         except TrackingError as failure:
             error = str(failure)
         except Exception as failure:  # MLflow and its databases have errors of their own
-            error = mask(f"{type(failure).__name__}: {failure}".splitlines()[0])
+            error = mask(type_and_first_line(failure))
     return describe(uri, error)
 
 

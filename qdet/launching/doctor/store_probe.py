@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from qdet.errors import type_and_first_line
 from qdet.launching.doctor.facts import StoreProbe
 from qdet.storage import Folder
 
@@ -59,11 +60,11 @@ def try_store(store: str, name: str, content: bytes, *, own: str, size: int) -> 
     except FileNotFoundError:
         return StoreProbe(sees=False)
     except Exception as error:  # every kind of store has errors of its own
-        return StoreProbe(sees=False, error=explain(error))
+        return StoreProbe(sees=False, error=type_and_first_line(error))
     try:
         return _measure(probe, own, size)
     except Exception as error:
-        return StoreProbe(sees=True, error=explain(error))
+        return StoreProbe(sees=True, error=type_and_first_line(error))
 
 
 def sees(store: str, name: str, own: str) -> bool:
@@ -87,12 +88,6 @@ def _measure(probe: Folder, own: str, size: int) -> StoreProbe:
             total += len(part)
     took = time.perf_counter() - written
     return StoreProbe(sees=True, write=total / (written - started), read=total / took)
-
-
-def explain(error: Exception) -> str:
-    """Return an error of a store in one line."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{type(error).__name__}: {said}".splitlines()[0]
 
 
 def local_path(store: str) -> Path | None:

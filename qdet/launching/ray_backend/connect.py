@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from qdet.errors import ClusterError, ConfigError
+from qdet.errors import ClusterError, ConfigError, type_and_first_line
 from qdet.launching.ray_backend import auth, head
 from qdet.storage.sockets import any_free_port, check_socket_paths, is_free
 
@@ -49,7 +49,7 @@ def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
         return _start_private() if address is None else _join(address)
     except Exception as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray instance"
-        raise ClusterError(f"cannot use {where}: {_first_line(error)}") from error
+        raise ClusterError(f"cannot use {where}: {type_and_first_line(error)}") from error
 
 
 def locate(address: str | None = None, *, timeout: float = 5.0) -> str | None:
@@ -183,8 +183,3 @@ def _answers(address: str, timeout: float, flag: str = "--ray-address") -> bool:
             return True
     except OSError:
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
