@@ -11,6 +11,7 @@ from qdet.errors import TrackingError, first_line
 from qdet.inference.exported_files import MODEL
 from qdet.masking import mask
 from qdet.tracking import tracking_uri
+from qdet.tracking.database import require_database
 from qdet.tracking.server import quiet_environment
 
 ENDINGS = (".safetensors", ".onnx")
@@ -35,18 +36,20 @@ def downloaded_model(where: str) -> Iterator[str]:
         where: `runs:/ID`, `runs:/ID/FOLDER`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a run's id.
 
     Raises:
+        ConfigError: There is no local database.
         TrackingError: The server does not answer, or there is no such run, name or model.
     """
     if is_run_id(where):
         where = f"runs:/{where}"
     if re.fullmatch(r"runs:/[^/]+/?", where):
         where = f"{where.rstrip('/')}/model"
+    uri = tracking_uri()
+    require_database(uri)
     quiet_environment()
     import mlflow
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory(prefix="qdet-mlflow-") as here:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from qdet.errors import TrackingError
+from qdet.errors import ConfigError, TrackingError
 from qdet.storage.process_locks import locked
 from qdet.tracking.server import load_mlflow, local_database
 
@@ -40,6 +40,16 @@ def prepare_database(uri: str) -> None:
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(f"{database} cannot be used as MLflow's database: {error}") from error
     _whole.add(database)
+
+
+def require_database(uri: str) -> None:
+    """Raise `ConfigError` where `uri` names a local database that is missing: reading must not make it."""
+    database = local_database(uri)
+    if database is not None and not database.is_file():
+        raise ConfigError(
+            f"{database} is not there: no run was logged in this folder. Train one (qdet demo), go to the "
+            "folder in which it was trained, or set MLFLOW_TRACKING_URI=sqlite:///FOLDER/mlflow.db"
+        )
 
 
 def open_client(uri: str) -> Any:

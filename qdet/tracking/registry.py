@@ -9,7 +9,7 @@ from typing import Any
 from qdet.errors import ConfigError, TrackingError, did_you_mean, first_line
 from qdet.masking import mask
 from qdet.storage.parsing import parse_json
-from qdet.tracking.database import open_client
+from qdet.tracking.database import open_client, require_database
 from qdet.tracking.logged_model import READY
 from qdet.tracking.mlflow_run import NAME_TAG
 
@@ -55,8 +55,10 @@ def find_run_id(run_name: str, uri: str) -> str:
     """Return the id of the MLflow run of a name.
 
     Raises:
-        TrackingError: There is none, or the server does not answer.
+        ConfigError: There is no local database.
+        TrackingError: There is no such run, or the server does not answer.
     """
+    require_database(uri)
     with_tag, client = f"tags.`{NAME_TAG}` = '{run_name.replace(chr(39), '')}'", open_client(uri)
     try:
         experiments = [e.experiment_id for e in client.search_experiments()]
@@ -84,10 +86,11 @@ def register_model(run_id: str, model: str, *, name: str, alias: str | None, uri
         uri: The server.
 
     Raises:
-        ConfigError: MLflow does not allow the name or the alias.
+        ConfigError: MLflow does not allow the name or the alias, or there is no local database.
         TrackingError: There is no such run or model, or the server does not answer.
     """
     check_names(name, alias)
+    require_database(uri)
     client = open_client(uri)
     try:
         logged = _find_model(client, run_id, model, uri)

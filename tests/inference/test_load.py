@@ -13,6 +13,8 @@ from qdet.checkpoint import Checkpoint, open_folder
 from qdet.checkpoint.reading import export
 from qdet.errors import CheckpointError, ConfigError, TrackingError
 from qdet.inference.load import require_known
+from qdet.tracking import tracking_uri
+from qdet.tracking.registry import find_run_id
 from tests.support import small_models
 
 
@@ -120,6 +122,17 @@ def test_mlflow_runs_and_registered_models(run, tmp_path, monkeypatch):
     for name in ("models:/shapse@best", "models:/shapes@worst", "runs:/0123", f"runs:/{info.run_id}/images"):
         with pytest.raises(TrackingError, match=name):
             qdet.load(name)
+
+
+def test_reading_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("models:/shapes@best", "runs:/0123", "0" * 32):
+        with pytest.raises(ConfigError, match=f"{tmp_path}/mlflow.db is not there"):
+            qdet.load(name)
+    with pytest.raises(ConfigError, match="is not there: no run was logged"):
+        find_run_id("tiny-otter", tracking_uri())
+    assert not list(tmp_path.iterdir())
 
 
 def test_mlflow_that_does_not_answer(monkeypatch):

@@ -12,6 +12,7 @@ from qdet.launching import paths
 from qdet.launching.commands.models.listening import free_port
 from qdet.launching.commands.tracking.server import HOST, answers, mlflow_server
 from qdet.masking import mask
+from qdet.tracking.database import require_database
 from qdet.tracking.server import local_database, quiet_environment
 from qdet.tracking.view import runs_page, show_as_training
 
@@ -32,7 +33,7 @@ def show_runs(*, uri: str | None, experiment: str, port: int, browser: bool) -> 
             raise TrackingError(f"no MLflow server answers at {mask(where)}; check --tracking-uri")
         _open(where.rstrip("/"), experiment, browser=browser)
         return 0
-    _check_database(where)
+    require_database(where)
     with _until_signal():
         print(f"starting MLflow for {_shorten(where)}", flush=True)
         log = paths.state_folder() / "mlflow-server.log"
@@ -55,15 +56,6 @@ def choose_port(wanted: int) -> int:
         return free_port(HOST, USUAL)
     except ConfigError:
         return free_port(HOST, 0)
-
-
-def _check_database(uri: str) -> None:
-    database = local_database(uri)
-    if database is not None and not database.is_file():
-        raise ConfigError(
-            f"{database} is not there: no run was logged in this folder. Train one (qdet demo), go to the "
-            "folder in which it was trained, or give --tracking-uri sqlite:///FOLDER/mlflow.db"
-        )
 
 
 def _open(address: str, experiment: str, *, browser: bool) -> None:
