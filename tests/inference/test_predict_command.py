@@ -151,8 +151,9 @@ def test_a_video_that_ends_early_gives_what_it_has(predict, arrays, tmp_path):
 
 def test_what_is_no_video(predict, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\0" * 999)
-    code, _, err = predict(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    code, _, err = predict(tmp_path / "a.mp4", tmp_path / "b.mp4", "--to", tmp_path / "drawn" / "here")
     assert code == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]  # no folder without a picture
     assert "a.mp4 cannot be read as a video" in err
     assert "b.mp4 is not there" in err
 

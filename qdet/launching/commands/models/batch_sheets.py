@@ -8,7 +8,7 @@ import torch
 from qdet.job import Job
 from qdet.job_files import find_job
 from qdet.launching.cli import parse
-from qdet.launching.commands.models.picture_files import PictureFolder
+from qdet.launching.commands.models.picture_files import picture_folder
 from qdet.recipes import read
 from qdet.training.distributed import World
 from qdet.training.streams import build_stream
@@ -27,17 +27,17 @@ def draw_batches(
         DataError: The training set cannot be read.
     """
     job = parse(read(find_job(job_file)), job_flags)
-    pictures = PictureFolder(folder)
     shards = job.data.open_train()
     stream = build_stream(job, shards, World(0, 1, torch.device("cpu")))
     last = step + -(-count // job.train.batch_size)
-    for number, parts in enumerate(stream.steps(step, last), start=step):
-        samples = [sample for batch in parts for sample in samples_of(batch)][:count]
-        count -= len(samples)
-        title = _describe(job, number, stream.steps_per_epoch, samples)
-        sheet = draw_samples(samples, shards.categories, size=size, title=title)
-        file = pictures.save(sheet, f"{job.name}-step-{number:06}.png")
-        print(f"{file}: {title}", flush=True)
+    with picture_folder(folder) as pictures:
+        for number, parts in enumerate(stream.steps(step, last), start=step):
+            samples = [sample for batch in parts for sample in samples_of(batch)][:count]
+            count -= len(samples)
+            title = _describe(job, number, stream.steps_per_epoch, samples)
+            sheet = draw_samples(samples, shards.categories, size=size, title=title)
+            file = pictures.save(sheet, f"{job.name}-step-{number:06}.png")
+            print(f"{file}: {title}", flush=True)
 
 
 def _describe(job: Job, step: int, steps_per_epoch: int, samples: Sequence[TrainingSample]) -> str:

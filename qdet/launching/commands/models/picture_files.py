@@ -1,5 +1,7 @@
 """Pictures written to a folder that a user named."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,32 @@ FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Formats of pictures by the ending of their name; all others are PNG."""
 
 
-class PictureFolder:
-    """The folder of one run of a command, in which no picture overwrites another of the same run.
+@contextmanager
+def picture_folder(path: Path) -> Iterator["PictureFolder"]:
+    """Give a folder for pictures; what was made for it is removed again where no picture was written.
 
     Raises:
         ConfigError: It cannot be made.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--to {path} cannot be made: {error.strerror or error}") from error
+    try:
+        yield PictureFolder(path)
+    finally:
+        with suppress(OSError):  # something is in it
+            for made in missing:
+                made.rmdir()
+
+
+class PictureFolder:
+    """The folder of one run of a command, in which no picture overwrites another of the same run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._taken: set[str] = set()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--to {path} cannot be made: {error.strerror or error}") from error
 
     def file(self, name: str) -> Path:
         """Return where a picture goes, numbered where another one of this run has its name."""

@@ -22,7 +22,7 @@ from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
 from qdet.inference.sources import Still, find_sources
 from qdet.inference.video import VideoReader, VideoWriter
-from qdet.launching.commands.models.picture_files import PictureFolder
+from qdet.launching.commands.models.picture_files import PictureFolder, picture_folder
 from qdet.storage.atomic import atomic_file
 
 TOGETHER = 20_000
@@ -58,7 +58,7 @@ class Prediction:
         with ExitStack() as stack:
             out = stack.enter_context(CocoResults(self.results)) if self.results else None
             if self.drawings is not None:
-                self._folder = PictureFolder(self.drawings)
+                self._folder = stack.enter_context(picture_folder(self.drawings))
             bar = stack.enter_context(_progress())
             stills = bar.add_task("images", total=len(sources.stills), visible=bool(sources.stills))
             for still, found in self._detect(sources.stills):

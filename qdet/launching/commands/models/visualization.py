@@ -15,7 +15,7 @@ from qdet.inference.model import Model
 from qdet.inference.pictures import Picture
 from qdet.inference.runner import DetectorRunner, Images, SizesHW
 from qdet.inference.sources import Still, find_sources
-from qdet.launching.commands.models.picture_files import PictureFolder
+from qdet.launching.commands.models.picture_files import PictureFolder, picture_folder
 from qdet.types import BatchDetections, Predictions
 from qdet.visualize.drawing.looks import Style, draw_look
 from qdet.visualize.looking.look import Look, What, choose, look
@@ -42,13 +42,13 @@ class Visualization:
         """
         self.what = choose(self.model.detector, self.what)
         sources = find_sources(named, max_pixels=max_pixels)
-        folder = PictureFolder(self.folder)
         failures = [Unreadable(v, f"{v} is a video; give single images of it") for v in sources.videos]
-        for still in sources.stills:
-            try:
-                self._draw(still, folder)
-            except DataError as error:
-                failures.append(Unreadable(still.name, str(error)))
+        with picture_folder(self.folder) as folder:
+            for still in sources.stills:
+                try:
+                    self._draw(still, folder)
+                except DataError as error:
+                    failures.append(Unreadable(still.name, str(error)))
         return failures
 
     def _draw(self, still: Still, folder: PictureFolder) -> None:
