@@ -75,8 +75,8 @@ def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path, names):
         assert losses(sharded[name]) == pytest.approx(losses(plain[name]), rel=1e-5), name
 
 
-STEPS = 400
-"""Optimizer steps; measured: AP50 is above 0.95 after 300 of them, or after 400 with the widest schedules."""
+STEPS = 500
+"""Optimizer steps of the others; of 400, Anchor DETR, Conditional DETR and DETR-DC5+ miss the bound."""
 STEPS_AT_LANDINGS = 250
 """Optimizer steps of those that landings overfit; measured: AP is 1.0 after 250 steps, and after 350."""
 AT_LANDINGS = ("adamixer_r101", "deformable_detr_r101_two_stage", "sparse_rcnn_r101_100")
