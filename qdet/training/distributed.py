@@ -8,7 +8,7 @@ pickles.
 import atexit
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,7 @@ from qdet.errors import ConfigError
 from qdet.training.joining.exchange import (
     broadcast_json,
     describe_error,
+    exchange_arrays,
     gather_arrays,
     gather_json,
     restore_error,
@@ -78,30 +79,39 @@ class World:
         """Return all ranks' arrays by name, in order on rank 0, and an empty list elsewhere (collective)."""
         return [dict(arrays)] if self.size == 1 else gather_arrays(arrays, self.device)
 
+    def exchange_arrays(self, parts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Send each rank its part; return what all ranks, in order, have sent this one (collective)."""
+        return [dict(parts[0])] if self.size == 1 else exchange_arrays(parts)
+
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's `value` on every rank, from several as JSON has it (collective)."""
         return value if self.size == 1 else broadcast_json(value, self.device)
 
-    def on_main(self, task: Callable[[], T]) -> T:
-        """Run `task`, which uses no device, on rank 0 and return its value, JSON, on every rank (collective).
+    def on_all(self, task: Callable[[], T]) -> T:
+        """Run `task`, which uses no device, on every rank; return its value there (collective).
 
-        It may take longer than the timeout of a collective: rank 0 runs it on a thread and meanwhile, in one
-        collective a second, has the others keep waiting. What it raises is raised on every rank, so that no
+        It may take longer than the timeout of a collective: it runs on a thread while the ranks, in one
+        collective a second, keep waiting for each other. What it raises is raised on every rank, so that no
         rank waits for one that has failed: a `QdetError` as such, any other as RuntimeError on the others.
         """
         if self.size == 1:
             return task()
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(task) if self.main else None
-            while self.sum(float(running is not None and _still(running)))[0]:
+            running = pool.submit(task)
+            while self.sum(float(_still(running)))[0]:
                 pass
-        failed = None if running is None else running.exception()
+        failed = running.exception()
         if failed is not None and not isinstance(failed, Exception):
             raise failed
-        error = self.broadcast(None if failed is None else describe_error(failed))
+        errors = self.gather(None if failed is None else describe_error(failed, self.rank))
+        error = self.broadcast(next((one for one in errors if one is not None), None))
         if error is not None:
             raise failed or restore_error(error)
-        return self.broadcast(None if running is None else running.result())
+        return running.result()
+
+    def on_main(self, task: Callable[[], T]) -> T:
+        """Run `task` as `on_all` does, on rank 0 alone; return its value, JSON, everywhere (collective)."""
+        return self.broadcast(self.on_all(task if self.main else _nothing))
 
     def barrier(self) -> None:
         """Wait for all ranks (collective)."""
@@ -153,6 +163,10 @@ def set_timeout_of_all_groups(seconds: int) -> None:
     set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout  # public since torch 2.14
     for group in list(c10d._world.pg_map):
         set_timeout(timedelta(seconds=seconds), group)
+
+
+def _nothing() -> Any:
+    """Do nothing."""
 
 
 def _still(running: Future[Any]) -> bool:

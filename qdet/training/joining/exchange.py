@@ -4,7 +4,7 @@ W ranks
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from qdet import errors
 from qdet.errors import QdetError
+
+_HOST = torch.device("cpu")
 
 
 def gather_json(value: Any, device: torch.device) -> list[Any]:
@@ -33,6 +35,21 @@ def gather_arrays(arrays: Mapping[str, np.ndarray], device: torch.device) -> lis
     return [load(content) for content in _gather(own, device)]
 
 
+def exchange_arrays(parts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Send each rank its part; return what all ranks, in order, have sent this one (collective)."""
+    from safetensors.numpy import load, save
+
+    contents = [save({name: np.ascontiguousarray(array) for name, array in part.items()}) for part in parts]
+    sizes = torch.tensor([len(content) for content in contents])
+    coming = torch.empty_like(sizes)
+    dist.all_to_all_single(coming, sizes)
+    received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+    dist.all_to_all_single(
+        received, _to_tensor(b"".join(contents), int(sizes.sum()), _HOST), coming.tolist(), sizes.tolist()
+    )
+    return [load(_to_bytes(part)) for part in received.split(coming.tolist())]
+
+
 def broadcast_json(value: Any, device: torch.device) -> Any:
     """Return rank 0's `value` on every rank, as JSON has it (collective)."""
     content = json.dumps(value).encode() if dist.get_rank() == 0 else b""
@@ -43,17 +60,17 @@ def broadcast_json(value: Any, device: torch.device) -> Any:
     return json.loads(_to_bytes(data))
 
 
-def describe_error(error: Exception) -> dict[str, Any]:
-    """Return an error as JSON: the class of qdet.errors that it is, or none, its message."""
+def describe_error(error: Exception, rank: int = 0) -> dict[str, Any]:
+    """Return a rank's error as JSON: the class of qdet.errors that it is, or none, its message."""
     kinds = (kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     kind = next(kinds, None)
-    said = str(error) if kind else f"rank 0 failed: {type(error).__name__}: {error}"
+    said = str(error) if kind else f"rank {rank} failed: {type(error).__name__}: {error}"
     transient = isinstance(error, QdetError) and error.transient
     return {"kind": kind.__name__ if kind else "", "said": said, "transient": transient}
 
 
 def restore_error(described: Mapping[str, Any]) -> Exception:
-    """Return the error of rank 0 for another rank: of its own class if that is one of qdet.errors."""
+    """Return the error of a rank for another one: of its own class if that is one of qdet.errors."""
     kind = getattr(errors, described["kind"] or "RuntimeError", None)
     if not (isinstance(kind, type) and issubclass(kind, QdetError)):
         return RuntimeError(described["said"])
