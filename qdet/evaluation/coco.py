@@ -8,18 +8,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Int64
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from qdet.errors import DataError
-from qdet.evaluation.engines import Boxes, Engine, measure
-from qdet.evaluation.rows import DetectionRows
+from qdet.evaluation.engines import Boxes, Engine, Measured, mean, measure
+from qdet.evaluation.rows import DetectionRows, ObjectRows, check_seen
 
+T = TypeVar("T")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in the order of pycocotools' `stats`."""
 
@@ -46,6 +48,19 @@ class CocoMetrics:
     per_class: dict[str, float | None] = field(default_factory=dict)
     """AP of every class by name; None for a class without ground truth, which counts in no mean."""
     per_class_AP50: dict[str, float | None] = field(default_factory=dict)
+
+    @staticmethod
+    def of(measured: Measured, categories: Sequence[Mapping[str, Any]]) -> "CocoMetrics":
+        """Name what was measured for COCO's `categories`, in the order of their ids."""
+        # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
+        precision = measured.precision[:, :, :, 0, -1]
+        names = class_names(categories)
+        named = [names[category] for category in sorted(names)]
+        return CocoMetrics(
+            **{name: _or(math.nan, float(s)) for name, s in zip(METRICS, measured.stats, strict=True)},
+            per_class={name: _or(None, mean(precision[:, :, k])) for k, name in enumerate(named)},
+            per_class_AP50={name: _or(None, mean(precision[:1, :, k])) for k, name in enumerate(named)},
+        )
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:
         """The metrics that could be measured, by name."""
@@ -92,72 +107,65 @@ def evaluate(
     the order of the rows. COCO's limit of 100 detections is per image and class, so models may
     give more per image. `strict` is the engine pycocotools.
     """
-    images, categories = _numbers(ground_truth["images"], "image"), _numbers(ground_truth["categories"])
-    rows.check(list(images))
-    measured = measure(
-        _objects(ground_truth["annotations"], images, categories),
-        _detections(rows.in_order(), images, categories),
-        images=len(images),
-        categories=len(categories),
-        engine="pycocotools" if strict else engine,
-    )
-    stats = [float(s) if s > -1 else math.nan for s in measured.stats]
-    # [T thresholds, R recalls, K classes, A areas, M limits]; area 0 is all sizes, the last limit is 100.
-    precision = measured.precision[:, :, :, 0, -1]
-    names = class_names(ground_truth["categories"])
-    named = [names[category] for category in sorted(names)]
-    return CocoMetrics(
-        **dict(zip(METRICS, stats, strict=True)),
-        per_class={name: _mean(precision[:, :, k]) for k, name in enumerate(named)},
-        per_class_AP50={name: _mean(precision[:1, :, k]) for k, name in enumerate(named)},
-    )
+    images = distinct_ids([image["id"] for image in ground_truth["images"]])
+    check_seen(rows.seen, images)
+    rows.check()
+    objects = ObjectRows.from_annotations(ground_truth["annotations"])
+    categories = np.unique(np.array([c["id"] for c in ground_truth["categories"]], np.int64))
+    measured = measure_rows(objects, rows, images, categories, engine="pycocotools" if strict else engine)
+    return CocoMetrics.of(measured, ground_truth["categories"])
 
 
-def _numbers(entries: Sequence[Mapping[str, Any]], kind: str = "category") -> dict[int, int]:
-    """Number ids from 0 in their order, which ties are broken by.
+def distinct_ids(images: Sequence[int] | Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+    """Return the ids of images in their order; raise `DataError` where one is there twice."""
+    distinct, times = np.unique(np.asarray(images, np.int64), return_counts=True)
+    if (times > 1).any():
+        raise DataError(f"ground truth holds image id {distinct[times > 1][0]} more than once")
+    return distinct
 
-    faster-coco-eval holds ids as doubles, in which those above 2^53 are no longer different.
+
+def measure_rows(
+    objects: ObjectRows,
+    rows: DetectionRows,
+    images: Int64[np.ndarray, " m"],
+    categories: Int64[np.ndarray, " k"],
+    *,
+    engine: Engine = "auto",
+) -> Measured:
+    """Match detections with objects in these images and of these categories; others count in no AP.
+
+    Args:
+        objects: What is there.
+        rows: What was found, in any order.
+        images: Ids, ascending. Engines get them numbered from 0, in their order, which ties are broken by:
+            faster-coco-eval holds ids as doubles, in which those above 2^53 are no longer different.
+        categories: Ids, ascending.
+        engine: What matches them.
     """
-    repeated = [i for i, times in Counter(entry["id"] for entry in entries).items() if times > 1]
-    if repeated and kind == "image":
-        raise DataError(f"ground truth holds image id {repeated[0]} more than once")
-    return {given: number for number, given in enumerate(sorted({entry["id"] for entry in entries}))}
 
+    def number(given: ObjectRows | DetectionRows) -> dict[str, Int64[np.ndarray, " n"]]:
+        return {
+            "images": np.searchsorted(images, given.image_ids),
+            "categories": np.searchsorted(categories, given.category_ids),
+        }
 
-def _objects(
-    annotations: Sequence[Mapping[str, Any]], images: Mapping[int, int], categories: Mapping[int, int]
-) -> Boxes:
-    """Return the annotations of these images and categories; others count in no AP."""
-    kept = [a for a in annotations if a["image_id"] in images and a["category_id"] in categories]
-    boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
-    area = [a.get("area", a["bbox"][2] * a["bbox"][3]) for a in kept]
-    return Boxes(
-        np.array([images[a["image_id"]] for a in kept], np.int64),
-        np.array([categories[a["category_id"]] for a in kept], np.int64),
-        boxes,
-        np.array(area, np.float64),
-        np.array([a.get("iscrowd", 0) for a in kept], np.int64),
+    kept = np.isin(objects.image_ids, images) & np.isin(objects.category_ids, categories)
+    objects = objects.select(kept)
+    rows = rows.select(np.isin(rows.category_ids, categories)).in_order()
+    truth = Boxes(**number(objects), boxes_xywh=objects.boxes_xywh, area=objects.areas, crowd=objects.crowd)
+    found = Boxes(
+        **number(rows),
+        boxes_xywh=rows.boxes_xywh,
+        area=rows.boxes_xywh[:, 2] * rows.boxes_xywh[:, 3],
+        crowd=np.zeros(len(rows), np.int64),
+        scores=rows.scores,
     )
+    return measure(truth, found, images=len(images), categories=len(categories), engine=engine)
 
 
-def _detections(rows: DetectionRows, images: Mapping[int, int], categories: Mapping[int, int]) -> Boxes:
-    """Return detections of these categories; others count in no AP."""
-    known = np.array(sorted(categories), np.int64)
-    kept = np.isin(rows.category_ids, known)
-    boxes = rows.boxes_xywh[kept]
-    return Boxes(
-        np.searchsorted(np.array(sorted(images), np.int64), rows.image_ids[kept]),
-        np.searchsorted(known, rows.category_ids[kept]),
-        boxes,
-        boxes[:, 2] * boxes[:, 3],
-        np.zeros(len(boxes), np.int64),
-        rows.scores[kept],
-    )
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    measured = precision[precision > -1]
-    return float(measured.mean()) if measured.size else None
+def _or(missing: T, value: float) -> T | float:
+    """Return the value, or what stands for one that could not be measured."""
+    return value if value > -1 else missing
 
 
 def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:

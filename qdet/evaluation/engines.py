@@ -1,4 +1,4 @@
-"""The libraries that compute COCO's numbers, behind one function: columns in, statistics and precision out.
+"""The libraries that match boxes as COCO does, behind one function: columns in, precision and recall out.
 
 All give the same numbers (`tests/evaluation/test_engines.py`). pycocotools is the reference; hotcoco takes
 columns as they are, the others a dict for each annotation.
@@ -6,7 +6,7 @@ columns as they are, the others a dict for each annotation.
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -46,16 +46,49 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an engine computes."""
+    """What an engine computes, each category by itself.
 
-    stats: Float64[np.ndarray, "12"]
-    """In pycocotools' order; -1 where there is no ground truth."""
-    precision: Float64[np.ndarray, "T R K A M"]
-    """By IoU threshold, recall, category, area and limit of detections; -1 without ground truth."""
+    T IoU thresholds, 0.50 to 0.95   R recalls   K categories   A sizes: all, small, medium, large
+    M most detections per image and category: 1, 10, 100
+    """
+
+    precision: Float64[np.ndarray, "T=10 R=101 K A=4 M=3"]
+    """-1 without ground truth."""
+    recall: Float64[np.ndarray, "T=10 K A=4 M=3"]
+    """The highest that is reached; -1 without ground truth."""
+
+    @staticmethod
+    def join(parts: Sequence["Measured"], categories: Sequence[Int64[np.ndarray, " _k"]]) -> "Measured":
+        """Put together parts that hold each category once; `categories` numbers those of each part."""
+        place = np.argsort(np.concatenate(categories))
+        return Measured(
+            np.concatenate([part.precision for part in parts], axis=2)[:, :, place],
+            np.concatenate([part.recall for part in parts], axis=1)[:, place],
+        )
+
+    @property
+    def stats(self) -> Float64[np.ndarray, "12"]:
+        """COCO's twelve numbers in pycocotools' order; -1 where there is no ground truth."""
+        every, sizes, most = slice(None), (1, 2, 3), (0, 1, 2)
+        average_precision = (
+            *(self.precision[which, ..., 0, -1] for which in (every, [0], [5])),
+            *(self.precision[..., size, -1] for size in sizes),
+        )
+        average_recall = (
+            *(self.recall[..., 0, limit] for limit in most),
+            *(self.recall[..., size, -1] for size in sizes),
+        )
+        return np.array([mean(values) for values in average_precision + average_recall])
+
+
+def mean(values: Float64[np.ndarray, "..."]) -> float:
+    """Return the mean of what could be measured; -1 where nothing could."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
 
 
 def measure(truth: Boxes, found: Boxes, *, images: int, categories: int, engine: Engine = "auto") -> Measured:
-    """Compute COCO's numbers for boxes.
+    """Match boxes as COCO does.
 
     Args:
         truth: The objects.
@@ -64,6 +97,8 @@ def measure(truth: Boxes, found: Boxes, *, images: int, categories: int, engine:
         categories: How many categories there are.
         engine: What computes them.
     """
+    if not categories:
+        return Measured(np.zeros((10, 101, 0, 4, 3)), np.zeros((10, 0, 4, 3)))
     if engine == "auto":
         engine = "hotcoco" if find_spec("hotcoco") else "faster-coco-eval"
     frame = {"images": [{"id": i} for i in range(images)], "categories": _categories(categories)}
@@ -120,10 +155,7 @@ def _index(coco: Any, truth: Boxes, found: Boxes, frame: Mapping[str, Any]) -> l
 def _run(evaluation: Any) -> Measured:
     evaluation.evaluate()
     evaluation.accumulate()
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.summarize()
-    stats = np.asarray(evaluation.stats, np.float64)[:12]
-    return Measured(stats, np.asarray(evaluation.eval["precision"]))
+    return Measured(np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"]))
 
 
 def _categories(count: int) -> list[dict[str, Any]]:

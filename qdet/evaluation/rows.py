@@ -1,10 +1,11 @@
-"""Detections as flat rows, which ranks exchange and COCO AP is computed from.
+"""Detections and objects as flat rows, which ranks exchange and COCO AP is computed from.
 
-n detections   m images   B images of a batch   q detections per image
+n detections or objects   m images   B images of a batch   q detections per image
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
@@ -72,33 +73,86 @@ class DetectionRows:
             np.sort(self.seen),
         )
 
-    def check(self, planned: Sequence[int]) -> None:
-        """Raise `EvaluationError` for missing, repeated or unknown images and non-finite numbers."""
-        seen, times = np.unique(self.seen, return_counts=True)
-        wanted = np.asarray(planned, np.int64)
-        problems = {
-            "never evaluated": np.setdiff1d(wanted, seen),
-            "evaluated more than once": seen[times > 1],
-            "evaluated but not in the ground truth": np.setdiff1d(seen, wanted),
-            "with detections but not marked as evaluated": np.setdiff1d(self.image_ids, seen),
-            "with a score that is not finite": np.unique(self.image_ids[~np.isfinite(self.scores)]),
-            "with a box that is not finite": np.unique(self.image_ids[~np.isfinite(self.boxes_xywh).all(1)]),
+    def select(self, kept: Bool[np.ndarray, " n"]) -> "DetectionRows":
+        """Return some rows, of the same images."""
+        return replace(
+            self,
+            image_ids=self.image_ids[kept],
+            category_ids=self.category_ids[kept],
+            boxes_xywh=self.boxes_xywh[kept],
+            scores=self.scores[kept],
+        )
+
+    def check(self) -> None:
+        """Raise `EvaluationError` for detections in images that were not evaluated and non-finite numbers."""
+        _refuse(
+            {
+                "with detections but not marked as evaluated": np.setdiff1d(self.image_ids, self.seen),
+                "with a score that is not finite": np.unique(self.image_ids[~np.isfinite(self.scores)]),
+                "with a box that is not finite": np.unique(
+                    self.image_ids[~np.isfinite(self.boxes_xywh).all(1)]
+                ),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ObjectRows:
+    """One row per annotated object, in the dataset's own image and category ids."""
+
+    image_ids: Int64[np.ndarray, " n"]
+    category_ids: Int64[np.ndarray, " n"]
+    boxes_xywh: Float64[np.ndarray, "n 4"]
+    areas: Float64[np.ndarray, " n"]
+    crowd: Int64[np.ndarray, " n"]
+
+    @staticmethod
+    def from_annotations(annotations: Sequence[Mapping[str, Any]]) -> "ObjectRows":
+        """Read COCO's annotations."""
+        return ObjectRows(
+            np.array([a["image_id"] for a in annotations], np.int64),
+            np.array([a["category_id"] for a in annotations], np.int64),
+            np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4),
+            np.array([a.get("area", a["bbox"][2] * a["bbox"][3]) for a in annotations], np.float64),
+            np.array([a.get("iscrowd", 0) for a in annotations], np.int64),
+        )
+
+    def select(self, kept: Bool[np.ndarray, " n"] | Int[np.ndarray, " _"]) -> "ObjectRows":
+        """Return some rows."""
+        return ObjectRows(*(column[kept] for column in vars(self).values()))
+
+
+def check_seen(seen: Int64[np.ndarray, " m"], planned: Int64[np.ndarray, " _"]) -> None:
+    """Raise `EvaluationError` unless the images that were evaluated are the `planned` ones, each once."""
+    distinct, times = np.unique(seen, return_counts=True)
+    _refuse(
+        {
+            "never evaluated": np.setdiff1d(planned, distinct),
+            "evaluated more than once": distinct[times > 1],
+            "evaluated but not in the ground truth": np.setdiff1d(distinct, planned),
         }
-        found = [f"{len(ids)} images {what}: {_some(ids)}" for what, ids in problems.items() if len(ids)]
-        if found:
-            raise EvaluationError("cannot compute AP; " + "; ".join(found))
+    )
 
 
 def merge(rows: Sequence[DetectionRows]) -> DetectionRows:
     """Concatenate the rows of several batches or ranks."""
-    parts = (DetectionRows.empty(), *rows)
-    return DetectionRows(
-        image_ids=np.concatenate([part.image_ids for part in parts]),
-        category_ids=np.concatenate([part.category_ids for part in parts]),
-        boxes_xywh=np.concatenate([part.boxes_xywh for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        seen=np.concatenate([part.seen for part in parts]),
-    )
+    return DetectionRows(**_concatenate(DetectionRows.empty(), *rows))
+
+
+def merge_objects(rows: Sequence[ObjectRows]) -> ObjectRows:
+    """Concatenate the rows of several ranks."""
+    return ObjectRows(**_concatenate(ObjectRows.from_annotations([]), *rows))
+
+
+def _concatenate(*rows: DetectionRows | ObjectRows) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([vars(part)[name] for part in rows]) for name in vars(rows[0])}
+
+
+def _refuse(problems: Mapping[str, np.ndarray]) -> None:
+    """Raise `EvaluationError` that names images by what is wrong with them, if there are any."""
+    found = [f"{len(ids)} images {what}: {_some(ids)}" for what, ids in problems.items() if len(ids)]
+    if found:
+        raise EvaluationError("cannot compute AP; " + "; ".join(found))
 
 
 def _some(ids: np.ndarray, most: int = 10) -> str:

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -19,9 +19,13 @@ from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.detectors.detector import Detector
 from qdet.evaluation import CocoMetrics, DetectionRows, evaluate, merge
+from qdet.evaluation.coco import distinct_ids, measure_rows
+from qdet.evaluation.engines import Measured
+from qdet.evaluation.rows import ObjectRows, check_seen, merge_objects
+from qdet.evaluation.shares import count_categories, share_categories
 from qdet.inference.evaluate import detect_in_batches
 from qdet.inference.runner import DetectorRunner, Forward
-from qdet.job import Job
+from qdet.job import EvalConfig, Job
 from qdet.tracking import Tracker
 from qdet.training.distributed import World
 from qdet.training.health.monitor import HealthMonitor
@@ -58,12 +62,17 @@ class Evaluator:
                 learner.detector, forward, self.shards, self.job, self.world, watch=watch
             )
         learner.engine.train()
+        drawn = range(min(self.job.eval.pictures, len(self.shards)))
+        parts = self.world.gather_arrays(vars(_in_images(rows, self.shards, drawn)))
         self.metrics, self.step = metrics.as_dict("val/"), step
         self.reporter.evaluated(step, self.metrics)
         if self.world.main:
             self.tracker.metrics(self.metrics, step)
             self.tracker.table(metrics.class_rows(), f"per_class/step_{step:06d}.json")
-            log_pictures(self.tracker, self.shards, rows, self.job.eval.pictures, step)
+            if drawn:
+                shown = merge([DetectionRows(**part) for part in parts])
+                sheet = draw_pictures(self.shards, shown, drawn, title=f"step {step}")
+                self.tracker.picture(sheet, "predictions", step)
 
     def _watch(self, stream: EvalStream, *, step: int) -> Iterable[Batch]:
         return watched(stream, len(stream), step, self.reporter.evaluating)
@@ -112,20 +121,44 @@ def evaluate_shards(
     *,
     watch: Callable[[EvalStream], Iterable[Batch]] = iter,
 ) -> tuple[CocoMetrics, DetectionRows]:
-    """Detect in every image of `shards` and measure AP. Collective; rank 0 alone returns all detections.
+    """Detect in every image of `shards` and measure AP; return it and this rank's detections. Collective.
 
     `forward` runs `detector` in the job's precision; all ranks call it equally often. `watch` sees
     the batches.
     """
     runner = DetectorRunner(detector, forward, world.device)
     rows = detect_in_batches(runner, watch(_stream(shards, job, world)), shards.categories.ids)
-    everything = merge([DetectionRows(**part) for part in world.gather_arrays(vars(rows))])
+    return _judge_together(rows, shards, job.eval, world), rows
 
-    def judge() -> dict[str, Any]:
-        how, truth = job.eval, shards.ground_truth()
-        return asdict(evaluate(truth, everything, engine=how.engine, strict=how.strict))
 
-    return CocoMetrics(**world.on_main(judge)), everything
+def _judge_together(rows: DetectionRows, shards: ShardSet, how: EvalConfig, world: World) -> CocoMetrics:
+    """Measure AP of all ranks' detections, each rank some classes: none holds all of them. Collective."""
+    images, categories = np.asarray(shards.index.image_id), np.sort(np.array(shards.categories.ids, np.int64))
+    world.on_all(rows.check)
+    seen = world.gather_arrays({"seen": rows.seen})
+    world.on_main(lambda: check_seen(np.concatenate([part["seen"] for part in seen]), distinct_ids(images)))
+    mine = range(world.rank, len(shards), world.size)
+    objects = world.on_all(lambda: ObjectRows.from_annotations(shards.ground_truth(mine)["annotations"]))
+
+    counts = torch.from_numpy(count_categories(rows.category_ids, categories))
+    shares = share_categories(categories, world.total(counts).numpy(), world.size)
+    nothing_seen = replace(rows, seen=np.zeros(0, np.int64))
+    here = world.exchange_arrays(
+        [vars(nothing_seen.select(np.isin(rows.category_ids, share))) for share in shares]
+    )
+    there = world.exchange_arrays(
+        [vars(objects.select(np.isin(objects.category_ids, share))) for share in shares]
+    )
+    found, truth = merge([DetectionRows(**p) for p in here]), merge_objects([ObjectRows(**p) for p in there])
+    engine = "pycocotools" if how.strict else how.engine
+    own = world.on_all(lambda: measure_rows(truth, found, np.sort(images), shares[world.rank], engine=engine))
+    parts = world.gather_arrays(vars(own))
+
+    def name() -> dict[str, Any]:
+        measured = Measured.join([Measured(**part) for part in parts], shares)
+        return asdict(CocoMetrics.of(measured, shards.categories.to_coco()))
+
+    return CocoMetrics(**world.on_main(name))
 
 
 def _stream(shards: ShardSet, job: Job, world: World, *, few: bool = False) -> EvalStream:
@@ -145,12 +178,9 @@ def _stream(shards: ShardSet, job: Job, world: World, *, few: bool = False) -> E
     )
 
 
-def log_pictures(tracker: Tracker, shards: ShardSet, rows: DetectionRows, count: int, step: int) -> None:
-    """Draw the first `count` images of `shards` with predictions and ground truth, and log the sheet."""
-    if count < 1:
-        return
-    places = range(min(count, len(shards)))
-    tracker.picture(draw_pictures(shards, rows, places, title=f"step {step}"), "predictions", step)
+def _in_images(rows: DetectionRows, shards: ShardSet, places: Sequence[int]) -> DetectionRows:
+    """Return the detections in some images of `shards`."""
+    return rows.select(np.isin(rows.image_ids, shards.index.image_id[list(places)]))
 
 
 def draw_pictures(

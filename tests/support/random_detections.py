@@ -41,7 +41,7 @@ def random_rows(rng: np.random.Generator, truth: dict, extra: int = 40) -> Detec
             labels.append(a["category_id"] if rng.random() < 0.9 else 90)
     for _ in range(extra):
         boxes.append(rng.uniform(1, 200, 4))
-        images.append(int(rng.integers(0, len(truth["images"]))) * 10)
+        images.append(truth["images"][int(rng.integers(0, len(truth["images"])))]["id"])
         labels.append(int(rng.choice(CATEGORIES)))
     boxes_xywh = np.maximum(np.array(boxes), 1.0)
     return DetectionRows(

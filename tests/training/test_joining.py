@@ -1,10 +1,13 @@
 """How ranks find each other: only with the secret, on one interface, and without pickles between them."""
 
+import json
 import os
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import psutil
@@ -16,8 +19,12 @@ from hypothesis import strategies as st
 from torch._C._distributed_c10d import HashStore
 from torch.distributed import DistStoreError, distributed_c10d
 
-from qdet.errors import ClusterError, ConfigError, DataError
+from qdet.data.shards.shard_set import ShardSet
+from qdet.errors import ClusterError, ConfigError, DataError, EvaluationError
+from qdet.evaluation import evaluate
+from qdet.job import EvalConfig
 from qdet.training.distributed import join
+from qdet.training.evaluate import _judge_together
 from qdet.training.joining import channel, host
 from qdet.training.joining import rendezvous as meeting
 from qdet.training.joining.channel import JoinError, accept, connect
@@ -31,6 +38,7 @@ from qdet.training.joining.rendezvous import (
     join_when_up,
     require_secret,
 )
+from tests.support.random_detections import random_rows
 from tests.support.ranks import _train, on_ranks, tiny_job
 
 SECRET = b"of this run"
@@ -256,7 +264,33 @@ def test_errors_of_rank_0_keep_their_class_if_it_is_ours():
     assert not restored.transient
 
 
-def exchange(folder):
+def fail_on_two(rank):
+    """Of several errors the lowest rank's is raised by the ranks without one."""
+    if rank == 1:
+        raise DataError("of rank 1")
+    if rank == 2:
+        raise RuntimeError("of rank 2")
+
+
+def evaluate_together(world, shards):
+    """AP of detections that are spread over the ranks, and what all say of those that cannot be right."""
+    val = ShardSet.open(shards / "val")
+    rows = random_rows(np.random.default_rng(0), val.ground_truth())
+    rank_of = np.random.default_rng(1).integers(0, world.size, len(val))
+    seen = rows.seen[rank_of == world.rank]
+    mine = replace(rows.select(np.isin(rows.image_ids, seen)), seen=seen)
+    found, whole = _judge_together(mine, val, EvalConfig(), world), evaluate(val.ground_truth(), rows)
+    assert json.dumps(asdict(found)) == json.dumps(asdict(whole))  # NaN is NaN
+    assert found.AP > 0.01
+    broken = replace(mine, scores=np.where(world.rank == 2, np.nan, mine.scores))
+    with pytest.raises(EvaluationError, match="a score that is not finite"):
+        _judge_together(broken, val, EvalConfig(), world)
+    twice = replace(mine, seen=rows.seen[rank_of <= world.rank])
+    with pytest.raises(EvaluationError, match="evaluated more than once"):
+        _judge_together(twice, val, EvalConfig(), world)
+
+
+def exchange(folder, shards):
     """What three ranks exchange, and where this process listens."""
     world = join("cpu", timeout=30)
     listening = [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
@@ -270,17 +304,24 @@ def exchange(folder):
             np.testing.assert_array_equal(part["ids"], np.arange(3 * rank))
             np.testing.assert_array_equal(part["boxes"], np.full((rank, 4), 0.1))
     assert world.broadcast([world.rank, "x"]) == [0, "x"]
+    sent = [{"ids": np.arange(world.rank * 10, world.rank * 10 + to)} for to in range(3)]
+    for source, part in enumerate(world.exchange_arrays(sent)):
+        np.testing.assert_array_equal(part["ids"], np.arange(source * 10, source * 10 + world.rank))
     group = dist.new_group([0, 1, 2])
     total = torch.ones(1)
     dist.all_reduce(total, group=group)
     with pytest.raises(KeyError if world.main else RuntimeError, match="missing"):
         world.on_main(lambda: {}["missing"])
+    assert world.on_all(lambda: world.rank) == world.rank
+    with pytest.raises(RuntimeError if world.rank == 2 else DataError, match=r"of rank [12]"):
+        world.on_all(partial(fail_on_two, world.rank))
+    evaluate_together(world, shards)
     local = bool(listening) and all(map(is_loopback, listening))
     (folder / f"{world.rank}").write_text(f"{int(total)} {local}")
 
 
-def test_three_ranks_exchange_values_on_loopback_alone(tmp_path):
-    on_ranks(3, exchange, tmp_path)
+def test_three_ranks_exchange_values_on_loopback_alone(demo_shards, tmp_path):
+    on_ranks(3, exchange, tmp_path, demo_shards)
     assert {(tmp_path / str(rank)).read_text() for rank in range(3)} == {"3 True"}
 
 
