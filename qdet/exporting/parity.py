@@ -3,12 +3,15 @@
 B images   n rows of an image: detections, or queries
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qdet.errors import ExportError
 from qdet.exporting.graphs import make_inputs
@@ -20,6 +23,11 @@ SIZES = ((128, 160), (224, 192))
 """Heights and widths of the batches."""
 TOLERANCE = 1e-4
 """Largest difference of a score, and of a coordinate relative to itself plus its image's longer side."""
+
+DISTURBANCE = 1e-6
+"""Relative change of every weight, some times that of rounding, that tells where rounding decides."""
+DRAWS = 8
+"""Changes that are tried."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,11 @@ class Difference:
         )
 
     @property
+    def finite(self) -> bool:
+        """Whether both are numbers."""
+        return math.isfinite(self.scores) and math.isfinite(self.boxes)
+
+    @property
     def within(self) -> bool:
         """Whether both are at most `TOLERANCE`; NaN is not."""
         return self.scores <= TOLERANCE and self.boxes <= TOLERANCE
@@ -60,33 +73,71 @@ class Rows:
 def check(module: nn.Module, session: Session, form: Form, name: str) -> Difference:
     """Compare a session with the module that it was exported from.
 
+    Images on which rounding decides what the module itself finds are left out, if they are the fewer.
+
     Raises:
         ExportError: They differ by more than `TOLERANCE`, or the session fails; the message names the file.
     """
-    found = []
+    found: list[Difference] = []
     for number, (batch, padded_hw) in enumerate((b, hw) for b in BATCHES for hw in SIZES):
         inputs = make_inputs(form, batch=batch, padded_hw=padded_hw, seed=1 + number)
         try:
-            difference = compare(module, session, form, inputs)
+            differences = compare(module, session, form, inputs)
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"{name} fails at batch {batch}, {padded_hw}: {error}") from error
-        if not difference.within:
+        if not all(one.within for one in differences):
+            undecided = find_undecided(module, form, inputs)
+            differences = [one for one, left_out in zip(differences, undecided, strict=True) if not left_out]
+        found += differences
+        if differences and not (difference := Difference.largest(differences)).within:
             raise ExportError(
                 f"{name} differs from PyTorch at batch {batch}, {padded_hw}: scores by "
                 f"{difference.scores:.1e}, boxes by {difference.boxes:.1e}, more than {TOLERANCE:.0e}"
             )
-        found.append(difference)
+    planned = len(SIZES) * sum(BATCHES)
+    if len(found) < planned / 2:
+        raise ExportError(
+            f"{name} cannot be compared with PyTorch: on {planned - len(found)} of {planned} images rounding "
+            "decides what PyTorch itself finds"
+        )
     return Difference.largest(found)
+
+
+def find_undecided(module: nn.Module, form: Form, inputs: tuple[Tensor, ...]) -> list[bool]:
+    """Say of each image of a batch whether rounding decides what a module finds in it.
+
+    Where two proposals score almost the same, it decides which comes first, and with mixed query selection
+    (DINO, Sec. 3.4) which learned query refines which of them. Changing every weight by a millionth tells.
+    """
+    undecided = [False] * len(inputs[0])
+    for draw in range(DRAWS):
+        disturbed = partial(functional_call, module, _disturb(module, seed=draw))
+        differences = compare(module, lambda *given, call=disturbed: call(given), form, inputs)
+        undecided = [
+            known or (one.finite and not one.within)
+            for known, one in zip(undecided, differences, strict=True)
+        ]
+    return undecided
+
+
+def _disturb(module: nn.Module, *, seed: int) -> dict[str, Tensor]:
+    """Return the parameters of a module, each changed by about `DISTURBANCE` of itself."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: weight.detach()
+        * (1 + DISTURBANCE * torch.randn(weight.shape, generator=generator).to(weight.device))
+        for name, weight in module.named_parameters()
+    }
 
 
 @torch.no_grad()
 def compare(
     module: Callable[..., tuple[Tensor, ...]], session: Session, form: Form, inputs: tuple[Tensor, ...]
-) -> Difference:
-    """Compare two implementations on one batch."""
+) -> list[Difference]:
+    """Compare two implementations on each image of a batch."""
     pairs = zip(split_rows(module(*inputs), form), split_rows(session(*inputs), form), strict=True)
     sides = _longer_sides(inputs, form)
-    return Difference.largest([compare_image(a, b, side) for (a, b), side in zip(pairs, sides, strict=True)])
+    return [compare_image(a, b, side) for (a, b), side in zip(pairs, sides, strict=True)]
 
 
 def compare_image(a: Rows, b: Rows, side: float) -> Difference:

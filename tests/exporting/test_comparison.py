@@ -82,17 +82,57 @@ def test_fewer_detections_differ():
     assert not compare_image(a, pick(a, torch.arange(19)), SIDE).within
 
 
+class Fragile(torch.nn.Module):
+    """Finds other boxes in the first images of a batch once the smaller of two weights is the larger."""
+
+    def __init__(self, shining: int):
+        super().__init__()
+        self.pair = torch.nn.Parameter(torch.tensor([1.0, 1.0 - 1e-7]))
+        self.shining = shining
+
+    def forward(self, images, sizes_hw, original_hw):
+        boxes = torch.arange(1.0, 5.0).expand(len(images), 5, 4) * original_hw.repeat(1, 2).unsqueeze(1)
+        swapped = (self.pair[0] < self.pair[1]) & (torch.arange(len(images)) < self.shining)
+        scores = torch.linspace(0.1, 0.9, 5).expand(len(images), 5)
+        return boxes * (1 + swapped.view(-1, 1, 1)), scores, torch.zeros(len(images), 5)
+
+
+def session_of(module, *, swap: bool = False, add: float = 0.0):
+    """What an exported file computes whose rounding, or whose graph, is another."""
+    other = Fragile(module.shining)
+    other.pair.data = module.pair.data.flip(0) if swap else module.pair.data
+
+    def run(*inputs):
+        boxes, scores, labels = other(*inputs)
+        return boxes, scores + add, labels
+
+    return run
+
+
 def test_an_export_that_differs_is_an_error_that_names_file_and_batch():
-    class Graph(torch.nn.Module):
-        def forward(self, images, sizes_hw, original_hw):
-            boxes = torch.arange(4.0).expand(len(images), 5, 4) * original_hw.repeat(1, 2).unsqueeze(1)
-            return boxes, torch.rand(len(images), 5), torch.zeros(len(images), 5)
-
-    graph = Graph()
-
-    def other(*inputs):
-        boxes, _, labels = graph(*inputs)
-        return boxes, torch.rand(len(inputs[0]), 5), labels
-
+    graph = Fragile(shining=0)
+    assert check(graph, session_of(graph), "batch", "m.onnx").within
     with pytest.raises(ExportError, match=r"^m.onnx differs from PyTorch at batch 1, \(128, 160\): scores"):
-        check(graph, other, "batch", "m.onnx")
+        check(graph, session_of(graph, add=0.01), "batch", "m.onnx")
+
+
+def test_images_on_which_rounding_decides_are_left_out():
+    graph = Fragile(shining=1)  # the first image of each batch: 6 of 24
+    found = check(graph, session_of(graph, swap=True), "batch", "m.onnx")
+    assert found.within
+    assert found.images == 2 * (1 + 3 + 8) - 6
+    with pytest.raises(ExportError, match=r"differs from PyTorch at batch 3, \(128, 160\): scores"):
+        check(graph, session_of(graph, swap=True, add=0.01), "batch", "m.onnx")
+
+
+def test_a_model_that_rounding_decides_on_most_images_cannot_be_compared():
+    graph = Fragile(shining=8)
+    with pytest.raises(ExportError, match=r"cannot be compared with PyTorch: on 24 of 24 images"):
+        check(graph, session_of(graph, swap=True), "batch", "m.onnx")
+
+
+def test_numbers_that_are_none_are_not_left_out():
+    graph = Fragile(shining=8)
+    graph.pair.data[:] = float("nan")
+    with pytest.raises(ExportError, match=r"differs from PyTorch at batch 1, .*: scores by nan"):
+        check(graph, session_of(graph, swap=True, add=float("nan")), "batch", "m.onnx")
