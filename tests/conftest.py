@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    # All servers of a process have one store.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"", timeout=30)
     boto3.client("s3").create_bucket(Bucket="shelf")
     try:
         yield "s3://shelf"
