@@ -1,7 +1,10 @@
 """Injected faults: what they do to files, how a difference is reported, and whole runs with each kind."""
 
 import random
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,7 @@ from qdet.launching.chaos.requests import Requests
 from qdet.launching.chaos.run import Chaos, Result, break_runs, prepare, print_result
 from qdet.launching.chaos.trial import Event, Trial
 from qdet.launching.chaos.verdict import check_flips
+from qdet.launching.chaos.victim import kill_process
 from tests.support.ranks import assert_same
 from tests.support.small_checkpoints import write
 
@@ -44,6 +48,28 @@ def test_one_worker_answers_a_request_for_a_flipped_bit(tmp_path: Path):
     assert check_flips(trial) == ["1 bits were flipped, and 0 found"]
     victim = faults.Victim(psutil.Process(), trial.run_folder, lambda: None)
     assert (victim.flips, victim.lies, victim.folder) == (requests, trial.lies, tmp_path)
+
+
+def test_a_chaos_kills_no_worker_of_another(tmp_path: Path):
+    """Nor what only has a word of its own in common, nor the driver that it has paused."""
+    job, folders = "qdet.launching.chaos.job", [tmp_path / "one", tmp_path / "other"]
+    words = [(job, "run"), (job, "undisturbed"), ("of.somebody", "run")]
+    with ExitStack() as stack:
+        started = {}
+        for folder in folders:
+            folder.mkdir()
+            for said in words:
+                command = [sys.executable, "-c", "import time; time.sleep(100)", *said]
+                process = stack.enter_context(psutil.Popen(command, cwd=folder))
+                stack.callback(kill_process, process)
+                started[folder.name, *said] = process
+        spared = stack.enter_context(psutil.Popen(started["one", job, "run"].cmdline(), cwd=folders[0]))
+        stack.callback(kill_process, spared)
+        victim = faults.Victim(psutil.Process(), folders[0] / "store" / "run", lambda: None)
+        victim.kill_leftovers(spared=[spared])
+        assert started["one", job, "run"].wait(30) == -signal.SIGKILL
+        others = [process for key, process in started.items() if key != ("one", job, "run")]
+        assert psutil.wait_procs([*others, spared], timeout=0.5)[0] == []
 
 
 def test_of_many_threads_each_request_is_answered_once(tmp_path: Path):

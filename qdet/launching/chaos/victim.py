@@ -41,10 +41,10 @@ class Victim(RunFiles):
         return []
 
     def kill_leftovers(self, spared: Sequence[psutil.Process] = ()) -> None:
-        """Kill workers of the run on this machine whose launcher is gone, but none that is `spared`."""
+        """Kill workers of the run whose launcher is gone, but none that is `spared`, nor of another chaos."""
         for process in psutil.process_iter():
-            ours = is_worker(process) and self.name in command_line(process)
-            if ours and process not in spared:
+            named = is_worker(process) and self.name in command_line(process)
+            if named and works_in(process, self.folder) and process not in spared:
                 kill_process(process)
 
     def kill(self) -> None:
@@ -70,6 +70,13 @@ class Victim(RunFiles):
 def is_worker(process: psutil.Process) -> bool:
     """Whether a process is a worker of the job that chaos breaks."""
     return "qdet.launching.chaos.job" in command_line(process)
+
+
+def works_in(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process of this user was started in `folder`."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return Path(process.cwd()).samefile(folder)
+    return False
 
 
 def command_line(process: psutil.Process) -> list[str]:
