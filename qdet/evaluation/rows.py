@@ -117,7 +117,7 @@ class ObjectRows:
             np.array([a.get("iscrowd", 0) for a in annotations], np.int64),
         )
 
-    def select(self, kept: Bool[np.ndarray, " n"] | Int[np.ndarray, " _"]) -> "ObjectRows":
+    def select(self, kept: Bool[np.ndarray, " n"]) -> "ObjectRows":
         """Return some rows."""
         return ObjectRows(*(column[kept] for column in vars(self).values()))
 

@@ -73,7 +73,7 @@ class Rows:
 def check(module: nn.Module, session: Session, form: Form, name: str) -> Difference:
     """Compare a session with the module that it was exported from.
 
-    Images on which rounding decides what the module itself finds are left out, if they are the fewer.
+    Images on which rounding decides what the module itself finds are left out, if they are at most half.
 
     Raises:
         ExportError: They differ by more than `TOLERANCE`, or the session fails; the message names the file.
@@ -110,7 +110,8 @@ def find_undecided(
     """Return those of some images of a batch in which rounding decides what a module finds.
 
     Where two proposals score almost the same, it decides which comes first, and with mixed query selection
-    (DINO, Sec. 3.4) which learned query refines which of them. Changing every weight a little tells.
+    (DINO, Sec. 3.4) which learned query refines which of them; where a box wanders far out of the image, it grows
+    from stage to stage. Changing every weight a little tells.
     """
     undecided: set[int] = set()
     for draw in range(DRAWS):

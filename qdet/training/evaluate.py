@@ -132,7 +132,7 @@ def evaluate_shards(
 
 
 def _judge_together(rows: DetectionRows, shards: ShardSet, how: EvalConfig, world: World) -> CocoMetrics:
-    """Measure AP of all ranks' detections, each rank some classes: none holds all of them. Collective."""
+    """Measure AP of all ranks' detections, each rank that of its own share of the classes. Collective."""
     images, categories = np.asarray(shards.index.image_id), np.sort(np.array(shards.categories.ids, np.int64))
     world.on_all(rows.check)
     seen = world.gather_arrays({"seen": rows.seen})
