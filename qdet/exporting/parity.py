@@ -110,8 +110,8 @@ def find_undecided(
     """Return those of some images of a batch in which rounding decides what a module finds.
 
     Where two proposals score almost the same, it decides which comes first, and with mixed query selection
-    (DINO, Sec. 3.4) which learned query refines which of them; where a box wanders far out of the image, it grows
-    from stage to stage. Changing every weight a little tells.
+    (DINO, Sec. 3.4) which learned query refines which of them; where a box wanders far out of the image, it
+    grows from stage to stage. Changing every weight a little tells.
     """
     undecided: set[int] = set()
     for draw in range(DRAWS):
