@@ -1,12 +1,14 @@
 """Costs and assignment of a training step, against the padded definition, for counts of objects as they come.
 
-python -m benchmarks.matching
+    python -m benchmarks.matching
+
+Where the assignment can run as a kernel, it does so in turn with scipy: on a GPU, or with TRITON_INTERPRET=1
+in Triton's interpreter, whose time says nothing about a GPU.
 """
 
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +18,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmarks.machine import describe_machine
+from benchmarks.timing import Task, take_turns
 from qdet.boxes import generalized_iou
+from qdet.kernels.assignment import assignment_runs
+from qdet.kernels.choice import Choice, has_triton, interpreting, kernels
 from qdet.losses import SetLoss, SetLossConfig
+from qdet.losses.matching import Assignment
 from qdet.types import Predictions, Targets
 
 COUNTS = {
@@ -29,45 +35,61 @@ COUNTS = {
     "1 object": (1,),
 }
 STAGES, QUERIES, CLASSES = 6, 300, 80
-Task = Callable[[], object]
 
 
 def main(*, repeats: int = 9, queries: int = QUERIES, out: str = "") -> None:
-    """Print CPU time of both, in turn, and their ratio.
+    """Print times of all ways, in turn, and how many times the first takes of each.
 
     Args:
-        repeats: Rounds of each pair, after one for warm-up.
+        repeats: Rounds, after one for warm-up.
         queries: Queries of an image.
         out: A file for the numbers, as JSON.
     """
     torch.set_num_threads(1)
-    print("| counts | objects | padded, ms | by object, ms | ratio |\n| --- | --: | --: | --: | --: |")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print("| counts | objects | way | ms | padded / this |\n| --- | --: | --- | --: | --: |")
     found = []
     for name, counts in COUNTS.items():
-        loss, *batch = make_batch(counts, queries)
-        pairs = measure((partial(match_padded, loss.config, *batch), partial(loss.match, *batch)), repeats)
-        before, after = (1e3 * statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-        ratio = statistics.median(a / b for a, b in pairs)
-        found.append(
-            {"counts": counts, "padded_ms": before, "by_object_ms": after, "ratio": ratio, "all": pairs}
-        )
-        print(f"| {name} | {sum(counts)} | {before:.1f} | {after:.1f} | {ratio:.2f} |", flush=True)
+        with device:
+            criterion, stages, targets, sizes = make_batch(counts, queries)
+        ways = ways_to_match(criterion, stages, targets, sizes)
+        times = take_turns(ways, device, rounds=repeats, warmup=1)
+        for way, each in times.items():
+            ratio = statistics.median(a / b for a, b in zip(times["padded"], each, strict=True))
+            row = {"counts": counts, "way": way, "ms": statistics.median(each), "ratio": ratio}
+            found.append(row | {"all": each})
+            print(f"| {name} | {sum(counts)} | {way} | {row['ms']:.1f} | {ratio:.2f} |", flush=True)
     if out:
         content = {"machine": describe_machine(), "queries": queries, "found": found}
         Path(out).write_text(json.dumps(content))
 
 
-def measure(tasks: Sequence[Task], repeats: int) -> list[tuple[float, ...]]:
-    """Run `tasks` in turn; return the CPU seconds of each, round by round, without the first."""
-    rounds = []
-    for _ in range(1 + repeats):
-        taken = []
-        for task in tasks:
-            begin = time.process_time()
-            task()
-            taken.append(time.process_time() - begin)
-        rounds.append(tuple(taken))
-    return rounds[1:]
+def ways_to_match(
+    criterion: SetLoss, stages: Sequence[Predictions], targets: Targets, sizes: Tensor
+) -> dict[str, Task]:
+    """Return the ways to match a batch: `kernel` is among them where it runs and finds the same pairs."""
+
+    def match(choice: Choice) -> list[Assignment]:
+        with kernels(choice):
+            return criterion.match(stages, targets, sizes)
+
+    ways: dict[str, Task] = {
+        "padded": partial(match_padded, criterion.config, stages, targets, sizes),
+        "by object": partial(match, "torch"),
+    }
+    logits = stages[0].logits
+    if has_triton() and (logits.is_cuda or interpreting()):
+        cost = logits.new_empty(len(stages), sum(targets.counts), logits.shape[1])
+        with kernels("triton"):
+            runs = assignment_runs(cost, targets.counts)
+        if runs and _are_equal(match("triton"), match("torch")):
+            ways["kernel"] = partial(match, "triton")
+    return ways
+
+
+def _are_equal(found: Sequence[Assignment], wanted: Sequence[Assignment]) -> bool:
+    each = zip(found, wanted, strict=True)
+    return all(a.queries.equal(b.queries) and a.objects.equal(b.objects) for a, b in each)
 
 
 def make_batch(counts: Sequence[int], queries: int) -> tuple[SetLoss, list[Predictions], Targets, Tensor]:

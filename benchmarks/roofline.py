@@ -25,7 +25,7 @@ from qdet.backbones import ResNetConfig
 from qdet.detectors import AdaMixerConfig, detector
 from qdet.job import OptimConfig, TrainConfig
 from qdet.losses import SetLossConfig, set_loss
-from qdet.losses.matching import Pending
+from qdet.losses.matching import OnHost
 from qdet.training.distributed import World
 from qdet.training.engine.plain import PlainEngine
 from qdet.types import Targets
@@ -143,9 +143,9 @@ def _marks(counter: Counter, model: Any, criterion: Any) -> list[Any]:
     return patches
 
 
-def _assign_anything(cost: Tensor, counts: Sequence[int]) -> Pending:
+def _assign_anything(cost: Tensor, counts: Sequence[int]) -> OnHost:
     """Return an assignment of all objects that costs nothing."""
-    return Pending(np.zeros((2, cost.shape[0], sum(counts)), np.int64), [], cost.device)
+    return OnHost(np.zeros((2, cost.shape[0], sum(counts)), np.int64), [], cost.device)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -93,8 +93,8 @@ class TrainConfig:
     """ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights); `auto` takes the
     lowest whose state fits into a third of the device's memory."""
     kernels: Literal["auto", "torch", "triton"] = "torch"
-    """Triton kernels for sampling, mixing, deformable attention and focal loss: on CUDA devices where one
-    passes its check, never, or required.
+    """Triton kernels for sampling, mixing, deformable attention, focal loss and assignment: on CUDA devices
+    where one passes its check, never, or required.
 
     No GPU has run them yet, so they are not the default."""
     deterministic: bool = False

@@ -1,20 +1,20 @@
-"""The matching of a step: costs on the device, their copy to the host, the assignment there."""
-
-from functools import partial
+"""The matching of a step: costs on the device, their copy, the assignment on the host or as a kernel."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
 
 from benchmarks.gpu.bench import Bench, Lines
+from benchmarks.gpu.right import kernels_can_run
 from benchmarks.gpu.scenes import CLASSES, make_targets
-from benchmarks.matching import match_padded
+from benchmarks.matching import ways_to_match
 from benchmarks.timing import summarize, synchronize, take_turns
+from qdet.kernels.assignment import NAME
 from qdet.losses import SetLossConfig
 from qdet.types import Predictions
 
 
 def measure_matching(bench: Bench) -> Lines:
-    """Milliseconds of the padded definition and of costs by object, for counts as they come."""
+    """Milliseconds of the padded definition, and of costs by object with scipy and the kernel, by turns."""
     scale, device = bench.scale, bench.scale.device
     _, height, width, queries = next(iter(scale.steps.values()))
     criterion = SetLossConfig().build(CLASSES).to(device)
@@ -30,11 +30,12 @@ def measure_matching(bench: Bench) -> Lines:
         ]
         stages = [Predictions(one, boxes) for one in logits]
         sizes = torch.tensor([[height, width]] * len(counts), device=device)
-        variants = {
-            "padded": partial(match_padded, criterion.config, stages, targets, sizes),
-            "by object": partial(criterion.match, stages, targets, sizes),
-        }
-        times = take_turns(variants, device, rounds=scale.rounds, warmup=2)
+        ways = ways_to_match(criterion, stages, targets, sizes)
+        if kernels_can_run(bench) and "kernel" not in ways:
+            bench.wrong.add(NAME)
+            why = "it does not run, or finds other pairs than scipy"
+            yield {"name": name, "variant": "kernel", "right": False, "why": why}
+        times = take_turns(ways, device, rounds=scale.rounds, warmup=2)
         for variant, milliseconds in times.items():
             yield {"name": name, "variant": variant, "objects": sum(counts)} | summarize(milliseconds)
     yield from measure_copy(bench, queries)

@@ -3,6 +3,7 @@
 S stages   B images   N queries   T objects of the batch   m matched pairs of the batch
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 from qdet.errors import DivergedError
+from qdet.kernels.assignment import assignment, assignment_runs, define_assignment
 from qdet.types import Targets
 
 MOST_THREADS = 8
@@ -36,43 +37,72 @@ class Assignment:
 def assign(cost: Float[Tensor, "S T N"], counts: Sequence[int]) -> "Pending":
     """Start to match every object (or, with fewer queries, every query) at minimal total cost.
 
-    Row t holds object t's costs for the queries of its image. This is the step's only copy from device to
+    Row t holds object t's costs for the queries of its image. They are the step's only copy from device to
     host: one tensor for all stages and images. Threads wait for it and solve it, while the caller gives the
-    device what needs no assignment.
+    device what needs no assignment. A kernel, where it is wanted, finds the same pairs on the
+    device; what is copied then is which costs are not finite.
     """
     stages, _, queries = cost.shape
     pairs = np.zeros((2, stages, sum(min(queries, n) for n in counts)), dtype=np.int64)
     if not pairs.size:
-        return Pending(pairs, [], cost.device)
+        return OnHost(pairs, [], cost.device)
+    if assignment_runs(cost, counts):
+        found, broken = assignment(cost.detach(), counts)
+        return OnDevice(found, *_copy_to_host(broken))
     problems = _Problems(*_copy_to_host(cost.detach()), _cut(counts, queries), pairs)
     threads = min(torch.get_num_threads(), MOST_THREADS)
     if cost.device.type == "cpu" and threads == 1:
         problems.solve(0, 1)
-        return Pending(pairs, [], cost.device)
+        return OnHost(pairs, [], cost.device)
     jobs = [_pool(threads).submit(problems.solve, first, threads) for first in range(threads)]
-    return Pending(pairs, jobs, cost.device)
+    return OnHost(pairs, jobs, cost.device)
+
+
+class Pending(ABC):
+    """An assignment that may still be computed."""
+
+    @abstractmethod
+    def result(self) -> Assignment:
+        """Wait for the assignment.
+
+        Raises:
+            DivergedError: A cost is NaN or infinite, so predictions are.
+        """
 
 
 @dataclass(frozen=True)
-class Pending:
-    """An assignment that may still be computed."""
+class OnHost(Pending):
+    """An assignment that threads of the host compute."""
 
     pairs: Int64[np.ndarray, "2 S m"]
     jobs: Sequence[Future[None]]
     device: torch.device
 
     def result(self) -> Assignment:
-        """Wait for the assignment and copy it to the device at once.
-
-        Raises:
-            DivergedError: A cost is NaN or infinite, so predictions are.
-        """
+        """Wait for the assignment and copy it to the device at once; see `Pending`."""
         for job in self.jobs:
             job.result()
         on_host = torch.from_numpy(self.pairs)
         if self.device.type == "cuda":
             on_host = on_host.pin_memory()
         return Assignment(*on_host.to(self.device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class OnDevice(Pending):
+    """An assignment that the device computes."""
+
+    pairs: Int64[Tensor, "2 S m"]
+    broken: Int32[np.ndarray, "S B"]
+    """1 for each matrix with a cost that is not finite, once it has arrived."""
+    arrived: Callable[[], None]
+
+    def result(self) -> Assignment:
+        """Wait until the device has looked at every cost; see `Pending`."""
+        self.arrived()
+        if self.broken.any():
+            raise _diverged(*np.argwhere(self.broken)[0].tolist())
+        return Assignment(*self.pairs)
 
 
 def matched_objects(targets: Targets, queries: int) -> int:
@@ -141,13 +171,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="qdet-matching")
 
 
-def _solve(cost: Float[np.ndarray, "t N"], stage: int, image: int) -> tuple[np.ndarray, np.ndarray]:
+def _solve(cost: Float[np.ndarray, "t N"], stage: int, image: int) -> tuple[np.ndarray, ...]:
     if not np.isfinite(cost).all():
-        raise DivergedError(
-            f"training diverged: the matching cost of stage {stage}, image {image} of the batch is NaN or "
-            "infinite, so its predictions or boxes are. Lower --optim.lr, lengthen --optim.warmup-steps, or "
-            "try --train.precision fp32"
-        )
-    objects, queries = linear_sum_assignment(cost)
-    by_query = queries.argsort()
-    return objects[by_query], queries[by_query]
+        raise _diverged(stage, image)
+    return define_assignment(cost)
+
+
+def _diverged(stage: int, image: int) -> DivergedError:
+    return DivergedError(
+        f"training diverged: the matching cost of stage {stage}, image {image} of the batch is NaN or "
+        "infinite, so its predictions or boxes are. Lower --optim.lr, lengthen --optim.warmup-steps, or "
+        "try --train.precision fp32"
+    )

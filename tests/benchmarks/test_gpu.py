@@ -16,7 +16,9 @@ from benchmarks.gpu.breakdown import cover
 from benchmarks.gpu.curves import difference
 from benchmarks.gpu.report import FILE, TABLES, read_lines
 from benchmarks.gpu.scenes import CLASSES, build_detector, make_scene
-from qdet.losses import SetLossConfig, matched_objects
+from qdet.kernels.choice import has_triton
+from qdet.losses import SetLossConfig, matched_objects, matching
+from tests.support.interpreter import interpreted
 from tests.support.recipes import REPO
 
 SMALL = replace(
@@ -68,6 +70,8 @@ def test_sections_run_at_tiny_sizes_and_every_line_is_there_at_once(small, tmp_p
     right = [line["right"] for line in lines if line["section"] == "right" and "right" in line]
     assert right
     assert all(right)
+    matched = {line.get("variant") for line in lines if line["section"] == "matching" and "ms" in line}
+    assert matched >= {"padded", "by object"} | ({"kernel"} if has_triton() else set())
     curves = [line for line in lines if line["section"] == "curves"]
     assert all(len(line["losses"]) == SMALL.learned for line in curves)
     assert "## ceilings" in (tmp_path / TABLES).read_text()
@@ -128,6 +132,17 @@ def test_no_speed_of_a_wrong_kernel_is_given(small, tmp_path, monkeypatch):
     timed = [line for line in read_lines(tmp_path / FILE) if line["section"] == "kernels"]
     assert timed
     assert not [line for line in timed if "ms" in line and line["name"] == "sampling_3d"]
+
+
+@interpreted
+def test_an_assignment_that_finds_other_pairs_is_not_timed(small, tmp_path, monkeypatch):
+    find = matching.assignment
+    monkeypatch.setattr(matching, "assignment", lambda *a: (find(*a)[0].flip(2), find(*a)[1]))
+    with pytest.raises(SystemExit, match="wrong kernels: assignment"):
+        command.main(out=tmp_path, only=("matching",))
+    lines = [line for line in read_lines(tmp_path / FILE) if line.get("variant") == "kernel"]
+    assert lines
+    assert all(line["right"] is False and "ms" not in line for line in lines)
 
 
 def test_runs_of_other_sizes_or_cards_are_not_compared(small, tmp_path, monkeypatch, capsys):
