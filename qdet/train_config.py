@@ -88,7 +88,7 @@ class TrainConfig:
     of workers then learns the same bytes on CPUs; 0 is off."""
     precision: Literal["auto", "bf16", "fp32"] = "bf16"
     """Backbone and decoder arithmetic; geometry, matching, losses and weights stay in fp32. `auto` takes bf16
-    where all workers have GPUs with it in hardware, else fp32."""
+    where the devices of all workers have it in hardware (CPUs: avx512_bf16), else fp32."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
     """ZeRO stage: what is sharded over the workers (1 optimizer, 2 gradients, 3 weights); `auto` takes the
     lowest whose state fits into a third of the device's memory."""

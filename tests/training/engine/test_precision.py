@@ -1,4 +1,4 @@
-"""`--train.precision auto`: fp32 on CPUs and where one GPU lacks bf16; said once, kept in checkpoints."""
+"""`--train.precision auto`: fp32 where one device lacks bf16; said once, kept in checkpoints."""
 
 import json
 
@@ -13,19 +13,37 @@ from tests.support.ranks import on_ranks, tiny_job, train_all
 CPU, GPU = World(0, 1, torch.device("cpu")), World(0, 1, torch.device("cuda", 0))
 
 
-@pytest.mark.parametrize(
-    ("world", "fast", "chosen"), [(CPU, None, "fp32"), (GPU, True, "bf16"), (GPU, False, "fp32")]
-)
-def test_auto_takes_bf16_where_a_gpu_has_it(demo_shards, monkeypatch, capsys, world, fast, chosen):
+def plant_capabilities(monkeypatch, *, gpu: bool = False, cpu: bool = False, onednn: bool = True) -> None:
+    """Let the devices of this process have bf16 in hardware, or not."""
     monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation: fast and not including_emulation
+        torch.cuda, "is_bf16_supported", lambda including_emulation: gpu and not including_emulation
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+
+
+@pytest.mark.parametrize(
+    ("world", "able", "chosen", "why"),
+    [
+        (GPU, {"gpu": True}, "bf16", "all devices have bf16 in hardware"),
+        (GPU, {"cpu": True}, "fp32", "an old card among the devices keeps fp32"),
+        (CPU, {"cpu": True}, "bf16", "all devices have bf16 in hardware"),
+        (CPU, {"gpu": True}, "fp32", "a CPU without avx512_bf16 among the devices keeps fp32"),
+        (
+            CPU,
+            {"cpu": True, "onednn": False},
+            "fp32",
+            "a CPU without avx512_bf16 among the devices keeps fp32",
+        ),
+    ],
+    ids=["GPU", "old GPU", "CPU", "old CPU", "no oneDNN"],
+)
+def test_auto_takes_bf16_where_hardware_has_it(demo_shards, monkeypatch, capsys, world, able, chosen, why):
+    plant_capabilities(monkeypatch, **able)
     job = tiny_job(demo_shards, **{"train.precision": "auto"})
     assert settle_precision(job, world).train.precision == chosen
-    said = capsys.readouterr().out
-    assert said.startswith(f"--train.precision auto: {chosen}; ")
-    assert ("an old card" in said) == (fast is False)
+    assert capsys.readouterr().out == f"--train.precision auto: {chosen}; {why}\n"
 
 
 @pytest.mark.parametrize("named", ["bf16", "fp32"])
@@ -50,12 +68,23 @@ def test_ranks_agree_on_what_all_can_do(demo_shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_keeps_and_resumes_in_what_auto_became(demo_shards, tmp_path, capsys):
-    job = tiny_job(demo_shards, **{"train.precision": "auto", "train.steps": 2})
-    train_all(1, {"run": job}, tmp_path)
-    [kept] = (tmp_path / "run" / "step_000002").glob("job.*.json")
-    assert json.loads(kept.read_text())["train.precision"] == "fp32"
-    train_all(1, {"run": tiny_job(demo_shards, **{"train.precision": "auto", "train.steps": 3})}, tmp_path)
+@pytest.mark.parametrize(("able", "chosen"), [(False, "fp32"), (True, "bf16")])
+def test_a_run_keeps_and_resumes_in_what_auto_became(
+    demo_shards, tmp_path, monkeypatch, capsys, able, chosen
+):
+    def train(steps: int) -> str:
+        job = tiny_job(demo_shards, **{"train.precision": "auto", "train.steps": steps})
+        train_all(1, {"run": job}, tmp_path)
+        [kept] = (tmp_path / "run" / f"step_{steps:06}").glob("job.*.json")
+        return json.loads(kept.read_text())["train.precision"]
+
+    plant_capabilities(monkeypatch, cpu=able)
+    assert train(2) == chosen
+    assert train(3) == chosen
     said = capsys.readouterr().out
     assert "resuming from step 2" in said
     assert "--train.precision is" not in said
+    plant_capabilities(monkeypatch, cpu=not able)  # the run moves to a machine of another kind
+    other = "fp32" if able else "bf16"
+    assert train(4) == other
+    assert f"--train.precision is {other}, it was {chosen}" in capsys.readouterr().out
