@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.usefixtures("only_cluster"),
 ]
 
-STEPS = 60
+STEPS = 44
+RESUMING = rf"resuming from step (\d+) of {STEPS}"
 SETTINGS = {
     "train.steps": STEPS,
     "train.batch_size": 16,
@@ -67,16 +68,16 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     job = start(
         *flags(SETTINGS), "--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address
     )
-    job.wait_for(r"step 7/60")
-    startup = job.when(r"step 1/60") - job.started
+    job.wait_for(rf"step 7/{STEPS}")
+    startup = job.when(rf"step 1/{STEPS}") - job.started
     before, killed = len(job.lines), time.monotonic()
     nodes.kill(4)
-    job.wait_for(r"resuming from step \d+ of 60", after=before)
-    job.wait_for(r"step 1[1-9]/60", after=before + 1)  # by then two workers have written a checkpoint
+    job.wait_for(RESUMING, after=before)
+    job.wait_for(rf"step 1[1-9]/{STEPS}", after=before + 1)  # by then two workers have written a checkpoint
     shrunk = job.when(r"resuming from step", after=killed) - killed
     nodes.add(6)
     before, added = len(job.lines), time.monotonic()
-    job.wait_for(r"resuming from step \d+ of 60", after=before)
+    job.wait_for(RESUMING, after=before)
     grown = job.when(r"resuming from step", after=added) - added
     assert job.end() == 0
     print(f"start-up {startup:.0f} s, 2 workers after {shrunk:.0f} s, 3 after {grown:.0f} s")
@@ -98,7 +99,7 @@ def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, 
     job = start(
         *flags(settings), "--train.workers", "1:2", "--store.run", "elastic", "--ray-address", nodes.address
     )
-    job.wait_for(r"step 11/60")
+    job.wait_for(rf"step 11/{STEPS}")
     before = len(job.lines)
     nodes.drain(4, seconds=60)
     drained = time.monotonic()
@@ -107,7 +108,7 @@ def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, 
         time.sleep(0.2)
     print(f"a checkpoint {time.monotonic() - drained:.0f} s after the notice, of step {unplanned}")
     nodes.kill(4)
-    found = job.wait_for(r"resuming from step (\d+) of 60", after=before)
+    found = job.wait_for(RESUMING, after=before)
     assert int(found[1]) >= unplanned[0]
     assert job.end() == 0
     assert_equals_one_worker(project, settings)
@@ -117,7 +118,7 @@ def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path
     nodes.add(3, 4)
     run = ("--train.workers", "2", "--train.max-failures", "0", "--store.run", "fixed")
     job = start(*flags(SETTINGS), *run, "--ray-address", nodes.address)
-    job.wait_for(r"step 6/60")
+    job.wait_for(rf"step 6/{STEPS}")
     nodes.kill(4)
     assert job.end() == 1
     ended = find_run(project, "fixed")[1]

@@ -93,6 +93,7 @@ def test_a_small_adamixer_overfits_sixteen_images(sixteen, tmp_path):
             "train.batch_size": 8,
             "train.workers": 1,
             "train.log_every": 50,
+            "train.eval_every": 0,
             "train.checkpoint_every": 10_000,
             "eval": EvalConfig(pictures=0),
         },

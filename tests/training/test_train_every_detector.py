@@ -132,6 +132,7 @@ def overfitting(name: str, shards) -> Job:
             "train.workers": 1,
             "train.precision": "fp32",
             "train.log_every": 50,
+            "train.eval_every": 0,  # at the end alone: a step is an epoch
             "train.checkpoint_every": 10_000,
             "eval.pictures": 0,
         },
