@@ -5,8 +5,10 @@ As `benchmarks.exported_models`, which prints the differences.
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.exported_models import models
+from qdet.detectors import DetectorConfig
 from qdet.exporting.export import export
 from qdet.exporting.graphs import Graph
 from qdet.exporting.onnx import write_onnx
@@ -34,12 +36,17 @@ def model_of(name: str) -> Model:
     return small_model(MODELS[name], **({"moved": MOVED[name]} if name in MOVED else {}))
 
 
+def trace(config: DetectorConfig) -> torch.export.ExportedProgram:
+    """Trace a fresh detector in its graph for batches."""
+    return Graph.of(config.build(CLASSES).eval(), AUGMENT, "batch").program
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "adamixer_r101" else LANDINGS) for name in ONE_EACH]
 )
 def test_detector_is_traced_for_any_batch_and_size(name):
     """Quicker than exporting, and what most often breaks it: a size that was read as a plain number."""
-    program = Graph.of(VARIANTS[name][0].build(CLASSES).eval(), AUGMENT, "batch").program
+    program = trace(VARIANTS[name][0])
     images, sizes_hw, original_hw = (
         node.meta["val"]
         for node in program.graph.nodes
@@ -48,6 +55,22 @@ def test_detector_is_traced_for_any_batch_and_size(name):
     open_sides = {str(side) for side in images.shape if isinstance(side, torch.SymInt)}
     assert len(open_sides) == 3
     assert str(sizes_hw.shape[0]) == str(original_hw.shape[0]) == str(images.shape[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dino_r50_5scale", "deformable_detr_r101_two_stage"])
+def test_sizes_of_chosen_tokens_are_short_expressions(name):
+    """Loading a program parses the expression of every side of every tensor."""
+    sides = [
+        str(side)
+        for node in trace(MODELS[name]).graph.nodes
+        for tensor in tree_leaves(node.meta.get("val"))
+        if isinstance(tensor, torch.Tensor)
+        for side in tensor.shape
+    ]
+    chosen = [side for side in sides if "Min" in side]
+    assert chosen
+    assert max(map(len, chosen)) < 40
 
 
 @pytest.mark.slow

@@ -42,7 +42,20 @@ def settle(boxes: Float[Tensor, "B T 4"], usable: Bool[Tensor, "B T"]) -> Float[
 
 def best_tokens(scores: Float[Tensor, "B T"], count: int) -> Int[Tensor, "B k"]:
     """Return the `count` tokens of highest score, all of them where there are fewer."""
-    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+    return scores.topk(_as_own_symbol(min(count, scores.shape[1])), dim=1).indices
+
+
+def _as_own_symbol(size: int) -> int:
+    """Let a traced graph have a symbol for a size, instead of an expression of the image's sides.
+
+    Every later tensor has that size. Its expression, a minimum over the cells of all levels, is 400
+    characters long, and a program of DINO takes twice as long to load with it.
+    """
+    if not isinstance(size, torch.SymInt):
+        return size
+    [own] = torch.scalar_tensor(size, dtype=torch.int64).reshape(1).tolist()
+    torch._check(own >= 1)
+    return own
 
 
 def take(x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
