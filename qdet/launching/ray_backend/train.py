@@ -40,8 +40,8 @@ from qdet.training.reporting import Display, PlainLines, Run
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
-    from ray.train.torch import TorchTrainer
 
+    from qdet.launching.ray_backend.trainer import ShardTrainer
     from qdet.training.hooks.callbacks import Callbacks
 
 RAY_TRAIN_SETTINGS = {
@@ -173,12 +173,12 @@ def _build_trainer(
     gpu: bool,
     ray_callbacks: Sequence["UserCallback"],
     output: Display | None,
-) -> "TorchTrainer":
+) -> "ShardTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from qdet.launching.ray_backend.rendezvous import AuthenticatedTorch
+    from qdet.launching.ray_backend.trainer import ShardTrainer
     from qdet.training.distributed import backend_of
 
     train = job.train
@@ -191,7 +191,7 @@ def _build_trainer(
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    return TorchTrainer(
+    return ShardTrainer(
         # Bound here, since Ray shows all of `train_loop_config` on its dashboard.
         partial(
             _train_worker,

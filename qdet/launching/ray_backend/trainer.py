@@ -1,0 +1,21 @@
+"""Ray Train's trainer, without the process that hands out its datasets: workers read shards themselves."""
+
+from typing import TYPE_CHECKING
+
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.callback import RayTrainCallback
+
+
+class ShardTrainer(TorchTrainer):
+    """A trainer of workers that are given no datasets of Ray's.
+
+    Ray Train starts a `DatasetManager` with every group of workers, needed or not: a process of Ray's
+    beside every trial of a sweep.
+    """
+
+    def _create_default_callbacks(self) -> list["RayTrainCallback"]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
