@@ -48,7 +48,7 @@ def test_trials_come_one_after_another(tmp_path, cluster):
     conduct = _conduct(tmp_path, LR)
     assert conduct.suggest() == {"trial": 1, "gpu": False}
     assert conduct.suggest() is None
-    assert not conduct.report(1, {ENDED: "finished", "step": 90, "val/AP": 0.5})
+    assert conduct.report(1, {ENDED: "finished", "step": 90, "val/AP": 0.5})
     assert conduct.suggest() == {"trial": 2, "gpu": False}
     conduct.report(2, {ENDED: "failed", ERROR: "DataError: x"})
     conduct.suggest()

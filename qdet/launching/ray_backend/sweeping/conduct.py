@@ -78,7 +78,7 @@ class Conduct:
             self.course.end(number, result[ENDED], result.get(ERROR))
             if self.running.pop(number, None):
                 self._say_end(self.course.trials[number])
-            return False
+            return True
         if not self._take_metrics(number, result, last=False):
             return False
         self._stop(number)

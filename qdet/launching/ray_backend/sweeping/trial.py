@@ -36,7 +36,7 @@ ENDED = "qdet_ended"
 ERROR = "qdet_error"
 """Key of why it failed."""
 TAKEN = 300.0
-"""Seconds in which Ray Tune must take a trial's last report."""
+"""Seconds in which Ray Tune must take a trial's last report, and stop its driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +82,18 @@ def run_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
 def _report_last(reports: Any, ended: dict[str, Any]) -> None:
     """Send the last report on the way of the workers' reports, so that it comes after them.
 
-    Ray Tune drops what is on that way when the driver returns: wait until it is taken.
+    Ray Tune stops this driver once it has that report. Until then this must not return: Ray Tune would note
+    the return in the only place that it has for a report, and wait for ever to put the report there.
 
     Raises:
-        ClusterError: Nobody takes it. Ray Tune then starts this driver again, which finds the trial as it
+        ClusterError: Ray Tune does not stop it. It then starts this driver again, which finds the trial as it
             ended and reports that.
     """
-    queue, until = reports._training_actor_item_queue, time.monotonic() + TAKEN
-    queue.put(ended)
-    while not queue.empty():
-        if time.monotonic() > until:
-            raise ClusterError(f"Ray Tune took no last report of a trial within {TAKEN:.0f} s")
+    reports._training_actor_item_queue.put(ended)
+    until = time.monotonic() + TAKEN
+    while time.monotonic() < until:
         time.sleep(0.2)
+    raise ClusterError(f"Ray Tune took no last report of a trial within {TAKEN:.0f} s")
 
 
 def _train(plan: TrialPlan, number: int, *, gpu: bool, pause: int | None, reports: Any) -> dict[str, Any]:
