@@ -1,12 +1,9 @@
 """Ray Train's trainer, without the process that hands out its datasets: workers read shards themselves."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-
-if TYPE_CHECKING:
-    from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 
 class ShardTrainer(TorchTrainer):
@@ -16,6 +13,6 @@ class ShardTrainer(TorchTrainer):
     beside every trial of a sweep.
     """
 
-    def _create_default_callbacks(self) -> list["RayTrainCallback"]:
+    def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
