@@ -27,7 +27,7 @@ fi
 cpus=${SLURM_CPUS_ON_NODE:?run this with sbatch}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 task=${SLURM_ARRAY_TASK_ID:-}
-port=${RAY_PORT:-$((16379 + SLURM_JOB_ID % 10000))}
+port=${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))} # Ray's workers have those from 10002 to 19999
 restarts=${SLURM_RESTART_COUNT:-0}
 requeues=${QDET_REQUEUES:-50}
 probe_seconds=2  # a head that does not answer is given up after three tries
@@ -112,6 +112,10 @@ done
 
 for _ in $(seq 120); do
   if answers; then break; fi
+  if ! kill -0 "$head_step" 2>/dev/null; then
+    echo "the Ray head on $head did not start: its last lines say why"
+    finish 1 ""
+  fi
   sleep 1
 done
 # The job waits until all nodes have joined.

@@ -61,7 +61,7 @@ def test_scripts_are_clean_bash(task: dict[str, Any], part: str):
 def test_the_task_starts_a_job_that_takes_its_flags(task: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     (line,) = [one for one in task["run"].replace("\\\n", " ").splitlines() if one.startswith("python ")]
     line = re.sub(r"\$\(\(.*?\)\)", "16", line)
-    values = task["envs"] | {"head": "10.0.0.1", "port": "16379"}
+    values = task["envs"] | {"head": "10.0.0.1", "port": "26379"}
     python, job, *flags = shlex.split(re.sub(r"\$(\w+)", lambda found: values[found[1]], line))
     assert (python, (REPO / job).is_file()) == ("python", True)
     caught: list = []
