@@ -209,11 +209,6 @@ class TrainConfig:
                 f"--train.verify-every {self.verify_every} compares bits, which GPUs only repeat with "
                 "--train.deterministic True; give that, or --train.accelerator cpu"
             )
-        if self.verify_every and self.zero == 3:
-            raise ConfigError(
-                f"--train.verify-every {self.verify_every} needs --train.zero 0, 1 or 2: with 3 no worker "
-                "has the weights to compute a gradient again by itself"
-            )
         if self.exclude_bad_hosts and not self.verify_every:
             raise ConfigError(
                 "--train.exclude-bad-hosts leaves out what --train.verify-every finds: give both, such as "

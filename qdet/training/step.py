@@ -96,10 +96,12 @@ class StepMaker:
         total = self._make_passes(step, micro_batches, meeting, check)
         while check is not None and not self._passed(check, micro_batches, meeting()):
             self.learner.engine.discard()
+            self.verifier.remember_own(step)
             total = self._make_passes(step, micro_batches, meeting, check)
         self.health.watchdog.now("optimizer step")
         with explain_out_of_memory("optimizer update", micro_batches[-1], self._train):
             norm = self.learner.engine.step(factor)
+        self.verifier.remember_own(step + 1)
         assert norm is not None, "the last micro-batch ends the step"
         seed = self.schedule.random_seed(step, self._numbers(len(micro_batches))[0])
         inputs = StepInputs(step, micro_batches, seed, progress, meeting())

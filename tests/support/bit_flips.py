@@ -15,14 +15,14 @@ from tests.support.ranks import _train
 
 @dataclass(frozen=True)
 class Flip:
-    """Which bit flips: `weights`, `activations`, `gradients` or `optimizer`."""
+    """Which bit flips: `weights`, `activations`, `gradients`, `optimizer` or (of weights) `gathered`."""
 
     what: str
     rank: int
     step: int
     """Counted from 1; it flips in it, the first time that it is made."""
     times: int = 1
-    """How often activations or gradients are wrong: once, or also when they are computed again."""
+    """How often what is computed or gathered is wrong: once, or also when it is computed again."""
 
 
 def train_with_flips(flips, jobs, store):
@@ -72,6 +72,19 @@ def _flip_weights(learner, left):
     flip_bit(getattr(named[_largest(named)], "ds_tensor", named[_largest(named)]))
 
 
+def _flip_gathered(learner, left):
+    """In the whole parameter that ZeRO-3 gathers for a layer, on this rank alone."""
+    named = dict(learner.detector.named_parameters())
+    owner, _, own = _largest(named).rpartition(".")
+
+    def flip(module, inputs):
+        if left[0] > 0:
+            left[0] -= 1
+            flip_bit(module._parameters[own].data)
+
+    return learner.detector.get_submodule(owner).register_forward_pre_hook(flip)
+
+
 def _flip_moments(learner, left):
     state = learner.engine.state._state()
     moments = [s[MOMENTS[0]] for s in state.values()]
@@ -114,6 +127,7 @@ _INJECTORS = {
     "weights": _flip_weights,
     "activations": _flip_activation,
     "gradients": _flip_gradient,
+    "gathered": _flip_gathered,
     "optimizer": _flip_moments,
 }
 

@@ -18,8 +18,8 @@ from qdet.job import TrainConfig
 from qdet.storage import Folder
 from qdet.training.checkpointing.read_back import check_written, digest_pieces
 from qdet.training.corruption.record import Incident, add_incident, bad_hosts, read_incidents
-from qdet.training.corruption.settle import find_odd, settle
-from qdet.training.corruption.turns import Turn, turn, turn_of_step
+from qdet.training.corruption.settle import find_changed, find_odd, settle
+from qdet.training.corruption.turns import turn, turn_of_step
 from tests.support.bit_flips import Flip, describe, train_with_flips
 from tests.support.random_job import random_job
 from tests.support.ranks import assert_same, checkpoint, on_ranks, train_all
@@ -90,23 +90,37 @@ class TestVerdict:
         again = [7 if lasting and rank == wrong else 5 for rank in range(ranks)]
         if first[0] == first[1]:
             return
-        verdict = settle(Turn(checked, checking, 0), (first[0], first[1]), again)
+        verdict = settle(checked, first[0], {checking: first[1]}, again)
+        assert (verdict.suspects, verdict.decided, verdict.lasting) == ((wrong,), True, lasting)
+
+    @given(ranks=st.integers(3, 6), data=st.data())
+    def test_where_all_check_one_wrong_rank_is_always_found(self, ranks, data):
+        checked, wrong = (data.draw(st.integers(0, ranks - 1)) for _ in "ab")
+        first, lasting = data.draw(st.booleans()), data.draw(st.booleans())  # wrong at first, or once checking
+        results = [5] * ranks
+        results[wrong] = 5 if first and wrong == checked else 7
+        again = [7 if lasting and rank == wrong else 5 for rank in range(ranks)]
+        verdict = settle(checked, 7 if first and wrong == checked else 5, dict(enumerate(results)), again)
         assert (verdict.suspects, verdict.decided, verdict.lasting) == ((wrong,), True, lasting)
 
     def test_a_transient_fault_of_one_of_two_is_found(self):
-        verdict = settle(Turn(1, 0, 0), (7, 5), [5, 5])
+        verdict = settle(1, 7, {0: 5}, [5, 5])
         assert (verdict.suspects, verdict.decided, verdict.lasting) == ((1,), True, False)
-        assert settle(Turn(1, 0, 0), (5, 7), [5, 5]).suspects == (0,)
+        assert settle(1, 5, {0: 7}, [5, 5]).suspects == (0,)
 
     def test_two_that_always_differ_leave_it_undecided(self):
-        verdict = settle(Turn(1, 0, 0), (7, 5), [5, 7])
+        verdict = settle(1, 7, {0: 5}, [5, 7])
         assert (verdict.suspects, verdict.decided, verdict.lasting) == ((0, 1), False, True)
 
     def test_one_rank_alone_is_its_own_third_computation(self):
-        alone = Turn(0, 0, 0)
-        assert settle(alone, (7, 5), [5]).decided
-        assert not settle(alone, (7, 5), [5]).lasting
-        assert not settle(alone, (7, 5), [6]).decided
+        assert settle(0, 7, {0: 5}, [5]).decided
+        assert not settle(0, 7, {0: 5}, [5]).lasting
+        assert not settle(0, 7, {0: 5}, [6]).decided
+
+    def test_a_state_that_changed_is_its_own_witness(self):
+        assert find_changed([1, 1]) is None
+        verdict = find_changed([1, 0])
+        assert (verdict.suspects, verdict.decided, verdict.lasting) == ((1,), True, True)
 
     def test_copies(self):
         assert find_odd([1, 1, 1]) is None
@@ -165,7 +179,6 @@ class TestReadBack:
     [
         ({"verify_every": -1}, "--train.verify-every must be 0"),
         ({"verify_every": 5, "accelerator": "auto"}, "--train.deterministic True"),
-        ({"verify_every": 5, "accelerator": "cpu", "zero": 3}, "needs --train.zero 0, 1 or 2"),
         ({"exclude_bad_hosts": True}, "--train.verify-every 500"),
     ],
 )
@@ -236,7 +249,7 @@ def test_bits_that_flip_in_a_checked_step_are_found_and_leave_no_trace(demo_shar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_bits_that_flip_at_any_stage(demo_shards, tmp_path, zero):
     flips = [
         *TRANSIENT,
@@ -260,22 +273,60 @@ def test_bits_that_flip_at_any_stage(demo_shards, tmp_path, zero):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_by_wrong_weights_resumes_to_what_it_would_have_been(demo_shards, tmp_path):
-    flip = Flip("weights", rank=1, step=5)
-    found = train_flipped(demo_shards, tmp_path, [flip], zero=0, workers=2)
+def test_with_zero_3_every_rank_computes_what_is_checked(demo_shards, tmp_path):
+    """So that one that is wrong in what it gathers is found in every turn, and named."""
+    once = [
+        Flip("gathered", rank=1, step=4),  # checked
+        Flip("gathered", rank=2, step=4),  # not in turn, and only its own micro-batch is wrong
+        Flip("gathered", rank=2, step=4, times=2),  # also the one that is checked
+        Flip("gathered", rank=0, step=3),  # in a step that is not checked
+    ]
+    lasting = Flip("gathered", rank=2, step=2, times=9)
+    found = train_flipped(demo_shards, tmp_path, [*once, lasting], zero=3)
+    for flip in (once[0], once[2]):
+        assert_found(found, flip)
+        assert found[flip][0][0].decided
+        assert_undone(tmp_path, flip)
+    assert found[once[1]] == found[once[3]] == ((), "")
+    assert_found(found, lasting, lasting=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_what_one_rank_alone_holds_is_found_in_the_next_check(demo_shards, tmp_path, zero):
+    """That is where it flips after the last update before it; what flips earlier is in that update."""
+    checked, between = Flip("optimizer", rank=0, step=4), Flip("optimizer", rank=0, step=3)
+    flips = [checked, between, *([Flip("weights", rank=2, step=4)] if zero == 3 else [])]
+    found = train_flipped(demo_shards, tmp_path, flips, zero=zero)
+    assert found[between] == ((), "")
+    for flip in (checked, *flips[2:]):
+        assert_found(found, flip, lasting=True)
+        (incident,) = found[flip][0]
+        assert (incident.what, incident.decided) == ("the share of weights and optimizer state", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "step", "named"), [(0, 5, ((0, 1), False)), (3, 6, ((1,), True))])
+def test_a_run_that_ended_by_wrong_weights_resumes_to_what_it_would_have_been(
+    demo_shards, tmp_path, zero, step, named
+):
+    flip = Flip("weights", rank=1, step=step)
+    found = train_flipped(demo_shards, tmp_path, [flip], zero=zero, workers=2)
     incidents, said = found[flip]
-    assert (incidents[0].ranks, incidents[0].decided) == ((0, 1), False)
+    assert (incidents[0].ranks, incidents[0].decided) == named
     assert said
-    job = verified_job(demo_shards, zero=0, workers=2)
+    job = verified_job(demo_shards, zero=zero, workers=2)
     train_all(2, {describe(flip): job}, tmp_path)
     assert_undone(tmp_path, flip)
 
 
 @pytest.mark.slow
-def test_checks_change_nothing_of_what_is_learned(demo_shards, tmp_path):
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_checks_change_nothing_of_what_is_learned(demo_shards, tmp_path, zero):
     jobs = {}
     for name, every in (("with", 1), ("without", 0)):
-        job = verified_job(demo_shards, zero=0, workers=2, **{"train.verify_every": every})
+        job = verified_job(demo_shards, zero=zero, workers=2, **{"train.verify_every": every})
         jobs[name] = override(job, {"train.accumulation": 2})
-    train_all(2, jobs, tmp_path)
+    on_ranks(2, train_with_flips, {}, jobs, tmp_path, apart=True)
+    assert read_incidents(Folder.open(tmp_path / "with")) == ()
     assert_same(checkpoint(tmp_path, "with", 6), checkpoint(tmp_path, "without", 6))

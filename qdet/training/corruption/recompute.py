@@ -50,10 +50,15 @@ def read_random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 class GradientWatch:
-    """The digest of the gradients of one backward pass, parameter by parameter as they arrive."""
+    """The digest of the gradients of one backward pass, parameter by parameter as they arrive.
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = parameters
+    Args:
+        parameters: Whose gradients.
+        drop: Whether a gradient is dropped once it is digested: what goes on is zero and takes no memory.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, drop: bool = False) -> None:
+        self._parameters, self._drop = parameters, drop
         self._found: dict[int, Tensor] = {}
 
     @contextmanager
@@ -71,9 +76,10 @@ class GradientWatch:
         """Return the digest of all of them; this waits for the device."""
         return _combine([self._found.get(i) for i in range(len(self._parameters))])
 
-    def _take(self, index: int) -> Callable[[Tensor], None]:
-        def take(gradient: Tensor) -> None:
+    def _take(self, index: int) -> Callable[[Tensor], Tensor | None]:
+        def take(gradient: Tensor) -> Tensor | None:
             self._found[index] = digest(gradient)
+            return gradient.new_zeros(()).expand_as(gradient) if self._drop else None
 
         return take
 
@@ -90,7 +96,7 @@ def compute_again(
     """Return the digest of the gradient of a micro-batch; neither gradients nor random numbers change.
 
     Args:
-        detector: In training mode, whole on this rank.
+        detector: In training mode. With ZeRO-3 all ranks call this at the same time, for one micro-batch.
         criterion: The loss.
         micro_batch: Images, objects, random numbers.
         divisors: What losses are divided by, as arguments of the loss.
@@ -99,13 +105,15 @@ def compute_again(
     """
     parameters = [p for p in detector.parameters() if p.requires_grad]
     device = next(detector.parameters()).device
+    watch = GradientWatch(parameters, drop=True)
     with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
         torch.set_rng_state(micro_batch.random["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(micro_batch.random["cuda"], device)
         loss = _compute_loss(detector, criterion, micro_batch.batch.to(device), divisors, bf16=bf16)
-        gradients = torch.autograd.grad(loss / loss_divisor, parameters, allow_unused=True)
-    return _combine([None if gradient is None else digest(gradient) for gradient in gradients])
+        with watch.watching():
+            torch.autograd.grad(loss / loss_divisor, parameters, allow_unused=True)
+    return watch.read()
 
 
 def _compute_loss(

@@ -1,10 +1,8 @@
 """Who is wrong where two computations of one gradient differ, or copies of one state do: pure functions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from qdet.training.corruption.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -19,23 +17,29 @@ class Verdict:
     """Whether results still differ when computed again, by a broken chip or wrong weights."""
 
 
-def settle(turn: Turn, first: tuple[int, int], again: Sequence[int]) -> Verdict:
-    """Judge two digests of a gradient that differ, by what all ranks get when they compute it again.
+def settle(checked: int, first: int, second: Mapping[int, int], again: Sequence[int]) -> Verdict:
+    """Judge digests of a gradient that differ, by what all ranks get when they compute it again.
 
     Args:
-        turn: Who was checked, and by whom.
-        first: Digests of the rank that was checked and of the one that checked it.
+        checked: The rank that was checked.
+        first: Its digest.
+        second: Digests by the ranks that checked it.
         again: Digests of all ranks, which computed the same micro-batch.
     """
-    votes = again if len(again) > 1 else (*first, *again)
+    votes = again if len(again) > 1 else (first, *second.values(), *again)
     truth = find_majority(votes)
-    ranks = (turn.checked, turn.checking)
     if truth is None:
-        unsure = ranks if len(again) < 3 else range(len(again))
-        return Verdict(tuple(sorted({*unsure})), decided=False, lasting=True)
-    wrong = {rank for rank, digest in zip(ranks, first, strict=True) if digest != truth}
+        unsure = {checked, *second} if len(again) < 3 else range(len(again))
+        return Verdict(tuple(sorted(unsure)), decided=False, lasting=True)
+    wrong = {rank for rank, digest in ((checked, first), *second.items()) if digest != truth}
     still = {rank for rank, digest in enumerate(again) if digest != truth}
     return Verdict(tuple(sorted(wrong | still)), decided=True, lasting=bool(still))
+
+
+def find_changed(kept: Sequence[int]) -> Verdict | None:
+    """Judge ranks by whether each one's own state is what it was (1) or not (0); None where all are."""
+    changed = tuple(rank for rank, same in enumerate(kept) if not same)
+    return Verdict(changed, decided=True, lasting=True) if changed else None
 
 
 def find_odd(digests: Sequence[int]) -> Verdict | None:

@@ -3,6 +3,9 @@
 A step is a pure function of weights, images and random numbers, so that on equal machines both gradients are
 equal bit for bit. Digests are compared after the backward passes and before the update. Where they differ,
 all ranks compute the micro-batch once more, which says who is wrong, and the step is made again.
+
+With ZeRO-3 each pass gathers weights, in which all ranks take part: there all of them compute the micro-batch
+again. What one rank alone holds (ZeRO 1 to 3) is digested after the update before a check, and in the check.
 """
 
 import socket
@@ -13,15 +16,15 @@ from dataclasses import replace
 from torch import Tensor
 
 from qdet.detectors.detector import Detector
-from qdet.errors import ClusterError, ConfigError, CorruptionError, StorageError
+from qdet.errors import ClusterError, CorruptionError, StorageError
 from qdet.job import Job
 from qdet.losses import SetLoss
 from qdet.storage import Folder
-from qdet.training.corruption.copies import digest_copies
+from qdet.training.corruption.copies import digest_copies, digest_own
 from qdet.training.corruption.exchange import gather_digests, send_bytes, share_bytes
 from qdet.training.corruption.recompute import GradientWatch, MicroBatch, compute_again, read_random_state
 from qdet.training.corruption.record import FILE, Incident, add_incident, bad_hosts, read_incidents
-from qdet.training.corruption.settle import Verdict, find_odd, settle
+from qdet.training.corruption.settle import Verdict, find_changed, find_odd, settle
 from qdet.training.corruption.turns import Turn, turn_of_step
 from qdet.training.distributed import World
 from qdet.training.ema import Ema
@@ -57,8 +60,11 @@ class Verifier:
         self.engine, self._folder = engine, folder
         self._hosts: list[str] = []
         self._found = 0
+        self._own: Tensor | None = None
+        self.sharded = engine.state.stage == 3
+        """Whether all ranks must compute at the same time."""
         if job.train.verify_every:
-            check_stage(job)
+            self._own = digest_own(engine.state)
             self._hosts = world.broadcast(world.gather(socket.gethostname()))
             self._found = world.on_main(self._look_back)
 
@@ -66,6 +72,17 @@ class Verifier:
         """Return the check of the step after `step` others; None where nothing is checked in it."""
         turn = turn_of_step(step, self.job.train.verify_every, ranks=self.world.size, passes=passes)
         return None if turn is None else Check(self, step, turn)
+
+    def remember_own(self, step: int) -> None:
+        """Digest what this rank alone holds, after `step` steps, if the next one is checked."""
+        every = self.job.train.verify_every
+        if every and (step + 1) % every == 0:
+            self._own = digest_own(self.engine.state)
+
+    def kept_own(self) -> bool:
+        """Return whether what this rank alone holds is bit for bit what it was after the last update."""
+        now = digest_own(self.engine.state)
+        return now is None or self._own is None or int(now) == int(self._own)
 
     def compare_copies(self, step: int, ema: Ema) -> None:
         """Compare what every rank holds a copy of, after `step` steps, before it is saved.
@@ -83,7 +100,8 @@ class Verifier:
         """Return the digest of the gradient of a micro-batch; 0 on a rank that has none."""
         if content is None:
             return 0
-        return compute_again(
+        self.engine.release()
+        found = compute_again(
             self.detector,
             self.criterion,
             MicroBatch.from_bytes(content),
@@ -91,6 +109,8 @@ class Verifier:
             loss_divisor=self.engine.loss_divisor,
             bf16=self.job.train.precision == "bf16",
         )
+        self.engine.release()
+        return found
 
     def report(self, step: int, what: str, verdict: Verdict) -> None:
         """Print and record what was found.
@@ -139,19 +159,6 @@ class Verifier:
             print(f"warning: corruption could not be recorded in {self._folder}: {error}", flush=True)
 
 
-def check_stage(job: Job) -> None:
-    """Refuse ZeRO-3, also where `--train.zero auto` chose it.
-
-    Raises:
-        ConfigError: DeepSpeed's gradients there are not bit for bit those of the same weights without it.
-    """
-    if job.train.zero == 3:
-        raise ConfigError(
-            f"--train.verify-every {job.train.verify_every} needs --train.zero 0, 1 or 2: with 3 no worker "
-            "has the weights to compute a gradient again by itself"
-        )
-
-
 class Check:
     """The check of one step, which may be made more than once."""
 
@@ -173,22 +180,24 @@ class Check:
         Collective, between the last backward pass and the update.
 
         Raises:
-            CorruptionError: The two differ for good, or did so before.
+            CorruptionError: The two differ for good, or did so before, or a rank's own state has changed.
         """
-        world, turn = self.verifier.world, self.turn
+        world, turn, everywhere = self.verifier.world, self.turn, self.verifier.sharded
         mine = None
         if world.rank == turn.checked:
             mine = MicroBatch(micro_batches[turn.number], self._random).to_bytes()
-        sent = send_bytes(world, mine, source=turn.checked, target=turn.checking)
-        first = 0 if mine is None else self._watch.read()
-        second = self.verifier.compute_again(sent, divisors)
-        digests = gather_digests(world, first, second)
-        pair = digests[turn.checked][0], digests[turn.checking][1]
-        if pair[0] == pair[1]:
+        if everywhere:
+            sent = share_bytes(world, mine, source=turn.checked)
+        else:
+            sent = send_bytes(world, mine, source=turn.checked, target=turn.checking)
+        firsts, seconds = self._compute_again(sent, divisors, first=0 if mine is None else self._watch.read())
+        first = firsts[turn.checked]
+        second = {rank: seconds[rank] for rank in (range(world.size) if everywhere else [turn.checking])}
+        if {*second.values()} == {first}:
             return True
-        shared = share_bytes(world, mine, source=turn.checked)
-        again = [digest for (digest,) in gather_digests(world, self.verifier.compute_again(shared, divisors))]
-        verdict = settle(turn, pair, again)
+        shared = sent if everywhere else share_bytes(world, mine, source=turn.checked)
+        _, again = self._compute_again(shared, divisors)
+        verdict = settle(turn.checked, first, second, again)
         made_again, self._made_again = self._made_again, True
         self.verifier.report(
             self.step + 1,
@@ -196,6 +205,23 @@ class Check:
             replace(verdict, lasting=verdict.lasting or made_again),
         )
         return False
+
+    def _compute_again(
+        self, content: bytes | None, divisors: Mapping[str, float], *, first: int = 0
+    ) -> tuple[list[int], list[int]]:
+        """Return all ranks' `first` digests and those they compute now. Collective.
+
+        Raises:
+            CorruptionError: A rank's own state has changed since the last update.
+        """
+        verifier = self.verifier
+        second = verifier.compute_again(content, divisors)
+        table = gather_digests(verifier.world, first, second, int(verifier.kept_own()))
+        firsts, seconds, kept = (list(column) for column in zip(*table, strict=True))
+        changed = find_changed(kept)
+        if changed is not None:
+            verifier.report(self.step + 1, "the share of weights and optimizer state", changed)
+        return firsts, seconds
 
     @contextmanager
     def _watching(self) -> Iterator[None]:

@@ -44,6 +44,9 @@ class Engine(ABC):
     def discard(self) -> None:
         """Forget the gradients of a step whose last backward pass is done, instead of its last `step`."""
 
+    def release(self) -> None:
+        """Drop weights of other ranks that a pass without `backward` has gathered; gradients stay."""
+
     def train(self) -> None:
         """Switch to training mode."""
         self.module.train()

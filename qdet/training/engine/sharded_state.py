@@ -75,6 +75,16 @@ class ShardedState:
             found += [state[key] for state in self._state().values() for key in MOMENTS if key in state]
         return found
 
+    def own(self) -> list[Tensor]:
+        """Return what this rank alone holds, in one order: by stage its share of moments and of weights."""
+        if self.stage == 0:
+            return []
+        if self.stage == 3:
+            found = [p.ds_tensor for p in self._parameters.values()]  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            found = list(self._optimizer.single_partition_of_fp32_groups)
+        return found + [state[key] for state in self._state().values() for key in MOMENTS if key in state]
+
     def piece_of(self, kind: str, name: str, held: Tensor) -> Piece | None:
         """Return this rank's part of a tensor that is laid out like parameter `name`, such as its average."""
         share = self._shares.get(name)

@@ -121,6 +121,12 @@ class ZeroEngine(Engine):
         self._engine.step()
         adamw.found_inf = None
 
+    def release(self) -> None:
+        """Drop weights of other ranks that a pass without `backward` has gathered; gradients stay."""
+        if self.state.stage == 3:
+            self._optimizer.parameter_offload.release_backward_leftovers()
+            self._optimizer.parameter_offload.partition_all_parameters()
+
 
 def _import_deepspeed() -> Any:
     """Import DeepSpeed without the C++ op that it would compile on a CPU."""
