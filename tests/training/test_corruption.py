@@ -96,7 +96,7 @@ class TestVerdict:
     @given(ranks=st.integers(3, 6), data=st.data())
     def test_where_all_check_one_wrong_rank_is_always_found(self, ranks, data):
         checked, wrong = (data.draw(st.integers(0, ranks - 1)) for _ in "ab")
-        first, lasting = data.draw(st.booleans()), data.draw(st.booleans())  # wrong at first, or once checking
+        first, lasting = (data.draw(st.booleans()) for _ in "ab")
         results = [5] * ranks
         results[wrong] = 5 if first and wrong == checked else 7
         again = [7 if lasting and rank == wrong else 5 for rank in range(ranks)]

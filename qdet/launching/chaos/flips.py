@@ -50,10 +50,10 @@ def _inject(detector: "nn.Module", kind: str) -> Callable[[], None]:
     trained = [p for p in detector.parameters() if p.requires_grad]
     layer = next(m for m in detector.modules() if isinstance(m, torch.nn.LayerNorm))
     once = _Once()
-    if kind == "weights" and len(layer.weight):  # with ZeRO-3 a rank holds none of it here
-        _flip_bit(layer.weight)
+    if kind == "weights":
+        _flip_bit(getattr(layer.weight, "ds_tensor", layer.weight))  # with ZeRO-3 this rank's share of it
         return lambda: None
-    if kind != "activations":
+    if kind == "gradients":
         return trained[0].register_hook(once).remove
 
     def flip(_module: "nn.Module", _inputs: Any, output: Any) -> Any:

@@ -192,15 +192,11 @@ class Trial(RunFiles):
             COPIES: "1",
         }
 
-    def _verification(self) -> list[str]:
-        """Return what turns checks of gradients off where the job cannot make them; then no bits flip."""
-        return ["--train.verify-every", "0"] if "--train.zero 3" in " ".join(self.flags) else []
-
     def _command(self, restarts: int) -> list[str]:
         return [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.workers)),
             *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "--rdzv-id", self.name),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
             *("-m", "qdet.launching.chaos.job", "--store.path", self.store, "--store.run", self.name),
-            *("--store.resume", "auto", *self.flags, *self._verification()),
+            *("--store.resume", "auto", *self.flags),
         ]

@@ -44,7 +44,7 @@ class Engine(ABC):
     def discard(self) -> None:
         """Forget the gradients of a step whose last backward pass is done, instead of its last `step`."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027  (most engines gather none)
         """Drop weights of other ranks that a pass without `backward` has gathered; gradients stay."""
 
     def train(self) -> None:
