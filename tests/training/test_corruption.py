@@ -295,7 +295,7 @@ def test_with_zero_3_every_rank_computes_what_is_checked(demo_shards, tmp_path):
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_what_one_rank_alone_holds_is_found_in_the_next_check(demo_shards, tmp_path, zero):
     """That is where it flips after the last update before it; what flips earlier is in that update."""
-    checked, between = Flip("optimizer", rank=0, step=4), Flip("optimizer", rank=0, step=3)
+    checked, between = Flip("optimizer", rank=0, step=4), Flip("weights", rank=0, step=3)
     flips = [checked, between, *([Flip("weights", rank=2, step=4)] if zero == 3 else [])]
     found = train_flipped(demo_shards, tmp_path, flips, zero=zero)
     assert found[between] == ((), "")

@@ -11,6 +11,8 @@ from data_prep.synthetic import SyntheticConfig, prepare
 from qdet.backbones import SwinConfig
 from qdet.config import override
 from qdet.job import Job
+from qdet.storage import Folder
+from qdet.training.corruption.record import read_incidents
 from tests.support.ranks import losses, train_all
 from tests.support.recipes import MODELS
 
@@ -66,13 +68,15 @@ def test_every_demo_makes_two_steps(demo_shards, tmp_path):
     "names", [pytest.param(FAMILIES, marks=pytest.mark.ci_slow, id="one each"), pytest.param(DEMOS, id="all")]
 )
 def test_zero_3_on_two_ranks_equals_zero_0(demo_shards, tmp_path, names):
-    """ZeRO-0 equals plain PyTorch (`test_zero_stages.py`)."""
+    """ZeRO-0 equals plain PyTorch (`test_zero_stages.py`). Gradients of step 3 are computed twice."""
     common = {"train.steps": 5, "train.workers": 2, "train.precision": "fp32", "optim.lr": 5e-5}
     plain = brief(demo_shards, names, **common, **{"train.zero": 0})
-    sharded = brief(demo_shards, names, **common, **{"train.zero": 3})
+    checked = {"train.accelerator": "cpu", "train.verify_every": 3}
+    sharded = brief(demo_shards, names, **common, **checked, **{"train.zero": 3})
     plain, sharded = train_all(2, plain, tmp_path / "zero0"), train_all(2, sharded, tmp_path / "zero3")
     for name in names:
         assert losses(sharded[name]) == pytest.approx(losses(plain[name]), rel=1e-5), name
+        assert read_incidents(Folder.open(tmp_path / "zero3" / name)) == (), name
 
 
 STEPS = 500
