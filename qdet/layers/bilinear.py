@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def interpolate_at(
@@ -22,7 +22,7 @@ def interpolate_at(
 
     Outside the map values are zero, or those of the nearest cell with padding `border`.
     """
-    if _must_repeat(maps):
+    if _must_repeat(maps) or (outside == "border" and _has_nan_on_a_cpu(grid)):
         return gather_at(maps, grid, outside=outside)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
@@ -57,3 +57,9 @@ def gather_at(
 
 def _must_repeat(maps: Tensor) -> bool:
     return maps.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
+def _has_nan_on_a_cpu(grid: Tensor) -> bool:
+    """Whether PyTorch's own backward pass would take a NaN for an index, which ends the process."""
+    plain = type(grid) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    return plain and grid.device.type == "cpu" and bool(grid.isnan().any())

@@ -33,3 +33,19 @@ def test_a_nan_position_reads_nan_and_affects_no_other(outside):
     found = gather_at(torch.ones(1, 4, 5, 6), grid, outside=outside)
     assert found[0, :, 0].isnan().all()
     assert found[0, :, 1].eq(1).all()
+
+
+def test_a_nan_at_the_border_reaches_values_and_gradients():
+    """So that its step is skipped. PyTorch's backward pass on a CPU takes it for an index: the process ends."""
+    maps = torch.rand(1, 2, 5, 6, requires_grad=True)
+    grid = torch.rand(1, 3, 4, 2) * 2 - 1
+    grid[0, 1, 2, 0] = grid[0, 2, 3, 1] = torch.nan
+    grid.requires_grad_(True)
+    found = interpolate_at(maps, grid, outside="border")
+    lost = grid.detach().isnan().any(-1).unsqueeze(1).expand_as(found)
+    assert found[lost].isnan().all()
+    expected = F.grid_sample(maps, grid.nan_to_num(), padding_mode="border", align_corners=False)
+    torch.testing.assert_close(found[~lost], expected[~lost])
+    found.sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.isnan().any()
