@@ -36,7 +36,7 @@ def test_a_nan_position_reads_nan_and_affects_no_other(outside):
 
 
 def test_a_nan_at_the_border_reaches_values_and_gradients():
-    """So that its step is skipped. PyTorch's backward pass on a CPU takes it for an index: the process ends."""
+    """So its step is skipped. PyTorch's backward pass on a CPU takes it for an index: the process ends."""
     maps = torch.rand(1, 2, 5, 6, requires_grad=True)
     grid = torch.rand(1, 3, 4, 2) * 2 - 1
     grid[0, 1, 2, 0] = grid[0, 2, 3, 1] = torch.nan

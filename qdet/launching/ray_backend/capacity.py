@@ -10,8 +10,10 @@ from qdet.job import TrainConfig
 KIND = "accelerator_type:"
 """Begins the resource by which Ray names a node's GPUs."""
 
-DRIVER_BYTES = 1.1e9
+DRIVER_BYTES = 1.0e9
 """What the driver of a sweep's trial takes beside its workers, with Ray Train's controller and helpers.
+
+Measured on Linux, shared pages by share: 0.97 GB, of which the driver 0.41 and the controller 0.26.
 
 It reserves no CPU, which would be missing for the workers.
 """
