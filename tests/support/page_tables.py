@@ -8,7 +8,7 @@ STANDS_FOR = {
     r"^ray job submit --working-dir . -- (python \S+) .*": rf"ray job submit --working-dir . -- \1 {SHORT}",
     r"^(ray job submit jobs/\S+)$": rf"\1 -- {SHORT}",
     r"^(qdet submit jobs/\S+ --) .*": rf"\1 {SHORT}",
-    r"^qdet demo$": "qdet demo -- --train.steps 2",
+    r"^qdet demo$": "mkdir fresh && cd fresh && qdet demo -- --train.steps 2",
     r"--store.resume RUN": f"{SHORT} --store.resume swin_demo --train.steps 4",
     r"\bMODEL IMAGES\b": "demo street.jpg",
     r"outputs/RUN": "outputs/tiny",
