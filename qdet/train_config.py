@@ -207,7 +207,7 @@ class TrainConfig:
         if self.verify_every and self.accelerator != "cpu" and not self.deterministic:
             raise ConfigError(
                 f"--train.verify-every {self.verify_every} compares bits, which GPUs only repeat with "
-                "--train.deterministic True; give that, or --train.accelerator cpu"
+                "--train.deterministic; give that, or --train.accelerator cpu"
             )
         if self.exclude_bad_hosts and not self.verify_every:
             raise ConfigError(

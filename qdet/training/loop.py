@@ -61,7 +61,13 @@ class Result:
 
 
 def train(
-    job: Job, *, run: Run, reporter: Reporter, tracker: Tracker, callbacks: Sequence[Callbacks] = ()
+    job: Job,
+    *,
+    run: Run,
+    reporter: Reporter,
+    tracker: Tracker,
+    callbacks: Sequence[Callbacks] = (),
+    host: str | None = None,
 ) -> Result:
     """Train `job` to its last step, from its last checkpoint if there is one. Collective.
 
@@ -71,6 +77,7 @@ def train(
         reporter: The launcher's.
         tracker: What the run logs to.
         callbacks: A user's, called on rank 0.
+        host: What this machine is called in the record of wrong results; None: by its host name.
 
     Raises:
         QdetError: The job, its shards or a checkpoint cannot be used as they are.
@@ -82,7 +89,7 @@ def train(
     if world.device.type == "cpu":
         torch.set_num_threads(job.train.cpus_per_worker)
     with patient(), calling(reporter, callbacks if world.main else ()) as (called, end):
-        training = _Training(job, world, run, called, tracker)
+        training = _Training(job, world, run, called, tracker, host)
         try:
             with training.health:
                 result = training.run()
@@ -99,7 +106,9 @@ def train(
 class _Training:
     """The state of one training: what is learned, and how far it is."""
 
-    def __init__(self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker) -> None:
+    def __init__(
+        self, job: Job, world: World, run: Run, reporter: Reporter, tracker: Tracker, host: str | None
+    ) -> None:
         check_world(job, world.size)
         train_shards, val_shards = job.data.open_train(), job.data.open(job.data.val)
         hosts = check_same_data(world, train_shards, val_shards)
@@ -147,6 +156,7 @@ class _Training:
             criterion=learner.criterion,
             engine=learner.engine,
             folder=folder.folder,
+            host=host,
         )
         self.maker = StepMaker(self.schedule, learner, self.exchange, self.health, diagnosis, self.verifier)
         self.evaluator = Evaluator(job, world, val_shards, reporter, tracker)

@@ -3,15 +3,11 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from qdet.config import override
-from qdet.launching import paths
-from tests.support import tiny_job
-from tests.support.mlflow_runs import find_run, ledgers, loss_curve
-from tests.support.replay_run import replay_by_one_process
+from tests.support.mlflow_runs import find_run
+from tests.support.one_worker import assert_equals_one_worker, to_flags
 
 pytestmark = [
     pytest.mark.ray,
@@ -36,37 +32,18 @@ SETTINGS = {
 }
 
 
-def flags(settings: dict[str, Any]) -> list[str]:
-    """Return settings as command-line flags."""
-    typed = {path: value[0] if isinstance(value, tuple) else value for path, value in settings.items()}
-    return [word for path, value in typed.items() for word in (f"--{path.replace('_', '-')}", str(value))]
-
-
-def assert_equals_one_worker(project: Path, settings: dict[str, Any]) -> None:
-    """Assert that every step has the loss of one worker and that no image was lost or duplicated."""
-    (project / "again").mkdir()
-    job = paths.resolve(override(tiny_job.job, settings))
-    again, distances = replay_by_one_process(job, project / "outputs" / "elastic", project / "again")
-    found = loss_curve(project, "elastic", STEPS)
-    assert found == pytest.approx(again, rel=1e-6)
-    # Moments are sums of gradients. Rounding is some 4e-7 of them; 7e-5 where it decides which of two queries
-    # matches an object; and 5e-2 at the start, when all queries predict the same box.
-    first, *others = (distances[step] for step in sorted(distances))
-    assert first < 0.2
-    assert max(others) < 1e-3
-    worst = max(abs(found[step] / again[step] - 1) for step in again)
-    print(f"losses off by {worst:.1e}, checkpoints by {first:.1e}, then {max(others):.1e}, at most")
-    counted = ledgers(project, "elastic")
-    assert len(counted) >= STEPS // 3
-    assert set(counted) == {(0, 0)}
-
-
 @pytest.mark.ci_slow
 def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, nodes, start, monkeypatch):
     monkeypatch.setenv("QDET_GROWTH_CHECK_S", "5")
     nodes.add(3, 4, 5)
     job = start(
-        *flags(SETTINGS), "--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address
+        *to_flags(SETTINGS),
+        "--train.workers",
+        "1:3",
+        "--store.run",
+        "elastic",
+        "--ray-address",
+        nodes.address,
     )
     job.wait_for(rf"step 7/{STEPS}")
     startup = job.when(rf"step 1/{STEPS}") - job.started
@@ -83,7 +60,7 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_when_one_comes(project: Path, 
     print(f"start-up {startup:.0f} s, 2 workers after {shrunk:.0f} s, 3 after {grown:.0f} s")
     worlds = worlds_of(project / "outputs" / "elastic")
     assert {2, 3} <= set(worlds.values())
-    assert_equals_one_worker(project, SETTINGS)
+    assert_equals_one_worker(project, "elastic", SETTINGS)
 
 
 def worlds_of(run: Path) -> dict[int, int]:
@@ -97,7 +74,13 @@ def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, 
     nodes.add(3, 4)
     settings = SETTINGS | {"train.checkpoint_every": 10}
     job = start(
-        *flags(settings), "--train.workers", "1:2", "--store.run", "elastic", "--ray-address", nodes.address
+        *to_flags(settings),
+        "--train.workers",
+        "1:2",
+        "--store.run",
+        "elastic",
+        "--ray-address",
+        nodes.address,
     )
     job.wait_for(rf"step 11/{STEPS}")
     before = len(job.lines)
@@ -111,13 +94,13 @@ def test_a_drained_node_saves_a_checkpoint_and_the_run_continues(project: Path, 
     found = job.wait_for(RESUMING, after=before)
     assert int(found[1]) >= unplanned[0]
     assert job.end() == 0
-    assert_equals_one_worker(project, settings)
+    assert_equals_one_worker(project, "elastic", settings)
 
 
 def test_a_run_of_fixed_size_fails_with_its_cause_when_a_node_dies(project: Path, nodes, start):
     nodes.add(3, 4)
     run = ("--train.workers", "2", "--train.max-failures", "0", "--store.run", "fixed")
-    job = start(*flags(SETTINGS), *run, "--ray-address", nodes.address)
+    job = start(*to_flags(SETTINGS), *run, "--ray-address", nodes.address)
     job.wait_for(rf"step 6/{STEPS}")
     nodes.kill(4)
     assert job.end() == 1

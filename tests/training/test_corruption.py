@@ -178,7 +178,7 @@ class TestReadBack:
     ("changes", "said"),
     [
         ({"verify_every": -1}, "--train.verify-every must be 0"),
-        ({"verify_every": 5, "accelerator": "auto"}, "--train.deterministic True"),
+        ({"verify_every": 5, "accelerator": "auto"}, "--train.deterministic"),
         ({"exclude_bad_hosts": True}, "--train.verify-every 500"),
     ],
 )

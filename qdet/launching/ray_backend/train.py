@@ -22,7 +22,7 @@ from qdet.launching.ray_backend import capacity, connect, failures
 from qdet.launching.ray_backend.failure_budget import FailureBudget, newest_step
 from qdet.launching.ray_backend.interruptible import GracefulStop, call_interruptibly
 from qdet.launching.ray_backend.masked_errors import mask_errors
-from qdet.launching.ray_backend.placement.bad_hosts import leave_out_bad_hosts
+from qdet.launching.ray_backend.placement.hosts import name_own_host
 from qdet.launching.ray_backend.worker_output import forwarded_to
 from qdet.launching.ray_backend.worker_settings import (
     is_single_machine,
@@ -83,7 +83,8 @@ def run_on_ray(
     check(prepared)
     connection = connect.connect(address)
     try:
-        gpu = capacity.wait_for_workers(job.train, seconds=0.0 if connection.private else wait)
+        wait = 0.0 if connection.private else wait
+        gpu = capacity.wait_for_workers(job.train, seconds=wait)
         with open_session(prepared) as session:
             device, many = "GPU" if gpu else "CPU", "" if job.train.workers == 1 else "s"
             print(f"run {session.run.name}: {job.train.workers} worker{many} on {device}s", flush=True)
@@ -94,7 +95,7 @@ def run_on_ray(
             ):
                 session.when_lost(requested.set)
                 result = _fit_with_graceful_stop(
-                    job, session.run, callbacks, requested, gpu=gpu, display=display
+                    job, session.run, callbacks, requested, gpu=gpu, display=display, wait=wait
                 )
             session.check_lease()
             if result["stopped"]:
@@ -115,13 +116,14 @@ def _fit_with_graceful_stop(
     *,
     gpu: bool,
     display: Display,
+    wait: float,
 ) -> dict[str, Any]:
     """Train as `fit` does; the workers stop after a checkpoint once that is requested."""
     workers = graceful_stop.WorkerStop(run.name)
     output: Display = PlainLines() if isinstance(display, PlainLines) else EventLines()
     try:
         stop = GracefulStop(requested, workers.request, graceful_stop.GRACE)
-        return fit(job, run, callbacks, gpu=gpu, stop=stop, output=output)
+        return fit(job, run, callbacks, gpu=gpu, stop=stop, output=output, wait=wait)
     except TrainingError as error:
         advice = failures.advise_resume(run.name, job.train.max_failures)
         raise TrainingError(f"{str(error).rstrip('.')}. {advice}") from error
@@ -136,6 +138,7 @@ def fit(
     ray_callbacks: Sequence["UserCallback"] = (),
     stop: GracefulStop | None = None,
     output: Display | None = None,
+    wait: float = 60.0,
 ) -> dict[str, Any]:
     """Train `job` on the cluster that this process has joined.
 
@@ -147,6 +150,7 @@ def fit(
         ray_callbacks: For Ray Train.
         stop: How a graceful stop is requested; by default it cannot be.
         output: What rank 0 reports progress to, in its process; by default nothing.
+        wait: Seconds to wait for nodes where `--train.exclude-bad-hosts` leaves too few.
 
     Returns:
         What rank 0 returns: `step`, `steps`, `metrics` and whether the run was `stopped` on request.
@@ -158,7 +162,9 @@ def fit(
     """
     from ray.train import TrainingFailedError
 
-    trainer = _build_trainer(job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks, output=output)
+    trainer = _build_trainer(
+        job, run, callbacks, gpu=gpu, ray_callbacks=ray_callbacks, output=output, wait=wait
+    )
     try:
         return call_interruptibly(trainer.fit, stop).return_value or {}
     except TrainingFailedError as error:
@@ -173,10 +179,12 @@ def _build_trainer(
     gpu: bool,
     ray_callbacks: Sequence["UserCallback"],
     output: Display | None,
+    wait: float = 0.0,
 ) -> "ShardTrainer":
     """Return a trainer that runs `_train_worker`; sets Ray Train's variables where the user has not."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
+    from qdet.launching.ray_backend.placement.bad_hosts import LeavingTrainer
     from qdet.launching.ray_backend.rendezvous import AuthenticatedTorch
     from qdet.launching.ray_backend.trainer import ShardTrainer
     from qdet.training.distributed import backend_of
@@ -191,7 +199,8 @@ def _build_trainer(
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    return ShardTrainer(
+    build = partial(LeavingTrainer, run=run, wait=wait) if train.exclude_bad_hosts else ShardTrainer
+    return build(
         # Bound here, since Ray shows all of `train_loop_config` on its dashboard.
         partial(
             _train_worker,
@@ -218,7 +227,6 @@ def _build_trainer(
             worker_runtime_env={"env_vars": worker_environment(job, gpu=gpu)},
             callbacks=[
                 failures.stop_on_failures(budget),
-                *([leave_out_bad_hosts(run)] if train.exclude_bad_hosts else []),
                 *ray_callbacks,
             ],
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -254,7 +262,8 @@ def _train_worker(
     with join_session(job, run, place) as tracker, watched as stop:
         shown = output if main else None
         reporter = RayReporter(stop, watch_preemption=watch_preemption, display=shown)
-        result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks)
+        host = name_own_host() if job.train.verify_every else None
+        result = train(job, run=run, reporter=reporter, tracker=tracker, callbacks=callbacks, host=host)
     return asdict(result)
 
 

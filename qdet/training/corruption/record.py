@@ -1,7 +1,7 @@
 """What was found wrong in a run: `corruption.json` in its folder, which restarts and other programs read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -58,6 +58,11 @@ def add_incident(folder: Folder, incident: Incident) -> None:
     """Append to the record of a run."""
     incidents = [asdict(one) for one in (*read_incidents(folder), incident)]
     folder.put(FILE, json.dumps({"format": _FORMAT, "incidents": incidents}, indent=1).encode())
+
+
+def is_bad(host: str, bad: Collection[str]) -> bool:
+    """Whether a host is among `bad` ones: itself, or where it is called `name@address`, its name alone."""
+    return host in bad or host.partition("@")[0] in bad
 
 
 def bad_hosts(incidents: Sequence[Incident]) -> frozenset[str]:

@@ -23,7 +23,7 @@ from qdet.storage import Folder
 from qdet.training.corruption.copies import digest_copies, digest_own
 from qdet.training.corruption.exchange import gather_digests, send_bytes, share_bytes
 from qdet.training.corruption.recompute import GradientWatch, MicroBatch, compute_again, read_random_state
-from qdet.training.corruption.record import FILE, Incident, add_incident, bad_hosts, read_incidents
+from qdet.training.corruption.record import FILE, Incident, add_incident, bad_hosts, is_bad, read_incidents
 from qdet.training.corruption.settle import Verdict, find_changed, find_odd, settle
 from qdet.training.corruption.turns import Turn, turn_of_step
 from qdet.training.distributed import World
@@ -44,6 +44,7 @@ class Verifier:
         criterion: The loss.
         engine: Runs the detector.
         folder: That of the run, for the record.
+        host: What this rank's machine is called there; None: by its host name.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Verifier:
         criterion: SetLoss,
         engine: Engine,
         folder: Folder,
+        host: str | None = None,
     ) -> None:
         self.job, self.world, self.detector, self.criterion = job, world, detector, criterion
         self.engine, self._folder = engine, folder
@@ -65,7 +67,7 @@ class Verifier:
         """Whether all ranks must compute at the same time."""
         if job.train.verify_every:
             self._own = digest_own(engine.state)
-            self._hosts = world.broadcast(world.gather(socket.gethostname()))
+            self._hosts = world.broadcast(world.gather(host or socket.gethostname()))
             self._found = world.on_main(self._look_back)
 
     def begin(self, step: int, passes: int) -> "Check | None":
@@ -127,9 +129,11 @@ class Verifier:
             print(f"silent corruption: {incident}", flush=True)
             self._record(incident)
         if verdict.lasting:
+            left_out = verdict.decided and self.job.train.exclude_bad_hosts
+            otherwise = "" if left_out else ", or leave the host out (--train.exclude-bad-hosts)"
             raise CorruptionError(
                 f"silent corruption: {incident}. Training resumes from the last checkpoint; have memory and "
-                "processors there tested, or leave the host out (--train.exclude-bad-hosts True)"
+                f"processors there tested{otherwise}"
             )
 
     def metrics(self) -> dict[str, float]:
@@ -143,12 +147,13 @@ class Verifier:
             ClusterError: Some were on a host of this training, which the job leaves out.
         """
         incidents = read_incidents(self._folder)
-        bad = sorted(bad_hosts(incidents) & {*self._hosts})
+        known = bad_hosts(incidents)
+        bad = sorted({host for host in self._hosts if is_bad(host, known)})
         if bad and self.job.train.exclude_bad_hosts:
             raise ClusterError(
                 f"--train.exclude-bad-hosts: {', '.join(bad)} computed something wrong in this run "
-                f"({self._folder}/{FILE}), and workers were started there; start them elsewhere, or give "
-                "--train.exclude-bad-hosts False"
+                f"({self._folder}/{FILE}), and workers were started there; start them elsewhere, or drop "
+                "--train.exclude-bad-hosts"
             )
         return len(incidents)
 

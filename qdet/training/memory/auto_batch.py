@@ -102,5 +102,5 @@ def _explain(least: Split, needed: dict[int, float | None], limit: float, trial:
     return (
         f"--train.auto-batch: the smallest split, {least.passes} passes per step of {least.images} images, "
         f"takes {asked} ({trial.how} against {limit / GIB:.2f} GiB): take smaller images with "
-        "--data.augment.max-size, more workers, or --train.activation-checkpointing True"
+        "--data.augment.max-size, more workers, or --train.activation-checkpointing"
     )

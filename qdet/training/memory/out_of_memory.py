@@ -56,8 +56,8 @@ def _remedy(part: Part, batch: Batch, train: TrainConfig) -> str:
         found.append("share the optimizer's state over several workers with --train.zero 2")
     elif len(batch) > 1 and not train.canonical:
         more = f"hold fewer images at a time with --train.accumulation {2 * train.accumulation}"
-        found.append(more if train.auto_batch else f"give --train.auto-batch True, or {more}")
+        found.append(more if train.auto_batch else f"give --train.auto-batch, or {more}")
     if not train.activation_checkpointing:
-        found.append("recompute activations with --train.activation-checkpointing True")
+        found.append("recompute activations with --train.activation-checkpointing")
     found.append("take smaller images with --data.augment.max-size")
     return "; or ".join(found)
