@@ -4,6 +4,7 @@ On a GPU PyTorch's `grid_sample` accumulates gradients in arbitrary order, and r
 algorithms are required. There the four cells around each point are gathered instead, several times slower.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,9 +23,14 @@ def interpolate_at(
 
     Outside the map values are zero, or those of the nearest cell with padding `border`.
     """
-    if _must_repeat(maps) or (outside == "border" and _has_nan_on_a_cpu(grid)):
+    if _must_repeat(maps):
         return gather_at(maps, grid, outside=outside)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    read = partial(F.grid_sample, maps, mode="bilinear", padding_mode=outside, align_corners=False)
+    if outside == "border" and _computes_on_a_cpu(grid):
+        # PyTorch's backward pass would take a NaN for an index, which ends the process.
+        lost = grid.isnan().any(-1, keepdim=True)
+        return read(grid.masked_fill(lost, 0.0)) + torch.where(lost, torch.nan, 0.0).permute(0, 3, 1, 2)
+    return read(grid)
 
 
 def gather_at(
@@ -59,7 +65,6 @@ def _must_repeat(maps: Tensor) -> bool:
     return maps.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 
-def _has_nan_on_a_cpu(grid: Tensor) -> bool:
-    """Whether PyTorch's own backward pass would take a NaN for an index, which ends the process."""
+def _computes_on_a_cpu(grid: Tensor) -> bool:
     plain = type(grid) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    return plain and grid.device.type == "cpu" and bool(grid.isnan().any())
+    return plain and grid.device.type == "cpu"
