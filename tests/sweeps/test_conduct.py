@@ -123,7 +123,7 @@ def test_trials_that_cannot_run_here_are_rows_before_the_first_one_starts(tmp_pa
 
 
 def test_a_trial_waits_for_the_memory_of_a_driver_too_and_says_so(tmp_path, cluster, capsys):
-    cluster[:] = [Node(8.0, 0.0, memory=2.5e9), Node(8.0, 0.0, memory=1.0e9)]
+    cluster[:] = [Node(8.0, 0.0, memory=share * capacity.DRIVER_BYTES) for share in (2.5, 0.9)]
     assert capacity.count_drivers(cluster) == 2  # on the first; the second has too little for one
     conduct = _conduct(tmp_path, replace(LR, concurrent=3))
     assert [conduct.suggest() for _ in range(3)] == [
