@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from qdet.layers.eager import computes_on_a_cpu
 
 
 def interpolate_at(
@@ -26,7 +28,7 @@ def interpolate_at(
     if _must_repeat(maps):
         return gather_at(maps, grid, outside=outside)
     read = partial(F.grid_sample, maps, mode="bilinear", padding_mode=outside, align_corners=False)
-    if outside == "border" and _computes_on_a_cpu(grid):
+    if outside == "border" and computes_on_a_cpu(grid):
         # PyTorch's backward pass would take a NaN for an index, which ends the process.
         lost = grid.isnan().any(-1, keepdim=True)
         return read(grid.masked_fill(lost, 0.0)) + torch.where(lost, torch.nan, 0.0).permute(0, 3, 1, 2)
@@ -63,8 +65,3 @@ def gather_at(
 
 def _must_repeat(maps: Tensor) -> bool:
     return maps.is_cuda and torch.are_deterministic_algorithms_enabled()
-
-
-def _computes_on_a_cpu(grid: Tensor) -> bool:
-    plain = type(grid) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    return plain and grid.device.type == "cpu"

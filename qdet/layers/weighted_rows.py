@@ -14,14 +14,15 @@ import scipy.sparse
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from qdet.layers.eager import computes_on_a_cpu
 
 
 def rows_are_faster(table: Tensor) -> bool:
     """Whether `sum_rows` takes `table`: on a CPU, outside of tracing and exporting."""
-    plain = type(table) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    return plain and table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
+    return computes_on_a_cpu(table) and table.dtype in (torch.float32, torch.float64)
 
 
 def sum_rows(

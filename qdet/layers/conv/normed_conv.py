@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.compiler import is_exporting
 
 from qdet.layers.conv.batch_norm import FrozenBatchNorm
+from qdet.layers.eager import computes_on_a_cpu
 
 
 class NormedConv2d(nn.Conv2d):
@@ -28,7 +29,7 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "B C H W"], norm: nn.Module) -> Float[Tensor, "B D h w"]:  # type: ignore[override]
         """Return the normalised map; the norm is an argument so that both keep torchvision's names."""
-        if not isinstance(norm, FrozenBatchNorm) or (norm.train_affine and not _on_a_cpu(x)):
+        if not isinstance(norm, FrozenBatchNorm) or (norm.train_affine and not computes_on_a_cpu(x)):
             return norm(super().forward(x))
         device = x.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -97,11 +98,6 @@ class _ScaledConvolution(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             of_shift = grad.sum((0, 2, 3), dtype=scale.dtype)
         return of_x, of_weight, of_scale, of_shift, None
-
-
-def _on_a_cpu(x: Tensor) -> bool:
-    """Whether `x` has numbers, on a CPU: not while a graph is traced."""
-    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def _few_cells(x: Tensor, weight: Tensor, grid: _Grid) -> bool:
