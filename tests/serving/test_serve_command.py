@@ -7,10 +7,11 @@ import pytest
 
 import qdet
 from qdet.__main__ import main
-from qdet.errors import ConfigError
+from qdet.errors import ClusterError, ConfigError
 from qdet.launching.commands.models.listening import TOKEN, choose_token, free_port, is_loopback
-from qdet.launching.commands.models.serving import parse_replicas
+from qdet.launching.commands.models.serving import deploy_at_free_port, parse_replicas
 from qdet.serving.settings import Limits, ServiceSettings, TokenCheck
+from qdet.serving.spec import DeploymentSpec, ModelSpec
 from tests.support.small_models import write_checkpoint
 
 
@@ -83,6 +84,26 @@ def test_a_port_in_use_is_named():
         with pytest.raises(ConfigError, match=f"--port {port}"):
             free_port("127.0.0.1", port)
     assert free_port("127.0.0.1", 0) > 0
+
+
+def test_a_port_taken_while_ray_starts_is_named():
+    """Serve would only say that it failed to update its deployments."""
+    spec = DeploymentSpec(
+        model=ModelSpec(source="demo", device="cpu", precision="auto", averaged=True),
+        settings=ServiceSettings(),
+        port=free_port("127.0.0.1", 0),
+    )
+    with socket.socket() as taken:
+
+        def deploy(_: DeploymentSpec) -> None:
+            taken.bind((spec.host, spec.port))
+            taken.listen()
+            raise ClusterError("the service did not start: failed to update the deployments")
+
+        with pytest.raises(ConfigError, match=f"--port {spec.port}"):
+            deploy_at_free_port(spec, deploy)
+        with pytest.raises(ConfigError, match=f"--port {spec.port}"):
+            deploy_at_free_port(spec, lambda _: pytest.fail("deployed at a port that is taken"))
 
 
 def test_replicas_are_a_number_or_a_range():

@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from qdet.errors import ConfigError
+from qdet.errors import ClusterError, ConfigError
 from qdet.launching.commands.models.listening import free_port
 from qdet.launching.ray_backend.connect import Connection, connect, disconnect
 from qdet.serving.spec import DeploymentSpec
@@ -32,6 +32,7 @@ def serve_until_stopped(spec: DeploymentSpec) -> None:
 
     Raises:
         ClusterError: The cluster or the service does not start.
+        ConfigError: Another program took the port meanwhile.
     """
     _bypass_proxies()
     address = os.environ.get("RAY_ADDRESS") or "local"
@@ -55,7 +56,7 @@ def _deploy_until(stopped: threading.Event, spec: DeploymentSpec, connection: Co
     cpus, gpus = share_cluster(spec.replicas[1], spec.model.device)
     deployment.require_no_serve()
     try:
-        deployment.deploy(replace(spec, cpus=cpus, gpus=gpus))
+        deploy_at_free_port(replace(spec, cpus=cpus, gpus=gpus), deployment.deploy)
         _announce(spec, connection)
         stopped.wait()
         print("stopping: running requests are answered first", file=sys.stderr, flush=True)
@@ -63,6 +64,21 @@ def _deploy_until(stopped: threading.Event, spec: DeploymentSpec, connection: Co
         deployment.undeploy(spec.name)
         if not connection.private:
             deployment.leave_cluster()
+
+
+def deploy_at_free_port(spec: DeploymentSpec, deploy: Callable[[DeploymentSpec], None]) -> None:
+    """Deploy; say so where another program took the port meanwhile, of which Serve says nothing.
+
+    Raises:
+        ClusterError: The replicas do not start.
+        ConfigError: Something listens at the port.
+    """
+    free_port(spec.host, spec.port)  # Ray took seconds to start
+    try:
+        deploy(spec)
+    except ClusterError:
+        free_port(spec.host, spec.port)
+        raise
 
 
 def _listen_in_replica(port: int) -> dict[str, str]:
