@@ -35,7 +35,8 @@ def assign(
     u, v = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
     owner = tl.full((BLOCK,), -1, tl.int32)
     bad = column < 0
-    for row in range(rows):
+    row = tl.full((), 0, tl.int32)
+    while row < rows:  # Triton 3.6 interprets no `range` of a tensor beside NumPy 2.4
         length, before = tl.full((BLOCK,), float("inf"), tl.float64), tl.zeros((BLOCK,), tl.int32)
         place = tl.where(inside, columns - 1 - column, -1)  # in scipy's list of columns left; -1 is not in it
         i, u_i, shortest = row, tl.full((), 0.0, tl.float64), tl.full((), 0.0, tl.float64)
@@ -63,6 +64,7 @@ def assign(
             its_own = owner == i
             u = tl.where(chosen, tl.where(i == row, shortest, tl.sum(tl.where(its_own, u, 0.0), 0)), u)
             owner, chosen = tl.where(chosen, i, owner), its_own
+        row += 1
     matched = owner >= 0
     slot = tl.where(wide, tl.cumsum(matched.to(tl.int32), 0) - 1, owner)
     query, found = tl.where(wide, column, owner), tl.where(wide, owner, column)
