@@ -4,6 +4,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
@@ -13,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from qdet.config import override
-from qdet.errors import ClusterError
+from qdet.errors import ClusterError, ConfigError
 from qdet.job import Job
 from qdet.launching.ray_backend import train as backend
 from qdet.launching.ray_backend.failures import find_cause
@@ -26,6 +27,11 @@ from qdet.training.corruption.record import Incident, add_incident, is_bad
 from qdet.training.loop import train
 from qdet.training.reporting import LocalReporter, Run
 from tests.support.ranks import Recorder, tiny_job
+
+only_where_nodes_are_named = pytest.mark.skipif(
+    tuple(map(int, ray.__version__.split(".")[:2])) < bad_hosts.NAMES_NODES,
+    reason=f"Ray {ray.__version__} does not say on which nodes it reserves room for a range of workers",
+)
 
 
 def node(name, host, address, *, alive=True, cpus=1.0):
@@ -133,6 +139,7 @@ class Cluster:
         return coordinator._compute_reservations(request, living)
 
 
+@only_where_nodes_are_named
 @given(data=st.data(), least=st.integers(1, 3), more=st.integers(1, 5))
 def test_a_range_of_workers_fills_the_nodes_that_are_left(tmp_path_factory, data, least, more):
     cpus = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
@@ -157,7 +164,10 @@ def test_a_range_of_workers_fills_the_nodes_that_are_left(tmp_path_factory, data
         assert chosen == select_nodes(cluster.nodes, {f"h{host}" for host in bad})
 
 
-@pytest.mark.parametrize(("kind", "workers"), [(bad_hosts._Fixed, 5), (bad_hosts._Elastic, (5, 8))])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [(bad_hosts._Fixed, 5), pytest.param(bad_hosts._Elastic, (5, 8), marks=only_where_nodes_are_named)],
+)
 def test_too_few_nodes_end_the_run_after_a_while_unless_others_come(
     tmp_path, monkeypatch, capfd, kind, workers
 ):
@@ -183,6 +193,7 @@ def test_too_few_nodes_end_the_run_after_a_while_unless_others_come(
     assert said == ["no workers on two: found wrong before", waiting, waiting]
 
 
+@only_where_nodes_are_named
 def test_a_host_found_wrong_between_decision_and_start_makes_ray_train_decide_again(tmp_path, monkeypatch):
     cluster = Cluster(monkeypatch, NODES)
     policy = cluster.policy(bad_hosts._Elastic, (1, 6), tmp_path)
@@ -203,7 +214,18 @@ def test_ray_train_ends_where_too_few_are_left_and_decides_again_where_too_many_
     assert policy.make_decision(again) is FailureDecision.RETRY
 
 
-@pytest.mark.parametrize(("workers", "kind"), [(3, bad_hosts._Fixed), ("2:3", bad_hosts._Elastic)])
+@pytest.mark.parametrize("version", ["2.57.0", "2.59.1"])
+def test_a_range_of_workers_is_refused_where_ray_does_not_name_nodes(version):
+    with pytest.raises(ConfigError, match=f"needs Ray 2.60: {version} does"):
+        bad_hosts.require_named_nodes(version)
+    bad_hosts.require_named_nodes("2.60.0")
+    bad_hosts.require_named_nodes("3.0.0.dev0")
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [(3, bad_hosts._Fixed), pytest.param("2:3", bad_hosts._Elastic, marks=only_where_nodes_are_named)],
+)
 def test_ray_trains_controller_gets_the_policy(tmp_path, monkeypatch, workers, kind):
     monkeypatch.setattr(backend, "is_single_machine", lambda: True)
     monkeypatch.setattr(backend, "worker_environment", lambda job, gpu: {})

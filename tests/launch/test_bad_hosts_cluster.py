@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.test_bad_hosts import only_where_nodes_are_named
 from tests.support.faulty_machine import environment_of, ranks_on, wrong_on
 from tests.support.mlflow_runs import find_run
 from tests.support.one_worker import assert_equals_one_worker, to_flags
@@ -60,6 +61,7 @@ def assert_found(project: Path, run: str, machines: dict[int, Path]) -> int:
     return step
 
 
+@only_where_nodes_are_named
 def test_a_node_that_computes_wrong_gets_no_worker_again(project: Path, nodes, machines, start, monkeypatch):
     monkeypatch.setenv("QDET_GROWTH_CHECK_S", "3")
     run = ("--train.workers", "1:3", "--store.run", "elastic", "--ray-address", nodes.address)

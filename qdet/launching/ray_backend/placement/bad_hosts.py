@@ -22,7 +22,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 
 from qdet.checkpoint import open_folder
-from qdet.errors import ClusterError, QdetError
+from qdet.errors import ClusterError, ConfigError, QdetError
 from qdet.launching.ray_backend.placement.hosts import name_host, split_nodes
 from qdet.launching.ray_backend.trainer import ShardTrainer
 from qdet.training.corruption.record import FILE, bad_hosts, read_incidents
@@ -30,6 +30,8 @@ from qdet.training.reporting import Run
 
 NODE = "ray.io/node-id"
 """Label that Ray gives every node."""
+NAMES_NODES = (2, 60)
+"""The first version of Ray that says on which nodes it reserves room for a range of workers."""
 PAUSE = 1.0
 """Seconds between looks at a cluster that is too small."""
 
@@ -57,6 +59,16 @@ def count_workers(nodes: Iterable[Mapping[str, Any]], each: Mapping[str, Any]) -
         min((int(node["Resources"].get(name, 0.0) // need) for name, need in each.items() if need), default=0)
         for node in nodes
     )
+
+
+def require_named_nodes(version: str) -> None:
+    """Raise ConfigError for a version of Ray whose reservations do not name their nodes."""
+    if tuple(map(int, version.split(".")[:2])) < NAMES_NODES:
+        oldest = ".".join(map(str, NAMES_NODES))
+        raise ConfigError(
+            f"--train.exclude-bad-hosts with a range of --train.workers needs Ray {oldest}: {version} does "
+            "not say on which nodes it reserves room; give one number of workers"
+        )
 
 
 class _LeaveOut(ScalingPolicy):
@@ -183,10 +195,15 @@ class LeavingTrainer(ShardTrainer):
         run: The run.
         wait: Seconds to wait for other nodes where too few are left.
         settings: Of Ray's trainer.
+
+    Raises:
+        ConfigError: The number of workers is a range, and this Ray does not say where it reserves room.
     """
 
     def __init__(self, *args: Any, run: Run, wait: float, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        if self.scaling_config.elasticity_enabled:
+            require_named_nodes(ray.__version__)
         self._run, self._wait = run, wait
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
