@@ -132,18 +132,18 @@ class PlainLines:
     """
 
     def __init__(self, label: str = "") -> None:
-        self._label = label
+        self.label = label
 
     def progress(self, progress: Progress) -> None:
         """Print one line."""
-        print(f"{self._label}{progress.line()}", flush=True)
+        print(f"{self.label}{progress.line()}", flush=True)
 
     def evaluating(self, evaluating: Evaluating) -> None:
         """Print nothing."""
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print one line."""
-        print(f"{self._label}{evaluation.line()}", flush=True)
+        print(f"{self.label}{evaluation.line()}", flush=True)
 
 
 _LINES = PlainLines()

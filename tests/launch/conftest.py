@@ -93,7 +93,7 @@ class Watched:
         """Return the workers of the job's private Ray, rank 0, which prints the steps, first."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         workers = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
-        printing = re.findall(r"^rank 0 is process (\d+) on ", self.text, re.MULTILINE)
+        printing = re.findall(r"^(?:trial t\d+: )?rank 0 is process (\d+) on ", self.text, re.MULTILINE)
         return sorted(workers, key=lambda process: str(process.pid) not in printing)
 
     def when(self, pattern: str, *, after: float = 0.0) -> float:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from qdet.launching.display import events
 from qdet.launching.display.live import LiveDisplay, open_display
-from qdet.launching.ray_backend.worker_output import WorkerOutput
+from qdet.launching.ray_backend.worker_output import WorkerOutput, forwarded_to
 from qdet.training.meter import RemainingTime
 from qdet.training.reporting import (
     Evaluating,
@@ -222,6 +222,60 @@ def test_worker_lines_come_without_prefix_once_and_without_noise(
     said = capsys.readouterr()
     assert said.out.splitlines() == ["rank 1 is slow", "twice", "twice", "mine", "event: a node came"]
     assert said.err.splitlines() == ["a traceback"]
+
+
+def test_what_ray_tells_its_developers_is_not_shown(capsys: pytest.CaptureFixture):
+    core = "[2026-11-29 23:39:38,550 {} 2172 2173] (gcs_server) scheduler.cc:273: Failed to remove 1 bundle"
+    show = WorkerOutput(Recorder(), quiet=("TrainController",))
+    show({"pid": "gcs_server", "ip": "a", "lines": [core.format("E"), core.format("W"), core.format("C")]})
+    raylet = {"pid": "raylet", "is_err": False}
+    show(
+        raylet
+        | {"lines": ["WARNING: 9 PYTHON worker processes ... 9x the maximum expected startup concurrency"]}
+    )
+    show(raylet | {"lines": ["Task request failed. There are infinite retries remaining, so ..."]})
+    dead = "The node with node id: 6e1b and address: 127.0.0.3 and node name: 127.0.0.3 has been marked dead"
+    show(raylet | {"lines": [f"{dead} because the detector has missed\n too many heartbeats"]})
+    show(raylet | {"lines": ["Worker died\n  from signal 9"]})
+    controller = {"pid": 4, "ip": "a", "actor_name": "TrainController"}
+    show(controller | {"is_err": True, "lines": ["Traceback (most recent call last):"]})
+    show(controller | {"is_err": False, "lines": ["taking over"]})
+    said = capsys.readouterr()
+    lines = [core.format("C"), "node 127.0.0.3 was lost", "Ray: Worker died from signal 9", "taking over"]
+    assert said.out.splitlines() == lines
+    assert said.err == ""
+
+
+def test_messages_of_raylets_go_the_same_way_inside_the_block_alone(capsys: pytest.CaptureFixture):
+    from ray._private import worker
+
+    before, told = worker.print_to_stdstream, {"pid": "raylet", "is_err": False, "lines": ["a node\ncame"]}
+    with forwarded_to(Recorder()):
+        worker.print_to_stdstream(told, ignore_prefix=False)
+    assert worker.print_to_stdstream is before
+    assert capsys.readouterr().out == "Ray: a node came\n"
+
+
+def test_all_lines_of_a_trials_worker_name_it(capsys: pytest.CaptureFixture):
+    show = WorkerOutput(Recorder())
+    show({"pid": 1, "ip": "a", "lines": ["early", "trial t01: rank 0 is process 1 on vm"]})
+    show(
+        {"pid": 1, "ip": "b", "lines": ["trial t02: rank 0 is process 1 on vm", "resuming from step 3 of 9"]}
+    )
+    show({"pid": 1, "ip": "a", "lines": ["resuming from step 4 of 9", "trial t01: evaluated"]})
+    show({"pid": 2, "ip": "a", "lines": ["another process"]})
+    show({"pid": 1, "ip": "a", "lines": ["trial t11: rank 0 is process 1 on vm", "the id is in use again"]})
+    assert capsys.readouterr().out.splitlines() == [
+        "early",
+        "trial t01: rank 0 is process 1 on vm",
+        "trial t02: rank 0 is process 1 on vm",
+        "trial t02: resuming from step 3 of 9",
+        "trial t01: resuming from step 4 of 9",
+        "trial t01: evaluated",
+        "another process",
+        "trial t11: rank 0 is process 1 on vm",
+        "trial t11: the id is in use again",
+    ]
 
 
 @pytest.mark.parametrize(

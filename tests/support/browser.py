@@ -19,6 +19,8 @@ from PIL import Image
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SIZE = 1500, 900
 """Of the window in pixels."""
+COLOURS = 255
+"""Of a picture."""
 
 
 def find_chromium() -> str | None:
@@ -82,12 +84,29 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def screenshot(self, file: Path, *, settle: float = 1.5) -> None:
-        """Write what is shown as a PNG of few colours, after a while for animations and late pictures."""
+    def screenshot(
+        self,
+        file: Path,
+        *,
+        settle: float = 1.5,
+        corner: tuple[int, int] = (0, 0),
+        size: tuple[int, int] = SIZE,
+    ) -> None:
+        """Write what is shown as a PNG of few colours, after a while for animations and late pictures.
+
+        Args:
+            file: To write.
+            settle: Seconds before.
+            corner: Left and upper edge, in pixels.
+            size: Width and height, in pixels; by default, from the corner (0, 0), all of the window.
+        """
         time.sleep(settle)
-        taken = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        (x, y), (width, height) = corner, size
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        part = {} if corner == (0, 0) else {"clip": clip}
+        taken = base64.b64decode(self.call("Page.captureScreenshot", format="png", **part)["data"])
         with Image.open(io.BytesIO(taken)) as image:
-            image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
+            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
 
     def close(self) -> None:
         """Disconnect."""

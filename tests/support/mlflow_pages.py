@@ -1,8 +1,10 @@
 """Pictures of MLflow's pages; `python -m tests.support.mlflow_pages FOLDER docs/mlflow` writes the docs'.
 
-FOLDER holds an mlflow.db with at least one finished run. `qdet ui` serves it.
+FOLDER holds an mlflow.db with at least one finished run, or with a sweep: then its pictures are taken.
+`qdet ui` serves it.
 """
 
+import json
 import os
 import re
 import signal
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qdet.tracking.view import BEST, SWEEPS
 from tests.support.browser import Page, find_chromium, open_browser
 
 STORAGE = {
@@ -26,9 +29,9 @@ LARGEST = 300_000
 
 
 @contextmanager
-def served(project: Path) -> Iterator[str]:
+def served(project: Path, *flags: str) -> Iterator[str]:
     """Run `qdet ui` in a folder, and yield the address that it prints; then end it by Ctrl-C."""
-    command = [sys.executable, "-m", "qdet", "ui", "--no-browser"]
+    command = [sys.executable, "-m", "qdet", "ui", "--no-browser", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     process = subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -74,6 +77,43 @@ def take_pictures(page: Page, address: str, client: Any, to: Path) -> None:
     page.screenshot(to / "pictures.png")
 
 
+def find_sweep(client: Any) -> Any:
+    """Return the run of the latest sweep; None without one."""
+    experiment = client.get_experiment_by_name("qdet").experiment_id
+    return next(iter(client.search_runs([experiment], filter_string="tags.`qdet.sweep` = 'true'")), None)
+
+
+def take_sweep_pictures(page: Page, address: str, client: Any, to: Path) -> None:
+    """Open the pages of the latest sweep, check that all of its trials are there, and write their pictures.
+
+    Args:
+        page: A tab.
+        address: Of the page of sweeps.
+        client: Knows the same runs.
+        to: Folder of the pictures.
+    """
+    sweep = find_sweep(client)
+    experiment, name, best = sweep.info.experiment_id, sweep.info.run_name, sweep.data.tags["qdet.best_trial"]
+    trials = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{sweep.info.run_id}'")
+    page.open(address, height=400 + 33 * len(trials))
+    page.wait_for_text(name, "best/val/AP", "qdet.trial_state")
+    link = f"[...document.querySelectorAll('a')].find(e => e.innerText.trim() === {json.dumps(name)})"
+    page.wait_for(f"{link} !== undefined")
+    page.run(f"{link}.closest('[role=gridcell]').querySelector('button').click()")
+    page.wait_for_text(*(trial.info.run_name for trial in trials))
+    page.wait_for_text(*(trial.data.tags["qdet.trial_state"] for trial in trials))
+    page.screenshot(to / "sweep_runs.png")
+    page.open(
+        f"{address.partition('/#')[0]}/#/experiments/{experiment}/runs/{sweep.info.run_id}", height=2400
+    )
+    page.wait_for_text("Description", "Show more", f"Best: {best}, val/AP")
+    page.run(f"{_last_with_text('Show more')}.click()")
+    page.wait_for_text(*(trial.data.tags["qdet.trial"] for trial in trials), "Show less")
+    page.wait_for("[...document.images].filter(e => e.naturalWidth > 600).length === 3")
+    bottom = page.run(f"{_last_with_text('Show less')}.getBoundingClientRect().top")
+    page.screenshot(to / "sweep.png", corner=(198, 90), size=(1290, int(bottom) - 90))
+
+
 def _show_pictures(page: Page) -> None:
     """Open the chart of pictures and move its slider to the last step."""
     section, chart = _last_with_text("Model metrics"), _last_with_text("predictions")
@@ -114,8 +154,10 @@ def main(project: Path, to: Path) -> None:
     program = find_chromium()
     assert program, "there is no Chromium here"
     to.mkdir(parents=True, exist_ok=True)
-    with served(project) as address, open_browser(program, storage=STORAGE) as page:
-        take_pictures(page, address, MlflowClient(address.partition("/#")[0]), to)
+    with served(project, "--sweeps") as address, open_browser(program, storage=STORAGE) as page:
+        client = MlflowClient(address.partition("/#")[0])
+        take = take_pictures if find_sweep(client) is None else take_sweep_pictures
+        take(page, address.replace(SWEEPS, BEST) if take is take_pictures else address, client, to)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ qdet demo
 
 SERVERS = (
     "qdet ui",
+    "qdet ui --sweeps",
     "qdet serve outputs/RUN",
 )
 """Run until their address answers."""
@@ -154,6 +155,8 @@ ELSEWHERE = {
     "python jobs/adamixer_swin.py --sweep": DAYS,
     "python jobs/adamixer_swin.py --sweep --store.run night": DAYS,
     "python jobs/adamixer_swin.py --sweep --sweep.trials 8 --sweep.concurrent 4": DAYS,
+    "python jobs/adamixer_swin.py --demo --sweep --store.run night --sweep.trials 12 --sweep.concurrent 3 "
+    "--train.workers 1 --train.zero 0 --train.steps 180 --train.checkpoint-every 10": "takes 11 minutes",
     "qdet convert checkpoint.pth --to weights/detr_r50": "needs an authors' file; tests/test_convert.py",
     "python jobs/detr_r50.py --store.init-from weights/detr_r50": DAYS,
     "python jobs/detr_r50.py --store.init-from RUN --train.freeze backbone encoder": DAYS,

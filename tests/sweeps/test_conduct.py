@@ -73,6 +73,15 @@ def test_a_weak_trial_is_stopped_and_no_report_after_that_counts(tmp_path, clust
     assert "trial t02 stopped early\n" in capsys.readouterr().out
 
 
+def test_a_trial_that_begins_again_says_from_where(tmp_path, cluster, capsys):
+    conduct = _conduct(tmp_path, LR)
+    conduct.suggest()
+    conduct.report(1, {"step": 20, "val/AP": 0.5})
+    _conduct(tmp_path, LR).suggest()
+    first, again = capsys.readouterr().out.splitlines()
+    assert again == first.replace("tries", "resumes after epoch 2:")
+
+
 def test_the_last_report_stops_nothing(tmp_path, cluster):
     conduct = _conduct(tmp_path, replace(LR, concurrent=2))
     conduct.suggest(), conduct.suggest()

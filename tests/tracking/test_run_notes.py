@@ -1,6 +1,7 @@
 """What MLflow shows of a run beside its numbers: description, tags, a trial's name, the machine's name."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from qdet.launching.runs.claim import hold_run
 from qdet.launching.runs.place import Place
 from qdet.launching.runs.prepared import prepare
 from qdet.launching.runs.session import TITLE_TAG, Session, open_session
+from qdet.launching.runs.sweeps import plots
+from qdet.launching.runs.sweeps.curves import Curve
 from qdet.launching.runs.sweeps.record import SweepFile, SweepStore
+from qdet.launching.runs.sweeps.results import log_results
 from qdet.launching.runs.sweeps.session import open_sweep
 from qdet.launching.runs.sweeps.table import TITLE, TrialRow, trial_title
 from qdet.launching.runs.typed import command_line
@@ -32,7 +36,7 @@ def test_a_description_says_what_it_is_how_it_was_started_and_what_came_out():
     start = note.describe_start("Train it.\n\n    On shapes.\n", "python jobs/a.py --name 'a b'")
     assert start == "Train it.\n\n    On shapes.\n\n```\npython jobs/a.py --name 'a b'\n```"
     said = note.describe_results(METRICS, step=1200, folder="outputs/a-1", best=900)
-    rows = [line for line in said.splitlines() if line.startswith("|")]
+    rows = [line.replace(note.GAP, "") for line in said.splitlines() if line.startswith("|")]
     assert rows[0] == "|AP|AP50|AP75|APs|APm|APl|"
     assert rows[2] == "|0.5123|0.8000|-|-|-|-|"  # what no image has is a dash, not missing
     assert rows[3] == "|AR1|AR10|AR100|ARs|ARm|ARl|"
@@ -40,6 +44,22 @@ def test_a_description_says_what_it_is_how_it_was_started_and_what_came_out():
     assert "qdet predict outputs/a-1 photo.jpg" in said
     assert "(the last)" in note.describe_results(METRICS, step=900, folder="x", best=900)
     assert "best" not in note.describe_results({}, step=900, folder="x", best=None)
+
+
+@given(st.lists(st.sampled_from(["--sweep.trials", "12", "a b", "it's", "--", "x" * 50, "***"]), max_size=30))
+def test_a_long_command_is_broken_before_its_flags_and_stays_what_it_is(words: list[str]):
+    command = shlex.join(["python", "jobs/a.py", *words])
+    said = note.show_command(command)
+    assert said.startswith("```\npython jobs/a.py")
+    body = said.removeprefix("```\n").removesuffix("\n```")
+    assert body.replace(" \\\n    ", " ") == command
+    assert all(line.startswith("    --") for line in body.splitlines()[1:])
+
+
+def test_a_command_as_long_as_a_line_of_the_page_is_broken():
+    said = note.show_command("python jobs/adamixer_swin.py" + " --sweep.trials 12" * 20).splitlines()
+    assert len(said) == 7
+    assert all(90 < len(line) <= 120 for line in said[1:-2])
 
 
 def test_secrets_of_a_command_are_masked():
@@ -153,18 +173,29 @@ def test_a_sweep_shows_its_trials(tmp_path, database, monkeypatch):
         TrialRow(trial="t1", settings={"optim.lr": 1.23456e-5}, metric=0.1, step=4, state="stopped early"),
         TrialRow(trial="t2", settings={"optim.lr": 2e-5}, metric=0.3, step=8, state="finished"),
     ]
+    curves = [
+        Curve(trial=row.trial, settings=row.settings, state=row.state, values={1: row.metric or 0.0})
+        for row in rows
+    ]
     file = SweepFile.of("tiny_sweep-1", tiny, sweep, digest=None)
     outputs = str(tmp_path / "outputs")
     with (
         hold_run(outputs, file.name) as held,
         open_sweep(tiny, sweep, file, SweepStore.at(outputs, file.name), held) as session,
     ):
-        session.log(rows)
+        log_results(session, rows, curves)
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     run = client.get_run(session.mlflow_run_id)
     said = run.data.tags[note.TAG]
-    assert "|trial|val/AP|state|optim.lr|" in said
-    assert said.index("|t2|0.3|finished|2e-05|") < said.index("|t1|0.1|stopped early|1.23e-05|")
+    assert said.startswith("Best: t2, val/AP 0.3000. Train it:")
+    table = said.replace(note.GAP, "")
+    assert "|trial|val/AP|state|optim.lr|" in table
+    assert table.index("|t2|0.3000|finished|2e-05|") < table.index("|t1|0.1000|stopped early|1.23e-05|")
+    for name in plots.NAMES:
+        assert f"(get-artifact?path=plots/{name}&run_uuid={run.info.run_id})" in said
+        drawn = Path(client.download_artifacts(run.info.run_id, f"plots/{name}", str(tmp_path)))
+        assert drawn.read_bytes().startswith(b"\x89PNG")
     assert "--optim.lr 2e-05" in said
     logged = Path(client.download_artifacts(run.info.run_id, "trials.json", str(tmp_path)))
     assert json.loads(logged.read_text())["data"][1][3] == 1.23456e-5  # not shortened there
+    assert json.loads(logged.read_text())["columns"] == ["trial", "val/AP", "state", "optim/lr"]

@@ -14,17 +14,21 @@ from qdet.tracking import view
 from qdet.tracking.database import open_client
 
 
-def test_the_view_sorts_by_ap_and_shows_what_matters():
-    envelope = json.loads(view.view_tags()[view.TAG])
+@pytest.mark.parametrize(
+    ("name", "by"), [(view.BEST, "metrics.`val/AP`"), (view.SWEEPS, "attributes.start_time")]
+)
+def test_a_view_sorts_and_shows_what_matters(name: str, by: str):
+    envelope = json.loads(view.view_tags()[view.PREFIX + name])
     state = json.loads(envelope["state"])
     assert isinstance(envelope["createdAt"], int)  # without it the page refuses the view
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/AP`", False)
+    assert (state["orderByKey"], state["orderByAsc"]) == (by, False)
     assert set(state["selectedColumns"]) <= set(state["columnOrder"])
-    shown = urlsplit(view.runs_page("7")).fragment
+    assert set(state["columnWidths"]) == set(state["columnOrder"])
+    shown = urlsplit(view.runs_page("7", name)).fragment
     path, _, query = shown.partition("?")
     assert path == "/experiments/7/runs"
     given = parse_qs(query)
-    assert view.TAG.endswith("." + given["viewStateShareKey"][0])
+    assert given["viewStateShareKey"] == [name]
     assert given["workflowType"] == ["machine_learning"]
     assert len(given) == 2  # any other, such as an order, makes the page ignore the view
 

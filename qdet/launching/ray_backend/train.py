@@ -257,7 +257,7 @@ def _train_worker(
     place = _find_place()
     main = place.rank == 0
     if main and isinstance(output, PlainLines):
-        print(f"rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
+        print(f"{output.label}rank 0 is process {os.getpid()} on {platform.node()}", flush=True)
     watched = graceful_stop.watch_driver(run.name) if main else nullcontext(graceful_stop.StopFlag())
     with join_session(job, run, place) as tracker, watched as stop:
         shown = output if main else None

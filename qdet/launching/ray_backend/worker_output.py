@@ -4,10 +4,12 @@ Ray forwards the files that its processes print into; what is shown here is in t
 when the driver is gone.
 """
 
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from qdet.launching.display import events
@@ -15,14 +17,27 @@ from qdet.training.reporting import Display
 
 QUIET = ("PlacementGroupCleaner",)
 """Processes of Ray Train that say nothing about a training."""
+CONTROLLER = "TrainController"
+"""Ray Train's process beside the driver of a run: on stderr, tracebacks of all that it tries again."""
 REPEATED_WITHIN = 10.0
 """Seconds within which a line of one worker is not shown again for another."""
+_FOR_RAYS_DEVELOPERS = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] ")
+"""Begins a line of the log of Ray's core; a fatal one (C) is shown."""
+_HARMLESS = ("maximum expected startup concurrency", "There are infinite retries remaining")
+"""What a raylet says of processes that need no CPU, and of calls to a process that Ray starts again."""
+_LOST_NODE = re.compile(
+    r"The node with node id: \S+ and address: (\S+) and .* has been marked dead", re.DOTALL
+)
+_FIRST_OF_TRIAL = re.compile(r"(trial t\d+: )rank 0 is process ")
+"""First line of a trial's worker."""
 _RAY_HANDLER = "ray_print_logs"
 _HANDLER = "qdet"
 
 
 @contextmanager
-def forwarded_to(display: Display, take: Callable[[str], bool] = lambda line: False) -> Iterator[None]:
+def forwarded_to(
+    display: Display, take: Callable[[str], bool] = lambda line: False, *, quiet: Sequence[str] = ()
+) -> Iterator[None]:
     """Show on `display` what workers print inside the block, in place of Ray's own forwarding.
 
     After it nothing of theirs is shown: all that processes which are about to end say is that others have.
@@ -30,14 +45,19 @@ def forwarded_to(display: Display, take: Callable[[str], bool] = lambda line: Fa
     Args:
         display: Gets the events in it; all other lines are printed.
         take: Returns whether a line is shown elsewhere.
+        quiet: Names of processes whose stderr is not shown.
     """
+    from ray._private import worker
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
+    output, ray_prints = WorkerOutput(display, take, quiet=quiet), worker.print_to_stdstream
     dispatcher.remove_handler(_RAY_HANDLER)
-    dispatcher.add_handler(_HANDLER, WorkerOutput(display, take))
+    dispatcher.add_handler(_HANDLER, output)
+    worker.print_to_stdstream = lambda said, **_: output(said)  # messages of raylets pass no handler
     try:
         yield
     finally:
+        worker.print_to_stdstream = ray_prints
         dispatcher.remove_handler(_HANDLER)
 
 
@@ -47,23 +67,36 @@ class WorkerOutput:
     Args:
         display: Gets the events in it; all other lines are printed.
         take: Returns whether a line is shown elsewhere.
+        quiet: Names of processes whose stderr is not shown.
     """
 
-    def __init__(self, display: Display, take: Callable[[str], bool] = lambda line: False) -> None:
-        self._display, self._take = display, take
+    def __init__(
+        self, display: Display, take: Callable[[str], bool] = lambda line: False, *, quiet: Sequence[str] = ()
+    ) -> None:
+        self._display, self._take, self._quiet = display, take, quiet
         self._shown: dict[str, tuple[object, float]] = {}
         """By line: the process that printed it, and when."""
+        self._trials: dict[object, str] = {}
+        """By process: what the lines of the trial that it trains begin with."""
 
     def __call__(self, forwarded: Mapping[str, Any]) -> None:
         """Show some lines of one process."""
-        if any(name in str(forwarded.get("actor_name") or "") for name in QUIET):
+        silent = (*QUIET, *self._quiet) if forwarded.get("is_err") else QUIET
+        if any(name in str(forwarded.get("actor_name") or "") for name in silent):
             return
         source = (forwarded.get("ip"), forwarded.get("pid"))
         stream = sys.stderr if forwarded.get("is_err") else sys.stdout
-        for line in _lines(forwarded):
+        for line in map(partial(self._label, source), _lines(forwarded)):
             taken = self._take(line) or events.show(line, self._display)
             if not taken and self._is_new(line, source):
                 print(line, file=stream, flush=True)
+
+    def _label(self, source: object, line: str) -> str:
+        """Return a line with the trial that it is about."""
+        if first := _FIRST_OF_TRIAL.match(line):
+            self._trials[source] = first[1]
+        label = self._trials.get(source, "")
+        return line if line.startswith(label) else f"{label}{line}"
 
     def _is_new(self, line: str, source: object) -> bool:
         """False for a line that another process has just printed; several say the same thing at once."""
@@ -76,8 +109,19 @@ class WorkerOutput:
 def _lines(forwarded: Mapping[str, Any]) -> Iterator[str]:
     """Return what is worth showing: of the autoscaler, which logs its every look, only events."""
     lines = list(forwarded.get("lines", ()))
+    if forwarded.get("pid") == "raylet":
+        return _tell_of_nodes(lines)
     if forwarded.get("pid") != "autoscaler":
-        return iter(lines)
+        return (line for line in lines if not _FOR_RAYS_DEVELOPERS.match(line))
     from ray._private.worker import filter_autoscaler_events
 
     return filter_autoscaler_events(lines)
+
+
+def _tell_of_nodes(messages: Sequence[str]) -> Iterator[str]:
+    """Yield what raylets say, a line for each message, without what nobody has to act upon."""
+    for message in messages:
+        if lost := _LOST_NODE.search(message):
+            yield f"node {lost[1]} was lost"
+        elif not any(part in message for part in _HARMLESS):
+            yield f"Ray: {' '.join(message.split())}"

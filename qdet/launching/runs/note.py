@@ -5,22 +5,48 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from qdet.checkpoint.run_folder import METRIC
 from qdet.launching.runs.typed import command_line, next_commands
 
+WIDTH, LONGEST_VALUE = 120, 20
+"""Characters of a command that MLflow's page shows in a line, and of these for the value of its last flag."""
 RAY_WORKER = "default_worker.py"
 """The file that Ray's own processes run."""
 TAG = "mlflow.note.content"
 """MLflow's tag for a description, in Markdown."""
+GAP = "&nbsp;&nbsp;&nbsp;"
+"""Ends cells: MLflow's page leaves no space between columns."""
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def describe_start(docstring: str | None, command: str) -> str:
     """Return what is known before the first step: what the job file says of itself, and the command."""
     about = textwrap.dedent(docstring or "").strip()
-    return "\n\n".join(part for part in (about, f"```\n{command}\n```") if part)
+    return "\n\n".join(part for part in (about, show_command(command)) if part)
+
+
+def show_command(command: str) -> str:
+    """Return a command as Markdown, broken into lines that the page does not cut, before its flags.
+
+    >>> print(show_command("python jobs/detr.py"))
+    ```
+    python jobs/detr.py
+    ```
+    """
+    try:
+        words = shlex.split(command, posix=False)  # with their quotes
+    except ValueError:  # a secret was masked together with a quote
+        words = []
+    if " ".join(words) != command:
+        words = [command]
+    lines = words[:1]
+    for word in words[1:]:
+        if word.startswith("--") and len(f"{lines[-1]} {word}") > WIDTH - LONGEST_VALUE:
+            lines.append(f"    {word}")
+        else:
+            lines[-1] += f" {word}"
+    return "```\n" + " \\\n".join(lines) + "\n```"
 
 
 def describe_results(metrics: Mapping[str, float], *, step: int, folder: str, best: int | None) -> str:
@@ -51,25 +77,26 @@ def describe_process() -> str:
     return describe_start(sys.modules["__main__"].__doc__, command_line())
 
 
-def describe_trials(rows: Sequence[Mapping[str, Any]], command: str | None) -> str:
-    """Return the table of a sweep, best first, and the command of its best setting.
-
-    Args:
-        rows: A row per trial, with equal columns.
-        command: Trains the best setting; None if all failed.
-    """
-    head = list(rows[0]) if rows else []
-    lines = ["|".join(head), "|".join("---" for _ in head)]
-    lines += ["|".join(str(row[name]).replace("|", "/") for name in head) for row in rows]
-    table = "\n".join(f"|{line}|" for line in lines) if rows else ""
-    return table + (f"\n\nBest setting:\n\n```\n{command}\n```" if command else "")
-
-
 def _table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
     prefix = METRIC.removesuffix("AP")
     values = [metrics.get(f"{prefix}{name}") for name in names]
     cells = ["-" if value is None else f"{value:.4f}" for value in values]
-    return "\n".join(f"|{'|'.join(row)}|" for row in (names, ["---:"] * len(names), cells))
+    return lay_out(names, [cells], rule="---:")
+
+
+def lay_out(head: Sequence[str], rows: Sequence[Sequence[str]], *, rule: str = "---") -> str:
+    """Return a table in Markdown.
+
+    Args:
+        head: Names of the columns.
+        rows: Of as many cells.
+        rule: Aligns all columns: `---:` to the right.
+    """
+    first, *others = (
+        "".join(f"|{cell.replace('|', '/')}{GAP}" for cell in row).removesuffix(GAP) + "|"
+        for row in (head, *rows)
+    )
+    return "\n".join([first, f"|{'|'.join([rule] * len(head))}|", *others])
 
 
 def _next_commands(folder: str) -> str:

@@ -14,31 +14,31 @@ from qdet.launching.commands.tracking.server import HOST, answers, mlflow_server
 from qdet.masking import mask
 from qdet.tracking.database import require_database
 from qdet.tracking.server import local_database, quiet_environment
-from qdet.tracking.view import runs_page, show_as_training
+from qdet.tracking.view import BEST, SWEEPS, runs_page, show_as_training
 
 USUAL = 5000
 """MLflow's own port."""
 
 
-def show_runs(*, uri: str | None, experiment: str, port: int, browser: bool) -> int:
+def show_runs(*, uri: str | None, experiment: str, port: int, browser: bool, sweeps: bool = False) -> int:
     """Open the runs of an experiment; serve them until Ctrl-C or SIGTERM where they are in a database.
 
     Raises:
         ConfigError: There are no runs at that place, or something listens at the port.
         TrackingError: The server does not answer, or does not start.
     """
-    where = paths.tracking_uri(uri)
+    where, view = paths.tracking_uri(uri), SWEEPS if sweeps else BEST
     if urlsplit(where).scheme in ("http", "https"):
         if not answers(where.rstrip("/")):
             raise TrackingError(f"no MLflow server answers at {mask(where)}; check --tracking-uri")
-        _open(where.rstrip("/"), experiment, browser=browser)
+        _open(where.rstrip("/"), experiment, browser=browser, view=view)
         return 0
     require_database(where)
     with _until_signal():
         print(f"starting MLflow for {_shorten(where)}", flush=True)
         log = paths.state_folder() / "mlflow-server.log"
         with mlflow_server(where, choose_port(port), log) as address:
-            _open(address, experiment, browser=browser)
+            _open(address, experiment, browser=browser, view=view)
             print("Ctrl-C ends it", flush=True)
             threading.Event().wait()
     return 0
@@ -58,14 +58,14 @@ def choose_port(wanted: int) -> int:
         return free_port(HOST, 0)
 
 
-def _open(address: str, experiment: str, *, browser: bool) -> None:
-    page = address + _page(address, experiment)
+def _open(address: str, experiment: str, *, browser: bool, view: str) -> None:
+    page = address + _page(address, experiment, view)
     print(mask(page), flush=True)
     if browser:
         webbrowser.open(page)
 
 
-def _page(address: str, name: str) -> str:
+def _page(address: str, name: str, view: str) -> str:
     """Return the path of an experiment's page, after giving it the view that the page names."""
     quiet_environment()
     from mlflow import MlflowClient
@@ -80,7 +80,7 @@ def _page(address: str, name: str) -> str:
         show_as_training(client, found)
     except MlflowException as error:
         raise TrackingError(f"{mask(address)}: {mask(first_line(error))}") from error
-    return runs_page(found.experiment_id)
+    return runs_page(found.experiment_id, view)
 
 
 def _shorten(uri: str) -> str:

@@ -14,6 +14,8 @@ class UiCommand:
     """MLflow experiment to show, as --track.experiment of a job."""
     port: int = 0
     """Where the page is served, on this machine only; by default 5000, or a free port if that is taken."""
+    sweeps: bool = False
+    """Show the latest runs first, trials below their sweeps, with how they ended."""
     browser: bool = True
     """Open a browser; --no-browser only prints the address."""
 
@@ -22,5 +24,9 @@ class UiCommand:
         from qdet.launching.commands.tracking.page import show_runs
 
         return show_runs(
-            uri=self.tracking_uri, experiment=self.experiment, port=self.port, browser=self.browser
+            uri=self.tracking_uri,
+            experiment=self.experiment,
+            port=self.port,
+            browser=self.browser,
+            sweeps=self.sweeps,
         )

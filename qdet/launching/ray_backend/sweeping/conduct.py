@@ -185,7 +185,8 @@ class Conduct:
             return None
         trial = self.course.start(number)
         self.running[number] = job
-        print(f"trial {trial.label} tries {as_flags(self.course.settings(number))}", flush=True)
+        does = f"resumes after epoch {trial.epoch}:" if trial.epoch else "tries"
+        print(f"trial {trial.label} {does} {as_flags(self.course.settings(number))}", flush=True)
         pause = None if self.rounds is None else self.rounds.pause(number)
         return {"trial": number, "gpu": gpu} | ({"pause": pause} if pause else {})
 

@@ -16,33 +16,35 @@ from typing import TYPE_CHECKING
 
 from qdet.config import override
 from qdet.data.plan.epoch import steps_per_epoch
-from qdet.errors import ConfigError, TrainingError
+from qdet.errors import ConfigError
 from qdet.job import Job, Sweep
-from qdet.launching import paths
 from qdet.launching.display.trials import open_trials
 from qdet.launching.preflight.check import check
 from qdet.launching.preflight.objects import require_ground_truth
 from qdet.launching.ray_backend import capacity, connect
 from qdet.launching.ray_backend.interruptible import call_interruptibly
+from qdet.launching.ray_backend.sweeping.conclusion import conclude, describe_start, list_rows, row_of
 from qdet.launching.ray_backend.sweeping.conduct import Conduct
+from qdet.launching.ray_backend.sweeping.coordinator import start_coordinator
 from qdet.launching.ray_backend.sweeping.trial import TrialPlan, plan_of
 from qdet.launching.ray_backend.sweeping.tuner import build_tuner
-from qdet.launching.ray_backend.worker_output import forwarded_to
+from qdet.launching.ray_backend.worker_output import CONTROLLER, forwarded_to
 from qdet.launching.ray_backend.worker_settings import tracking_variables, worker_environment
 from qdet.launching.runs import record
 from qdet.launching.runs.claim import hold_run
 from qdet.launching.runs.prepared import Prepared, prepare
 from qdet.launching.runs.sweeps.adoption import adopt_checkpoint
 from qdet.launching.runs.sweeps.course import Course
+from qdet.launching.runs.sweeps.curves import read_curves
 from qdet.launching.runs.sweeps.population import check_population
 from qdet.launching.runs.sweeps.record import STOPPED, SweepFile, SweepStore, Trial
+from qdet.launching.runs.sweeps.results import log_results
 from qdet.launching.runs.sweeps.rounds import Rounds
 from qdet.launching.runs.sweeps.session import SweepSession, open_sweep
 from qdet.launching.runs.sweeps.settings import draw_settings
 from qdet.launching.runs.sweeps.standing import standing
-from qdet.launching.runs.sweeps.table import Swept, TrialRow, table
+from qdet.launching.runs.sweeps.table import Swept
 from qdet.launching.runs.sweeps.tpe import require_optuna
-from qdet.launching.runs.typed import as_flags, train_command
 from qdet.storage.lease import Hold
 from qdet.training.reporting import PlainLines
 
@@ -74,17 +76,17 @@ def search(
         require_optuna()
     found = find_course(job.store.run, prepared, sweep) if job.store.run else None
     if found is not None and not found.waiting:
-        return _conclude(found, job, found.file.mlflow_run_id, advice=advice)
+        return conclude(found, job, advice=advice)
     check(prepared)
     require_ground_truth(prepared)
     name = job.store.run or record.claim_name(replace(prepared.job, name=f"{job.name}_sweep"))
     with hold_run(prepared.job.store.path, name, take_over=job.store.take_over) as held:
         course = open_course(name, prepared, sweep, held)
-        print(_describe_start(course), flush=True)
+        print(describe_start(course), flush=True)
         _run(
             course, prepared, replace(job, store=replace(job.store, run=None)), held, callbacks, address, wait
         )
-    return _conclude(course, job, course.file.mlflow_run_id, advice=advice)
+    return conclude(course, job, advice=advice)
 
 
 def require_evaluation(job: Job) -> Job:
@@ -162,7 +164,7 @@ def _run(
             given |= {"callbacks": callbacks, "environment": environment}
             _run_trials(course, plan_of(prepared.job, **given), prepared, session)
             connect.disconnect()
-            session.log(_rows(course))
+            log_results(session, list_rows(course), read_curves(course.trials, sweep=course.sweep))
     except (KeyboardInterrupt, SystemExit):
         print(f"stopped; the same command resumes it with --store.run {course.file.name}", flush=True)
         raise
@@ -175,7 +177,7 @@ def _run_trials(course: Course, plan: TrialPlan, prepared: Prepared, session: Sw
     with ThreadPoolExecutor(1, thread_name_prefix="qdet-trial-ends") as ends:
 
         def stopped(trial: Trial) -> None:
-            row = _row(course, trial)
+            row = row_of(course, trial)
             session.note_stop(row)
             ends.submit(session.finish_trial, row)
 
@@ -184,7 +186,7 @@ def _run_trials(course: Course, plan: TrialPlan, prepared: Prepared, session: Sw
         conduct.catch_up()
         for trial in list(course.trials.values()):
             if trial.state in STOPPED and not session.has_ended(trial.label):
-                ends.submit(session.finish_trial, _row(course, trial))
+                ends.submit(session.finish_trial, row_of(course, trial))
         if course.waiting:
             _run_tuner(conduct)
 
@@ -201,47 +203,12 @@ def _rounds(course: Course, plan: TrialPlan, counting: Callable[[Job], tuple[int
 def _run_tuner(conduct: Conduct) -> None:
     folder = Path(tempfile.mkdtemp(prefix="qdet-tune-"))
     try:
-        with open_trials(partial(standing, conduct.course)) as take, forwarded_to(PlainLines(), take):
+        with (
+            open_trials(partial(standing, conduct.course)) as take,
+            forwarded_to(PlainLines(), take, quiet=(CONTROLLER,)),
+        ):
+            start_coordinator()
             call_interruptibly(build_tuner(conduct, folder).fit)
     finally:
         conduct.course.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _row(course: Course, trial: Trial) -> TrialRow:
-    return TrialRow.of(trial, course.settings(trial.number), course.sweep.metric)
-
-
-def _rows(course: Course) -> list[TrialRow]:
-    return [_row(course, trial) for _, trial in sorted(course.trials.items())]
-
-
-def _describe_start(course: Course) -> str:
-    name, left, sweep = course.file.name, len(course.waiting), course.sweep
-    what = f"sweep {name}: {sweep.runs} trials of {', '.join(sweep.space)}"
-    if course.trials:
-        return f"{what}; {sweep.runs - left} have ended, {left} are left"
-    return f"{what} (the same command resumes it with --store.run {name})"
-
-
-def _conclude(course: Course, job: Job, run_id: str | None, *, advice: bool) -> Swept:
-    """Print how the sweep ended: the table, the best, what to do next.
-
-    Raises:
-        TrainingError: No trial was evaluated.
-    """
-    rows, sweep = _rows(course), course.sweep
-    swept = Swept(course.file.name, sweep.metric, rows, run_id, sweep.mode)
-    print(table(rows, sweep), flush=True)
-    if course.spent:
-        print(f"{course.spent}; with more, the same command resumes the sweep")
-    best = swept.best
-    if best is None:
-        first = next((row.error for row in rows if row.error), "none ran")
-        raise TrainingError(f"all {sweep.runs} trials failed; the first: {first}")
-    if advice:
-        print(f"best setting: {as_flags(best.settings)}")
-        print(f"train {job.name} with it: {train_command(best.settings)}")
-    if run_id is not None:
-        print(f"compare the trials: {paths.program('qdet')} ui, run {run_id}", flush=True)
-    return swept

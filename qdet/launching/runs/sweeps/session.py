@@ -1,13 +1,12 @@
 """A sweep in MLflow: the run that its trials are shown under, and how each of them ended."""
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from qdet.config import flatten, override
+from qdet.config import flatten
 from qdet.errors import QdetError, TrackingError
 from qdet.job import Job, Sweep
 from qdet.launching import paths
@@ -15,10 +14,8 @@ from qdet.launching.paths import spool_folder
 from qdet.launching.runs import note, record
 from qdet.launching.runs.session import FIRST_ANSWER
 from qdet.launching.runs.status import report_run_status
-from qdet.launching.runs.sweeps.job_source import render_job
 from qdet.launching.runs.sweeps.record import SweepFile, SweepStore
-from qdet.launching.runs.sweeps.table import TrialRow, best_first, best_of
-from qdet.launching.runs.typed import show_value, train_command
+from qdet.launching.runs.sweeps.table import TrialRow
 from qdet.launching.runs.witness import witnessed
 from qdet.storage.lease import Hold
 from qdet.tracking import MLflowTracker, Tracker, has_ended, prepare_database, send_spool
@@ -70,35 +67,6 @@ class SweepSession:
         """Whether MLflow says that a trial is over; False where it does not answer."""
         run_id = self._run_id(trial_name(self.file.name, label))
         return run_id is not None and has_ended(run_id, paths.tracking_uri())
-
-    def log(self, rows: Sequence[TrialRow]) -> None:
-        """Keep the table of results, and the best of them as metric, settings and job file."""
-        metric = self.sweep.metric
-        ranked = best_first(rows, self.sweep.mode)
-        columns: dict[str, Sequence[object]] = {
-            "trial": [row.trial for row in ranked],
-            metric: [row.metric for row in ranked],
-            "state": [row.state for row in ranked],
-        }
-        columns |= {path: [row.settings.get(path) for row in ranked] for path in self.sweep.space}
-        self.tracker.table(columns, "trials.json")
-        best = best_of(rows, self.sweep.mode)
-        if best is not None:
-            self._log_best(best)
-        cells = zip(*(map(show_value, column) for column in columns.values()), strict=True)
-        shown = [dict(zip(columns, row, strict=True)) for row in cells]
-        command = None if best is None else train_command(best.settings)
-        self.tracker.tags({note.TAG: f"{note.describe_trials(shown, command)}\n\n{self.about}".strip()})
-
-    def _log_best(self, best: TrialRow) -> None:
-        metric = self.sweep.metric
-        self.tracker.metrics({f"best/{metric}": best.metric or 0.0}, best.step or 0)
-        self.tracker.tags({"qdet.best_trial": best.trial} | _best_tags(best))
-        self.tracker.text(json.dumps(asdict(best), indent=1, default=repr), "best/best.json")
-        about = (
-            f"{self.job.name} as in {best.trial}, the best of {self.file.name}: {metric} {best.metric:.4f}."
-        )
-        self.tracker.text(render_job(override(self.job, best.settings), about), f"best/{self.job.name}.py")
 
     def _run_id(self, name: str) -> str | None:
         """Return the MLflow run that the trial's own driver had opened."""
@@ -156,10 +124,6 @@ def trial_name(sweep: str, label: str) -> str:
 def trial_hash(file: SweepFile, name: str) -> str:
     """Return the hash of a trial's run, by that of its sweep and its own name."""
     return record.hash_name(f"{file.hash} {name}")
-
-
-def _best_tags(best: TrialRow) -> dict[str, str]:
-    return {f"qdet.best.{path}": show_value(value, 4) for path, value in best.settings.items()}
 
 
 def _space(sweep: Sweep) -> dict[str, Any]:
