@@ -129,9 +129,13 @@ def start(project: Path) -> Iterator[Callable[..., Watched]]:
 
 
 class Nodes:
-    """A Ray cluster of simulated nodes on this machine, at 127.0.0.2, 127.0.0.3, ..., with a token."""
+    """A Ray cluster of simulated nodes on this machine, at 127.0.0.2, 127.0.0.3, ..., with a token.
 
-    def __init__(self) -> None:
+    Args:
+        head_flags: Of `ray start` of its head, beside what every head has.
+    """
+
+    def __init__(self, head_flags: Sequence[str] = ()) -> None:
         self.address = f"127.0.0.2:{PORT}"
         settings = head.LOCAL_SETTINGS | {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # 0 allows one node only
@@ -144,7 +148,7 @@ class Nodes:
         self._log = Path("nodes.log").open("ab")  # noqa: SIM115  (closed with the cluster)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         ports = ("--dashboard-host=127.0.0.1", "--dashboard-port=8475", "--dashboard-agent-listen-port=0")
-        self._start(2, "--head", f"--port={PORT}", "--num-cpus=0", *ports)
+        self._start(2, "--head", f"--port={PORT}", "--num-cpus=0", *ports, *head_flags)
         self._until(lambda: self._ray("status").returncode == 0, "the head does not start")
 
     def add(
@@ -176,6 +180,16 @@ class Nodes:
             return {}
         found = json.loads(listed.stdout[listed.stdout.index("[") :])
         return {int(node["node_ip"].rsplit(".", 1)[1]): node["node_id"] for node in found}
+
+    def node_of(self, actor: str) -> str | None:
+        """Return the node id of the live actor of that name; None without one."""
+        listed = self._ray(
+            *("list", "actors", "--format=json", "--address", self.address),
+            *("--filter", f"name={actor}", "--filter", "state=ALIVE"),
+        )
+        assert listed.returncode == 0, listed.stderr
+        found = json.loads(listed.stdout[listed.stdout.index("[") :])
+        return found[0]["node_id"] if found else None
 
     def kill(self, host: int) -> None:
         """Kill a node and everything on it, as when a machine loses power."""

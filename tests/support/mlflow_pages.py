@@ -102,6 +102,7 @@ def take_sweep_pictures(page: Page, address: str, client: Any, to: Path) -> None
     page.run(f"{link}.closest('[role=gridcell]').querySelector('button').click()")
     page.wait_for_text(*(trial.info.run_name for trial in trials))
     page.wait_for_text(*(trial.data.tags["qdet.trial_state"] for trial in trials))
+    page.wait_for_text(*(run.data.tags["qdet.cause"][:24] for run in trials if "qdet.cause" in run.data.tags))
     page.screenshot(to / "sweep_runs.png")
     page.open(
         f"{address.partition('/#')[0]}/#/experiments/{experiment}/runs/{sweep.info.run_id}", height=2400

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qdet.launching.ray_backend.sweeping.coordinator import NAME
 from tests.launch.conftest import *  # noqa: F403  (the fixtures of tests that start Ray)
+from tests.launch.conftest import Nodes
 
 pytestmark = [
     pytest.mark.ray,
@@ -52,11 +54,29 @@ def _mlflow(project: Path) -> list:
     return client.search_runs([e.experiment_id for e in client.search_experiments()])
 
 
-def test_worker_driver_and_sweep_are_killed_in_turn(project: Path, start):
+def _without_the_failing_choice(project: Path) -> None:
     script = project / "jobs" / "tiny_job.py"
     script.write_text(
         script.read_text().replace('Choice((1e-3, 1e-4, float("inf")))', "Choice((1e-3, 1e-4))")
     )
+
+
+def _assert_each_epoch_once(project: Path) -> None:
+    """Every trial has finished with an evaluation per epoch, and is one run in MLflow below the sweep's."""
+    for trial in _trials(project):
+        assert trial["state"] == "finished"
+        assert [entry["epoch"] for entry in trial["reports"]] == [1, 2, 3, 4]
+    runs = _mlflow(project)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert (len(runs), len(children)) == (1 + TRIALS, TRIALS)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert not [run for run in runs if "qdet.cause" in run.data.tags]
+    assert sorted(run.info.run_name.split()[0] for run in children) == ["t01", "t02", "t03", "t04"]
+
+
+def test_worker_driver_and_sweep_are_killed_in_turn(project: Path, start):
+    _without_the_failing_choice(project)
     first = start(*FLAGS, *SMALL)
     _wait_for_reports(first, project, 1)
     first.wait_for("rank 0 is process")
@@ -78,23 +98,38 @@ def test_worker_driver_and_sweep_are_killed_in_turn(project: Path, start):
     assert second.end(600) == 0
     assert f"{before // EPOCHS} have ended" in second.text
 
-    for trial in _trials(project):
-        assert trial["state"] == "finished"
-        assert [entry["epoch"] for entry in trial["reports"]] == [1, 2, 3, 4]
-    runs = _mlflow(project)
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert (len(runs), len(children)) == (1 + TRIALS, TRIALS)
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert not [run for run in runs if "qdet.cause" in run.data.tags]
-    assert sorted(run.info.run_name.split()[0] for run in children) == ["t01", "t02", "t03", "t04"]
-
+    _assert_each_epoch_once(project)
     third = start(*FLAGS, *SMALL)  # it is over: only the table, and no Ray
     assert third.end(120) == 0
     assert third.text.count("finished") == TRIALS
     other = start("--sweep", "--store.run", "night", *SMALL)
     assert other.end(120) == 2
     assert "--sweep.scheduler was none, it is asha" in other.text
+
+
+def test_a_node_that_holds_a_trials_driver_is_lost(project: Path, start):
+    _without_the_failing_choice(project)
+    cluster = Nodes(head_flags=("--memory=100000000",))  # no driver fits there
+    try:
+        for host in (3, 4):
+            cluster.add(host, flags=("--memory=1500000000",))  # and one each here
+        job = start(*FLAGS, *SMALL, "--sweep.concurrent", "2", "--ray-address", cluster.address)
+        _wait_for_reports(job, project, 2)
+        holder, alive = cluster.node_of(NAME), cluster.alive()
+        lost = next(
+            host for host in (3, 4) if alive[host] != holder
+        )  # the sweep itself is bound to the holder
+        cluster.kill(lost)
+        job.wait_for("its driver was lost; it resumes")
+        cluster.add(5, flags=("--memory=1500000000",))
+        assert job.end(600) == 0
+        assert cluster.node_of(NAME) == holder is not None
+    finally:
+        cluster.stop()
+    assert f"node 127.0.0.{lost} was lost" in job.text
+    assert "resumes after epoch" not in job.text  # that is a new start of the sweep
+    assert "Traceback" not in job.text
+    _assert_each_epoch_once(project)
 
 
 def test_a_trial_that_is_stopped_early_is_finished_in_mlflow_at_once(project: Path, start):

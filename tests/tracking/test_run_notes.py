@@ -158,7 +158,7 @@ def test_mlflow_has_the_description_and_the_tags(tmp_path, database, demo_shards
     assert run.data.tags["qdet.run"] == session.run.name
     assert run.data.tags["qdet.job"] == "tiny"
     assert len(run.data.tags["qdet.settings"]) == 8
-    assert "|0.5123|0.8000|" in run.data.tags[note.TAG]
+    assert f"|0.5123{note.GAP}|0.8000{note.GAP}|" in run.data.tags[note.TAG]
     assert f"qdet predict outputs/{session.run.name} photo.jpg" in run.data.tags[note.TAG]
     assert "qdet.claim" not in run.data.tags
 

@@ -87,7 +87,7 @@ def test_a_server_that_does_not_answer_is_named():
 
 def test_an_unknown_experiment_is_named(database):
     with pytest.raises(ConfigError, match=r"--experiment qdte is not at .*; it has Default"):
-        page._page(f"sqlite:///{database}", "qdte")
+        page._page(f"sqlite:///{database}", "qdte", view.BEST)
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):

@@ -104,7 +104,11 @@ def _train(plan: TrialPlan, number: int, *, gpu: bool, pause: int | None, report
     title, tags = trial_title(label, settings), _tags(plan, trial)
     with open_session(prepared, parent=plan.file.mlflow_run_id, tags=tags, title=title) as session:
         output = PlainLines(f"trial {label}: ")
-        result = fit(job, session.run, plan.callbacks, gpu=gpu, ray_callbacks=[reports], output=output)
+        try:
+            result = fit(job, session.run, plan.callbacks, gpu=gpu, ray_callbacks=[reports], output=output)
+        except Exception:
+            session.tracker.tags({"qdet.trial_state": "failed"})
+            raise
         session.describe_results(result["step"], result["metrics"])
         session.tracker.tags({"qdet.trial_state": _state(result)})
     metrics = result["metrics"] or saved_metrics(job.store.path, name, result["step"])
