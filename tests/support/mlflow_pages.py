@@ -105,14 +105,16 @@ def take_sweep_pictures(page: Page, address: str, client: Any, to: Path) -> None
     page.wait_for_text(*(run.data.tags["qdet.cause"][:24] for run in trials if "qdet.cause" in run.data.tags))
     page.screenshot(to / "sweep_runs.png")
     page.open(
-        f"{address.partition('/#')[0]}/#/experiments/{experiment}/runs/{sweep.info.run_id}", height=2400
+        f"{address.partition('/#')[0]}/#/experiments/{experiment}/runs/{sweep.info.run_id}",
+        width=1660,
+        height=2400,
     )
     page.wait_for_text("Description", "Show more", f"Best: {best}, val/AP")
     page.run(f"{_last_with_text('Show more')}.click()")
     page.wait_for_text(*(trial.data.tags["qdet.trial"] for trial in trials), "Show less")
     page.wait_for("[...document.images].filter(e => e.naturalWidth > 600).length === 3")
     bottom = page.run(f"{_last_with_text('Show less')}.getBoundingClientRect().top")
-    page.screenshot(to / "sweep.png", corner=(198, 90), size=(1290, int(bottom) - 90))
+    page.screenshot(to / "sweep.png", corner=(198, 90), size=(1450, int(bottom) - 90))
 
 
 def _show_pictures(page: Page) -> None:
