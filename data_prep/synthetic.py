@@ -93,7 +93,9 @@ def _is_finished(marker: Path, settings: dict[str, int]) -> bool:
     folder = marker.parent
     if not marker.exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise DataError(f"{folder} holds files that were not rendered here; choose another --out")
+            raise DataError(
+                f"{folder} holds files that were not rendered here; move them, or render into another folder"
+            )
         return False
     try:
         found = parse_json(marker.read_text())
@@ -103,7 +105,7 @@ def _is_finished(marker: Path, settings: dict[str, int]) -> bool:
     different = [k for k in settings.keys() | present.keys() if settings.get(k) != present.get(k)]
     if different:
         listed = ", ".join(f"{k} {present.get(k)} instead of {settings.get(k)}" for k in sorted(different))
-        raise DataError(f"{folder} was rendered with {listed}; remove it or choose another --out")
+        raise DataError(f"{folder} was rendered with {listed}; remove it, or render into another folder")
     return complete
 
 

@@ -118,7 +118,7 @@ def _claim(store: Folder, plan: str, tasks: Sequence[ShardTask]) -> None:
     if other or (claimed is None and tars) or claimed not in (None, plan):
         raise DataError(
             f"{store} holds shards of another dataset or of other settings"
-            f"{' (' + other[0] + ')' if other else ''}; delete it or choose another --out"
+            f"{' (' + other[0] + ')' if other else ''}; delete it, or write into another folder"
         )
     for folder in ("", f"{UNFINISHED}/"):
         for name in store.names(folder):

@@ -30,7 +30,8 @@ def manifest_of(store: Folder, plan: str) -> dict[str, Any] | None:
     manifest = parse_manifest(text, where=f"{store}/{NAME}")
     if manifest.get("plan") != plan:
         raise DataError(
-            f"{store} holds shards of another dataset or of other settings; delete it or choose another --out"
+            f"{store} holds shards of another dataset or of other settings; "
+            "delete it, or write into another folder"
         )
     return manifest
 

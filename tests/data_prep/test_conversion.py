@@ -108,7 +108,7 @@ def test_another_dataset_in_the_folder_is_left_alone(conversion, make_coco):
     before = digests(conversion.out)
     other, _ = make_coco(8, name="other")
     with pytest.raises(
-        DataError, match="another dataset or of other settings; delete it or choose another --out"
+        DataError, match="another dataset or of other settings; delete it, or write into another folder"
     ):
         convert(dataclasses.replace(conversion, coco=other))
     assert digests(conversion.out) == before
