@@ -20,7 +20,7 @@ from qdet.launching.chaos import copies, faults, flips, lies
 from qdet.launching.chaos.job import job as chaos_job
 from qdet.launching.chaos.requests import Requests
 from qdet.launching.chaos.run import Chaos, Result, break_runs, prepare, print_result
-from qdet.launching.chaos.trial import Event, Trial
+from qdet.launching.chaos.trial import Event, PlannedFault, Trial
 from qdet.launching.chaos.verdict import check_flips
 from qdet.launching.chaos.victim import kill_process
 from tests.support.ranks import assert_same
@@ -70,6 +70,40 @@ def test_a_chaos_kills_no_worker_of_another(tmp_path: Path):
         assert started["one", job, "run"].wait(30) == -signal.SIGKILL
         others = [process for key, process in started.items() if key != ("one", job, "run")]
         assert psutil.wait_procs([*others, spared], timeout=0.5)[0] == []
+
+
+STARTED_IN_TURN = """
+import pathlib, sys, time
+from qdet.storage import Folder
+from qdet.storage.lease.owner import Owner
+from qdet.storage.lease.terms import Terms
+
+here = pathlib.Path(sys.argv[1])
+starts = here / "starts"
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
+number, terms = len(starts.read_text()), Terms(Folder.open(here / "store" / "run"))
+if number == 1:
+    print("step 1/1", flush=True)
+    while terms.view().number == 0:
+        time.sleep(0.01)
+elif number == 2:
+    terms.claim(1, Owner.here(), 10)
+    time.sleep(100)
+"""
+
+
+def test_a_run_whose_second_driver_is_killed_after_its_end_is_launched_again(tmp_path: Path, monkeypatch):
+    """MLflow has it as running, as that driver had opened it again."""
+    command = [sys.executable, "-c", STARTED_IN_TURN, str(tmp_path)]
+    monkeypatch.setattr(Trial, "_command", lambda self, restarts: command)
+    trial = Trial("run", tmp_path, workers=2)
+    trial.run_folder.mkdir(parents=True)
+    trial.run([PlannedFault(step=1, delay=0.0, fault="second")], random.Random(0))
+    assert (tmp_path / "starts").read_text() == "xxx"
+    assert [event.what.partition(", ")[2] for event in trial.events] == [
+        "and killed it once it had opened the finished run again"
+    ]
+    assert trial.problems == []
 
 
 def test_of_many_threads_each_request_is_answered_once(tmp_path: Path):

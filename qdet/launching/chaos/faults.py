@@ -72,7 +72,10 @@ def freeze_worker(victim: Victim, rng: random.Random) -> str:
 
 
 def start_second_driver(victim: Victim, rng: random.Random) -> str:
-    """Start the same run a second time, which must be refused while the first is there."""
+    """Start the same run a second time, which must be refused while the first is there.
+
+    Once the first has ended, a second that is still waiting for it, or has opened its run again, is killed.
+    """
     terms = Terms(Folder.open(victim.run_folder))
     before, second = terms.view().number, victim.start_another()
     while second.poll() is None and victim.launcher.status() != psutil.STATUS_ZOMBIE:
@@ -80,7 +83,10 @@ def start_second_driver(victim: Victim, rng: random.Random) -> str:
     if second.poll() is None:  # the first has ended: the second may have the run
         Victim(psutil.Process(second.pid), victim.run_folder, victim.start_another).kill()
         second.wait()
-        return "started a second driver, which outlived the first"
+        if terms.view().number == before:
+            return "started a second driver, which outlived the first"
+        victim.reopened = True
+        return "started a second driver, and killed it once it had opened the finished run again"
     if second.returncode == 0 and terms.view().number == before:  # else the first had let go in between
         victim.problems.append("a second driver was not refused")
     return f"started a second driver, which ended with exit code {second.returncode}"

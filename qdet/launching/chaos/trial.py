@@ -138,7 +138,7 @@ class Trial(RunFiles):
             return -1
         victim.kill_leftovers(spared=[process for paused in self._paused for process in paused.paused])
         reader.join(timeout=60)
-        return process.returncode
+        return -1 if victim.reopened else process.returncode
 
     def _start(self, log: TextIO, *, second: bool = False) -> "subprocess.Popen[str]":
         """Start a launcher; what a second one says goes to the log alone."""

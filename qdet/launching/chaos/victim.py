@@ -29,6 +29,8 @@ class Victim(RunFiles):
         """Its processes, where they are suspended so that another launcher takes over."""
         self.problems: list[str] = []
         """What went wrong while a fault was injected."""
+        self.reopened = False
+        """Whether another driver opened the run after its launcher had ended, and was killed."""
 
     def is_up(self) -> bool:
         """Whether the launcher runs."""
