@@ -48,7 +48,7 @@ def test_numbers_and_detections_are_those_of_training(checkpoint, shards):
     metrics, rows = evaluate_shards(model.detector, forward, shards, job, World(0, 1, torch.device("cpu")))
     report = qdet.evaluate(model, shards)
     assert same(report.rows, rows)
-    assert report.coco == metrics
+    assert repr(report.coco) == repr(metrics)  # every digit, and NaN for sizes without objects
     assert len(rows) > 0
     assert report.findings.images == len(shards)
     assert set(report.findings.seconds) == {"waiting for images", "backbone", "decoder", "boxes"}

@@ -163,6 +163,7 @@ def _start_sweep(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "list_nodes", lambda: [capacity.Node(9.0, 0.0)])
     monkeypatch.setattr(search, "worker_environment", lambda job, *, gpu: {})
     monkeypatch.setattr("qdet.launching.runs.sweeps.session.witnessed", lambda *args: nullcontext())
+    monkeypatch.setattr(search, "start_coordinator", lambda: None)
     monkeypatch.setattr(search, "build_tuner", build)
     space = {"train.batch_size": Choice((8, 16))}
     with pytest.raises(TrainingError, match="all 3 trials failed; the first: as planned"):
