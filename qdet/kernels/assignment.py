@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int32, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from qdet.kernels.agreement import wave
@@ -40,6 +39,8 @@ def assignment(
 
 def define_assignment(cost: Float[np.ndarray, "t N"]) -> tuple[Int64[np.ndarray, " m"], ...]:
     """Define the operation for one matrix: objects and queries of the pairs, in the order of the queries."""
+    from scipy.optimize import linear_sum_assignment  # not above: a job's --help needs none of it
+
     objects, queries = linear_sum_assignment(cost)
     by_query = queries.argsort()
     return objects[by_query], queries[by_query]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -90,10 +89,12 @@ class _SumRows(torch.autograd.Function):
 
 
 def _sum_by_row(grad: Tensor, rows: Tensor, shares: Tensor, count: int) -> Float[Tensor, "R c"]:
+    from scipy.sparse import csr_matrix  # not above: a job's --help needs none of it
+
     n, k = rows.shape
     first = np.arange(0, n * k + 1, k, dtype=np.int32)
     terms = (shares.numpy().reshape(-1), rows.numpy().reshape(-1), first)
-    by_row = scipy.sparse.csr_matrix(terms, shape=(n, count)).tocsc()
+    by_row = csr_matrix(terms, shape=(n, count)).tocsc()
     sums, begin, weights = (torch.from_numpy(a) for a in (by_row.indices, by_row.indptr[:-1], by_row.data))
     return F.embedding_bag(sums, grad, begin, per_sample_weights=weights, mode="sum")
 
