@@ -1,1 +1,1 @@
-"""A sweep's record and decisions, without Ray. In: reports of trials. Out: what runs, stops, was best."""
+"""A sweep's record and decisions, no Ray. In: reports of trials. Out: what runs, stops, was best; plots."""
