@@ -14,13 +14,9 @@ from typing import Any
 import pytest
 
 from tests.launch.conftest import *  # noqa: F403  (the fixtures of tests that start Ray)
+from tests.support.cluster_marks import on_a_cluster
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster(timeout=600)
 NAMESPACE = ("unshare", "--map-root-user", "--mount")
 SECONDS = 20.0
 """Within which every fault is to be named; a busy machine may take three times that here."""

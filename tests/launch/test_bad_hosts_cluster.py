@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.launch.test_bad_hosts import only_where_nodes_are_named
+from tests.support.cluster_marks import on_a_cluster
 from tests.support.faulty_machine import environment_of, ranks_on, wrong_on
 from tests.support.mlflow_runs import find_run
 from tests.support.one_worker import assert_equals_one_worker, to_flags
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 STEPS = 30
 SETTINGS = {

@@ -6,16 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from data_prep.coco_to_shards import Conversion, convert
+from tests.support.cluster_marks import on_a_cluster
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 IMAGES = 900
 TINY = 0.001  # megabytes: one image per shard

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster_marks import on_a_cluster
 from tests.support.mlflow_runs import find_run
 from tests.support.one_worker import assert_equals_one_worker, to_flags
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 STEPS = 44
 RESUMING = rf"resuming from step (\d+) of {STEPS}"

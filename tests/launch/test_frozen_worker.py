@@ -4,16 +4,10 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
+from tests.support.cluster_marks import on_a_cluster
 from tests.support.ranks import assert_same, checkpoint
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 STEPS = 30
 FLAGS = (

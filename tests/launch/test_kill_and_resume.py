@@ -13,15 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.cluster_marks import on_a_cluster
 from tests.support.mlflow_runs import find_run, ledgers, loss_curve
 from tests.support.ranks import assert_same, checkpoint
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 STEPS = 50
 FLAGS = (

@@ -6,19 +6,13 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from qdet.checkpoint import open_folder
 from qdet.checkpoint.copying import is_copy
 from qdet.checkpoint.manifest import read_manifest
 from tests.launch.conftest import *  # noqa: F403  (the fixtures of tests that start Ray)
+from tests.support.cluster_marks import on_a_cluster
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(1500),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster(timeout=1500)
 EPOCH = 6
 """Steps of one."""
 FLAGS = ("--sweep", "--store.run", "pop", "--sweep.trials", "2", "--sweep.scheduler", "pbt")

@@ -3,16 +3,10 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.launch.conftest import *  # noqa: F403  (the fixtures of tests that start Ray)
+from tests.support.cluster_marks import on_a_cluster
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster()
 
 
 def test_what_never_fits_is_a_row_before_any_trial_starts_and_what_fits_later_waits(

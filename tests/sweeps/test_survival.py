@@ -7,18 +7,13 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from qdet.launching.ray_backend.sweeping.coordinator import NAME
 from tests.launch.conftest import *  # noqa: F403  (the fixtures of tests that start Ray)
 from tests.launch.conftest import Nodes
+from tests.support.cluster_marks import on_a_cluster
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(1200),
-    pytest.mark.usefixtures("only_cluster"),
-]
+pytestmark = on_a_cluster(timeout=1200)
 EPOCHS, TRIALS = 4, 4
 FLAGS = ("--sweep", "--store.run", "night", "--sweep.trials", str(TRIALS), "--sweep.scheduler", "none")
 SMALL = ("--train.workers", "1", "--train.steps", "24", "--train.checkpoint-every", "3")  # 6 steps an epoch
