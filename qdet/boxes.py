@@ -32,9 +32,14 @@ def cxcywh_to_xyzr(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
 
 
 def xyzr_to_cxcywh(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """AdaMixer's vector to centre and size: w = 2^(z - r/2), h = 2^(z + r/2), as in the authors' code."""
-    centre, (z, r) = boxes[..., :2], boxes[..., 2:].unbind(-1)
-    return torch.cat((centre, torch.stack((torch.exp2(z - r / 2), torch.exp2(z + r / 2)), dim=-1)), dim=-1)
+    """AdaMixer's vector to centre and size."""
+    return torch.cat((boxes[..., :2], xyzr_to_size(boxes)), dim=-1)
+
+
+def xyzr_to_size(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 2"]:
+    """AdaMixer's vector to w = 2^(z - r/2) and h = 2^(z + r/2), as in the authors' code."""
+    z, half = boxes[..., 2:3], boxes[..., 3:] / 2
+    return torch.exp2(torch.cat((z - half, z + half), dim=-1))
 
 
 def area(boxes_xyxy: Float[Tensor, "... 4"]) -> Float[Tensor, "..."]:

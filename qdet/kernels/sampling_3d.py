@@ -28,11 +28,10 @@ _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 class SampledLevels:
     """Feature maps as the kernel reads them, laid out once per step for all stages."""
 
-    tokens: Float[Tensor, "B T _"]
-    """All cells with all channels, level by level; their gradients add up in this dtype, float32 or wider."""
-    narrow: Float[Tensor, "B T _"]
-    """The same in the dtype that is read, outside of autograd."""
+    cells: Float[Tensor, "B T _"]
+    """All cells with all channels, level by level, in the dtype that is read."""
     levels: LevelTable
+    gradient: "CellGradient"
 
     @classmethod
     def of(
@@ -41,7 +40,43 @@ class SampledLevels:
         """Lay out the maps of a batch, to be read in `dtype`."""
         tokens = torch.cat([m.flatten(2).mT for m in maps], dim=1).contiguous()
         sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
-        return cls(tokens, tokens.detach().to(dtype), LevelTable(sizes, tuple(strides)))
+        return cls.read(tokens, LevelTable(sizes, tuple(strides)), dtype)
+
+    @classmethod
+    def read(cls, tokens: Float[Tensor, "B T _"], levels: LevelTable, dtype: torch.dtype) -> "SampledLevels":
+        """Read cells in `dtype`; their gradient is summed in float32 or wider all the same."""
+        gradient = CellGradient()
+        return cls(_ReadCells.apply(tokens, dtype, gradient), levels, gradient)
+
+
+class CellGradient:
+    """The gradient of the cells in a backward pass, to which every stage adds its own.
+
+    Autograd would give each stage zeros of the size of all maps and add them up in passes of their own, 29 GB
+    in a full-size step (`python -m benchmarks.roofline --kernels`).
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._of_pass = -1
+
+    def so_far(self) -> Float[Tensor, "B T _"] | None:
+        """Return what stages of the backward pass that is running have added, if any has."""
+        return self._sums if self._of_pass == _this_pass() else None
+
+    def put(self, sums: Float[Tensor, "B T _"]) -> None:
+        """Keep the sums of the stages so far."""
+        self._sums, self._of_pass = sums, _this_pass()
+
+    def take(self) -> Float[Tensor, "B T _"] | None:
+        """Return the sums of all stages, and keep nothing."""
+        sums, self._sums = self.so_far(), None
+        return sums
+
+
+def _this_pass() -> int:
+    """Number the backward pass that is running: one that ends early must leave the next one nothing."""
+    return torch._C._current_graph_task_id()
 
 
 def sampling_3d(
@@ -53,7 +88,7 @@ def sampling_3d(
     default they are where torch's must be.
     """
     fixed = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
-    return _Sampling3D.apply(maps.tokens, points.contiguous(), maps.narrow, maps.levels, fixed)
+    return _Sampling3D.apply(points.contiguous(), maps.cells, maps.levels, maps.gradient, fixed)
 
 
 def define_sampling_3d(
@@ -103,7 +138,7 @@ def _check(like: Tensor, points: int, channels: int) -> None:
     places = places * places.new_tensor((1, 1, 0.25))
 
     def sample(at: Tensor, cells: Tensor) -> Tensor:
-        return sampling_3d(at, SampledLevels(cells, cells.detach(), levels))
+        return sampling_3d(at, SampledLevels.read(cells, levels, cells.dtype))
 
     check_agreement(sample, partial(define_sampling_3d, levels=levels), (places, tokens))
 
@@ -116,40 +151,67 @@ def _blocks(points: Tensor, tokens: Tensor, levels: LevelTable) -> tuple[int, ..
     return queries, tokens.shape[1], channels, count, groups, *powers, len(levels.sizes_hw)
 
 
+class _ReadCells(torch.autograd.Function):
+    """Gives all stages the cells in the dtype that they read, and takes the gradient that they summed."""
+
+    @staticmethod
+    def forward(tokens: Tensor, dtype: torch.dtype, gradient: CellGradient) -> Tensor:
+        return tokens.view_as(tokens) if tokens.dtype == dtype else tokens.to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        tokens, _, ctx.gradient = inputs
+        ctx.wide = tokens.dtype
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        sums = ctx.gradient.take()
+        return None if sums is None else sums.to(ctx.wide), None, None
+
+
 class _Sampling3D(torch.autograd.Function):
     @staticmethod
-    def forward(tokens: Tensor, points: Tensor, narrow: Tensor, levels: LevelTable, fixed: bool) -> Tensor:
+    def forward(
+        points: Tensor, cells: Tensor, levels: LevelTable, gradient: CellGradient, fixed: bool
+    ) -> Tensor:
         from qdet.kernels.programs import sampling_3d as programs
 
         images, queries, groups, count, _ = points.shape
-        out = narrow.new_empty(images, queries, groups, count, narrow.shape[2] // groups)
+        out = cells.new_empty(images, queries, groups, count, cells.shape[2] // groups)
         if out.numel():
-            sizes = _blocks(points, narrow, levels)
+            sizes = _blocks(points, cells, levels)
             table = levels.on_device(points)
             forward: Any = programs.forward  # a program as it is written; Triton adds the grid
-            forward[(images * queries * groups,)](narrow, points, table, out, *sizes, TAU)
+            forward[(images * queries * groups,)](cells, points, table, out, *sizes, TAU)
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        tokens, points, narrow, ctx.levels, ctx.fixed = inputs
-        ctx.wide = tokens.dtype
-        ctx.save_for_backward(points, narrow)
+        points, cells, ctx.levels, ctx.gradient, ctx.fixed = inputs
+        ctx.save_for_backward(points, cells)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         from qdet.kernels.programs import sampling_3d as programs
 
-        points, narrow = ctx.saved_tensors
+        points, cells = ctx.saved_tensors
+        before = ctx.gradient.so_far()
+        wide = torch.float64 if cells.dtype == torch.float64 else torch.float32
         if not grad.numel():
-            return torch.zeros_like(narrow, dtype=ctx.wide), torch.zeros_like(points), None, None, None
+            ctx.gradient.put(torch.zeros_like(cells, dtype=wide) if before is None else before)
+            return torch.zeros_like(points), None, None, None, None
         images, queries, groups, count, _ = points.shape
-        made = ScatteredSums.make(narrow, grad, most_terms=queries * count, deterministic=ctx.fixed)
+        most = queries * count
+        made = ScatteredSums.make(cells, grad, most_terms=most, deterministic=ctx.fixed, onto=before)
         d_points = torch.empty_like(points)
         backward: Any = programs.backward
         backward[(images * queries * groups,)](
-            narrow, points, ctx.levels.on_device(points), grad.contiguous(), made.sums, d_points, made.unit,
-            *_blocks(points, narrow, ctx.levels), TAU, made.fixed,
+            cells, points, ctx.levels.on_device(points), grad.contiguous(), made.sums, d_points, made.unit,
+            *_blocks(points, cells, ctx.levels), TAU, made.fixed,
         )  # fmt: skip
-        return made.read(ctx.wide), d_points, None, None, None
+        found = made.read(wide)
+        ctx.gradient.put(before.add_(found) if made.fixed and before is not None else found)
+        return d_points, None, None, None, None

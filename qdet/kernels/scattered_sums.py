@@ -24,15 +24,23 @@ class ScatteredSums:
 
     @classmethod
     def make(
-        cls, like: Tensor, grad: Float[Tensor, "..."], *, most_terms: int, deterministic: bool
+        cls,
+        like: Tensor,
+        grad: Float[Tensor, "..."],
+        *,
+        most_terms: int,
+        deterministic: bool,
+        onto: Float[Tensor, "*shape"] | None = None,
     ) -> "ScatteredSums":
         """Return zeros in the shape of `like` for products of `grad` with weights of at most 1.
 
         Of `grad` only the largest number matters. `most_terms` is how many of them meet in one cell at most.
+        What is not deterministic may be added `onto` earlier sums, in place.
         """
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         if not deterministic:
-            return cls(torch.zeros_like(like, dtype=wide), grad.new_ones((), dtype=wide), False)
+            sums = torch.zeros_like(like, dtype=wide) if onto is None else onto
+            return cls(sums, grad.new_ones((), dtype=wide), False)
         bits = 61 - most_terms.bit_length()
         largest = grad.abs().amax().to(wide)
         exponent = torch.frexp(largest).exponent.clamp(min=_LEAST_EXPONENT)

@@ -57,7 +57,7 @@ def test_equals_torch_in_float64(name, deterministic):
 def test_definition_equals_torch():
     points, maps, strides = inputs("four levels")
     laid = SampledLevels.of(maps, strides, torch.float64)
-    assert_close(define_sampling_3d(points, laid.tokens, laid.levels), sample_levels(points, maps, strides))
+    assert_close(define_sampling_3d(points, laid.cells, laid.levels), sample_levels(points, maps, strides))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,39 @@ def test_rounds_no_more_than_its_dtype(dtype, limit):
         assert (a.double() - b).norm() <= limit * b.norm()
 
 
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "fixed point"])
+def test_stages_add_their_gradients_of_the_maps(deterministic):
+    points, maps, strides = inputs("four levels")
+    stages = [points.detach() * scale for scale in (1.0, 0.7, 0.4)]
+    laid = SampledLevels.of(maps, strides, torch.float64)
+    found = [sampling_3d(at, laid, deterministic=deterministic).square() for at in stages]
+    wanted = [sample_levels(at, maps, strides).square() for at in stages]
+    expected = torch.autograd.grad(sum(w.sum() for w in wanted), maps, retain_graph=True)
+    total = sum(f.sum() for f in found)
+    for _ in range(2):  # a graph that is kept gives the same again
+        for a, b in zip(torch.autograd.grad(total, maps, retain_graph=True), expected, strict=True):
+            assert_close(a, b, rtol=1e-8, atol=1e-10)
+    (first,) = torch.autograd.grad(found[0].sum(), maps[:1])
+    (alone,) = torch.autograd.grad(wanted[0].sum(), maps[:1])
+    assert_close(first, alone, rtol=1e-8, atol=1e-10)
+
+
+def test_a_pass_that_stops_at_the_points_leaves_the_next_one_nothing():
+    points, maps, strides = inputs("four levels")
+    found = sampling_3d(points, SampledLevels.of(maps, strides, torch.float64))
+    (of_maps,) = torch.autograd.grad(found.sum(), maps[:1], retain_graph=True)
+    torch.autograd.grad(found.sum(), points, retain_graph=True)
+    (again,) = torch.autograd.grad(found.sum(), maps[:1])
+    assert_close(again, of_maps)
+
+
 def test_gradients_match_finite_differences():
     levels = LevelTable(((3, 4), (2, 2)), (4, 8))
     tokens = torch.randn(1, 16, 2, dtype=torch.float64, requires_grad=True)
     points = torch.tensor([[7.3, 6.7, 2.6], [15.1, 2.2, 3.3]], dtype=torch.float64).view(1, 1, 1, 2, 3)
 
     def sample(at, cells):
-        return sampling_3d(at, SampledLevels(cells, cells.detach(), levels))
+        return sampling_3d(at, SampledLevels.read(cells, levels, cells.dtype))
 
     assert torch.autograd.gradcheck(sample, (points.requires_grad_(), tokens), fast_mode=True)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qdet.boxes import xyzr_to_size
 from qdet.detectors.adamixer.generator import make_generator, start_alike
 from qdet.kernels.sampling_3d import TAU, SampledLevels, sampling_3d
 from qdet.layers.bilinear import interpolate_at
@@ -109,10 +110,8 @@ def sample_points(
     xyzr: Float[Tensor, "B N 4"], offsets: Float[Tensor, "B N G P 3"]
 ) -> Float[Tensor, "B N G P 3"]:
     """Place points at offsets relative to the box's size, and at levels relative to its own."""
-    x, y, z, r = xyzr[:, :, None, None].unbind(-1)  # each [B, N, 1, 1]
-    one = torch.ones_like(z)
-    scale = torch.stack((torch.exp2(z - r / 2), torch.exp2(z + r / 2), one), dim=-1)
-    return torch.stack((x, y, z), dim=-1) + offsets * scale
+    scale = F.pad(xyzr_to_size(xyzr), (0, 1), value=1.0)  # w, h, and 1 for z
+    return xyzr[:, :, None, None, :3] + offsets * scale[:, :, None, None]
 
 
 @fp32_island("sampling")
