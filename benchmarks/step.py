@@ -11,14 +11,16 @@ meets all of them.
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    from benchmarks.steppers import Stepper
 
 HERE = Path(__file__).resolve().parents[1]
 SIZES = ((320, 448), (288, 416))
@@ -37,10 +39,10 @@ def main(*, against: tuple[Path, ...] = (), rounds: int = 6) -> None:
     workers = {str(root): _start(root.resolve()) for root in (*against, HERE)}
     found: list[dict[str, float]] = []
     for _ in range(1 + rounds):
-        found.append({name: _ask(worker) for name, worker in workers.items()})
+        found.append({name: worker.step().cpu for name, worker in workers.items()})
         print(json.dumps(found[-1]), flush=True)
     for worker in workers.values():
-        worker.communicate()
+        worker.close()
     print(json.dumps(describe_machine()))
     print("| checkout | CPU, s | fastest | slowest | ratio to this one |\n| --- | --: | --: | --: | --: |")
     for name in workers:
@@ -50,37 +52,24 @@ def main(*, against: tuple[Path, ...] = (), rounds: int = 6) -> None:
         print(f"| {name} | {middle:.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {ratio:.2f} |")
 
 
-def _start(root: Path) -> subprocess.Popen[str]:
+def _start(root: Path) -> "Stepper":
+    from benchmarks.steppers import Stepper
+
     variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker"]
-    return subprocess.Popen(
-        command, cwd=root, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def _ask(worker: subprocess.Popen[str]) -> float:
-    """Have a worker make a step; return its CPU seconds."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write("step\n")
-    worker.stdin.flush()
-    for line in worker.stdout:
-        if line.startswith("seconds "):
-            return float(line.split()[1])
-    raise RuntimeError("a checkout cannot make the step; its error is above")
+    return Stepper([sys.executable, str(Path(__file__).resolve()), "--worker"], variables, root)
 
 
 def work() -> None:
-    """Make a step for every line of standard input."""
+    """Make a step for every line of standard input, as `steppers.serve` does, which old checkouts lack."""
     step = make_step()
     for _ in sys.stdin:
-        begin = time.process_time()
-        step()
-        print(f"seconds {time.process_time() - begin}", flush=True)
+        cpu, wall = time.process_time(), time.perf_counter()
+        loss = step()
+        print(f"cost {time.process_time() - cpu} {time.perf_counter() - wall} {loss}", flush=True)
 
 
-def make_step() -> Callable[[], None]:
-    """Return the training step of the checkout that is imported."""
+def make_step() -> Callable[[], float]:
+    """Return the training step of the checkout that is imported; it returns the loss."""
     import torch
 
     from qdet.backbones import ResNetConfig
@@ -104,9 +93,11 @@ def make_step() -> Callable[[], None]:
     engine = _engine_class()(detector, train, OptimConfig(), world)
     matched = matched_objects(targets, QUERIES)
 
-    def step() -> None:
-        engine.backward(criterion(engine(images, sizes), targets, sizes, normalizer=matched).total)
+    def step() -> float:
+        loss = criterion(engine(images, sizes), targets, sizes, normalizer=matched).total
+        engine.backward(loss)
         engine.step(1e-3)
+        return loss.item()
 
     return step
 
