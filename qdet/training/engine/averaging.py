@@ -5,8 +5,7 @@ the same order. `DistributedDataParallel` forms its buckets anew, by order of ar
 of each process, and needs every parameter to get a gradient on every rank.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +16,44 @@ BUCKET = 25 * 2**20
 """Bytes that a bucket holds at most, unless a single parameter is larger."""
 
 
-@dataclass
 class _Bucket:
-    parameters: list[nn.Parameter]
-    missing: int = 0
-    """Parameters whose gradient is still to come in this step."""
-    flat: Tensor | None = None
-    work: Any = None
+    """Numbers that are exchanged at once: one piece for each parameter, kept from step to step."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._flat = torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+        pieces = self._flat.split([p.numel() for p in parameters])
+        self._pieces = {p: piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)}
+        self._missing: set[Tensor] = set()
+        self._work: Any = None
+
+    def arm(self) -> None:
+        """Expect all gradients anew."""
+        self._missing = set(self._pieces)
+
+    @property
+    def complete(self) -> bool:
+        """True once every gradient has come."""
+        return not self._missing
+
+    def take(self, parameter: Tensor) -> None:
+        """Move a gradient to its place, whose old one is freed; zeros where there is none."""
+        self._missing.discard(parameter)
+        piece = self._pieces[parameter]  # type: ignore[index]  # the hook passes the parameter itself
+        if parameter.grad is None:
+            piece.zero_()
+        elif parameter.grad is not piece:
+            piece.copy_(parameter.grad)
+        parameter.grad = piece
+
+    def send(self) -> None:
+        """Begin to exchange; gradients that did not come in this pass are as earlier ones left them."""
+        for parameter in tuple(self._missing):
+            self.take(parameter)
+        self._work = dist.all_reduce(self._flat, async_op=True)
+
+    def wait(self) -> None:
+        """Wait until the gradients are the sums."""
+        self._work.wait()
 
 
 class GradientSums:
@@ -31,12 +61,13 @@ class GradientSums:
 
     The last parameters come first, as gradients arrive in that order. All ranks exchange the buckets in one
     order, each as soon as it and those before it are complete. A gradient that a rank does not have counts as
-    zero.
+    zero. While a step is armed, each gradient is a view of its bucket.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, most: int = BUCKET) -> None:
-        self._buckets = [_Bucket(held) for held in cut_into_buckets(parameters, most=most)]
-        self._place = {p: bucket for bucket in self._buckets for p in bucket.parameters}
+        cuts = cut_into_buckets(parameters, most=most)
+        self._buckets = [_Bucket(held) for held in cuts]
+        self._place = {p: bucket for held, bucket in zip(cuts, self._buckets, strict=True) for p in held}
         self._armed, self._sent = False, 0
         for parameter in self._place:
             parameter.register_post_accumulate_grad_hook(self._arrive)
@@ -45,35 +76,29 @@ class GradientSums:
         """Exchange the gradients of the next backward pass."""
         self._armed, self._sent = True, 0
         for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+            bucket.arm()
 
     def send_rest(self) -> None:
         """Exchange what is left once the backward pass is done: buckets with gradients that did not come."""
         while self._sent < len(self._buckets):
-            self._send(self._buckets[self._sent])
+            self._send_next()
 
     def finish(self) -> None:
         """Wait until every gradient is the sum over the ranks."""
         self.send_rest()
         for bucket in self._buckets:
-            bucket.work.wait()
-            assert bucket.flat is not None
-            pieces = bucket.flat.split([p.numel() for p in bucket.parameters])
-            for parameter, piece in zip(bucket.parameters, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter)
-            bucket.flat = bucket.work = None
+            bucket.wait()
         self._armed = False
 
     def _arrive(self, parameter: Tensor) -> None:
         if not self._armed:
             return
-        self._place[parameter].missing -= 1  # type: ignore[index]  # the hook passes the parameter itself
-        while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
-            self._send(self._buckets[self._sent])
+        self._place[parameter].take(parameter)  # type: ignore[index]  # the hook passes the parameter itself
+        while self._sent < len(self._buckets) and self._buckets[self._sent].complete:
+            self._send_next()
 
-    def _send(self, bucket: _Bucket) -> None:
-        bucket.flat = torch.cat([fill_gradient(p).flatten() for p in bucket.parameters])
-        bucket.work = dist.all_reduce(bucket.flat, async_op=True)
+    def _send_next(self) -> None:
+        self._buckets[self._sent].send()
         self._sent += 1
 
 
