@@ -18,11 +18,11 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 	$(PYTEST) -m "not slow and not gpu and not serial" -n 3 --dist loadfile  # some tests only wait
 	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
-test-slow: setup  ## all tests that take minutes
+test-slow: setup  ## all tests that take minutes (3 hours on 2 cores)
 	$(PYTEST) -m "slow and not serial" -n 2 --dist worksteal
 	$(PYTEST) -m "slow and serial"
 
-test-ci-slow: setup  ## the slow tests that every landing runs (35 minutes on 2 cores)
+test-ci-slow: setup  ## the slow tests that every landing runs (25 minutes on 2 cores)
 	$(PYTEST) -m "ci_slow and not serial" -n 2 --dist worksteal
 	$(PYTEST) -m "ci_slow and serial"
 
