@@ -4,13 +4,14 @@
     python -m benchmarks.step --against ../before
 
 Each checkout runs in a process of its own, on one rank and one thread, in fp32, with its own default
-engine; all get the same weights and images. A round is a step of each, so that what else the machine does
-meets all of them.
+engine and the settings of the allocator that its workers on Ray have; all get the same weights and images. A
+round is a step of each, so that what else the machine does meets all of them.
 """
 
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parents[1]
 SIZES = ((320, 448), (288, 416))
 QUERIES, CLASSES, OBJECTS = 100, 80, 6
+SETTINGS = "qdet.launching.ray_backend.worker_settings"
 
 
 def main(*, against: tuple[Path, ...] = (), rounds: int = 6) -> None:
@@ -56,7 +58,19 @@ def _start(root: Path) -> "Stepper":
     from benchmarks.steppers import Stepper
 
     variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    variables |= _memory_settings(root, variables)
     return Stepper([sys.executable, str(Path(__file__).resolve()), "--worker"], variables, root)
+
+
+def _memory_settings(root: Path, variables: dict[str, str]) -> dict[str, str]:
+    """Return what a checkout tells the allocator of its workers on CPUs; old ones tell it nothing."""
+    code = f"import json; from {SETTINGS} import ONE_KEPT_HEAP; print(json.dumps(ONE_KEPT_HEAP))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode and "ImportError" not in done.stderr and "ModuleNotFoundError" not in done.stderr:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout) if not done.returncode else {}
 
 
 def work() -> None:
