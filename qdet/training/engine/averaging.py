@@ -61,7 +61,7 @@ class GradientSums:
 
     The last parameters come first, as gradients arrive in that order. All ranks exchange the buckets in one
     order, each as soon as it and those before it are complete. A gradient that a rank does not have counts as
-    zero. While a step is armed, each gradient is a view of its bucket.
+    zero. From its arrival in an armed pass on, each gradient is a view of its bucket.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, most: int = BUCKET) -> None:
