@@ -170,7 +170,7 @@ class Job:
                 batch_size=16,
                 accumulation=1,
                 zero=2,
-                precision="bf16",
+                precision="auto",
                 workers=2,
                 accelerator="cpu",
                 eval_every=1,

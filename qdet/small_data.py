@@ -104,6 +104,7 @@ def _choose_length(images: int, batch: int, base: Job) -> dict[str, Setting]:
     return {
         "train.batch_size": Setting(batch, "the job's, but at most a quarter of the images"),
         "train.accumulation": Setting(1, "a batch fits"),
+        "train.precision": Setting("auto", "bf16 where all devices have it in hardware"),
         "train.epochs": Setting(epochs, f"{steps:,} steps: some {epochs * images:,} images are seen"),
         "train.steps": Setting(None, "counted in epochs"),
         "data.tail": Setting("wrap", "every image in every epoch"),

@@ -8,9 +8,10 @@ from torch import Tensor
 from qdet.checkpoint.fit import load_weights
 from qdet.checkpoint.run_folder import METRIC
 from qdet.detectors.detector import Detector
-from qdet.inference.description import Description
+from qdet.inference.description import Description, Precision
 from qdet.inference.model import Model
 from qdet.inference.runner import DetectorRunner
+from qdet.layers.precision import name_emulator
 
 
 def build(
@@ -23,8 +24,14 @@ def build(
     """
     detector = build_empty(description)
     load_weights(detector, weights, source=description.source)
-    chosen = description.precision if precision == "auto" else precision
-    return Model(description, DetectorRunner.of(detector, device, "bf16" if chosen == "bf16" else "fp32"))
+    return Model(description, DetectorRunner.of(detector, device, _settle(precision, description, device)))
+
+
+def _settle(asked: str, description: Description, device: torch.device) -> Precision:
+    """Return the precision to compute in: by default that of training, but no bf16 that is emulated."""
+    if asked == "auto" and name_emulator(device):
+        return "fp32"
+    return "bf16" if (description.precision if asked == "auto" else asked) == "bf16" else "fp32"
 
 
 def build_empty(description: Description) -> Detector:

@@ -35,7 +35,8 @@ def load(
             or .pt2 file; `runs:/ID` or `models:/NAME@ALIAS` of MLflow, or the id of a run there. Folders and
             files may be behind a URL, except .pt2.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
-        precision: `auto` computes as in training, so that results are those of its evaluations.
+        precision: `auto` computes as in training, so that results are those of its evaluations; in fp32 where
+            the device would only emulate bf16, with results as near as rounding.
         averaged: Take the moving average of the weights, if there is one.
         announce: Called with a line that says which weights were taken.
 

@@ -11,7 +11,9 @@ import torch
 import qdet
 from qdet.checkpoint import Checkpoint, open_folder
 from qdet.checkpoint.reading import export
+from qdet.config import override
 from qdet.errors import CheckpointError, ConfigError, TrackingError
+from qdet.inference import build
 from qdet.inference.load import require_known
 from qdet.tracking import tracking_uri
 from qdet.tracking.registry import find_run_id
@@ -207,3 +209,18 @@ def test_importing_qdet_imports_no_torch():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="precision must be one of auto, bf16, fp32, got 'fp16'"):
         require_known("fp16")
+
+
+@pytest.mark.parametrize("emulates", [False, True])
+@pytest.mark.parametrize("trained", ["bf16", "fp32"])
+def test_it_computes_as_in_training_but_never_emulates(tmp_path, monkeypatch, trained, emulates):
+    monkeypatch.setattr(build, "name_emulator", lambda device: "an old CPU" if emulates else "")
+    job = override(small_models.TINY, {"train.precision": trained})
+    small_models.write_checkpoint(tmp_path / "r", step=2, job=job)
+    images, sizes = torch.full((1, 3, 64, 64), 99, dtype=torch.uint8), torch.tensor([[64, 64]])
+    found = {
+        asked: qdet.load(tmp_path / "r", precision=asked).runner(images, sizes, sizes).scores
+        for asked in ("auto", "bf16", "fp32")
+    }
+    assert not torch.equal(found["bf16"], found["fp32"])
+    assert torch.equal(found["auto"], found["fp32" if emulates else trained])

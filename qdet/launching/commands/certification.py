@@ -46,6 +46,7 @@ class Plan:
                 "data.val": str(self.data / "val"),
                 "train.steps": self.steps,
                 "train.workers": 1,
+                "train.precision": "fp32",  # what every machine computes alike
                 "train.eval_every": 1,
                 "train.checkpoint_every": 100_000,
                 "eval.pictures": 0,

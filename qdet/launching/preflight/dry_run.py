@@ -91,6 +91,7 @@ class Size:
         at_a_time, count = _images_at_a_time(job), train.passes(train.most_workers)
         shares = ", ".join(f"{f.name} {getattr(self.memory, f.name) / GIB:.2f}" for f in fields(self.memory))
         passes = "1 pass" if count == 1 else f"{count} passes"
+        precision = "bf16, or fp32 where that is emulated" if train.precision == "auto" else train.precision
         return {
             "parameters": f"{self.parameters:,}, {self.trained:,} of them trained ({self.classes} classes)",
             "multiply-accumulates": f"{self.macs / 1e9:.2f} G for {height} x {width} pixels",
@@ -98,7 +99,7 @@ class Size:
             f"{train.most_workers} workers ({shares})",
             "activations": f"{self.activations / GIB:.2f} GiB for {at_a_time} of them at a time, by a CPU's "
             "operations; a GPU may keep less",
-            "images per worker": f"{at_a_time} in a pass, {passes} in a step, in {train.precision}",
+            "images per worker": f"{at_a_time} in a pass, {passes} in a step, in {precision}",
         }
 
     def as_json(self) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""`--train.precision auto`: bf16 where the devices of all ranks compute it in hardware, else fp32."""
-
-import torch
+"""The precision of a run: what `--train.precision auto` becomes on the devices that train."""
 
 from qdet.config import override
 from qdet.job import Job
+from qdet.layers.precision import name_emulator
 from qdet.training.distributed import World
 
 
@@ -12,23 +11,21 @@ def settle_precision(job: Job, world: World) -> Job:
 
     fp32 as soon as one rank has a device that only emulates bf16. What the hardware can do decides, and no
     timing: a restart, the same job once more and the next trial of a sweep must choose alike, whatever else
-    the machines do meanwhile. Rank 0 prints which.
+    the machines do meanwhile. Rank 0 prints which, and what a bf16 that the job names will cost.
     """
-    if job.train.precision != "auto":
+    asked = job.train.precision
+    if asked == "fp32":
         return job
-    devices = world.gather(_name_device_without_bf16(world.device))
+    devices = world.gather(name_emulator(world.device))
     slow = world.broadcast(next(filter(None, devices), ""))
     chosen = "fp32" if slow else "bf16"
-    if world.main:
+    if world.main and asked == "auto":
         why = f"{slow} among the devices keeps fp32" if slow else "all devices have bf16 in hardware"
         print(f"--train.precision auto: {chosen}; {why}", flush=True)
-    return override(job, {"train.precision": chosen})
-
-
-def _name_device_without_bf16(device: torch.device) -> str:
-    """Return "" where bf16 pays: GPUs that do not emulate it, CPUs for which oneDNN has instructions."""
-    if device.type == "cuda":  # the device that `join` chose
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "" if fast else torch.cuda.get_device_name(device)
-    fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-    return "" if device.type == "cpu" and fast else "a CPU without avx512_bf16"
+    elif world.main and slow:
+        print(
+            f"--train.precision bf16: {slow} among the devices emulates it, which can take 20 times as long "
+            "as fp32; --train.precision auto takes fp32 there",
+            flush=True,
+        )
+    return override(job, {"train.precision": chosen}) if asked == "auto" else job

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from qdet.job import Job
+from qdet.small_data import DataFacts, choose_settings
 from qdet.training.distributed import World
 from qdet.training.engine import precision
 from qdet.training.engine.precision import settle_precision
@@ -46,18 +48,34 @@ def test_auto_takes_bf16_where_hardware_has_it(demo_shards, monkeypatch, capsys,
     assert capsys.readouterr().out == f"--train.precision auto: {chosen}; {why}\n"
 
 
+@pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("named", ["bf16", "fp32"])
-def test_a_named_precision_stays(demo_shards, capsys, named):
+def test_a_named_precision_stays_and_emulation_is_told(demo_shards, monkeypatch, capsys, named, able):
+    plant_capabilities(monkeypatch, cpu=able)
     job = tiny_job(demo_shards, **{"train.precision": named})
     assert settle_precision(job, CPU) is job
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr().out
+    assert bool(said) == (named == "bf16" and not able)
+    if said:
+        assert said.startswith(
+            "--train.precision bf16: a CPU without avx512_bf16 among the devices emulates it"
+        )
+        assert said.endswith("--train.precision auto takes fp32 there\n")
+
+
+def test_what_people_run_on_a_laptop_asks_the_hardware():
+    facts = DataFacts(images=200, classes=3, crowd=5, side=40.0, size_hw=(240, 320))
+    base = Job(name="x")
+    assert base.train.precision == "bf16"  # the recipes are for GPUs
+    assert base.demo().train.precision == "auto"
+    assert choose_settings(facts, base, workers=2, most=320)["train.precision"].value == "auto"
 
 
 def _settle(job, place):
     from qdet.training.distributed import join
 
     world = join("cpu", timeout=60)
-    precision._name_device_without_bf16 = lambda device: ("", "an old card")[world.rank]
+    precision.name_emulator = lambda device: ("", "an old card")[world.rank]
     (place / str(world.rank)).write_text(settle_precision(job, world).train.precision)
 
 

@@ -27,7 +27,8 @@ class ModelFlags:
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto computes as in training, so that results are those of its evaluations."""
+    """auto computes as in training, so that results are those of its evaluations; in fp32 where the device
+    would only emulate bf16."""
     weights: bool = False
     """Take the weights that were trained, not their moving average."""
 
