@@ -68,13 +68,18 @@ class Recording:
         return {i: self[name] for i, name in names.items() if name in self.tensors}
 
     def close(self, got: torch.Tensor, want: torch.Tensor, *names: str) -> None:
-        """Float64 to 1e-6; float32 to four times what the same code loses in float32."""
+        """Float64 to 1e-6; float32 to four times what the same code lost in float32, on one machine.
+
+        Another sums in another order: one without AVX-512 was 1.3 times that far off at one gradient. So the
+        largest number may lose 8 of its 24 bits.
+        """
         if self.dtype == torch.float64:
             assert_close(got, want, rtol=1e-6, atol=1e-6, check_dtype=False)
             return
         moved = self.facts["float32_vs_float64_max_abs"]
         atol = 4 * max(moved.get(name, max(moved.values())) for name in names)
-        assert_close(got, want, rtol=0, atol=max(atol, 1e-6), check_dtype=False)
+        bits = 2**-16 * want.abs().max().item() if want.numel() else 0.0
+        assert_close(got, want, rtol=0, atol=max(atol, bits, 1e-6), check_dtype=False)
 
 
 class Features(Backbone):
