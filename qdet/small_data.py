@@ -12,7 +12,7 @@ from typing import Any
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
 
-SEEN = 8_000
+SEEN = 7_000
 """Images seen in training, counting an image each time: small sets are repeated more often."""
 EPOCHS = (12, 300)
 """Fewest and most passes over the images."""
@@ -21,7 +21,7 @@ SIDE = 48
 QUERIES_PER_OBJECT = 2.5
 """Queries for every object of a crowded image: several compete for each."""
 EVALUATIONS = 10
-"""Evaluations in all; a fixed number, so that they cost the same share of any training."""
+"""Evaluations at most; a fixed number, so that they cost the same share of any training."""
 PATIENCE = 4
 """Evaluations without a better AP that end it."""
 
@@ -98,13 +98,14 @@ def _choose_sizes(facts: DataFacts, base: Job, most: int) -> dict[str, Setting]:
 
 def _choose_length(images: int, batch: int, base: Job) -> dict[str, Setting]:
     epochs, each = _clip(round(SEEN / images), *EPOCHS), -(-images // batch)
-    steps, every = epochs * each, max(1, epochs // EVALUATIONS)
+    steps, every = epochs * each, -(-epochs // EVALUATIONS)
     rate = base.optim.lr * math.sqrt(batch / base.train.batch_size)
     average = round(_clip(1 - 5 / steps, 0.9, 0.9998), 4)
     return {
         "train.batch_size": Setting(batch, "the job's, but at most a quarter of the images"),
         "train.accumulation": Setting(1, "a batch fits"),
         "train.precision": Setting("auto", "bf16 where all devices have it in hardware"),
+        "train.zero": Setting("auto", "nothing is sharded that fits into every worker"),
         "train.epochs": Setting(epochs, f"{steps:,} steps: some {epochs * images:,} images are seen"),
         "train.steps": Setting(None, "counted in epochs"),
         "data.tail": Setting("wrap", "every image in every epoch"),
