@@ -6,16 +6,14 @@ planes, so that nothing but planes of costs is written.
     S stages   T objects of the batch   N queries
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from qdet.losses.box import MATCH_EPS
 
-Planes = Sequence[Float[Tensor, "*#plane"]]
-"""Four coordinates of boxes, each a plane [S T N], or of objects, each [T 1]."""
+Planes = Float[Tensor, "4 *#plane"]
+"""Four coordinates of boxes, each a plane [S T N], or of objects, each [1 T 1]."""
 
 CACHED = 2**17
 """Costs that a CPU computes at once: their planes then stay in its cache, which took 0.8 of the time."""
@@ -42,25 +40,19 @@ def focal_cost(
 
 def l1_cost(a: Planes, b: Planes, scale: Planes) -> Float[Tensor, "S T N"]:
     """Return the sum of absolute differences of coordinates, each multiplied by its `scale`."""
-    total: Tensor | None = None
-    for query, wanted, factor in zip(a, b, scale, strict=True):
-        difference = (query - wanted).abs_().mul_(factor)
-        total = difference if total is None else total.add_(difference)
-    assert total is not None
-    return total
+    return (a - b).abs_().mul_(scale).sum(0)
 
 
 def giou_cost(a_xyxy: Planes, b_xyxy: Planes, *, margin: float | Tensor = 0.0) -> Float[Tensor, "S T N"]:
     """Return the negative generalized IoU (`qdet.boxes.generalized_iou`) of queries and objects."""
-    ax0, ay0, ax1, ay1 = a_xyxy
-    bx0, by0, bx1, by1 = b_xyxy
-    low, high = torch.maximum, torch.minimum
-    shared = _area(low(ax0, bx0), low(ay0, by0), high(ax1, bx1), high(ay1, by1))
-    union = _area(ax0, ay0, ax1, ay1).add_(_area(bx0, by0, bx1, by1)).sub_(shared).clamp_(min=MATCH_EPS)
-    hull = _area(high(ax0, bx0), high(ay0, by0), low(ax1, bx1), low(ay1, by1)).clamp_(min=MATCH_EPS)
+    a_low, a_high, b_low, b_high = *a_xyxy.split(2), *b_xyxy.split(2)
+    shared = _area(torch.maximum(a_low, b_low), torch.minimum(a_high, b_high))
+    union = _area(a_low, a_high).add(_area(b_low, b_high)).sub_(shared).clamp_(min=MATCH_EPS)
+    hull = _area(torch.minimum(a_low, b_low), torch.maximum(a_high, b_high)).clamp_(min=MATCH_EPS)
     waste = (hull - union).div_(hull.add_(margin))
     return waste.sub_(shared.div_(union.add_(margin)))
 
 
-def _area(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
-    return (right - left).clamp_(min=0).mul_((bottom - top).clamp_(min=0))
+def _area(low: Float[Tensor, "2 *plane"], high: Float[Tensor, "2 *plane"]) -> Float[Tensor, "*plane"]:
+    width, height = (high - low).clamp_(min=0)
+    return width * height

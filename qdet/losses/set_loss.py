@@ -211,7 +211,7 @@ class SetLoss(nn.Module):
     ) -> Float[Tensor, "S t N"]:
         """Return the costs of a part of the objects, whose images are `owner`."""
         c, extent = self.config, group.extent.to(planes.dtype)[owner]  # [t, 4]
-        here = planes[:, :, owner].unbind(0)  # each [S, t, N]
+        here = planes[:, :, owner]  # [4, S, t, N]
         wanted = _columns(group.targets.boxes_xyxy[part].to(planes.dtype))
         scale = _columns(c.match_l1 / extent)
         cost = self._classification_cost(group.logits, owner, group.targets.labels[part])
@@ -241,16 +241,16 @@ class SetLoss(nn.Module):
         return margin * extent[..., 0] * extent[..., 1] if margin else 0.0
 
 
-def _columns(rows: Float[Tensor, "T 4"]) -> tuple[Float[Tensor, "T 1"], ...]:
+def _columns(rows: Float[Tensor, "T 4"]) -> Float[Tensor, "4 1 T 1"]:
     """Return the columns of `rows`, to be compared with planes [S T N]."""
-    return rows.unsqueeze(1).unbind(-1)
+    return rows.T[:, None, :, None]
 
 
 def _in_format(xyxy: Planes, l1_format: Literal["xyxy", "cxcywh"]) -> Planes:
     if l1_format == "xyxy":
         return xyxy
-    x0, y0, x1, y1 = xyxy
-    return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+    low, high = xyxy.split(2)
+    return torch.cat(((low + high) / 2, high - low))
 
 
 def counted_objects(targets: Targets, queries: int, per: Literal["matched", "objects"]) -> int:
