@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdet.detectors.adamixer.sampling_3d import sample_levels
+from qdet.detectors.adamixer.xyzr import log_iof
 from qdet.kernels.adaptive_mixing import adaptive_mixing, adaptive_mixing_runs
 from qdet.kernels.choice import kernels
 from qdet.kernels.deformable_attention import deformable_attention, deformable_attention_runs
 from qdet.kernels.focal_loss import focal_loss_runs
 from qdet.kernels.level_table import LevelTable
+from qdet.kernels.overlap_bias import overlap_bias, overlap_bias_runs
 from qdet.kernels.sampling_3d import SampledLevels, sampling_3d, sampling_3d_runs
 from qdet.layers.attention.deformable import gather_points
 from qdet.layers.precision import widen
@@ -130,6 +132,21 @@ def make_deformable_attention(sizes: Sizes, dtype: torch.dtype, device: torch.de
     )
 
 
+def make_overlap_bias(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Case:
+    """Return a scale for each head, and boxes, in float32 whatever the `dtype` of the bias."""
+    make = _maker(device)
+    corners = sizes.width / 2 * make(sizes.images, sizes.queries, 2).abs()
+    boxes = torch.cat((corners, corners + 16 + 100 * make(*corners.shape).abs()), dim=-1)
+    scale = _leaf(make(sizes.heads).abs())
+
+    def compute() -> Tensor:
+        return (scale.view(-1, 1, 1) * log_iof(boxes).unsqueeze(1)).to(dtype)
+
+    kernel = partial(overlap_bias, boxes, scale, dtype)
+    check = partial(overlap_bias_runs, boxes, heads=sizes.heads, dtype=dtype)
+    return Case((scale,), compute, kernel, None, check)
+
+
 def make_focal_loss(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Case:
     """Return logits of all stages in float32, whatever the `dtype`, and pairs."""
     make, matched = _maker(device), sizes.images * min(sizes.objects, sizes.queries)
@@ -151,6 +168,7 @@ OPERATIONS: dict[str, Callable[[Sizes, torch.dtype, torch.device], Case]] = {
     "adaptive_mixing": make_adaptive_mixing,
     "deformable_attention": make_deformable_attention,
     "focal_loss": make_focal_loss,
+    "overlap_bias": make_overlap_bias,
 }
 SIZES = {
     "16 images": Sizes(16, 300, 800, 1344),

@@ -24,7 +24,7 @@ from benchmarks.timing import Task, take_turns
 from qdet.kernels.agreement import relative_error
 from qdet.kernels.choice import has_triton, interpreting, kernels
 
-Operation = Literal["sampling_3d", "adaptive_mixing", "deformable_attention", "focal_loss"]
+Operation = Literal["sampling_3d", "adaptive_mixing", "deformable_attention", "focal_loss", "overlap_bias"]
 LARGEST_DIFFERENCE = {"bfloat16": 0.1, "float32": 1e-3, "float64": 1e-8}
 """Between a kernel and torch, relative to the norm: in bf16 ReLUs switch where torch rounds more."""
 

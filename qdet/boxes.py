@@ -15,44 +15,41 @@ from torch import Tensor
 
 def cxcywh_to_xyxy(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
     """Centre and size to corners."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), dim=-1)
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat((torch.sub(centre, size, alpha=0.5), torch.add(centre, size, alpha=0.5)), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
     """Corners to centre and size."""
-    low, high = boxes[..., :2], boxes[..., 2:]
+    low, high = boxes.split(2, dim=-1)
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def cxcywh_to_xyzr(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
     """Centre and size to AdaMixer's positional vector; sizes must be positive."""
-    centre, (w, h) = boxes[..., :2], boxes[..., 2:].unbind(-1)
+    centre, size = boxes.split(2, dim=-1)
+    w, h = size.unbind(-1)
     return torch.cat((centre, torch.stack((0.5 * torch.log2(w * h), torch.log2(h / w)), dim=-1)), dim=-1)
 
 
 def xyzr_to_cxcywh(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """AdaMixer's vector to centre and size."""
-    return torch.cat((boxes[..., :2], xyzr_to_size(boxes)), dim=-1)
-
-
-def xyzr_to_size(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 2"]:
-    """AdaMixer's vector to w = 2^(z - r/2) and h = 2^(z + r/2), as in the authors' code."""
-    z, half = boxes[..., 2:3], boxes[..., 3:] / 2
-    return torch.exp2(torch.cat((z - half, z + half), dim=-1))
+    """AdaMixer's vector to centre and size, w = 2^(z - r/2) and h = 2^(z + r/2), as in the authors' code."""
+    centre, z, r = boxes.split((2, 1, 1), dim=-1)
+    logs = torch.cat((torch.sub(z, r, alpha=0.5), torch.add(z, r, alpha=0.5)), dim=-1)
+    return torch.cat((centre, torch.exp2(logs)), dim=-1)
 
 
 def area(boxes_xyxy: Float[Tensor, "... 4"]) -> Float[Tensor, "..."]:
     """Width times height, 0 for a box whose corners are swapped."""
-    w, h = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).unbind(-1)
+    low, high = boxes_xyxy.split(2, dim=-1)
+    w, h = (high - low).clamp(min=0).unbind(-1)
     return w * h
 
 
 def intersection(a_xyxy: Float[Tensor, "... 4"], b_xyxy: Float[Tensor, "... 4"]) -> Float[Tensor, "..."]:
     """Area that two boxes share; broadcasts."""
-    low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    w, h = (high - low).clamp(min=0).unbind(-1)
+    (a_low, a_high), (b_low, b_high) = a_xyxy.split(2, dim=-1), b_xyxy.split(2, dim=-1)
+    w, h = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0).unbind(-1)
     return w * h
 
 
@@ -78,9 +75,8 @@ def generalized_iou(
     """
     inter = intersection(a_xyxy, b_xyxy)
     union = (area(a_xyxy) + area(b_xyxy) - inter).clamp(min=eps)
-    low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    w, h = (high - low).clamp(min=0).unbind(-1)
+    (a_low, a_high), (b_low, b_high) = a_xyxy.split(2, dim=-1), b_xyxy.split(2, dim=-1)
+    w, h = (torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low)).clamp(min=0).unbind(-1)
     hull = (w * h).clamp(min=eps)
     return inter / (union + margin) - (hull - union) / (hull + margin)
 

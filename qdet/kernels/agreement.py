@@ -28,14 +28,20 @@ def measure_errors(
     return tuple(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def check_agreement(kernel: Operation, definition: Operation, inputs: Sequence[Tensor]) -> None:
-    """Compare a kernel with its definition.
+def check_agreement(
+    kernel: Operation,
+    definition: Operation,
+    inputs: Sequence[Tensor],
+    *,
+    rounded: torch.dtype = torch.float64,
+) -> None:
+    """Compare a kernel with its definition; `rounded` is the dtype of a result narrower than the inputs.
 
     Raises:
         ArithmeticError: They differ by more than rounding.
     """
     errors = measure_errors(kernel, definition, inputs)
-    limit = max(LIMITS[t.dtype] for t in inputs)
+    limit = max(LIMITS[dtype] for dtype in (rounded, *(t.dtype for t in inputs)))
     if not all(error <= limit for error in errors):
         raise ArithmeticError(
             f"errors of {', '.join(f'{e:.1e}' for e in errors)}, at most {limit:.0e} allowed"

@@ -28,6 +28,7 @@ def test_measures_every_operation_in_turn(tmp_path, capsys):
         "adaptive_mixing": ["torch", "triton"],
         "deformable_attention": ["torch", "triton", "deterministic"],
         "focal_loss": ["torch", "triton"],
+        "overlap_bias": ["torch", "triton"],
     }
     assert {"processor", "card", "torch", "triton"} <= report["machine"].keys()
     assert all(row["n"] == 1 and row["difference"] < 1e-5 for row in report["rows"])

@@ -12,7 +12,9 @@ CODE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from qdet.kernels.programs import adaptive_mixing, assignment, deformable_attention, focal_loss, sampling_3d
+from qdet.kernels.programs import (
+    adaptive_mixing, assignment, deformable_attention, focal_loss, overlap_bias, sampling_3d
+)
 
 def compile(program, constants, wide):
     kinds = {name: wide.get(name, "i32") for name in program.arg_names}
@@ -42,6 +44,10 @@ for kind in ("*bf16", "*fp32"):
         focal = data | {"targets": "*u8", "out": "*fp32", "grad": "*fp32"}
         for program in (focal_loss.forward, focal_loss.backward):
             compile(program, blocks, focal)
+    blocks = {"HEADS": 8, "ROWS": 16, "COLUMNS": 64}
+    bias = data | dict.fromkeys(("boxes", "scale", "parts"), "*fp32")
+    compile(overlap_bias.forward, blocks | {"INTERPRETED": False}, bias)
+    compile(overlap_bias.backward, blocks, bias)
 results = {"out_queries": "*i64", "out_objects": "*i64", "broken": "*i32", "images": "*i32"}
 for block in (32, 512, 2048):
     compile(assignment.assign, {"BLOCK": block}, {"cost": "*fp32"} | results)
@@ -61,5 +67,5 @@ def test_every_program_compiles_for_a_gpu(tmp_path):
     )
     assert not done.returncode, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 2 * (3 + 3 + 2 + 4) + 3
+    assert len(lines) == 2 * (3 + 3 + 2 + 4 + 2) + 3
     assert all(int(shared) <= 48 * 1024 for *_, shared in lines)

@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors import AdaMixer, AdaMixerConfig
+from qdet.detectors.adamixer.xyzr import place
 from qdet.errors import ConfigError
 from qdet.types import PaddedSizes
 from tests.support.recordings import Features
@@ -105,7 +106,7 @@ def test_each_position_switch_shows_attention_its_part_of_the_box(position):
     read = [m[:1] for m in detector.neck(maps())]
     with torch.no_grad():
         for boxes in (xyzr, moved, spread):
-            stage(content, boxes, read)
+            stage(content, place(boxes), read)
     same, as_moved, as_spread = seen
     assert torch.allclose(same, as_moved, atol=1e-5) == (position in ("iof", "none"))
     assert torch.allclose(same, as_spread, atol=1e-5) == (position == "none")

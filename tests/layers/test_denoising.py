@@ -293,12 +293,13 @@ def test_hidden_queries_have_no_effect_in_any_attention(attention):
     torch.manual_seed(0)
     groups = torch.tensor([[0, 0, 1, 1], [0, 0, -1, -1]])
     hidden, x, p = hide_groups(groups, 2), torch.randn(2, 6, 16), torch.randn(2, 6, 16)
-    overlap = -torch.rand(2, 6, 6)
+    corners = 40 * torch.rand(2, 6, 2)
+    boxes = torch.cat((corners, corners + 30), dim=-1)
     layer, context = {
         "self": (SelfAttention(16, heads=2), (p, hidden)),
         "conditional": (ConditionalSelfAttention(16, heads=2), (p, hidden)),
-        "overlap": (OverlapAttention(16, heads=2), (overlap, hidden)),
-        "overlap without bias": (OverlapAttention(16, heads=2, biased=False), (None, hidden)),
+        "overlap": (OverlapAttention(16, heads=2), (boxes, hidden)),
+        "overlap without bias": (OverlapAttention(16, heads=2, biased=False), (boxes, hidden)),
     }[attention]
     before = layer(x, *context)
     moved = x.clone()

@@ -5,8 +5,17 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors.adamixer.overlap_attention import OverlapAttention
+from qdet.detectors.adamixer.xyzr import log_iof
+from qdet.kernels.choice import kernels
+from tests.support.interpreter import interpreted
 
 B, N, D, M = 2, 5, 12, 3
+
+
+def boxes():
+    """Boxes that overlap more or less, or not at all."""
+    corners = 40 * torch.rand(B, N, 2).double()
+    return torch.cat((corners, corners + 5 + 30 * torch.rand(B, N, 2).double()), dim=-1)
 
 
 @pytest.fixture
@@ -15,8 +24,8 @@ def attention():
 
 
 def test_matches_one_query_and_head_at_a_time(attention):
-    x, overlap = torch.randn(B, N, D).double(), -16 * torch.rand(B, N, N).double()
-    got = attention(x, overlap)
+    x, corners = torch.randn(B, N, D).double(), boxes()
+    got, overlap = attention(x, corners), log_iof(corners)
     weight, bias, size = attention.qkv.weight, attention.qkv.bias, D // M
     for b in range(B):
         q, k, v = (x[b] @ w.T + c for w, c in zip(weight.split(D), bias.split(D), strict=True))
@@ -33,19 +42,22 @@ def test_equals_torch_without_a_bias(attention):
     theirs = torch.nn.MultiheadAttention(D, M, batch_first=True, dtype=torch.float64)
     theirs.in_proj_weight.data, theirs.in_proj_bias.data = attention.qkv.weight.data, attention.qkv.bias.data
     theirs.out_proj.load_state_dict(attention.out.state_dict())
+    torch.nn.init.zeros_(attention.overlap_scale)
     x = torch.randn(B, N, D).double()
-    assert_close(attention(x, torch.zeros(B, N, N).double()), x + theirs(x, x, x)[0])
+    assert_close(attention(x, boxes()), x + theirs(x, x, x)[0])
 
 
 def test_without_overlap_it_is_plain_attention(attention):
     plain = OverlapAttention(D, heads=M, biased=False).double()
     plain.load_state_dict({k: v for k, v in attention.state_dict().items() if k != "overlap_scale"})
-    x = torch.randn(B, N, D).double()
-    assert_close(plain(x), attention(x, torch.zeros(B, N, N).double()))
+    x, corners = torch.randn(B, N, D).double(), boxes()
+    assert not torch.allclose(plain(x, corners), attention(x, corners))
+    torch.nn.init.zeros_(attention.overlap_scale)
+    assert_close(plain(x, corners), attention(x, corners))
 
 
 def test_the_scale_learns(attention):
-    attention(torch.randn(B, N, D).double(), -torch.rand(B, N, N).double()).sum().backward()
+    attention(torch.randn(B, N, D).double(), boxes()).sum().backward()
     assert attention.overlap_scale.grad.abs().min() > 0
 
 
@@ -58,3 +70,18 @@ def test_starts_between_blind_and_strict():
 def test_heads_must_divide():
     with pytest.raises(ValueError, match="dim must split evenly into heads, got 10 and 3"):
         OverlapAttention(10, heads=3)
+
+
+@interpreted
+@pytest.mark.parametrize("hides", [False, True])
+def test_the_kernel_gives_the_same_update_and_gradients(attention, hides):
+    x, corners = torch.randn(B, N, D).double().requires_grad_(), boxes()
+    hidden = (torch.rand(B, N, N) < 0.3) & ~torch.eye(N, dtype=torch.bool) if hides else None
+    found = {}
+    for choice in ("torch", "triton"):
+        with kernels(choice):
+            out = attention(x, corners, hidden)
+        weights = x, *attention.parameters()
+        found[choice] = out.detach(), *torch.autograd.grad((out * out.detach().cos()).sum(), weights)
+    for a, b in zip(found["triton"], found["torch"], strict=True):
+        assert_close(a, b)

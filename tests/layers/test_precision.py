@@ -16,7 +16,7 @@ from qdet.detectors.adamixer.adaptive_mixing import _norm_last_two
 from qdet.detectors.adamixer.channel_mapping import _group_norm
 from qdet.detectors.adamixer.model import Decoder
 from qdet.detectors.adamixer.sampling_3d import sample_points
-from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr
+from qdet.detectors.adamixer.xyzr import log_iof, place, refine_xyzr
 from qdet.layers import precision
 from qdet.layers.heads import Head
 from qdet.layers.position import embed_xyzr
@@ -135,12 +135,14 @@ GROUP_NORM = torch.nn.GroupNorm(4, 16)
 # Of each island: what runs on it, inputs as a decoder in bf16 has them, the largest error against float64.
 CASES: dict[Island, list[tuple[Callable, Callable, float]]] = {
     "geometry": [
-        (decode_xyzr, lambda: (some_xyzr(),), 1e-2),
+        (lambda x: place(x).xyxy, lambda: (some_xyzr(),), 1e-2),
         (refine_xyzr, lambda: (some_xyzr(), 0.1 * half(1, 50, 4)), 1e-2),
     ],
     "overlap": [(log_iof, lambda: (boxes_in_a_large_image(),), 1e-2)],
     "position": [(lambda x: embed_xyzr(x, 64, scale=1e-3), lambda: (some_xyzr(),), 1e-4)],
-    "sampling": [(sample_points, lambda: (some_xyzr(), half(1, 50, 2, 4, 3)), 1e-2)],
+    "sampling": [
+        (lambda x, o: sample_points(place(x), o), lambda: (some_xyzr(), half(1, 50, 2, 4, 3)), 1e-2)
+    ],
     "norm": [
         (_norm_last_two, lambda: (half(1, 5, 2, 32, 16) + 8,), 1e-4),
         (lambda x: _group_norm(x, like(x, GROUP_NORM)), lambda: (half(2, 16, 9, 9) + 8,), 1e-4),

@@ -276,7 +276,7 @@ CASES = {
         1e-4,
     ),
     "detectors.adamixer.sampling_3d.sample_points": (
-        sampling_3d.sample_points,
+        lambda x, offsets: sampling_3d.sample_points(xyzr.place(x), offsets),
         lambda: (some_xyzr(), half(1, 50, 2, 4, 3)),
         1e-2,
     ),
@@ -300,7 +300,7 @@ CASES = {
         lambda: (half(1, 5, 2, 32, 16) + 8,),
         1e-4,
     ),
-    "detectors.adamixer.xyzr.decode_xyzr": (xyzr.decode_xyzr, lambda: (some_xyzr(),), 1e-2),
+    "detectors.adamixer.xyzr.place": (lambda x: xyzr.place(x).xyxy, lambda: (some_xyzr(),), 1e-2),
     "detectors.adamixer.xyzr.refine_xyzr": (
         xyzr.refine_xyzr,
         lambda: (some_xyzr(), half(1, 50, 4, scale=0.1)),

@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors.adamixer.sampling import RegionSampling, lay_out
-from qdet.detectors.adamixer.xyzr import decode_xyzr
+from qdet.detectors.adamixer.xyzr import place
 from qdet.layers.regions.roi_align import Pyramid, roi_align
 
 B, N, G, C, D = 2, 3, 2, 5, 16
@@ -16,9 +16,10 @@ def test_points_are_the_cells_row_by_row_and_groups_slices_of_the_channels():
     low = torch.tensor([40.0, 40, 4, -1], dtype=torch.float64)
     xyzr = low + torch.rand(B, N, 4, dtype=torch.float64) * torch.tensor([200, 150, 4, 2])
     sampling = RegionSampling(groups=G)
-    got = sampling(torch.randn(B, N, D).double(), xyzr, lay_out("roi-align", maps, STRIDES))
+    boxes = place(xyzr)
+    got = sampling(torch.randn(B, N, D).double(), boxes, lay_out("roi-align", maps, STRIDES))
     assert got.shape == (B, N, G, sampling.points, C)
-    regions = roi_align(Pyramid.of(maps, STRIDES), decode_xyzr(xyzr))
+    regions = roi_align(Pyramid.of(maps, STRIDES), boxes.xyxy)
     for g in range(G):
         for i in range(7):
             for j in range(7):
@@ -28,9 +29,9 @@ def test_points_are_the_cells_row_by_row_and_groups_slices_of_the_channels():
 def test_sampling_ignores_the_query_and_has_no_parameters():
     maps = [torch.randn(B, G * C, 64 // s, 64 // s) for s in STRIDES]
     sampling, pyramid = RegionSampling(groups=G), lay_out("roi-align", maps, STRIDES)
-    xyzr = torch.tensor([30, 30, 4, 0.2]).expand(B, N, 4)
+    boxes = place(torch.tensor([30, 30, 4, 0.2]).expand(B, N, 4))
     assert not list(sampling.parameters())
-    one, other = (sampling(torch.randn(B, N, D), xyzr, pyramid) for _ in range(2))
+    one, other = (sampling(torch.randn(B, N, D), boxes, pyramid) for _ in range(2))
     assert one.equal(other)
 
 

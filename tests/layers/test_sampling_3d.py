@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, level_weights, sample_levels, sample_points
+from qdet.detectors.adamixer.xyzr import place
 
 B, N, G, P, C, D = 2, 3, 2, 4, 5, 16
 STRIDES = (4, 8, 16)
@@ -47,7 +48,7 @@ def test_points_of_the_authors_code():
     xyzr = torch.tensor([[[400, 300, 5, 0.5]]])
     offsets = torch.tensor([[0.25, -0.5, -1], [0.1, 0.2, 0.3]]).view(1, 1, 1, 2, 3)
     want = torch.tensor([[406.72717, 280.97269, 4.0], [402.69086, 307.61093, 5.3]])
-    assert_close(sample_points(xyzr, offsets)[0, 0, 0], want)
+    assert_close(sample_points(place(xyzr), offsets)[0, 0, 0], want)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +91,9 @@ def test_two_axes_are_three_without_dz():
         torch.nn.init.normal_(b, std=0.2)
         a.data.zero_().unflatten(0, (G, P, 3))[:, :, :2] = b.data.unflatten(0, (G, P, 2))
     query = torch.randn(B, N, D, dtype=torch.float64)
-    xyzr = torch.tensor([30.3, 21.7, 4.1, 0.2], dtype=torch.float64).expand(B, N, 4)
+    boxes = place(torch.tensor([30.3, 21.7, 4.1, 0.2], dtype=torch.float64).expand(B, N, 4))
     features = maps()
-    assert_close(flat(query, xyzr, features), full(query, xyzr, features))
+    assert_close(flat(query, boxes, features), full(query, boxes, features))
 
 
 def test_two_axes_start_on_the_same_grid():
@@ -107,7 +108,7 @@ def test_one_level_is_read_as_it_is():
     torch.nn.init.normal_(sampling.offsets.weight, std=0.1)
     feature, query = maps()[1], torch.randn(B, N, D, dtype=torch.float64)
     xyzr = torch.tensor([30.3, 21.7, 2.1, 0.2], dtype=torch.float64).expand(B, N, 4)
-    got = sampling(query, xyzr, [feature])
+    got = sampling(query, place(xyzr), [feature])
     offsets = sampling.offsets(query).unflatten(-1, (G, P, 2))
     for b, n, g, p in torch.cartesian_prod(*(torch.arange(k) for k in (B, N, G, P))).tolist():
         x, y, z, r = xyzr[b, n].tolist()
@@ -122,7 +123,7 @@ def test_without_adaptability_all_queries_share_their_offsets():
     assert (sampling.offsets.bias.view(G, P, 3)[..., 2] == -1).all()
     features = [f.float() for f in maps()]
     xyzr = torch.tensor([30.3, 21.7, 4.1, 0.2]).expand(B, N, 4)
-    got = sampling(torch.randn(B, N, D), xyzr, features)
+    got = sampling(torch.randn(B, N, D), place(xyzr), features)
     assert_close(got, got[:, :1].expand_as(got))
 
 
@@ -133,16 +134,16 @@ def test_gradients_match_finite_differences():
     torch.nn.init.normal_(sampling.offsets.weight, std=0.1)
     query = torch.randn(1, 1, 4, dtype=torch.float64, requires_grad=True)
     features = [torch.randn(1, 2, 16 // s, 16 // s, dtype=torch.float64, requires_grad=True) for s in strides]
-    assert torch.autograd.gradcheck(lambda q, *f: sampling(q, xyzr, f), (query, *features))
+    assert torch.autograd.gradcheck(lambda q, *f: sampling(q, place(xyzr), f), (query, *features))
 
 
 def test_padding_with_zeros_changes_nothing():
     """Positions are pixels; a batch padded to a larger size shifts none of them."""
     sampling = AdaptiveSampling(D, STRIDES, groups=G, points=P).double()
     query = torch.randn(B, N, D, dtype=torch.float64)
-    xyzr = torch.tensor([30.3, 21.7, 4.1, 0.2], dtype=torch.float64).expand(B, N, 4)
+    boxes = place(torch.tensor([30.3, 21.7, 4.1, 0.2], dtype=torch.float64).expand(B, N, 4))
     features = maps()
     padded = [
         torch.nn.functional.pad(f, (0, 64 // s, 0, 32 // s)) for f, s in zip(features, STRIDES, strict=True)
     ]
-    assert_close(sampling(query, xyzr, padded), sampling(query, xyzr, features))
+    assert_close(sampling(query, boxes, padded), sampling(query, boxes, features))

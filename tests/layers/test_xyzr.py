@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr, scale_to_images
+from qdet.detectors.adamixer.xyzr import log_iof, place, refine_xyzr, scale_to_images
 from qdet.layers.position import embed_xyzr, sine_embedding
 from qdet.layers.queries import grid_boxes, whole_boxes
 
@@ -17,11 +17,11 @@ def test_decoding_matches_the_authors():
     want = torch.tensor(
         [[386.54565, 280.97269, 413.45435, 319.02731], [385.10376, 280.65588, 454.89624, 339.34412]]
     )
-    assert_close(decode_xyzr(XYZR)[0], want)
+    assert_close(place(XYZR).xyxy[0], want)
 
 
 def test_log_iof_knows_inside_from_outside():
-    assert_close(log_iof(decode_xyzr(XYZR))[0], torch.tensor([[0, 0], [-1.38629, 0]]), atol=2e-6, rtol=1e-5)
+    assert_close(log_iof(place(XYZR).xyxy)[0], torch.tensor([[0, 0], [-1.38629, 0]]), atol=2e-6, rtol=1e-5)
 
 
 def test_log_iof_of_disjoint_boxes_is_floored():
@@ -63,7 +63,7 @@ def test_first_boxes_are_each_image_without_padding():
     got = scale_to_images(whole_boxes(3), torch.tensor([[800, 1333], [96, 128]]))
     assert got.shape == (2, 3, 4)
     assert_close(got[0, 1], torch.tensor([666.5, 400, 10.01216, -0.73660]), atol=1e-5, rtol=1e-6)
-    assert_close(decode_xyzr(got)[1, 0], torch.tensor([0.0, 0, 128, 96]), atol=1e-4, rtol=0)
+    assert_close(place(got).xyxy[1, 0], torch.tensor([0.0, 0, 128, 96]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("queries", [1, 7, 30, 100])

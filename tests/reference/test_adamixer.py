@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from qdet.convert import ADAMIXER, convert, rename
 from qdet.detectors.adamixer.model import AdaMixer, AdaMixerConfig
 from qdet.detectors.adamixer.sampling_3d import level_weights, sample_points
-from qdet.detectors.adamixer.xyzr import decode_xyzr
+from qdet.detectors.adamixer.xyzr import log_iof, place
 from qdet.losses import SetLossConfig, matched_objects
 from tests.support.recordings import Features, Recording, cases, read, targets_of
 
@@ -85,19 +85,19 @@ def test_intermediates_match_the_recording(recorded):
     for i, got in enumerate(seen["neck"][0]):
         if f"intermediates/neck/level{i}" in r.tensors:
             r.close(got, r[f"intermediates/neck/level{i}"], f"intermediates/neck/level{i}")
-    r.close(seen["in"][0][1], r["intermediates/init/query_xyzr"], "intermediates/init/query_xyzr")
+    r.close(seen["in"][0][1].xyzr, r["intermediates/init/query_xyzr"], "intermediates/init/query_xyzr")
     r.close(seen["in"][0][0], r["intermediates/init/query_content"], "intermediates/init/query_content")
     points = [
-        sample_points(xyzr, offsets.unflatten(-1, (groups, -1, 3)))
-        for (_, xyzr), offsets in zip(seen["in"], seen["offsets"], strict=True)
+        sample_points(boxes, offsets.unflatten(-1, (groups, -1, 3)))
+        for (_, boxes), offsets in zip(seen["in"], seen["offsets"], strict=True)
     ]
     ours = {
         "query_content_in": [content for content, _ in seen["in"]],
-        "query_xyzr_in": [xyzr for _, xyzr in seen["in"]],
+        "query_xyzr_in": [boxes.xyzr for _, boxes in seen["in"]],
         "attn_input": [x for x, *_ in seen["attention"]],
         "attn_bias": [
-            (stage.attention.overlap_scale.view(-1, 1, 1) * overlap.unsqueeze(1)).flatten(0, 1)
-            for stage, (_, overlap, *_) in zip(detector.decoder.stages, seen["attention"], strict=True)
+            (stage.attention.overlap_scale.view(-1, 1, 1) * log_iof(boxes).unsqueeze(1)).flatten(0, 1)
+            for stage, (_, boxes, *_) in zip(detector.decoder.stages, seen["attention"], strict=True)
         ],
         "after_attention_norm": seen["attention_norm"],
         "sample_points_xyz": [p.flatten(2, 3).unsqueeze(2) for p in points],
@@ -209,8 +209,8 @@ def test_default_first_boxes_match_the_recording(recorded):
     with torch.no_grad():
         stages = predict(r, detector)
     where = prefix + "intermediates/init/query_xyzr"
-    r.close(seen["in"][0][1], r[where], where)
+    r.close(seen["in"][0][1].xyzr, r[where], where)
     for i, stage in enumerate(stages):
         r.close(stage.logits, r[f"{prefix}outputs/layer{i}/logits"], f"{prefix}outputs/logits")
         r.close(stage.boxes_xyxy, r[f"{prefix}outputs/layer{i}/boxes"], f"{prefix}outputs/boxes")
-        r.close(decode_xyzr(seen["out"][i][2]), stage.boxes_xyxy, f"{prefix}outputs/boxes")
+        r.close(place(seen["out"][i][2]).xyxy, stage.boxes_xyxy, f"{prefix}outputs/boxes")

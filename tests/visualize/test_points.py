@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from qdet.detectors.adamixer import xyzr
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling
 from qdet.layers.attention.deformable import DeformableCrossAttention
 from qdet.layers.token_levels import flatten_maps, token_levels
@@ -37,14 +38,14 @@ def test_adamixers_points_are_those_of_the_papers_formula():
     looks = look(detector, images(), SIZES, ORIGINAL, what="points")
     groups, points = detector.config.groups, detector.config.points_in
     for stage, (call,) in enumerate(calls):
-        query, xyzr, _ = call
+        query, boxes, _ = call
         generated = detector.decoder.stages[stage].sampling.offsets(query).detach().tolist()
         for image, (height, width) in enumerate(SIZES.tolist()):
             seen = looks[image].seen[stage]
             original_height, original_width = ORIGINAL[image].tolist()
             factor_x, factor_y = original_width / width, original_height / height
             for n in range(0, detector.config.queries, 7):
-                x, y, z, r = xyzr[image, n].tolist()
+                x, y, z, r = boxes.xyzr[image, n].tolist()
                 for place in range(groups * points):
                     dx, dy, dz = generated[image][n][3 * place : 3 * place + 3]
                     literal = ((x + dx * 2 ** (z - r / 2)) * factor_x, (y + dy * 2 ** (z + r / 2)) * factor_y)
@@ -66,12 +67,12 @@ def coordinate_maps(height: int, width: int, strides) -> list[torch.Tensor]:
 
 def test_adamixer_reads_its_maps_at_the_recorded_points():
     sampling = AdaptiveSampling(8, STRIDES, groups=1, points=9).double()
-    xyzr = torch.tensor([[[120.0, 130.0, 5.0, 0.4], [140.0, 100.0, 4.0, -0.5]]]).double()
+    placed = xyzr.place(torch.tensor([[[120.0, 130.0, 5.0, 0.4], [140.0, 100.0, 4.0, -0.5]]]).double())
     nn.init.normal_(sampling.offsets.weight, std=0.05)
-    read_xy = sampling(query := torch.randn(1, 2, 8).double(), xyzr, coordinate_maps(256, 256, STRIDES))
+    read_xy = sampling(query := torch.randn(1, 2, 8).double(), placed, coordinate_maps(256, 256, STRIDES))
     (watch,) = watch_points(nn.ModuleList([sampling]))
     with recording([watch]) as captured:
-        sampling(query, xyzr, coordinate_maps(256, 256, STRIDES))
+        sampling(query, placed, coordinate_maps(256, 256, STRIDES))
     (seen,) = points_of(captured, Frame(0, (256, 256), (256, 256), (256, 256)))
     inside = ((seen.xy > 16) & (seen.xy < 240)).all(-1)  # nearer to the border, coarse maps read zeros
     assert inside.sum() >= 15

@@ -21,7 +21,7 @@ from qdet.detectors.adamixer.adaptive_mixing import AdaptiveMixing, MixingOrder
 from qdet.detectors.adamixer.channel_mapping import ChannelMapping
 from qdet.detectors.adamixer.overlap_attention import OverlapAttention
 from qdet.detectors.adamixer.sampling import ONE_LEVEL, Maps, Sampling, lay_out, make_sampling
-from qdet.detectors.adamixer.xyzr import decode_xyzr, log_iof, refine_xyzr, scale_to_images
+from qdet.detectors.adamixer.xyzr import PlacedBoxes, place, refine_xyzr, scale_to_images
 from qdet.detectors.detector import DenoisingDetector, check_at_least, check_split
 from qdet.errors import ConfigError
 from qdet.layers.attention.visibility import hide_groups
@@ -183,11 +183,14 @@ class Decoder(nn.Module):
         boxes = self.first_boxes_cxcywh.expand(content.shape[0], -1, -1)
         content, boxes = put_first(self.labels, content, boxes, extra, normalize=True)
         hidden = None if extra is None else hide_groups(extra.groups, self.content.weight.shape[0])
-        xyzr = scale_to_images(boxes, sizes_hw)
+        placed = place(scale_to_images(boxes, sizes_hw))
         predictions = []
         for stage in self.stages:
-            content, logits, xyzr = run(stage, content, xyzr.detach(), features, hidden, recompute=recompute)
-            predictions.append(Predictions(logits, decode_xyzr(xyzr)))
+            content, logits, xyzr = run(
+                stage, content, placed.detach(), features, hidden, recompute=recompute
+            )
+            placed = place(xyzr)
+            predictions.append(Predictions(logits, placed.xyxy))
         return split_predictions(predictions, extra)
 
 
@@ -244,20 +247,19 @@ class Stage(nn.Module):
     def forward(
         self,
         content: Float[Tensor, "B Q D"],
-        xyzr: Float[Tensor, "B Q 4"],
+        boxes: PlacedBoxes,
         features: Maps,
         hidden: Bool[Tensor, "B Q Q"] | None = None,
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q K"], Float[Tensor, "B Q 4"]]:
-        """Return the new content, its class logits and the refined boxes.
+        """Return the new content, its class logits and the refined boxes, as xyzr.
 
         True in `hidden` where a query (row) must not see another (column).
         """
         if self.position_scale is not None:
-            content = content + embed_xyzr(xyzr, content.shape[-1], scale=self.position_scale)
-        overlap = log_iof(decode_xyzr(xyzr)) if self.attention.overlap_scale is not None else None
-        content = self.attention_norm(self.attention(content, overlap, hidden))
-        content = self.mixing_norm(self.mixing(content, self.sampling(content, xyzr, features)))
+            content = content + embed_xyzr(boxes.xyzr, content.shape[-1], scale=self.position_scale)
+        content = self.attention_norm(self.attention(content, boxes.xyxy, hidden))
+        content = self.mixing_norm(self.mixing(content, self.sampling(content, boxes, features)))
         content = self.ffn_norm(content + self.ffn(content))
         logits = self.class_head(self.class_tower(content))
         delta = self.box_head(self.box_tower(content))
-        return content, logits, refine_xyzr(xyzr, delta)
+        return content, logits, refine_xyzr(boxes.xyzr, delta)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qdet.detectors.adamixer.xyzr import log_iof
+from qdet.kernels.overlap_bias import overlap_bias, overlap_bias_runs
 from qdet.layers.attention.multi_head import attend, check_heads, split_heads, spread
 
 
@@ -39,13 +41,22 @@ class OverlapAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B N D"],
-        overlap: Float[Tensor, "B N N"] | None = None,
+        boxes_xyxy: Float[Tensor, "B N 4"],
         hidden: Bool[Tensor, "#B N N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Return `x` plus its update; `overlap` is B, rows attending to columns, of which some are hidden."""
+        """Return `x` plus its update; queries are in these boxes, and hidden columns from rows."""
         heads = [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
         bias = hidden
-        if self.overlap_scale is not None and overlap is not None:
-            bias = self.overlap_scale.view(-1, 1, 1) * overlap.unsqueeze(1)  # [B, M, N, N], exact so far
+        if self.overlap_scale is not None:
+            bias = _bias(boxes_xyxy, self.overlap_scale, heads[0].dtype)
             bias = bias if hidden is None else bias.masked_fill(spread(hidden), -torch.inf)
         return x + self.out(attend(*heads, mask=bias))
+
+
+def _bias(
+    boxes_xyxy: Float[Tensor, "B N 4"], scale: Float[Tensor, " M"], dtype: torch.dtype
+) -> Float[Tensor, "B M N N"]:
+    """Return tau_m B; a kernel gives it in the `dtype` of the products, torch exactly."""
+    if overlap_bias_runs(boxes_xyxy, heads=len(scale), dtype=dtype):
+        return overlap_bias(boxes_xyxy, scale, dtype)
+    return scale.view(-1, 1, 1) * log_iof(boxes_xyxy).unsqueeze(1)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, FlatLevels
-from qdet.detectors.adamixer.xyzr import decode_xyzr
+from qdet.detectors.adamixer.xyzr import PlacedBoxes
 from qdet.kernels.sampling_3d import SampledLevels, sampling_3d_runs
 from qdet.layers.precision import narrowed
 from qdet.layers.regions.roi_align import Pyramid, roi_align
@@ -48,10 +48,10 @@ class RegionSampling(nn.Module):
         """Do nothing: there are no weights."""
 
     def forward(
-        self, query: Float[Tensor, "B N D"], xyzr: Float[Tensor, "B N 4"], features: Pyramid
+        self, query: Float[Tensor, "B N D"], boxes: PlacedBoxes, features: Pyramid
     ) -> Float[Tensor, "B N G P C"]:
         """Return each box's cells of maps with G x C channels; the query's content is unused."""
-        regions = roi_align(features, decode_xyzr(xyzr), size=SIDE)  # [B, N, P, G C]
+        regions = roi_align(features, boxes.xyxy, size=SIDE)  # [B, N, P, G C]
         return regions.unflatten(-1, (self.groups, -1)).transpose(2, 3)
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qdet.boxes import xyzr_to_size
 from qdet.detectors.adamixer.generator import make_generator, start_alike
+from qdet.detectors.adamixer.xyzr import PlacedBoxes
 from qdet.kernels.sampling_3d import TAU, SampledLevels, sampling_3d
 from qdet.layers.bilinear import interpolate_at
 from qdet.layers.precision import fp32_island
@@ -86,32 +86,28 @@ class AdaptiveSampling(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "B N D"],
-        xyzr: Float[Tensor, "B N 4"],
+        boxes: PlacedBoxes,
         features: Sequence[Float[Tensor, "B _ _ _"]] | FlatLevels | SampledLevels,
     ) -> Float[Tensor, "B N G P C"]:
         """Return each query's samples; `features` are maps of G x C channels, finest first."""
-        points = self.choose_points(query, xyzr)
+        points = self.choose_points(query, boxes)
         if isinstance(features, SampledLevels):
             return sampling_3d(points, features)
         return sample_levels(points, features, self.strides)
 
-    def choose_points(
-        self, query: Float[Tensor, "B N D"], xyzr: Float[Tensor, "B N 4"]
-    ) -> Float[Tensor, "B N G P 3"]:
+    def choose_points(self, query: Float[Tensor, "B N D"], boxes: PlacedBoxes) -> Float[Tensor, "B N G P 3"]:
         """Return where every query samples: x and y in pixels, and z."""
         offsets = self.offsets(query).unflatten(-1, (self.groups, self.points, self.axes))
         if self.axes == 2:
             offsets = F.pad(offsets, (0, 1))  # dz = 0
-        return sample_points(xyzr, offsets)
+        return sample_points(boxes, offsets)
 
 
 @fp32_island("sampling")
-def sample_points(
-    xyzr: Float[Tensor, "B N 4"], offsets: Float[Tensor, "B N G P 3"]
-) -> Float[Tensor, "B N G P 3"]:
+def sample_points(boxes: PlacedBoxes, offsets: Float[Tensor, "B N G P 3"]) -> Float[Tensor, "B N G P 3"]:
     """Place points at offsets relative to the box's size, and at levels relative to its own."""
-    scale = F.pad(xyzr_to_size(xyzr), (0, 1), value=1.0)  # w, h, and 1 for z
-    return xyzr[:, :, None, None, :3] + offsets * scale[:, :, None, None]
+    scale = F.pad(boxes.size_wh, (0, 1), value=1.0)  # w, h, and 1 for z
+    return torch.addcmul(boxes.xyzr[:, :, None, None, :3], offsets, scale[:, :, None, None])
 
 
 @fp32_island("sampling")

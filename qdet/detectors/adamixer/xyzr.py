@@ -7,6 +7,8 @@ differently; this is the code's, which the published weights need.
     B images   N queries
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,17 +17,34 @@ from qdet.boxes import area, cxcywh_to_xyxy, cxcywh_to_xyzr, intersection, xyzr_
 from qdet.layers.precision import fp32_island
 
 
-@fp32_island("geometry")
-def decode_xyzr(xyzr: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
+@dataclass(frozen=True)
+class PlacedBoxes:
+    """Boxes as a stage reads them, decoded once for all that do."""
+
+    xyzr: Float[Tensor, "B N 4"]
+    size_wh: Float[Tensor, "B N 2"]
+    """In pixels."""
+    xyxy: Float[Tensor, "B N 4"]
     """Corners in pixels."""
-    return cxcywh_to_xyxy(xyzr_to_cxcywh(xyzr))
+
+    def detach(self) -> "PlacedBoxes":
+        """Return the same boxes, to which no gradient passes."""
+        return PlacedBoxes(self.xyzr.detach(), self.size_wh.detach(), self.xyxy.detach())
+
+
+@fp32_island("geometry")
+def place(xyzr: Float[Tensor, "B N 4"]) -> PlacedBoxes:
+    """Decode boxes."""
+    cxcywh = xyzr_to_cxcywh(xyzr)
+    return PlacedBoxes(xyzr, cxcywh[..., 2:], cxcywh_to_xyxy(cxcywh))
 
 
 @fp32_island("geometry")
 def refine_xyzr(xyzr: Float[Tensor, "B N 4"], delta: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
     """Move the centre relative to the box's scale 2^z, and add to z and r. Nothing is clamped."""
-    centre = xyzr[..., :2] + delta[..., :2] * torch.exp2(xyzr[..., 2:3])
-    return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
+    moved, rest = delta.split(2, dim=-1)
+    centre = torch.addcmul(xyzr[..., :2], moved, torch.exp2(xyzr[..., 2:3]))
+    return torch.cat((centre, xyzr[..., 2:] + rest), dim=-1)
 
 
 @fp32_island("overlap")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from qdet.boxes import cxcywh_to_xyxy
 from qdet.detectors.adamixer.sampling_3d import AdaptiveSampling, level_weights
-from qdet.detectors.adamixer.xyzr import decode_xyzr
 from qdet.layers.attention.deformable import DeformableCrossAttention
 from qdet.layers.token_levels import TokenLevels
 from qdet.visualize.looking.frame import Frame, as_array
@@ -97,11 +96,11 @@ def _points_of(stage: _Captured, frame: Frame) -> SampledPoints:
 
 def _capture_adaptive(module: AdaptiveSampling) -> Any:
     def capture(inputs: tuple[Any, ...], _: Any) -> _Captured:
-        query, xyzr = inputs[:2]
-        points = module.choose_points(query, xyzr).flatten(2, 3)  # [B, N, G P, 3]
+        query, boxes = inputs[:2]
+        points = module.choose_points(query, boxes).flatten(2, 3)  # [B, N, G P, 3]
         levels = level_weights(points[..., 2], module.strides).movedim(0, -1)
         equal = torch.full_like(points[..., 2], 1 / points.shape[2])
-        return _Captured(points[..., :2], levels, equal, decode_xyzr(xyzr), module.strides)
+        return _Captured(points[..., :2], levels, equal, boxes.xyxy, module.strides)
 
     return capture
 

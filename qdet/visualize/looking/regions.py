@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qdet.detectors.adamixer.sampling import SIDE, RegionSampling
-from qdet.detectors.adamixer.xyzr import decode_xyzr
 from qdet.layers.regions.decoder import RegionStage
 from qdet.layers.regions.roi_align import Pyramid, region_levels
 from qdet.visualize.looking.frame import Frame
@@ -79,5 +78,5 @@ def _capture_stage(stage: RegionStage) -> Any:
 
 
 def _capture_sampling(inputs: tuple[Any, ...], _: Any) -> _Captured:
-    _, xyzr, pyramid = inputs
-    return _Captured(decode_xyzr(xyzr.detach()), pyramid, SIDE)
+    _, boxes, pyramid = inputs
+    return _Captured(boxes.xyxy.detach(), pyramid, SIDE)
