@@ -25,7 +25,7 @@ LONG = "class_names_like_markup", "shards_of_all_splits"
         pytest.param(
             case,
             id=case.name,
-            marks=[pytest.mark.slow, pytest.mark.ci_slow] if case.name in LONG else (),
+            marks=pytest.mark.slow if case.name in LONG else (),
         )
         for case in CASES
     ],

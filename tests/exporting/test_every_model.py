@@ -28,7 +28,6 @@ MOVED = {"sparse_rcnn_r101_100": 0.003, "dynamic_detr_r50_p3_p7": 0.003}
 """Models whose weights move less than others'. Where 0.02 moves them a box wanders out of the image stage by
 stage, and rounding grows with it: against float64, onnxruntime is then off by up to 3.5e-4 of the image."""
 pytestmark = pytest.mark.timeout(900)
-LANDINGS = pytest.mark.slow, pytest.mark.ci_slow
 
 
 def model_of(name: str) -> Model:
@@ -42,7 +41,8 @@ def trace(config: DetectorConfig) -> torch.export.ExportedProgram:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "adamixer_r101" else LANDINGS) for name in ONE_EACH]
+    "name",
+    [pytest.param(name, marks=() if name == "adamixer_r101" else pytest.mark.slow) for name in ONE_EACH],
 )
 def test_detector_is_traced_for_any_batch_and_size(name):
     """Quicker than exporting, and what most often breaks it: a size that was read as a plain number."""

@@ -90,7 +90,6 @@ else:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.timeout(300)
 def test_workers_on_ray_find_the_same(checkpoint, demo_shards, tmp_path):
     """In a process of its own, as functions that are type-checked here cannot be sent to others."""

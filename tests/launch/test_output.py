@@ -98,7 +98,7 @@ print("the end")
 """
 
 
-@pytest.mark.parametrize("closed", [True, pytest.param(False, marks=[pytest.mark.slow, pytest.mark.ci_slow])])
+@pytest.mark.parametrize("closed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_process_ends_although_nobody_reads_it(closed, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, tmp_path / "done"],

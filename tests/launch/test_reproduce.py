@@ -193,7 +193,6 @@ def test_a_rank_that_fails_is_quoted_in_one_line(tmp_path, demo_shards, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.timeout(600)
 def test_two_workers_reproduce_their_run_and_one_worker_nearly(demo_shards, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPO))

@@ -14,9 +14,7 @@ def list_experiments(uri: str) -> list[str]:
     return [one.name for one in open_client(uri).search_experiments()]
 
 
-@pytest.mark.parametrize(
-    "kind", ["threads", pytest.param("processes", marks=[pytest.mark.slow, pytest.mark.ci_slow])]
-)
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_new_database_may_be_opened_by_several_at_once(tmp_path: Path, kind: str):
     """Driver and worker do, of one process with `--local`, of two on Ray."""
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"

@@ -32,7 +32,6 @@ def test_losses_do_not_depend_on_a_changing_number_of_workers(alone, demo_shards
     assert max(drift) < 1e-6, drift
 
 
-@pytest.mark.ci_slow
 def test_three_workers_take_no_larger_micro_batches_than_four(alone, demo_shards, tmp_path):
     job = tiny_job(demo_shards, **{"train.workers": "1:4", "train.steps": 4})
     assert job.train.passes(3) == 2

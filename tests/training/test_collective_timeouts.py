@@ -9,7 +9,7 @@ from tests.support.ranks import on_ranks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 1, 2, pytest.param(3, marks=pytest.mark.ci_slow)])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_the_timeout_reaches_every_group_and_ends_the_wait_for_a_rank_that_sleeps(zero, tmp_path):
     on_ranks(2, wait_for_one_that_sleeps, zero, 5, tmp_path)
     for rank in (0, 1):

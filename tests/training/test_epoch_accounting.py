@@ -9,7 +9,6 @@ from tests.support.ranks import tiny_job, train_all
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_epochs_are_accounted_for_after_a_change_of_ranks(demo_shards, tmp_path, capfd):
     # 48 images: 4 steps that leave 8 of them out, or 5 steps that take 2 of them twice.
     job = tiny_job(demo_shards, **{"train.batch_size": 10, "train.workers": 2, "train.steps": 6})

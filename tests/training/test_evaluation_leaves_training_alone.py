@@ -61,13 +61,12 @@ def check_sanity(shards, store, ranks, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [1, pytest.param(3, marks=pytest.mark.ci_slow)])
+@pytest.mark.parametrize("zero", [1, 3])
 def test_an_evaluation_before_the_first_step_changes_nothing(demo_shards, tmp_path, zero):
     check_sanity(demo_shards, tmp_path, 1, **{"train.zero": zero})
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_an_evaluation_before_the_first_step_changes_nothing_on_two_ranks(demo_shards, tmp_path, zero):
     check_sanity(demo_shards, tmp_path, 2, **{"train.zero": zero, "train.workers": 2})

@@ -41,7 +41,6 @@ def initial(demo_shards):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.parametrize("zero", ["zero1", "zero3"])
 def test_frozen_parameters_keep_every_bit_and_have_no_moments_and_no_average(ends, initial, zero):
     weights = ends[zero].all("weights")

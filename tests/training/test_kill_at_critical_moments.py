@@ -57,7 +57,7 @@ def test_a_run_with_denoising_killed_ends_bitwise_the_same(demo_shards, tmp_path
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("zero", [0, 1, 2, pytest.param(3, marks=pytest.mark.ci_slow)])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_run_killed_at_a_critical_moment_ends_bitwise_the_same(calm, demo_shards, tmp_path, zero, moment):
     name = f"run{zero}"
     job = jobs(demo_shards)[name]

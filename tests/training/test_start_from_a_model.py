@@ -45,7 +45,6 @@ def build_fresh(shards, classes):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_every_zero_stage_starts_from_the_same_rows(run, demo_shards, tmp_path, capfd):
     changes = STILL | {"train.workers": 2, "store.init_from": str(run)}
     jobs = {f"zero{z}": tiny_job(demo_shards, **changes, **{"train.zero": z}) for z in (0, 1, 2, 3)}

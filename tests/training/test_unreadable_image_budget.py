@@ -30,7 +30,6 @@ def damaged(demo_shards, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_unreadable_images_of_all_ranks_share_one_budget_across_restarts(damaged, tmp_path):
     job, names = damaged
     points = train_all(2, {"two": override(job, {"data.max_bad": 2})}, tmp_path / "store")

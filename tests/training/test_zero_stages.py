@@ -81,7 +81,6 @@ def test_every_zero_stage_equals_plain_pytorch(plain, on_two_ranks, name):
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_every_zero_stage_evaluates_the_same_average_between_steps(on_two_ranks, name):
     """Under ZeRO-3 DeepSpeed keeps parameters gathered, which must follow when averages take their place."""
@@ -93,14 +92,12 @@ def test_every_zero_stage_evaluates_the_same_average_between_steps(on_two_ranks,
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_micro_batches_and_recomputed_activations_change_nothing(plain, on_two_ranks):
     assert losses(on_two_ranks["accumulation"]) == pytest.approx(plain, rel=1e-5)
     assert losses(on_two_ranks["recomputed"]) == pytest.approx(plain, rel=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_one_process_and_four_make_the_same_steps(plain, demo_shards, tmp_path):
     short = {"train.steps": 4}
     one = train_all(1, {"one": tiny_job(demo_shards, **short)}, tmp_path)["one"]
