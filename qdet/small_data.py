@@ -12,11 +12,11 @@ from typing import Any
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
 
-SEEN = 7_000
+SEEN = 16_000
 """Images seen in training, counting an image each time: small sets are repeated more often."""
 EPOCHS = (12, 300)
 """Fewest and most passes over the images."""
-SIDE = 48
+SIDE = 56
 """Side in pixels that a typical object gets by resizing, if the images have that many pixels."""
 QUERIES_PER_OBJECT = 2.5
 """Queries for every object of a crowded image: several compete for each."""

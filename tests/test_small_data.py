@@ -58,7 +58,7 @@ def test_settings_follow_the_data_in_the_right_direction():
 
 def test_the_settings_of_blood_cells_are_the_documented_ones():
     chosen = values(choose_settings(CELLS, swin.demo(), workers=2, most=320))
-    assert chosen["data.augment.eval_size"] == 224
+    assert chosen["data.augment.eval_size"] == 256
     assert chosen["detector.queries"] == 70
-    assert (chosen["train.batch_size"], chosen["train.epochs"]) == (16, 34)
-    assert chosen["detector.position_scale"] == pytest.approx(1 / 384)
+    assert (chosen["train.batch_size"], chosen["train.epochs"]) == (16, 78)
+    assert chosen["detector.position_scale"] == pytest.approx(1 / 416)
