@@ -28,12 +28,14 @@ CASES = {  # images, queries, groups, points, channels, sizes
     "maps of one cell": (1, 3, 2, 4, 4, ((1, 1), (1, 1), (1, 1))),
     "one level": (1, 2, 1, 3, 16, ((4, 5),)),
 }
+FEW = {"two levels": (1, 2, 2, 3, 4, ((4, 5), (2, 3)))}
+"""For tests of many passes: the interpreter takes half a second for one over four levels."""
 STRIDES = (4, 8, 16, 32)
 
 
 def inputs(name: str) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, ...]]:
     """Points, of which some lie outside and one far away, and maps."""
-    images, queries, groups, count, channels, sizes = CASES[name]
+    images, queries, groups, count, channels, sizes = (CASES | FEW)[name]
     maps = [torch.randn(images, groups * channels, h, w, dtype=torch.float64) for h, w in sizes]
     extent = torch.tensor([sizes[0][1] * 4.8, sizes[0][0] * 4.8, 8.0], dtype=torch.float64)
     points = torch.rand(images, queries, groups, count, 3, dtype=torch.float64) * extent - extent / 10
@@ -78,7 +80,7 @@ def test_rounds_no_more_than_its_dtype(dtype, limit):
 
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "fixed point"])
 def test_stages_add_their_gradients_of_the_maps(deterministic):
-    points, maps, strides = inputs("four levels")
+    points, maps, strides = inputs("two levels")
     stages = [points.detach() * scale for scale in (1.0, 0.7, 0.4)]
     laid = SampledLevels.of(maps, strides, torch.float64)
     found = [sampling_3d(at, laid, deterministic=deterministic).square() for at in stages]
@@ -94,7 +96,7 @@ def test_stages_add_their_gradients_of_the_maps(deterministic):
 
 
 def test_a_pass_that_stops_at_the_points_leaves_the_next_one_nothing():
-    points, maps, strides = inputs("four levels")
+    points, maps, strides = inputs("two levels")
     found = sampling_3d(points, SampledLevels.of(maps, strides, torch.float64))
     (of_maps,) = torch.autograd.grad(found.sum(), maps[:1], retain_graph=True)
     torch.autograd.grad(found.sum(), points, retain_graph=True)
