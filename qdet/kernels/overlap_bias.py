@@ -36,13 +36,13 @@ def define_overlap_bias(
 ) -> Float[Tensor, "B M N N"]:
     """Define the operation formula by formula, in torch."""
     left, top, right, bottom = boxes_xyxy.to(scale.dtype).unsqueeze(1).unbind(-1)  # each [B, 1, N]
-    covered = _shared(left, right).clamp(min=0) * _shared(top, bottom).clamp(min=0)
+    covered = _overlap_length(left, right).clamp(min=0) * _overlap_length(top, bottom).clamp(min=0)
     area = (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
     iof = covered / area.clamp(min=1e-6).unsqueeze(-1)
     return scale.view(-1, 1, 1) * torch.log(iof + 1e-7)
 
 
-def _shared(low: Float[Tensor, "B 1 N"], high: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B 1 N N"]:
+def _overlap_length(low: Float[Tensor, "B 1 N"], high: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B 1 N N"]:
     """Return the length that every two intervals share, below 0 where they are apart."""
     ends = torch.minimum(high.unsqueeze(-1), high.unsqueeze(-2))
     return ends - torch.maximum(low.unsqueeze(-1), low.unsqueeze(-2))

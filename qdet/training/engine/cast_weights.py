@@ -56,7 +56,7 @@ class CastWeights:
         copies = _cast_all([p.detach() for p in wide], torch.bfloat16)
         found, rest = {}, iter(copies)
         for bucket in buckets:
-            narrow = _HandOut.apply([next(rest) for _ in bucket], *bucket)
+            narrow = _UseCopies.apply([next(rest) for _ in bucket], *bucket)
             found |= {self._names[p]: copy for p, copy in zip(bucket, narrow, strict=True)}
         return found
 
@@ -79,7 +79,7 @@ class _Watch(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-class _HandOut(torch.autograd.Function):
+class _UseCopies(torch.autograd.Function):
     """Gives copies to the network in the place of parameters, and casts all their gradients back at once."""
 
     @staticmethod
