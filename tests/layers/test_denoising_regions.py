@@ -164,8 +164,8 @@ def test_an_extra_query_starts_from_its_label_and_box():
         vectors = detector.decoder.labels.weight
         if name == "adamixer":
             vectors = F.layer_norm(vectors, (32,))
-            scale, ratio = 2 ** boxes[..., 2], 2 ** (boxes[..., 3] / 2)
-            got = torch.stack((boxes[..., 0], boxes[..., 1], scale / ratio, scale * ratio), dim=-1)
+            x, y, z, r = boxes.xyzr.unbind(-1)
+            got = torch.stack((x, y, 2 ** (z - r / 2), 2 ** (z + r / 2)), dim=-1)
         else:
             got = torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]), dim=-1)
         assert content[0, 0].equal(vectors[2])
