@@ -52,18 +52,22 @@ finally:
 """
     # The first run of a fresh installation may compile modules to bytecode; the second reads it, if it
     # could be written.
-    times = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = _python("-c", code)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    (_, first), (done, second) = _time_python(code), _time_python(code)
     assert done.returncode == 0
     assert "--train.epochs INT" in done.stdout
     assert "AdaMixer with Swin-S" in done.stdout
     assert done.stderr.strip() == "[]"
-    # Processor time, not wall time; beside others that is longer, too, where cores share caches.
-    assert min(times) < 3
+    # Processor time, not wall time; beside others that is longer, too, where cores share caches. Most of it is
+    # torch's, on a slow machine more than three seconds.
+    assert min(first, second) < max(3, 1.6 * _time_python("import torch")[1])
+
+
+def _time_python(code: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run `code`; return what it said, and the seconds of processor time that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = _python("-c", code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def test_flags_are_the_recorded_ones():
