@@ -57,8 +57,8 @@ finally:
     assert "--train.epochs INT" in done.stdout
     assert "AdaMixer with Swin-S" in done.stdout
     assert done.stderr.strip() == "[]"
-    # Processor time, not wall time; beside others that is longer, too, where cores share caches. Most of it is
-    # torch's, on a slow machine more than three seconds.
+    # Processor time, not wall time; beside others that is longer, too, where cores share caches. Most of it
+    # is torch's, on a slow machine more than three seconds.
     assert min(first, second) < max(3, 1.6 * _time_python("import torch")[1])
 
 
