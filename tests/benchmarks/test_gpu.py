@@ -53,7 +53,6 @@ def test_the_authors_order_computes_our_losses_and_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.ci_slow
 def test_sections_run_at_tiny_sizes_and_every_line_is_there_at_once(small, tmp_path, capsys):
     command.main(out=tmp_path, only=("ceilings", "right", "kernels", "matching", "curves", "staging"))
     lines = read_lines(tmp_path / FILE)

@@ -48,7 +48,7 @@ def train(project: Path, *flags: str, fails: bool = False, where: str = "--local
     environment = os.environ | NAMED | {"QDET_RESULT": str(project / "result.json")}
     command = [sys.executable, str(script), where, "--train.steps", "2", *flags]
     done = subprocess.run(
-        command, env=environment, cwd=project, capture_output=True, text=True, check=False, timeout=250
+        command, env=environment, cwd=project, capture_output=True, text=True, check=False, timeout=800
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     (project / "said.txt").write_text(done.stdout + done.stderr)
