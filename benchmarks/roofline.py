@@ -176,7 +176,7 @@ def _as_on_a_gpu() -> list[Any]:
     And those of a second step, whose wavelengths are there already.
     """
     return [
-        mock.patch.object(position, "_make_wavelengths", lambda n, *_: torch.empty(n // 2)),
+        mock.patch.object(position, "_wavelengths", lambda n, *_: torch.empty(n // 2)),
         mock.patch.object(F, "scaled_dot_product_attention", _attend),
         mock.patch.object(set_loss, "parts", lambda total, *_: [slice(0, total)]),
     ]

@@ -3,14 +3,13 @@
 B images   N queries   k coordinates   h, w feature map   D embedding width
 """
 
-import functools
 import math
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qdet.layers.eager import computes_now
+from qdet.layers.eager import cache_tensor
 from qdet.layers.precision import fp32_island
 
 
@@ -25,21 +24,15 @@ def sine_embedding(
     authors' code. The caller applies DETR's factor of 2 pi.
     """
     n = dim // coordinates.shape[-1]
-    make = _keep_wavelengths if computes_now(coordinates) else _make_wavelengths
-    angles = coordinates.unsqueeze(-1) / make(n, temperature, coordinates.device)
+    angles = coordinates.unsqueeze(-1) / _wavelengths(n, temperature, coordinates.device)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-3)
 
 
-def _make_wavelengths(n: int, temperature: float, device: torch.device) -> Float[Tensor, " half"]:
-    index = torch.arange(n // 2, dtype=torch.float32, device=device)
-    return temperature ** (2 * index / n)
-
-
-@functools.lru_cache(maxsize=64)
-def _keep_wavelengths(n: int, temperature: float, device: torch.device) -> Float[Tensor, " half"]:
-    """Make them once in a process: every stage of a decoder asks for them."""
+@cache_tensor
+def _wavelengths(n: int, temperature: float, device: torch.device) -> Float[Tensor, " half"]:
     with torch.inference_mode(False):  # training reads them, too
-        return _make_wavelengths(n, temperature, device)
+        index = torch.arange(n // 2, dtype=torch.float32, device=device)
+        return temperature ** (2 * index / n)
 
 
 @fp32_island("position")

@@ -5,18 +5,14 @@ Swin Transformer (Liu et al., ICCV 2021, https://arxiv.org/abs/2103.14030), sect
     B images   H, W map   C channels   M window side   L = M*M tokens   n windows   h heads
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import ParamSpec
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-P = ParamSpec("P")
+from qdet.layers.eager import cache_tensor
+
 _APART = -100.0  # added to the logits of tokens that only the shift made neighbours; the authors' value
 
 
@@ -117,18 +113,6 @@ def merge(tokens: Float[Tensor, "Bn L C"], window: int, map_hw: tuple[int, int])
     height, width = map_hw
     x = tokens.view(-1, height // window, width // window, window, window, tokens.shape[-1])
     return x.transpose(2, 3).reshape(-1, height, width, tokens.shape[-1])
-
-
-def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Cache what a function makes, except while a graph is traced or counted: numbers are missing then."""
-    cached = lru_cache(maxsize=16)(make)
-
-    @wraps(make)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        traced = is_exporting() or _get_current_dispatch_mode() is not None
-        return make(*args, **kwargs) if traced else cached(*args, **kwargs)
-
-    return call
 
 
 @cache_tensor
