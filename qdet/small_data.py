@@ -12,12 +12,14 @@ from typing import Any
 from qdet.detectors import AdaMixerConfig
 from qdet.job import Job
 
-SEEN = 16_000
+SEEN = 7_000
 """Images seen in training, counting an image each time: small sets are repeated more often."""
+BATCH = 8
+"""Images of a step at most: of as many images, twice the steps are worth more than twice the batch."""
 EPOCHS = (12, 300)
 """Fewest and most passes over the images."""
 SIDE = 56
-"""Side in pixels that a typical object gets by resizing, if the images have that many pixels."""
+"""Side in pixels that a typical object gets in evaluation, if the images have that many pixels."""
 QUERIES_PER_OBJECT = 2.5
 """Queries for every object of a crowded image: several compete for each."""
 EVALUATIONS = 10
@@ -80,14 +82,14 @@ def _choose_sizes(facts: DataFacts, base: Job, most: int) -> dict[str, Setting]:
     wanted = short * SIDE / max(facts.side, 1.0)
     side = _round(_clip(wanted, min(128, short), max(min(most, short), 32)), 32)
     longest = _round(1.25 * side * long / short, 32)
-    near, most_cut, least_cut = (0.875, 1.0, 1.125), _round(1.25 * side, 16), _round(0.7 * side, 16)
+    small, large, least_cut = _round(0.875 * side, 16), _round(1.125 * side, 16), _round(0.75 * side, 16)
     found = {
         "eval_size": Setting(side, f"a typical object gets {SIDE} pixels; {most} at most"),
-        "sizes": Setting(tuple(_round(side * factor, 16) for factor in near), "around it"),
+        "sizes": Setting((small,), "smaller: windows get this size too and show objects larger"),
         "max_size": Setting(longest, "a quarter more than its images are long"),
         "crop": Setting(True, "few images: show parts of them too"),
-        "crop_sizes": Setting((side, most_cut), "as they are, and larger"),
-        "crop_range": Setting((least_cut, most_cut), "most of an image"),
+        "crop_sizes": Setting((small, large), "a little smaller and larger"),
+        "crop_range": Setting((least_cut, large), "most of an image"),
     }
     settings = {f"data.augment.{name}": setting for name, setting in found.items()}
     detector = base.detector
@@ -102,7 +104,7 @@ def _choose_length(images: int, batch: int, base: Job) -> dict[str, Setting]:
     rate = base.optim.lr * math.sqrt(batch / base.train.batch_size)
     average = round(_clip(1 - 5 / steps, 0.9, 0.9998), 4)
     return {
-        "train.batch_size": Setting(batch, "the job's, but at most a quarter of the images"),
+        "train.batch_size": Setting(batch, f"at most {BATCH}, or a quarter of the images: many steps"),
         "train.accumulation": Setting(1, "a batch fits"),
         "train.precision": Setting("auto", "bf16 where all devices have it in hardware"),
         "train.zero": Setting("auto", "nothing is sharded that fits into every worker"),
@@ -122,7 +124,7 @@ def _choose_length(images: int, batch: int, base: Job) -> dict[str, Setting]:
 
 
 def _batch_size(images: int, base: int) -> int:
-    most = max(1, min(base, images // 4))
+    most = max(1, min(base, BATCH, images // 4))
     return 2 ** int(math.log2(most))
 
 

@@ -52,7 +52,7 @@ def test_settings_follow_the_data_in_the_right_direction():
     assert of(side=5.0)[size] == 320
     assert of(crowd=60)["detector.queries"] > of()["detector.queries"] > of(crowd=2)["detector.queries"]
     assert of(images=2000)["train.epochs"] < of()["train.epochs"] < of(images=60)["train.epochs"]
-    assert of(images=20)["train.batch_size"] < of()["train.batch_size"] == 16
+    assert of(images=20)["train.batch_size"] < of()["train.batch_size"] == 8
     assert of(images=20)["optim.lr"] < of()["optim.lr"]
 
 
@@ -60,5 +60,9 @@ def test_the_settings_of_blood_cells_are_the_documented_ones():
     chosen = values(choose_settings(CELLS, swin.demo(), workers=2, most=320))
     assert chosen["data.augment.eval_size"] == 256
     assert chosen["detector.queries"] == 70
-    assert (chosen["train.batch_size"], chosen["train.epochs"]) == (16, 78)
+    assert chosen["data.augment.sizes"] == (224,)
+    assert chosen["data.augment.crop_sizes"] == (224, 288)
+    assert chosen["data.augment.crop_range"] == (192, 288)
+    assert (chosen["train.batch_size"], chosen["train.epochs"]) == (8, 34)
+    assert chosen["optim.lr"] == pytest.approx(0.001 / 2**0.5)
     assert chosen["detector.position_scale"] == pytest.approx(1 / 416)
