@@ -15,7 +15,7 @@ from qdet.job import Job
 SEEN = 7_000
 """Images seen in training, counting an image each time: small sets are repeated more often."""
 BATCH = 8
-"""Images of a step at most: of as many images, twice the steps are worth more than twice the batch."""
+"""Images of a step at most: when few images are seen, more steps learn more than larger ones."""
 EPOCHS = (12, 300)
 """Fewest and most passes over the images."""
 SIDE = 56
