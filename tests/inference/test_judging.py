@@ -14,6 +14,7 @@ import torch
 
 import qdet
 from qdet.__main__ import main
+from qdet.config import override
 from qdet.data.shards.categories import Categories
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ConfigError
@@ -24,7 +25,7 @@ from qdet.inference.judging.tta import fuse
 from qdet.training.distributed import World
 from qdet.training.evaluate import evaluate_shards
 from tests.support.tiny_job import job
-from tests.support.untrained_model import write_untrained
+from tests.support.untrained_model import write_untrained, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,16 @@ def test_parts_of_several_workers_are_the_whole(checkpoint, shards):
     parts = [_detect_part(model, shards, three, rank)[0] for rank in range(3)]
     assert len(parts[0]) == 6  # mirrored or not, in three sizes
     assert same(fuse([merge(views) for views in zip(*parts, strict=True)]), whole.rows)
+
+
+def test_another_size_is_that_of_a_job_which_evaluates_at_it(checkpoint, shards, tmp_path):
+    larger = override(job, {"data.augment.eval_size": 96, "data.augment.max_size": 96})
+    weights = qdet.load(checkpoint).detector.state_dict()
+    names = shards.categories.names
+    trained_so = write_weights(tmp_path / "step_000007", names, larger, weights)
+    report = qdet.evaluate(checkpoint, shards, size=96)
+    assert same(report.rows, qdet.evaluate(trained_so, shards).rows)
+    assert not same(report.rows, qdet.evaluate(checkpoint, shards).rows)
 
 
 ON_RAY = """
@@ -226,9 +237,11 @@ def test_the_command_prints_tables(checkpoint, demo_shards, capsys):
     out = run_command(capsys, checkpoint, "--data", demo_shards / "val", "--tta")
     assert "What costs AP (TIDE)" in out
     assert "AR100" in out
+    page = f"evaluate {checkpoint} --data {demo_shards / 'val'} --html report.html"
+    assert out.index("next:") < out.index(page) < out.index(f"predict {checkpoint} photo.jpg")
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--batch", "0"), ("--workers", "0")])
+@pytest.mark.parametrize(("flag", "value"), [("--batch", "0"), ("--workers", "0"), ("--size", "0")])
 def test_settings_that_cannot_work_are_user_errors(checkpoint, demo_shards, flag, value, capsys):
     with pytest.raises(SystemExit) as end:
         main(["evaluate", str(checkpoint), "--data", str(demo_shards / "val"), flag, value])

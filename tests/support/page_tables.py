@@ -72,6 +72,7 @@ qdet evaluate outputs/RUN --data data/demo/shards/val --compare outputs/OTHER_RU
 qdet evaluate outputs/RUN --html report.html
 eval '$(qdet completion bash)'
 qdet evaluate outputs/RUN --data data/demo/shards/val --tta
+qdet evaluate outputs/RUN --data data/demo/shards/val --size 160
 qdet export outputs/RUN --to model.onnx
 qdet export outputs/RUN --to model.pt2
 qdet train --data cells

@@ -14,6 +14,7 @@ from qdet.data.loading.stream_config import StreamConfig
 from qdet.data.shards.shard_set import ShardSet
 from qdet.errors import ClusterError, ConfigError, QdetError, first_line
 from qdet.evaluation import DetectionRows, merge
+from qdet.inference.batches import resize_to
 from qdet.inference.evaluate import detect_in_batches
 from qdet.inference.judging.stopwatch import Stopwatch, TimedRunner
 from qdet.inference.judging.tta import MirroredRunner, fuse, view_sizes
@@ -33,6 +34,8 @@ class Detecting:
     """Processes; more than one run on Ray. The detections do not depend on it."""
     tta: bool = False
     """Mirrored and in several sizes, fused."""
+    size: int | None = None
+    """Short side in pixels that images are resized to; by default that of the model's evaluation."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def _detect_part(
     """Detect in one worker's share of the batches; return a result per view."""
     watch = Stopwatch(model.runner.device)
     straight = TimedRunner(model.runner, watch)
-    augment = model.description.augment
+    augment = resize_to(model.description.augment, how.size)
     sizes: Sequence[AugmentConfig] = view_sizes(augment) if how.tta else (augment,)
     views = []
     for size in sizes:

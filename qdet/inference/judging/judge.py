@@ -23,6 +23,7 @@ def evaluate(
     *,
     compare: Model | str | Path | None = None,
     tta: bool = False,
+    size: int | None = None,
     batch: int | None = None,
     workers: int = 1,
     readers: int = 2,
@@ -42,6 +43,8 @@ def evaluate(
         data: Shards, or their folder or URL; by default those that the model's job evaluated on.
         compare: A second model, to be compared with the first on the same images.
         tta: Detect in mirrored and resized images, too, and fuse what is found; with both models.
+        size: Short side in pixels that images are resized to; by default that of the model's evaluation. With
+            both models.
         batch: Images per forward pass; by default as in the job's evaluation, for the same numbers.
         workers: Processes; more than one run on Ray, here or on the cluster that this process has joined.
         readers: Threads of each process that decode and resize.
@@ -55,7 +58,7 @@ def evaluate(
         CheckpointError: There is no such model.
         DataError: The data or one of its images cannot be read.
     """
-    how = _How(tta=tta, batch=batch, workers=workers, readers=readers, subset=subset)
+    how = _How(tta=tta, size=size, batch=batch, workers=workers, readers=readers, subset=subset)
     models = [_load(one) for one in (model, compare) if one is not None]
     shards = models[0].description.open_val() if data is None else _open(data)
     found = [how.detect(one, shards) for one in models]
@@ -91,13 +94,15 @@ class _How:
     """How both models detect."""
 
     tta: bool
+    size: int | None
     batch: int | None
     workers: int
     readers: int
     subset: bool
 
     def __post_init__(self) -> None:
-        for flag, value in (("batch", self.batch), ("workers", self.workers), ("readers", self.readers)):
+        for flag in ("size", "batch", "workers", "readers"):
+            value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ConfigError(f"--{flag} must be at least 1, got {value}")
 
@@ -116,6 +121,7 @@ class _How:
             readers=self.readers,
             workers=self.workers,
             tta=self.tta,
+            size=self.size,
         )
         return _Found(classes, detect(model, shards, detecting))
 

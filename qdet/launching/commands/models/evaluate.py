@@ -32,6 +32,8 @@ class EvaluateCommand:
     """A second model to compare with, given as the first."""
     tta: bool = False
     """Test-time augmentation: detect in mirrored images and three sizes, and fuse what is found."""
+    size: int | None = None
+    """Short side in pixels that images are resized to; by default that of the model's evaluation."""
     mlflow: Annotated[str | None, arg(metavar="RUN_ID")] = None
     """Id of an MLflow run to log the report to."""
     batch: int | None = None
@@ -63,6 +65,7 @@ class EvaluateCommand:
             self.data,
             compare=None if self.compare is None else self.load.open(self.compare),
             tta=self.tta,
+            size=self.size,
             batch=self.batch,
             workers=self.workers,
             readers=self.readers,
@@ -79,8 +82,16 @@ class EvaluateCommand:
             from qdet.console import open_console
 
             open_console().print(report.table(classes=self.classes))
+            self._show_next()
         if self.html is not None:
             print(f"wrote {report.html(self.html)}", file=sys.stderr)
         if self.mlflow is not None:
             report.log(self.mlflow)
             print(f"logged to MLflow run {self.mlflow}", file=sys.stderr)
+
+    def _show_next(self) -> None:
+        from qdet.launching import paths
+        from qdet.launching.runs.typed import next_commands
+
+        predict, page, _ = next_commands(self.model, program=paths.program("qdet"), data=self.data)
+        print("next:", *([] if self.html else [f"  {page}"]), f"  {predict}", sep="\n")
