@@ -94,4 +94,5 @@ class EvaluateCommand:
         from qdet.launching.runs.typed import next_commands
 
         predict, page, _ = next_commands(self.model, program=paths.program("qdet"), data=self.data)
-        print("next:", *([] if self.html else [f"  {page}"]), f"  {predict}", sep="\n")
+        size = "" if self.size is None else f" --size {self.size}"
+        print("next:", *([] if self.html else [f"  {page}{size}"]), f"  {predict}{size}", sep="\n")
