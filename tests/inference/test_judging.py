@@ -237,11 +237,7 @@ def test_the_command_prints_tables(checkpoint, demo_shards, capsys):
     out = run_command(capsys, checkpoint, "--data", demo_shards / "val", "--tta")
     assert "What costs AP (TIDE)" in out
     assert "AR100" in out
-    page = f"evaluate {checkpoint} --data {demo_shards / 'val'} --html report.html"
-    assert out.index("next:") < out.index(page) < out.index(f"predict {checkpoint} photo.jpg")
-    sized = run_command(capsys, checkpoint, "--data", demo_shards / "val", "--size", 32)
-    assert f"{page} --size 32\n" in sized
-    assert "photo.jpg --to predictions --size 32\n" in sized
+    assert out.endswith("the same command with --html report.html\n")
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--batch", "0"), ("--workers", "0"), ("--size", "0")])

@@ -82,17 +82,10 @@ class EvaluateCommand:
             from qdet.console import open_console
 
             open_console().print(report.table(classes=self.classes))
-            self._show_next()
+            if self.html is None:
+                print("curves and pictures in one file: the same command with --html report.html")
         if self.html is not None:
             print(f"wrote {report.html(self.html)}", file=sys.stderr)
         if self.mlflow is not None:
             report.log(self.mlflow)
             print(f"logged to MLflow run {self.mlflow}", file=sys.stderr)
-
-    def _show_next(self) -> None:
-        from qdet.launching import paths
-        from qdet.launching.runs.typed import next_commands
-
-        predict, page, _ = next_commands(self.model, program=paths.program("qdet"), data=self.data)
-        size = "" if self.size is None else f" --size {self.size}"
-        print("next:", *([] if self.html else [f"  {page}{size}"]), f"  {predict}{size}", sep="\n")
