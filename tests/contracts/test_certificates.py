@@ -261,6 +261,43 @@ def test_the_race_chooses_a_learning_rate_for_every_row(demo_shards, tmp_path, t
     assert [call[3] for call in trained if call[1] == "train.seed"] == [1e-3, 1e-3]
 
 
+def test_a_row_that_two_tables_share_is_trained_once(demo_shards, tmp_path, trained):
+    """AdaMixer as published is a row of all its tables; its neighbour without adaptivity is of one."""
+    whole = {name: tables.find(f"adamixer_r50:{name}") for name in ("adaptive", "mixing")}
+    first = plan(demo_shards, tmp_path, claim=replace(whole["adaptive"], rows=whole["adaptive"].rows[2:]))
+    measured = list(measure_table(first, tmp_path / f"{slug(first.claim.name)}.json"))[-1]
+    assert [call[0][-7:] for call in trained] == ["content", "ve-both"]
+    trained.clear()
+    second = plan(demo_shards, tmp_path, claim=replace(whole["mixing"], rows=whole["mixing"].rows[1:3]))
+    path = tmp_path / f"{slug(second.claim.name)}.json"
+    found = list(measure_table(second, path))[-1]
+    assert [call[0][-7:] for call in trained] == ["asm-asm"]
+    assert found.rows["acm-asm"] == replace(measured.rows["both"], source="adamixer_r50:adaptive, both")
+    assert "same row: `acm-asm` (`adamixer_r50:adaptive, both`)." in render(second.claim, found)
+    more = list(measure_table(replace(second, seeds=3), path))[-1].rows["acm-asm"]
+    assert [call[2] for call in trained[1:]] == [(2,), (2,)]
+    assert (sorted(more.seeds), more.source) == ([0, 1, 2], "adamixer_r50:adaptive, both")
+
+
+def test_a_row_of_another_scale_or_learning_rate_is_trained_anew(demo_shards, tmp_path, trained):
+    whole = tables.find("adamixer_r50:adaptive")
+    both = plan(demo_shards, tmp_path, claim=replace(whole, rows=whole.rows[3:]))
+    path = tmp_path / f"{slug(whole.name)}.json"
+    list(measure_table(both, path))
+    results = Results.read(path)
+    mixing = tables.find("adamixer_r50:mixing")
+    again = replace(both, claim=replace(mixing, rows=mixing.rows[2:3]))
+    for change in (
+        {"scale": {**results.scale, "steps": 20}},
+        {"rows": {"both": replace(results.rows["both"], rate=1.0)}},
+    ):
+        replace(results, **change).write(path)
+        trained.clear()
+        (found,) = list(measure_table(again, tmp_path / "mixing.json"))
+        assert (len(trained), found.rows["acm-asm"].source) == (1, "")
+        (tmp_path / "mixing.json").unlink()
+
+
 def test_rows_of_another_scale_are_refused(demo_shards, tmp_path, trained):
     path = tmp_path / "t.json"
     list(measure_table(plan(demo_shards, tmp_path), path))

@@ -4,7 +4,7 @@ import datetime
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from qdet.job import Job, Sweep
 from qdet.launching.runs.sweeps.record import SweepStore, Trial
 from qdet.search import Each
 from qdet.zoo.certificates.results import Curve, Measured, Results
-from qdet.zoo.certificates.tables import Claim, Row
+from qdet.zoo.certificates.tables import Claim, Row, claims, find
 
 METRIC = "val/AP"
 RATE_SEED = 1000
@@ -80,7 +80,7 @@ def measure_table(plan: Plan, path: Path) -> Iterator[Results]:
         known = results.rows.get(row.name)
         if known is not None and set(range(plan.seeds)) <= known.seeds.keys():
             continue
-        results = results.put(row.name, measure_row(plan, row, known))
+        results = results.put(row.name, measure_row(plan, row, known, path))
         results.write(path)
         yield results
 
@@ -101,14 +101,20 @@ def open_results(plan: Plan, path: Path) -> Results:
     return found
 
 
-def measure_row(plan: Plan, row: Row, known: Measured | None) -> Measured:
-    """Train the seeds of a row that are not known, after its learning rates where the table tries some."""
+def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Measured:
+    """Train the seeds of a row that are not known, after its learning rates where the table tries some.
+
+    Seeds of the same job that stand in another table's file beside `path` are taken over.
+    """
     job = plan.job(row)
     rates = dict(known.rates) if known else _try_rates(plan, job)
     rate = known.rate if known else _best(rates, job)
+    trained = override(job, {"optim.lr": rate})
+    known = known or _find_elsewhere(plan, trained, path)
     seeds = dict(known.seeds) if known else {}
     missing = [seed for seed in range(plan.seeds) if seed not in seeds]
-    trained = override(job, {"optim.lr": rate})
+    if known and not missing:
+        return replace(known, rates=rates)
     curves = _train(plan, trained, "train.seed", missing, suffix=f"seeds-{missing[0]}-{missing[-1]}")
     parameters, macs = _count(trained)
     return Measured(
@@ -117,10 +123,27 @@ def measure_row(plan: Plan, row: Row, known: Measured | None) -> Measured:
         rate=rate,
         rates=rates,
         seeds=seeds | dict(zip(missing, curves, strict=True)),
+        source=known.source if known else "",
         machine=f"{platform.machine()}, {platform.system()}",
         versions={name: version(name) for name in ("qdet", "torch", "numpy")},
         day=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def _find_elsewhere(plan: Plan, job: Job, path: Path) -> Measured | None:
+    """Return the row of another table that was trained with the same job at the same scale, if one was."""
+    scale = plan.scale()
+    for name, file in paths_of(claims(), path.parent).items():
+        if file == path or (results := Results.read(file)).scale != scale:
+            continue
+        other = replace(plan, claim=find(name))
+        for row in other.claim.rows:
+            theirs = results.rows.get(row.name)
+            if theirs is None or theirs.source:
+                continue
+            if replace(override(other.job(row), {"optim.lr": theirs.rate}), name=job.name) == job:
+                return replace(theirs, source=f"{name}, {row.name}")
+    return None
 
 
 def _try_rates(plan: Plan, job: Job) -> dict[str, float]:

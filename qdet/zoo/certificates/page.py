@@ -31,7 +31,8 @@ that the paper is wrong on COCO.
 def render(claim: Claim, results: Results) -> str:
     """Return the tables of one certificate: its rows, its neighbouring pairs, the verdict."""
     found = certify({row.name: row.published for row in claim.rows}, results.rows)
-    return "\n".join([*_rows(found, results), "", *_pairs(found.pairs), _verdict(found)]) + "\n"
+    lines = [*_rows(found, results), "", *_sources(results), *_pairs(found.pairs), _verdict(found)]
+    return "\n".join(lines) + "\n"
 
 
 def _rows(found: Certificate, results: Results) -> Iterator[str]:
@@ -42,6 +43,13 @@ def _rows(found: Certificate, results: Results) -> Iterator[str]:
         paper = "-" if line.paper is None else f"{line.paper:g}"
         size = f"{row.parameters / 1e6:.2f} | {row.macs / 1e9:.3f} | {row.rate:g}"
         yield f"| {line.name} | {paper} | {line.ap} | {line.seeds} | {size} |"
+
+
+def _sources(results: Results) -> Iterator[str]:
+    taken = [f"`{name}` (`{row.source}`)" for name, row in results.rows.items() if row.source]
+    if taken:
+        yield f"Trained once, for another table that has the same row: {', '.join(taken)}."
+        yield ""
 
 
 def _pairs(pairs: Sequence[Pair]) -> Iterator[str]:

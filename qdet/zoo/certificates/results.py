@@ -36,6 +36,8 @@ class Measured:
     rates: Mapping[str, float] = field(default_factory=dict)
     """AP by learning rate, of those that were tried before."""
     seeds: Mapping[int, Curve]
+    source: str = ""
+    """Table and row with the same job whose seeds these are; empty where they were trained here."""
     machine: str
     versions: Mapping[str, str]
     day: str
