@@ -22,14 +22,14 @@ from qdet.detectors import Detector
 from qdet.layers.pixels import MEAN_RGB, STD_RGB
 
 
-def make_step(detector: Detector, scene: Scene, classes: int) -> Callable[[], Tensor]:
-    """Return the step with clipping and AdamW as mmdetection's hook has them, in bf16 by autocast."""
+def make_step(detector: Detector, scene: Scene, classes: int, *, bf16: bool) -> Callable[[], Tensor]:
+    """Return the step with clipping and AdamW as mmdetection's hook has them, with bf16 by autocast."""
     trained = [p for p in detector.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2.5e-8, weight_decay=1e-4)
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        with torch.autocast(scene.images.device.type, torch.bfloat16):
+        with torch.autocast(scene.images.device.type, torch.bfloat16, enabled=bf16):
             total = compute_loss(detector, scene, classes)
         total.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

@@ -15,7 +15,7 @@ from qdet.types import Targets
 
 Precision = Literal["bf16", "fp32"]
 BATCH, QUERIES, SMOOTHED = 4, 100, 20
-"""Images and queries of a step; steps whose losses are averaged where curves are compared."""
+"""Images and most queries of a step; steps whose losses are averaged where curves are compared."""
 
 
 def measure_curves(bench: Bench) -> Lines:
@@ -43,10 +43,11 @@ def measure_curves(bench: Bench) -> Lines:
 def learn(bench: Bench, precision: Precision, choice: Choice) -> list[float]:
     """Train on the same batches from the same weights; return the losses."""
     scale = bench.scale
-    step = TrainingStep(build_detector(scale, QUERIES), scale, precision=precision)
+    queries = min(QUERIES, first_step(scale)[3])
+    step = TrainingStep(build_detector(scale, queries), scale, precision=precision)
     losses = []
     for scene in scenes_of(bench):
-        run = with_kernels(choice, lambda scene=scene: step(scene, queries=QUERIES, lr_factor=1.0))
+        run = with_kernels(choice, lambda scene=scene: step(scene, queries=queries, lr_factor=1.0))
         losses.append(run())
     return [float(loss) for loss in losses]  # type: ignore[arg-type]
 
@@ -112,5 +113,10 @@ def draw_scene(scale: Scale, *, seed: int) -> Scene:
 
 def side(scale: Scale) -> tuple[int, int]:
     """Return height and width of drawn images."""
-    shape: Shape = next(iter(scale.steps.values()))
-    return min(shape[1], 480), min(shape[2], 640)
+    _, height, width, _ = first_step(scale)
+    return min(height, 480), min(width, 640)
+
+
+def first_step(scale: Scale) -> Shape:
+    """Return the shape of the first step that is timed."""
+    return next(iter(scale.steps.values()))

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from qdet.layers.precision import name_emulator
+
 Shape = tuple[int, int, int, int]
 """Images, height, width, queries."""
 
@@ -30,6 +32,8 @@ class Scale:
     """Side of the square matrices of the bf16 ceiling."""
     copied: int
     """Bytes of the memory ceiling, and of the state that is copied beside steps."""
+    precision: Literal["bf16", "fp32"]
+    """Of the steps that are timed."""
     rounds: int
     warmup: int
     learned: int
@@ -54,6 +58,7 @@ FULL = Scale(
     stages=6,
     matmul=8192,
     copied=2 * 10**9,
+    precision="bf16",
     rounds=30,
     warmup=10,
     learned=200,
@@ -70,9 +75,10 @@ TOY = Scale(
     stages=2,
     matmul=128,
     copied=10**6,
+    precision="fp32" if name_emulator(torch.device("cpu")) else "bf16",
     rounds=2,
     warmup=1,
-    learned=6,
+    learned=3,
     compiler="eager",
 )
 

@@ -69,7 +69,7 @@ class TrainingStep:
     Args:
         detector: What learns.
         scale: The device, and the compiler's backend.
-        precision: Of the job.
+        precision: Of the job; None: that of the scale.
         compiled: Options of torch.compile; None: the detector runs as it is.
     """
 
@@ -78,10 +78,10 @@ class TrainingStep:
         detector: torch.nn.Module,
         scale: Scale,
         *,
-        precision: Literal["bf16", "fp32"] = "bf16",
+        precision: Literal["bf16", "fp32"] | None = None,
         compiled: dict[str, Any] | None = None,
     ) -> None:
-        train = TrainConfig(batch_size=1, workers=1, precision=precision)
+        train = TrainConfig(batch_size=1, workers=1, precision=precision or scale.precision)
         self.engine = PlainEngine(detector, train, OptimConfig(), World(0, 1, scale.device))
         if compiled is not None:
             run: Any = torch.compile(detector, backend=scale.compiler, **compiled)

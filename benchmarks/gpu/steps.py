@@ -43,7 +43,9 @@ def make_variants(bench: Bench, shape: Shape, scene: Scene) -> dict[str, Step]:
     """
     scale, queries = bench.scale, shape[3]
     found: dict[str, Step] = {
-        "authors' order": authors_order.make_step(build_detector(scale, queries), scene, CLASSES),
+        "authors' order": authors_order.make_step(
+            build_detector(scale, queries), scene, CLASSES, bf16=scale.precision == "bf16"
+        ),
         "qdet, torch": with_kernels("torch", make_our_step(scale, scene, queries)),
     }
     if not bench.wrong:
@@ -58,7 +60,7 @@ def make_variants(bench: Bench, shape: Shape, scene: Scene) -> dict[str, Step]:
 def make_our_step(
     scale: Scale, scene: Scene, queries: int, *, compiled: dict[str, Any] | None = None
 ) -> Step:
-    """Return our step on one batch, in bf16."""
+    """Return our step on one batch, in the precision of the scale."""
     step = TrainingStep(build_detector(scale, queries), scale, compiled=compiled)
     return step.on(scene, queries=queries)
 
