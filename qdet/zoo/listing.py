@@ -1,25 +1,18 @@
 """The zoo as rows: every published model with its size here and in its paper, then what papers quote.
 
-`rows()` counts parameters as the authors do, with their number of class logits, and multiply-accumulates of
+Parameters are counted as the authors do, with their number of class logits, and multiply-accumulates of
 one image of 800 x 1333 without padding. The papers of the DETR family average over the first 100 images of
 COCO val2017 instead, which are smaller: their numbers are about 0.85 of those here.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-import torch
-
-from qdet.detectors import DetectorConfig
-from qdet.detectors.complexity import count_macs, count_parameters
 from qdet.recipes import Published, describe_backbone
 from qdet.zoo.comparators import COMPARATORS, Quoted
+from qdet.zoo.counts import cost_of
 from qdet.zoo.models import Model, models
-
-SIZE_HW = (800, 1333)
-"""Size of the image that multiply-accumulates are counted for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Build each model on the meta device and count it; then the quoted ones."""
+    """Yield the row of each model, then the quoted ones."""
     for model in models():
         yield row(model)
     for quoted in COMPARATORS:
@@ -61,9 +54,9 @@ def rows() -> Iterator[Row]:
 
 
 def row(model: Model) -> Row:
-    """Count one model."""
+    """Return the row of one model."""
     job, published = model.job, model.published
-    params, macs = _count(job.detector, published.classes)
+    params, macs = cost_of(model)
     return Row(
         name=job.name,
         job=model.command,
@@ -75,15 +68,6 @@ def row(model: Model) -> Row:
         macs=macs,
         **_paper(published),
     )
-
-
-@cache
-def _count(config: DetectorConfig, classes: int) -> tuple[int, int]:
-    """Return parameters and multiply-accumulates of a detector, once for all schedules that train it."""
-    with torch.device("meta"):
-        detector = config.build(classes)
-    image, size = torch.empty(1, 3, *SIZE_HW), torch.tensor([SIZE_HW])
-    return count_parameters(detector), count_macs(detector.eval(), image, size)
 
 
 def quoted_row(quoted: Quoted) -> Row:

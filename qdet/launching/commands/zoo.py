@@ -33,6 +33,8 @@ class ZooCommand:
     """Overwrite what is there already."""
     json: bool = False
     """Print a list of objects for programs instead of a table."""
+    count: bool = False
+    """Count parameters and MACs of every model anew, which takes minutes; print qdet/zoo/counts.json."""
     deviations: bool = False
     """Print docs/deviations.md: where the jobs differ from their authors' configurations, and why."""
 
@@ -43,6 +45,11 @@ class ZooCommand:
         from qdet import zoo
         from qdet.zoo.deviation_page import render
 
+        if self.count:
+            from qdet.zoo.counts import render as count_all
+
+            print(count_all(zoo.models()), end="")
+            return 0
         if self.deviations:
             print(render(model.job for model in zoo.models()), end="")
             return 0
