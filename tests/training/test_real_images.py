@@ -68,6 +68,7 @@ def test_adamixer_r50_at_full_width_trains_on_two_ranks(shards, tmp_path):
             zero=2,
             log_every=1,
             accelerator="cpu",
+            precision="auto",
             checkpoint_every=100,
             timeout=600,
         ),
