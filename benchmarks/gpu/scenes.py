@@ -82,10 +82,9 @@ class TrainingStep:
         compiled: dict[str, Any] | None = None,
     ) -> None:
         train = TrainConfig(batch_size=1, workers=1, precision=precision or scale.precision)
+        if compiled is not None:  # in place: the engine knows the module that it was made with
+            detector.compile(backend=scale.compiler, **compiled)
         self.engine = PlainEngine(detector, train, OptimConfig(), World(0, 1, scale.device))
-        if compiled is not None:
-            run: Any = torch.compile(detector, backend=scale.compiler, **compiled)
-            self.engine.module = run
         self.criterion = SetLossConfig().build(CLASSES).to(scale.device)
 
     def __call__(self, scene: Scene, *, queries: int, lr_factor: float = 1e-3) -> Tensor:

@@ -6,6 +6,7 @@ gradients bucket by bucket. The numbers are autocast's, bit for bit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class CastWeights:
             return self._module(*inputs)
         if self._buckets is not None:
             return functional_call(self._module, self._cast(self._buckets), inputs)
-        with _Watch(self._names) as watch:
+        with _run_eagerly(self._module), _Watch(self._names) as watch:
             outputs = self._module(*inputs)
         self._buckets = self._sort(watch.cast)
         return outputs
@@ -59,6 +60,12 @@ class CastWeights:
             narrow = _UseCopies.apply([next(rest) for _ in bucket], *bucket)
             found |= {self._names[p]: copy for p, copy in zip(bucket, narrow, strict=True)}
         return found
+
+
+def _run_eagerly(module: nn.Module) -> AbstractContextManager[Any]:
+    """Keep a compiled module from running first under a mode, where torch gives up compiling it for good."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class _Watch(TorchDispatchMode):

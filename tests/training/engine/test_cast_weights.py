@@ -114,3 +114,31 @@ def test_a_pass_without_gradients_is_autocasts():
     with torch.no_grad():
         autocast(run, x)
     assert set(module.seen.values()) == {torch.float32}
+
+
+class Layer(nn.Module):
+    """torch compiles what is not its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.linear(x).relu()
+
+
+def test_a_compiled_module_is_compiled_from_its_second_pass():
+    torch.manual_seed(0)
+    module, x, graphs = Layer(), torch.randn(2, 4), []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    plain = CastWeights(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = [plain(x) for _ in range(2)][-1]
+        module.compile(backend=backend)
+        run = CastWeights(module)
+        counts = [(run(x).equal(expected), len(graphs)) for _ in range(3)]
+    assert counts == [(True, 0), (True, 1), (True, 1)]
