@@ -246,6 +246,27 @@ def test_what_ray_tells_its_developers_is_not_shown(capsys: pytest.CaptureFixtur
     assert said.err == ""
 
 
+@pytest.mark.parametrize("cut", range(8))
+def test_a_request_that_ray_repeats_is_not_shown_with_its_traceback(cut: int, capsys: pytest.CaptureFixture):
+    """Ray Train warns of it on a busy machine; lines arrive in batches, and others' between them."""
+    warning = [
+        "Failed to send resource request for train-ba2fb976. If this only happens transiently during network "
+        "partition or CPU being overloaded, it's safe to ignore this error.",
+        "Traceback (most recent call last):",
+        '  File "site-packages/ray/train/coordinator_client.py", line 58, in send_resource_request',
+        "    ray.get(",
+        "ray.exceptions.GetTimeoutError: Get timed out: some object(s) not ready.",
+    ]
+    mine = ["rank 0 is process 7", *warning, "worker 1 failed", warning[1], "  deep"]
+    output = WorkerOutput(Recorder())
+    controller = {"ip": "10.0.0.1", "pid": 7, "is_err": True}
+    output(controller | {"lines": mine[:cut]})
+    output({"ip": "10.0.0.1", "pid": 8, "is_err": True, "lines": ["  from another"]})
+    output(controller | {"lines": mine[cut:]})
+    shown = capsys.readouterr().err.splitlines()
+    assert sorted(shown) == sorted([mine[0], *mine[6:], "  from another"])
+
+
 def test_messages_of_raylets_go_the_same_way_inside_the_block_alone(capsys: pytest.CaptureFixture):
     from ray._private import worker
 

@@ -25,6 +25,8 @@ _FOR_RAYS_DEVELOPERS = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] ")
 """Begins a line of the log of Ray's core; a fatal one (C) is shown."""
 _HARMLESS = ("maximum expected startup concurrency", "There are infinite retries remaining")
 """What a raylet says of processes that need no CPU, and of calls to a process that Ray starts again."""
+_RETRIED = ("it's safe to ignore this error", "Failed to cancel resource request")
+"""In what Ray Train says, with a traceback, of requests that a busy machine delays and it repeats."""
 _LOST_NODE = re.compile(
     r"The node with node id: \S+ and address: (\S+) and .* has been marked dead", re.DOTALL
 )
@@ -78,6 +80,8 @@ class WorkerOutput:
         """By line: the process that printed it, and when."""
         self._trials: dict[object, str] = {}
         """By process: what the lines of the trial that it trains begin with."""
+        self._ignored: dict[object, str] = {}
+        """By process and stream: the last line, where that and what belongs to it is not shown."""
 
     def __call__(self, forwarded: Mapping[str, Any]) -> None:
         """Show some lines of one process."""
@@ -86,7 +90,8 @@ class WorkerOutput:
             return
         source = (forwarded.get("ip"), forwarded.get("pid"))
         stream = sys.stderr if forwarded.get("is_err") else sys.stdout
-        for line in map(partial(self._label, source), _lines(forwarded)):
+        lines = (line for line in _lines(forwarded) if not self._is_ignored((source, stream), line))
+        for line in map(partial(self._label, source), lines):
             taken = self._take(line) or events.show(line, self._display)
             if not taken and self._is_new(line, source):
                 print(line, file=stream, flush=True)
@@ -97,6 +102,15 @@ class WorkerOutput:
             self._trials[source] = first[1]
         label = self._trials.get(source, "")
         return line if line.startswith(label) else f"{label}{line}"
+
+    def _is_ignored(self, source: object, line: str) -> bool:
+        """Return whether a line, or the one whose traceback it is in, says what Ray makes good by itself."""
+        before = self._ignored.pop(source, "")
+        begins = any(part in line for part in _RETRIED) or bool(before and line.startswith("Traceback "))
+        inside = before.startswith(("Traceback ", " "))
+        if begins or (inside and line.startswith(" ")):
+            self._ignored[source] = line
+        return begins or inside  # the line that ends a traceback is the exception
 
     def _is_new(self, line: str, source: object) -> bool:
         """False for a line that another process has just printed; several say the same thing at once."""
