@@ -2,9 +2,10 @@
 
     python -m benchmarks.engine
 
-Each engine runs in processes of its own, one of one thread for each rank, on two images a rank, in fp32. A
-round is a step of an engine and one of what it is compared with, so that what else the machine does meets
-both. All get the same weights and images, and an engine whose losses are others ends it.
+Each engine runs in processes of its own, one of one thread for each rank, on two images a rank, in fp32,
+with what workers tell the allocator. A round is a step of an engine and one of what it is compared with,
+so that what else the machine does meets both. All get the same weights and images, and an engine whose
+losses are others ends it.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any, Literal, Protocol, get_args
 import tyro
 
 from benchmarks.steppers import Cost, Stepper, measure, serve
+from qdet.allocator import ONE_KEPT_HEAP
 
 HERE = Path(__file__).resolve().parents[1]
 Size = Literal["full", "demo"]
@@ -98,13 +100,17 @@ class Ranks:
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             port = held.getsockname()[1]
-        together = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(ranks),
-            "QDET_JOIN_SECRET": secrets.token_hex(),
-        }
+        together = (
+            os.environ
+            | ONE_KEPT_HEAP
+            | {
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": str(ranks),
+                "QDET_JOIN_SECRET": secrets.token_hex(),
+            }
+        )
         command = [sys.executable, "-m", "benchmarks.engine", "--worker", engine, size]
         numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
         self._ranks = [Stepper(command, together | number, HERE) for number in numbers]
@@ -127,7 +133,8 @@ class OnRay:
     def __init__(self, size: Size) -> None:
         import ray
 
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}}
+        variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)} | ONE_KEPT_HEAP
+        environment = {"env_vars": variables}
         ray.init(address="local", num_cpus=1, include_dashboard=False, runtime_env=environment)
         actors: Any = ray.remote(num_cpus=0)(Worker)
         self._ray, self._actor = ray, actors.remote(size)

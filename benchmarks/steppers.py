@@ -56,6 +56,11 @@ class Stepper:
                 return Cost(*map(float, line.split()[1:]))
         raise RuntimeError("a process cannot make the step; its error is above")
 
+    def peak_mb(self) -> float:
+        """Return the most memory that the process has had, in MB (Linux only)."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 import tyro
 from tyro.conf import Positional, arg
 
+from qdet.allocator import keep_freed_memory
 from qdet.errors import ConfigError, did_you_mean
 from qdet.launching.commands.certify import CertifyCommand
 from qdet.launching.commands.chaos import ChaosCommand
@@ -95,6 +96,8 @@ COMMANDS: dict[str, type[Command]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads of torch leave the cores to readers
+    if args is None:  # the process is this program's own
+        keep_freed_memory()
     exempt_loopback_here()
     given = list(sys.argv[1:] if args is None else args)
     split = given.index("--") if "--" in given else len(given)

@@ -136,7 +136,7 @@ def _bind(spec: DeploymentSpec, board: str) -> Any:
         ray_actor_options={
             "num_cpus": spec.cpus,
             "num_gpus": spec.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(spec.cpus), "OMP_WAIT_POLICY": "PASSIVE"}},
+            "runtime_env": {"env_vars": spec.environment()},
         },
         max_ongoing_requests=2 * limits.queue + 16,  # beyond the queue the service itself answers 503
         max_queued_requests=16 * limits.queue,

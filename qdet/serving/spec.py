@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qdet.allocator import ONE_KEPT_HEAP
 from qdet.serving.settings import ServiceSettings
 
 
@@ -37,3 +38,8 @@ class DeploymentSpec:
     """Of each replica, which computes with as many threads."""
     gpus: float = 0.0
     """Of each replica; several may share one."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that every replica starts with."""
+        threads = {"OMP_NUM_THREADS": str(self.cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+        return threads if self.gpus else threads | ONE_KEPT_HEAP

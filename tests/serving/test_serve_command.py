@@ -7,6 +7,7 @@ import pytest
 
 import qdet
 from qdet.__main__ import main
+from qdet.allocator import ONE_KEPT_HEAP
 from qdet.errors import ClusterError, ConfigError
 from qdet.launching.commands.models.listening import TOKEN, choose_token, free_port, is_loopback
 from qdet.launching.commands.models.serving import deploy_at_free_port, parse_replicas
@@ -104,6 +105,14 @@ def test_a_port_taken_while_ray_starts_is_named():
             deploy_at_free_port(spec, deploy)
         with pytest.raises(ConfigError, match=f"--port {spec.port}"):
             deploy_at_free_port(spec, lambda _: pytest.fail("deployed at a port that is taken"))
+
+
+@pytest.mark.parametrize("gpus", [0.0, 0.5])
+def test_replicas_on_cpus_keep_memory_for_the_next_pass(gpus):
+    model = ModelSpec(source="demo", device="cpu", precision="auto", averaged=True)
+    spec = DeploymentSpec(model=model, settings=ServiceSettings(), cpus=3, gpus=gpus)
+    assert spec.environment()["OMP_NUM_THREADS"] == "3"
+    assert (ONE_KEPT_HEAP.items() <= spec.environment().items()) == (not gpus)
 
 
 def test_replicas_are_a_number_or_a_range():

@@ -2,21 +2,11 @@
 
 import os
 
+from qdet.allocator import ONE_KEPT_HEAP
 from qdet.job import Job
 from qdet.launching import paths
 from qdet.storage.proxies import exempt_loopback
 from qdet.tracking import tracking_environment
-
-ONE_KEPT_HEAP = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-}
-"""What tells glibc to keep memory that is freed, in a heap that all threads share.
-
-Otherwise the large tensors of a step on a CPU go back to the kernel, which clears pages for those of the
-next one.
-"""
 
 
 def worker_environment(job: Job, *, gpu: bool) -> dict[str, str]:

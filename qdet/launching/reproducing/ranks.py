@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from qdet.allocator import ONE_KEPT_HEAP
 from qdet.config import flatten
 from qdet.errors import ConfigError, TrainingError
 from qdet.job import Job
@@ -58,7 +59,7 @@ def _start(plan: Path, log: Path, place: dict[str, str]) -> "subprocess.Popen[by
         return subprocess.Popen(
             [sys.executable, "-m", "qdet.launching.reproducing.worker", str(plan)],
             stderr=errors,
-            env=clean | place,
+            env=clean | ONE_KEPT_HEAP | place,
         )
 
 
