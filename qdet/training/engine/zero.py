@@ -43,6 +43,9 @@ def zero_config(train: TrainConfig, optim: OptimConfig, *, world_size: int, trai
         "zero_optimization": {
             "stage": train.zero,
             "stage3_param_persistence_threshold": 0,
+            # Buckets are summed whole, in place: to scatter one, DeepSpeed copies it, sums the copy whole,
+            # and copies its part back.
+            "reduce_scatter": train.zero == 3,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             # Not with several passes: after a skipped step ZeRO-1 of DeepSpeed 0.19 then adds gradients of
