@@ -97,7 +97,8 @@ def save_again(jobs: dict[str, Job], store: Path, into: Path) -> None:
     """Open the run of each job as training does, and save it at once, elsewhere (on every rank)."""
     for name, job in jobs.items():
         world = join("cpu", timeout=60)
-        training = loop._Training(job, world, Run(name=name, store=str(store)), LocalReporter(), Recorder())
+        run = Run(name=name, store=str(store))
+        training = loop._Training(job, world, run, LocalReporter(), Recorder(), None)
         training.checkpoints.writer.run = RunFolder(open_folder(into / name))
         training._save()
         training.checkpoints.writer.wait(at_end=True)
