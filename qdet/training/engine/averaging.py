@@ -52,8 +52,10 @@ class _Bucket:
         self._work = dist.all_reduce(self._flat, async_op=True)
 
     def wait(self) -> None:
-        """Wait until the gradients are the sums."""
-        self._work.wait()
+        """Wait until the gradients are the sums, and let go of the exchange, which keeps threads of gloo."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
 
 
 class GradientSums:
