@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import itertools
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -237,11 +238,14 @@ def test_published_weights_have_the_digest_that_is_known_of_them(config, digits)
 class Downloads(RuleBasedStateMachine):
     """Any order of publishing, downloading and losing files, against what a user was promised."""
 
+    numbers = itertools.count()
+
     def __init__(self, folder, address) -> None:
         super().__init__()
-        self.url = f"{address}/{id(self)}/w.pth"
-        self.file = folder / str(id(self)) / "w.pth"
-        self.file.parent.mkdir(exist_ok=True)
+        number = next(self.numbers)
+        self.url = f"{address}/{number}/w.pth"
+        self.file = folder / str(number) / "w.pth"
+        self.file.parent.mkdir()
         self.published = b"0"
         self.file.write_bytes(self.published)
         self.trusted: bytes | None = None
