@@ -10,18 +10,19 @@ SIDE = 64
 """Side in pixels of the image that dependence is traced with."""
 
 
-def freeze_unread(backbone: Backbone, levels: slice) -> None:
-    """Freeze every parameter that the maps in `levels` do not depend on.
+def freeze_unread(backbone: Backbone, levels: slice) -> Backbone:
+    """Freeze every parameter that the maps in `levels` do not depend on, such as the norms of other maps.
 
     They would get no gradient, which ZeRO and DDP treat as an error. Dependence is read off the autograd
-    graph of one small forward pass, so that backbones need not declare it.
+    graph of one small forward pass, so that backbones need not declare it. The pass draws nothing and changes
+    no statistics: what is built next starts from the same random numbers.
     """
-    like = next(backbone.parameters())
-    maps = backbone(like.new_zeros(1, 3, SIDE, SIDE))
-    read = _leaves(maps[levels])
+    like, training = next(backbone.parameters()), backbone.training
+    read = _leaves(backbone.eval()(like.new_zeros(1, 3, SIDE, SIDE))[levels])
     for parameter in backbone.parameters():
         if parameter not in read:
             parameter.requires_grad_(False)
+    return backbone.train(training)
 
 
 def _leaves(outputs: Iterable[Tensor]) -> set[Tensor]:

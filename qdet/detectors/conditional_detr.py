@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.layers.heads import BoxHead, PerceptronHead, predict_layers, sigmoid_class_head
@@ -46,7 +47,7 @@ class ConditionalDETRConfig(TransformerConfig):
 
     def build(self, classes: int) -> "ConditionalDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return ConditionalDETR(self, self.backbone.build(), classes)
+        return ConditionalDETR(self, freeze_unread(self.backbone.build(), slice(-1, None)), classes)
 
     def demo(self) -> "ConditionalDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

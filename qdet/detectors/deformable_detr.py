@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import DeformableConfig, check_tokens_allow
 from qdet.errors import ConfigError
@@ -62,7 +63,7 @@ class DeformableDETRConfig(DeformableConfig):
 
     def build(self, classes: int) -> "DeformableDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return DeformableDETR(self, self.backbone.build(), classes)
+        return DeformableDETR(self, freeze_unread(self.backbone.build(), self.maps_read), classes)
 
     def demo(self) -> "DeformableDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""
@@ -82,7 +83,7 @@ class DeformableDETR(Detector):
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
-        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.neck = MultiLevelNeck(backbone.channels[c.maps_read], c.width, levels=c.levels)
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
         extra = c.one_to_many.extra(c.queries)
         if c.two_stage:
@@ -104,7 +105,7 @@ class DeformableDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's last maps; with two stages, `Proposals` come first."""
-        maps = self.neck(features[-self.config.backbone_levels :])
+        maps = self.neck(features[self.config.maps_read])
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         predictions: list[Predictions] = []

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, best_of_each_query, check_at_least
 from qdet.detectors.transformer_config import TransformerConfig
 from qdet.errors import ConfigError
@@ -55,7 +56,7 @@ class DETRConfig(TransformerConfig):
 
     def build(self, classes: int) -> "DETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return DETR(self, self.backbone.build(), classes)
+        return DETR(self, freeze_unread(self.backbone.build(), slice(-1, None)), classes)
 
     def demo(self) -> "DETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

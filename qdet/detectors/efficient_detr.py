@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.transformer_config import DeformableConfig
 from qdet.errors import ConfigError
@@ -78,7 +79,7 @@ class EfficientDETRConfig(DeformableConfig):
 
     def build(self, classes: int) -> "EfficientDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return EfficientDETR(self, self.backbone.build(), classes)
+        return EfficientDETR(self, freeze_unread(self.backbone.build(), self.maps_read), classes)
 
     def demo(self) -> "EfficientDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""
@@ -107,7 +108,7 @@ class EfficientDETR(Detector):
         c = self.config = config
         self.backbone = backbone
         self.detections = c.detections
-        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.neck = MultiLevelNeck(backbone.channels[c.maps_read], c.width, levels=c.levels)
         self.encoder = DeformableEncoder(c.encoder_layers, c.width, points=c.encoder_points, **c.layer_sizes)
         self.dense = Residual(FeedForward(c.width, c.ffn, dropout=c.dropout), c.width, dropout=c.dropout)
         xavier_matrices(self.dense)
@@ -132,7 +133,7 @@ class EfficientDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's last maps: densely first, then from the best tokens, layer by layer."""
-        maps = self.neck(features[-self.config.backbone_levels :])
+        maps = self.neck(features[self.config.maps_read])
         levels = token_levels(maps, sizes)
         memory = self.dense(self.encoder(flatten_maps(maps), levels, recompute=self.recomputes))
         scores, proposals, content, reference = self._propose(memory, levels)

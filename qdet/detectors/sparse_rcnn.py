@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.data.denoising.config import DenoisingConfig
 from qdet.detectors.detector import DenoisingDetector, best_of_each_query, check_at_least, clip_to_images
 from qdet.detectors.region_config import RegionConfig
@@ -55,7 +56,7 @@ class SparseRCNNConfig(RegionConfig):
 
     def build(self, classes: int) -> "SparseRCNN":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return SparseRCNN(self, self.backbone.build(), classes)
+        return SparseRCNN(self, freeze_unread(self.backbone.build(), slice(None)), classes)
 
     def demo(self) -> "SparseRCNNConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

@@ -92,6 +92,11 @@ class DeformableConfig(TransformerConfig):
         return min(self.levels, BACKBONE_LEVELS)
 
     @property
+    def maps_read(self) -> slice:
+        """The backbone's maps that are read."""
+        return slice(-self.backbone_levels, None)
+
+    @property
     def layer_sizes(self) -> dict[str, Any]:
         """Heads, levels, feed-forward width and dropout, as deformable encoders and decoders take them."""
         return {**super().layer_sizes, "levels": self.levels}

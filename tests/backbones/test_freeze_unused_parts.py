@@ -1,10 +1,13 @@
 """Freezing what a level does not depend on: against the gradients of that level alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from qdet.backbones import ResNetConfig, ResNeXtDCNConfig, SwinConfig
+from qdet.backbones import HuggingFaceConfig, ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.backbones.unread import freeze_unread
+from tests.support.detector_variants import CLASSES, ONE_EACH, SIZES, VARIANTS, images, shaken
 
 
 def small(config):
@@ -34,3 +37,42 @@ def test_reading_all_levels_freezes_nothing():
     freeze_unread(backbone, slice(None))
     assert [p.requires_grad for p in backbone.parameters()] == before
     assert all(p.grad is None for p in backbone.parameters())
+
+
+BACKBONES = {
+    "swin": SwinConfig().demo(),
+    "convnext": HuggingFaceConfig().demo(),
+    "swin that drops paths": replace(SwinConfig().demo(), drop_path=0.3),
+}
+
+
+@pytest.mark.parametrize("backbone", ["swin", "convnext"])
+@pytest.mark.parametrize("detector", ONE_EACH)
+def test_a_detector_trains_nothing_of_a_backbone_that_it_does_not_read(detector, backbone):
+    """Norms of single maps get no gradient where the detector reads other maps."""
+    config = replace(VARIANTS[detector][0], backbone=BACKBONES[backbone])
+    built = shaken(config.build(CLASSES))
+    loss = sum(stage.logits.sum() + stage.boxes_xyxy.sum() for stage in built(images(), SIZES))
+    loss.backward()
+    trained = {name for name, p in built.backbone.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in built.backbone.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("config", [*BACKBONES.values(), ResNetConfig(depth=14, norm="group", weights=None)])
+def test_looking_for_what_is_read_changes_nothing_else(config):
+    torch.manual_seed(5)
+    backbone = config.build()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    drawn = torch.get_rng_state()
+    assert freeze_unread(backbone, slice(-1, None)) is backbone
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert all(part.training for part in backbone.modules())
+
+
+@pytest.mark.parametrize("config", BACKBONES.values())
+def test_shapes_without_numbers_tell_what_is_read(config):
+    with torch.device("meta"):
+        shapes = freeze_unread(config.build(), slice(-1, None))
+    whole = freeze_unread(config.build(), slice(-1, None))
+    assert [p.requires_grad for p in shapes.parameters()] == [p.requires_grad for p in whole.parameters()]

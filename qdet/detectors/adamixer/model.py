@@ -101,12 +101,14 @@ class AdaMixerConfig:
         check_split(self, "feature_width", "groups")
         check_split(self, "feature_width", 32, "the groups of its normalisation")
 
+    @property
+    def maps_read(self) -> slice:
+        """The backbone's maps that are read."""
+        return ONE_LEVEL.get(self.sampling, slice(None))
+
     def build(self, classes: int) -> "AdaMixer":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        backbone = self.backbone.build()
-        if self.sampling in ONE_LEVEL:
-            freeze_unread(backbone, ONE_LEVEL[self.sampling])
-        return AdaMixer(self, backbone, classes)
+        return AdaMixer(self, freeze_unread(self.backbone.build(), self.maps_read), classes)
 
     def demo(self) -> "AdaMixerConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores in minutes."""
@@ -134,9 +136,8 @@ class AdaMixer(DenoisingDetector):
         self.config = config
         self.backbone = backbone
         self.detections, self.denoising = config.detections or config.queries, config.denoising
-        self.levels = ONE_LEVEL.get(config.sampling, slice(None))
-        channels = backbone.channels[self.levels]
-        self.strides = backbone.strides[self.levels]
+        channels = backbone.channels[config.maps_read]
+        self.strides = backbone.strides[config.maps_read]
         self.neck = ChannelMapping(channels, config.feature_width)
         self.pyramid = PYRAMIDS[config.pyramid]([config.feature_width] * len(channels), config.feature_width)
         self.decoder = Decoder(config, self.strides, classes)
@@ -148,7 +149,7 @@ class AdaMixer(DenoisingDetector):
         extra: ExtraQueries | None = None,
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        maps = widen(self.pyramid(self.neck(features[self.levels])))
+        maps = widen(self.pyramid(self.neck(features[self.config.maps_read])))
         c = self.config
         maps = lay_out(c.sampling, maps, self.strides, groups=c.groups, points=c.points_in)
         return self.decoder(maps, sizes.sizes_hw, extra, recompute=self.recomputes)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.anchor_detr.anchor_points import anchor_points
 from qdet.detectors.anchor_detr.level_attention import LevelLayer, OverLevels
 from qdet.detectors.anchor_detr.row_column_attention import (
@@ -82,7 +83,7 @@ class AnchorDETRConfig(TransformerConfig):
 
     def build(self, classes: int) -> "AnchorDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return AnchorDETR(self, self.backbone.build(), classes)
+        return AnchorDETR(self, freeze_unread(self.backbone.build(), slice(-self.levels, None)), classes)
 
     def demo(self) -> "AnchorDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.data.denoising.config import DenoisingConfig
 from qdet.detectors.dab_detr.queries import EPS, Queries
 from qdet.detectors.detector import DenoisingDetector, check_at_least
@@ -88,7 +89,7 @@ class DABDETRConfig(TransformerConfig):
 
     def build(self, classes: int) -> "DABDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return DABDETR(self, self.backbone.build(), classes)
+        return DABDETR(self, freeze_unread(self.backbone.build(), slice(-1, None)), classes)
 
     def demo(self) -> "DABDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.data.denoising.config import DINO_DENOISING, DenoisingConfig
 from qdet.detectors.detector import DenoisingDetector, check_at_least
 from qdet.detectors.dino.decoder import Decoder
@@ -70,7 +71,7 @@ class DINOConfig(DeformableConfig):
 
     def build(self, classes: int) -> "DINO":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return DINO(self, self.backbone.build(), classes)
+        return DINO(self, freeze_unread(self.backbone.build(), self.maps_read), classes)
 
     def demo(self) -> "DINOConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""
@@ -92,7 +93,7 @@ class DINO(DenoisingDetector):
         c = self.config = config
         self.backbone = backbone
         self.detections, self.denoising = c.detections, c.denoising
-        self.neck = MultiLevelNeck(backbone.channels[-c.backbone_levels :], c.width, levels=c.levels)
+        self.neck = MultiLevelNeck(backbone.channels[c.maps_read], c.width, levels=c.levels)
         self.encoder = DeformableEncoder(
             c.encoder_layers,
             c.width,
@@ -123,7 +124,7 @@ class DINO(DenoisingDetector):
         extra: ExtraQueries | None = None,
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's last maps; the chosen tokens' `Proposals` come first."""
-        maps = self.neck(features[-self.config.backbone_levels :])
+        maps = self.neck(features[self.config.maps_read])
         levels = token_levels(maps, sizes)
         memory = self.encoder(flatten_maps(maps), levels, recompute=self.recomputes)
         content, reference, logits, boxes = self.selection(memory, levels)

@@ -34,6 +34,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least, check_split, clip_to_images
 from qdet.detectors.dynamic_detr.dynamic_relu import DynamicReLU
 from qdet.detectors.dynamic_detr.pyramid_conv import NORM_GROUPS, PyramidConv
@@ -75,9 +76,14 @@ class DynamicDETRConfig(RegionConfig):
                 "--detector.backbone.dilate-c5 must be off: every level of the pyramid halves the one before"
             )
 
+    @property
+    def maps_read(self) -> slice:
+        """The backbone's maps that are read: C2 to C5, or C3 to C5."""
+        return slice(None) if self.pyramid == "p2-p6" else slice(1, None)
+
     def build(self, classes: int) -> "DynamicDETR":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return DynamicDETR(self, self.backbone.build(), classes)
+        return DynamicDETR(self, freeze_unread(self.backbone.build(), self.maps_read), classes)
 
     def demo(self) -> "DynamicDETRConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""
@@ -99,10 +105,9 @@ class DynamicDETR(Detector):
         self.backbone = backbone
         self.detections = config.queries
         extra = 1 if config.pyramid == "p2-p6" else 2
-        self.used = slice(extra - 1, None)
-        strides = backbone.strides[self.used]
+        strides = backbone.strides[config.maps_read]
         self.strides = (*strides, *(strides[-1] * 2**i for i in range(1, extra + 1)))
-        self.neck = FPN(backbone.channels[self.used], config.width, extra_levels=extra)
+        self.neck = FPN(backbone.channels[config.maps_read], config.width, extra_levels=extra)
         self.encoder = DynamicEncoder(config.width, config.encoder_layers)
         stages = (
             RegionStage(
@@ -124,7 +129,7 @@ class DynamicDETR(Detector):
         self, features: Sequence[Float[Tensor, "B _ _ _"]], sizes: PaddedSizes
     ) -> tuple[Predictions, ...]:
         """Predict from the backbone's feature maps, finest first."""
-        levels = self.encoder(self.neck(features[self.used]), recompute=self.recomputes)
+        levels = self.encoder(self.neck(features[self.config.maps_read]), recompute=self.recomputes)
         pyramid = Pyramid.of(levels, self.strides, canonical_size=self.config.canonical_size)
         return self.decoder(pyramid, sizes.sizes_hw, recompute=self.recomputes)
 

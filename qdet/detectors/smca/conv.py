@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_exchange import ScaleExchange
@@ -49,7 +50,7 @@ class ConvSMCAConfig(TransformerConfig):
 
     def build(self, classes: int) -> "ConvSMCA":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return ConvSMCA(self, self.backbone.build(), classes)
+        return ConvSMCA(self, freeze_unread(self.backbone.build(), slice(-3, None)), classes)
 
     def demo(self) -> "ConvSMCAConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

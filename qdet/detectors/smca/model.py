@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.gaussian_prior import Sharpness
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
@@ -47,7 +48,7 @@ class SMCAConfig(TransformerConfig):
 
     def build(self, classes: int) -> "SMCA":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return SMCA(self, self.backbone.build(), classes)
+        return SMCA(self, freeze_unread(self.backbone.build(), slice(-1, None)), classes)
 
     def demo(self) -> "SMCAConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""

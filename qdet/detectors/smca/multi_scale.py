@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qdet.backbones import Backbone
+from qdet.backbones.unread import freeze_unread
 from qdet.detectors.detector import Detector, check_at_least
 from qdet.detectors.smca.modulated_decoder import ModulatedDecoder
 from qdet.detectors.smca.scale_tokens import ScaleNeck, ScaleTokens
@@ -50,7 +51,7 @@ class MultiScaleSMCAConfig(TransformerConfig):
 
     def build(self, classes: int) -> "MultiScaleSMCA":
         """Build the detector with fresh weights; the caller loads pre-trained ones."""
-        return MultiScaleSMCA(self, self.backbone.build(), classes)
+        return MultiScaleSMCA(self, freeze_unread(self.backbone.build(), slice(-2, None)), classes)
 
     def demo(self) -> "MultiScaleSMCAConfig":
         """Return a detector small enough to learn 128-pixel images on two CPU cores."""
