@@ -136,7 +136,10 @@ def test_a_resumed_run_is_bitwise_the_same(demo_shards, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["dino", "adamixer", "sparse_rcnn", "h_detr"])
 def test_ranks_without_objects_take_part_on_every_zero_stage(sparse_shards, tmp_path, name):
-    """No hang, no missing gradient, the same losses; ranks have one image each, most of them empty."""
+    """No hang, no missing gradient, the same losses; ranks have one image each, most of them empty.
+
+    A step without an object has a loss of some 0.004, of which float32's rounding is more than 1e-5.
+    """
     found = {}
     for ranks in (1, 4):
         jobs = {
@@ -149,7 +152,7 @@ def test_ranks_without_objects_take_part_on_every_zero_stage(sparse_shards, tmp_
         }
         found |= train_all(ranks, jobs, tmp_path)
     for zero in range(4):
-        assert losses(found[f"zero{zero}_4"]) == pytest.approx(losses(found["zero0_1"]), rel=1e-5)
+        assert losses(found[f"zero{zero}_4"]) == pytest.approx(losses(found["zero0_1"]), rel=1e-5, abs=1e-6)
     terms = found["zero3_4"][1]
     assert f"train/{'one_to_many' if name in BRANCHED else 'denoising'}/stage0/l1" in terms
     assert terms.get("train/denoising/dropped", 0) == 0
