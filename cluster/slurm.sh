@@ -61,6 +61,12 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | a
 started=()
 driver=
 
+# Whether scancel ended the job, which also ends the head, and may be noticed later than that. squeue shows all jobs that
+# are ending alike, but names the limit as the reason where that is one.
+cancelled() {
+  [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %r')" = "COMPLETING None" ]
+}
+
 # End the driver, with a checkpoint, and then Ray; again is why the job is queued again, or empty.
 # shellcheck disable=SC2329  # called by traps
 finish() {
@@ -74,7 +80,7 @@ finish() {
   kill "${started[@]}" 2>/dev/null || true
   wait || true
   rm -f "$RAY_AUTH_TOKEN_PATH"
-  if [ -n "$again" ] && ((restarts < requeues)); then
+  if [ -n "$again" ] && ((restarts < requeues)) && ! cancelled; then
     echo "$again: queued again, restart $((restarts + 1)) of at most $requeues"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
   fi

@@ -41,6 +41,9 @@ while True:
 TRAINING = """
 import os, signal, sys, time
 def leave(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("saving", flush=True)
+    time.sleep(int(os.environ.get("SAVING", 0)))
     open("checkpoint", "a").write("x")
     print("checkpoint written", flush=True)
     sys.exit(143)
@@ -236,6 +239,18 @@ def test_scancel_ends_everything_within_slurm_s_wait(project: Project):
     until(lambda: not ask("squeue", "-h"), f"an empty queue: {state(job)}", seconds=40)
     assert state(job)["JobState"] == "CANCELLED"
     assert not ask("pgrep", "-f", f"{project.folder}/bin/ray")
+
+
+def test_a_job_that_is_cancelled_while_it_saves_is_not_queued_again(project: Project):
+    job = project.submit("--export", "ALL,SAVING=4")
+    project.wait_for(job, "training")
+    ask("scancel", "--batch", "--signal", "USR1", job)
+    project.wait_for(job, "saving")
+    ask("scancel", job)
+    until(lambda: not ask("squeue", "-h"), "an empty queue", seconds=40)
+    assert "checkpoint written" in project.log(job)
+    assert "queued again" not in project.log(job)
+    assert state(job)["JobState"] == "CANCELLED"
 
 
 def test_sigterm_ends_with_a_checkpoint_and_no_requeue(project: Project):
