@@ -6,6 +6,8 @@
 A step is forward pass, set loss of all layers with its matching, and backward pass, in fp32 on one CPU
 thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in
 one process, so that other load slows both. Seconds are CPU time; the ratio is also given in wall time.
+What multiplications of a step would take at the rate of one large product of matrices says how much of it is
+anyone's to save.
 Memory is measured in a process for each, in which malloc returns freed memory at once: what it retains
 varies from run to run by more than the detectors differ.
 """
@@ -22,6 +24,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from qdet.boxes import xyxy_to_cxcywh
 from qdet.convert.files import Metadata
@@ -41,6 +44,8 @@ DETECTORS = {  # its name in transformers, and the job with the same loss
 }
 CLASSES, OBJECTS = 80, 6
 SIZES = torch.tensor([[320, 448], [288, 416]])
+SIDE = 2048
+"""Of the matrix whose square says what the processor can do."""
 
 Step = Callable[[], Tensor]
 """Runs forward and backward and returns the loss."""
@@ -59,6 +64,8 @@ class Cost:
     ours_mb: float
     """Peak memory that a step adds, in MB, as in `theirs_mb`."""
     theirs_mb: float
+    products: float
+    """CPU seconds of our step's convolutions and products at the rate of one large product of matrices."""
 
     def ratio(self, clock: Clock) -> float:
         """Return the median over pairs of steps of their time divided by ours."""
@@ -89,17 +96,22 @@ def main(*, repeats: int = 3, only: tuple[str, ...] = tuple(DETECTORS), write: b
 
 def measure(name: str, repeats: int) -> Cost:
     """Time alternating steps here, then measure the memory of one step in fresh processes."""
-    steps = make_steps(name)
-    seconds: dict[str, list[Seconds]] = {"ours": [], "theirs": []}
+    steps, large = make_steps(name), torch.rand(SIDE, SIDE)
+    steps["product"] = lambda: large @ large
+    with FlopCounterMode(display=False) as counter:
+        steps["ours"]()
+    seconds: dict[str, list[Seconds]] = {which: [] for which in steps}
     for _ in range(1 + repeats):
         for which, step in steps.items():
             wall, cpu = time.perf_counter(), time.process_time()
             step()
             seconds[which].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+    product = statistics.median(s["cpu"] for s in seconds["product"][1:])
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # read by glibc when the processes below start
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         ours, theirs = (pool.apply(measure_memory, (name, which)) for which in ("ours", "theirs"))
-    return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs)
+    products = product * counter.get_total_flops() / (2 * SIDE**3)
+    return Cost(seconds["ours"][1:], seconds["theirs"][1:], ours, theirs, products)
 
 
 def make_steps(name: str, batch: "Batch | None" = None) -> dict[str, Step]:
@@ -212,14 +224,15 @@ def _read_status(field: str) -> int:
 def format_table(costs: dict[str, Cost], repeats: int) -> str:
     """Return the table of docs/benchmarks.md."""
     rows = [
-        "| detector | qdet, s | transformers, s | ratio | ratio, wall time | qdet, MB | transformers, MB |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        "| detector | qdet, s | products alone, s | transformers, s | ratio | ratio, wall time | qdet, MB "
+        "| transformers, MB |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name, cost in costs.items():
         ours, theirs = (statistics.median(s["cpu"] for s in steps) for steps in (cost.ours, cost.theirs))
         rows.append(
-            f"| {name} | {ours:.2f} | {theirs:.2f} | {cost.ratio('cpu'):.2f} | {cost.ratio('wall'):.2f} "
-            f"| {cost.ours_mb:.0f} | {cost.theirs_mb:.0f} |"
+            f"| {name} | {ours:.2f} | {cost.products:.2f} | {theirs:.2f} | {cost.ratio('cpu'):.2f} "
+            f"| {cost.ratio('wall'):.2f} | {cost.ours_mb:.0f} | {cost.theirs_mb:.0f} |"
         )
     import transformers
 
