@@ -18,7 +18,7 @@ test: setup  ## everything that takes seconds, side by side where that is safe (
 	$(PYTEST) -m "not slow and not gpu and not serial" -n 3 --dist loadfile  # some tests only wait
 	$(PYTEST) -m "not slow and not gpu and serial" tests/launch tests/tracking tests/training
 
-test-slow: setup  ## all tests that take minutes (3 hours on 2 cores)
+test-slow: setup  ## all tests that take minutes (hours on 2 cores)
 	$(PYTEST) -m "slow and not serial" -n 2 --dist worksteal
 	$(PYTEST) -m "slow and serial"
 
