@@ -17,7 +17,9 @@ def freeze_unread(backbone: Backbone, levels: slice) -> Backbone:
     graph of one small forward pass, so that backbones need not declare it. The pass draws nothing and changes
     no statistics: what is built next starts from the same random numbers.
     """
-    like, training = next(backbone.parameters()), backbone.training
+    like, training = next(backbone.parameters(), None), backbone.training
+    if like is None:
+        return backbone
     read = _leaves(backbone.eval()(like.new_zeros(1, 3, SIDE, SIDE))[levels])
     for parameter in backbone.parameters():
         if parameter not in read:

@@ -8,6 +8,7 @@ import torch
 from qdet.backbones import HuggingFaceConfig, ResNetConfig, ResNeXtDCNConfig, SwinConfig
 from qdet.backbones.unread import freeze_unread
 from tests.support.detector_variants import CLASSES, ONE_EACH, SIZES, VARIANTS, images, shaken
+from tests.support.recordings import Features
 
 
 def small(config):
@@ -37,6 +38,11 @@ def test_reading_all_levels_freezes_nothing():
     freeze_unread(backbone, slice(None))
     assert [p.requires_grad for p in backbone.parameters()] == before
     assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_a_backbone_without_parameters_is_left_as_it_is():
+    backbone = Features((8,), (32,))
+    assert freeze_unread(backbone, slice(None)) is backbone
 
 
 BACKBONES = {
