@@ -42,7 +42,8 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 # The job's command line, with a name by which it finds its checkpoints after a requeue.
 command=("${@//TASK/$task}")
-name="slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${task:+_$task}"
+job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${task:+_$task}" # an array's last task has its number: that would mean all tasks
+name="slurm-$job"
 has() {
   case " ${command[*]} " in *" $1 "* | *" $1="*) ;; *) return 1 ;; esac
 }
@@ -64,7 +65,7 @@ driver=
 # Whether scancel ended the job, which also ends the head, and may be noticed later than that. squeue shows all jobs that
 # are ending alike, but names the limit as the reason where that is one.
 cancelled() {
-  [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %r')" = "COMPLETING None" ]
+  [ "$(squeue --noheader --jobs="$job" --format='%T %r')" = "COMPLETING None" ]
 }
 
 # End the driver, with a checkpoint, and then Ray; again is why the job is queued again, or empty.
@@ -82,7 +83,7 @@ finish() {
   rm -f "$RAY_AUTH_TOKEN_PATH"
   if [ -n "$again" ] && ((restarts < requeues)) && ! cancelled; then
     echo "$again: queued again, restart $((restarts + 1)) of at most $requeues"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
+    scontrol requeue "$job" && sleep 60 # Slurm ends this script
   fi
   exit "$code"
 }

@@ -271,6 +271,18 @@ def test_every_task_of_an_array_is_a_run_of_its_own(project: Project):
         assert f"training --train.seed {task} --store.run slurm-{job}_{task} --store.resume auto" in log
 
 
+def test_a_task_that_is_queued_again_leaves_the_others_alone(project: Project):
+    """The last task has the number of its array."""
+    job = project.submit("--nodes", "1", "--array", "0-1", arguments="job.py --train.seed TASK")
+    for task in ("0", "1"):
+        project.wait_for(f"{job}_{task}", "training")
+    (last,) = [task for task in ("0", "1") if state(f"{job}_{task}")["JobId"] == job]
+    ask("scancel", "--batch", "--signal", "USR1", f"{job}_{last}")
+    until(lambda: state(f"{job}_{last}")["Restarts"] == "1", f"a requeue: {state(f'{job}_{last}')}")
+    other = state(f"{job}_{1 - int(last)}")
+    assert (other["JobState"], other["Restarts"]) == ("RUNNING", "0")
+
+
 @pytest.mark.parametrize(
     ("given", "added"),
     [
