@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
 from qdet.config import override
 from qdet.errors import ConfigError
@@ -19,6 +18,7 @@ from qdet.search import Each
 from qdet.training.optim import parameter_groups
 from qdet.zoo import load_job
 from tests.support.recipes import FILES, JOBS, MODELS, RECIPES, REPO
+from tests.support.shapes import shapes_of
 
 VARIANTS = [(file, variant) for file, recipe in FILES.items() for variant in recipe.variants]
 TABLES = [(file, table) for file, recipe in FILES.items() for table in recipe.tables]
@@ -73,8 +73,7 @@ def test_job_is_the_published_recipe(job: Job, recipe):
 
 
 def test_every_parameter_setting_of_the_recipe_names_a_parameter(job: Job, recipe):
-    with torch.device("meta"):
-        detector = job.detector.build(80)
+    detector = shapes_of(job.detector, 80)
     groups = parameter_groups(detector.named_parameters(), job.optim)
     rates = {name: group["lr"] for group in groups for name in group["names"]}
     exempt = {name for group in groups if group["weight_decay"] == 0 for name in group["names"]}
@@ -87,8 +86,7 @@ def test_every_parameter_setting_of_the_recipe_names_a_parameter(job: Job, recip
 
 def test_demo_is_small(job: Job):
     demo = job.demo()
-    with torch.device("meta"):
-        detector = demo.detector.build(6)
+    detector = shapes_of(demo.detector, 6)
     assert sum(p.numel() for p in detector.parameters()) < 10e6
     assert demo.train.workers == 2
 
@@ -126,8 +124,7 @@ def test_every_row_of_a_table_can_be_built(file: str, name: str):
         sweep.check(job)
         assert sweep.runs == len(table.rows)
         for value in table.rows:
-            with torch.device("meta"):
-                override(job, {table.setting: value}).detector.build(80)
+            assert shapes_of(override(job, {table.setting: value}).detector, 80)
 
 
 @pytest.mark.parametrize(("file", "name"), TABLES)

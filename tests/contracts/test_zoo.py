@@ -9,17 +9,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from qdet import zoo
 from qdet.config import override
-from qdet.detectors.complexity import count_macs, count_parameters
+from qdet.detectors.complexity import count_parameters
 from qdet.launching.cli import choose_job, parse
 from qdet.recipes import Published
 from qdet.zoo import counts
 from qdet.zoo.comparators import COMPARATORS
 from qdet.zoo.listing import align, cells, quoted_row
 from tests.support.recipes import FILES, MODELS, RECIPES, REPO
+from tests.support.shapes import shapes_of
 
 # What was counted in the authors' classes, and our counts, agree to this.
 MACS_TOLERANCE = 0.02
@@ -52,13 +52,12 @@ def test_command_trains_the_model(name: str):
 def test_row_is_the_authors_model(name: str):
     """Operations are counted anew where they were counted in the authors' classes; all of them take long."""
     model, recipe = PUBLISHED[name], RECIPES[name]
-    with torch.device("meta"):
-        detector = model.job.detector.build(model.published.classes)
+    detector = shapes_of(model.job.detector, model.published.classes)
     assert count_parameters(detector) + model.published.constants == recipe.params
     assert row_of(name).params == recipe.params
     assert (model.job.detector.queries, model.job.train.epochs) == (recipe.queries, recipe.epochs)
     if recipe.gmacs is not None:
-        macs = count_macs(detector.eval(), torch.empty(1, 3, 800, 1333), torch.tensor([[800, 1333]]))
+        macs = counts.count(model).macs
         assert row_of(name).macs == macs
         assert macs / 1e9 == pytest.approx(recipe.gmacs, rel=MACS_TOLERANCE)
 
