@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +160,8 @@ def test_results_come_back_from_their_file(tmp_path):
         lambda found: found["rows"]["a"]["seeds"]["0"].update(ap=[0.1]),
         lambda found: found["rows"]["a"]["seeds"]["0"].update(ap=["x", "y"]),
         lambda found: found["rows"]["a"].pop("rate"),
+        lambda found: found["rows"]["a"].update(macs="many"),
+        lambda found: found["rows"]["a"].update(hours="many"),
         lambda found: found["rows"]["a"].update(more=1),
         lambda found: found.pop("scale"),
         lambda found: found.update(rows=[]),
@@ -215,15 +218,17 @@ def test_an_unknown_table_names_the_near_one():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trainings are only counted: the sweep that they are is tested elsewhere."""
+    """Trainings are only counted, half an hour each time: the sweep that they are is tested elsewhere."""
     calls = []
 
     def train(plan, job, setting, values, *, suffix):
         calls.append((job.name, setting, tuple(values), job.optim.lr))
+        monkeypatch.setattr(certification.time, "monotonic", lambda: 1800.0 * len(calls))
         if setting == "optim.lr":
             return [Curve(steps=(10,), ap=(0.2 if rate == 1e-3 else 0.1,)) for rate in values]
         return [Curve(steps=(10,), ap=(0.3 + seed / 100,)) for seed in values]
 
+    monkeypatch.setattr(certification, "time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setattr(certification, "_train", train)
     return calls
 
@@ -251,6 +256,17 @@ def test_rows_land_one_by_one_and_are_not_trained_again(demo_shards, tmp_path, t
     assert [call[2] for call in trained[2:]] == [(2,), (2,)]
     assert [sorted(row.seeds) for row in more.rows.values()] == [[0, 1, 2], [0, 1, 2]]
     assert all(row.parameters > 10_000 and row.macs > 10**6 for row in more.rows.values())
+    assert [row.hours for row in more.rows.values()] == [1.0, 1.0]
+    assert "2.0 hours for 2 rows. Again, or further" in render_all({once.claim.name: path})
+
+
+def test_hours_that_were_not_recorded_stay_unknown(demo_shards, tmp_path, trained):
+    path, once = tmp_path / "t.json", plan(demo_shards, tmp_path)
+    (first, _) = measure_table(once, path)
+    first.put("acm-acm", replace(first.rows["acm-acm"], hours=None)).write(path)
+    more = list(measure_table(replace(once, seeds=3), path))[-1]
+    assert [row.hours for row in more.rows.values()] == [None, 0.5]
+    assert "0.5 hours for 1 row. Again, or further" in render_all({once.claim.name: path})
 
 
 def test_the_race_chooses_a_learning_rate_for_every_row(demo_shards, tmp_path, trained):
@@ -258,6 +274,7 @@ def test_the_race_chooses_a_learning_rate_for_every_row(demo_shards, tmp_path, t
     assert [call[1] for call in trained] == ["optim.lr", "train.seed"] * 2
     assert trained[0][2] == tables.RATES
     assert [row.rate for row in found.rows.values()] == [1e-3, 1e-3]
+    assert [row.hours for row in found.rows.values()] == [1.0, 1.0]
     assert [call[3] for call in trained if call[1] == "train.seed"] == [1e-3, 1e-3]
 
 

@@ -1,8 +1,9 @@
 """Train the rows of a published table, each as a sweep over seeds, and record what they reach."""
 
 import datetime
-import platform
+import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -106,7 +107,9 @@ def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Mea
 
     Seeds of the same job that stand in another table's file beside `path` are taken over.
     """
-    job = plan.job(row)
+    from qdet.training.beginning.conditions import find_processor
+
+    started, job = time.monotonic(), plan.job(row)
     rates = dict(known.rates) if known else _try_rates(plan, job)
     rate = known.rate if known else _best(rates, job)
     trained = override(job, {"optim.lr": rate})
@@ -124,10 +127,17 @@ def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Mea
         rates=rates,
         seeds=seeds | dict(zip(missing, curves, strict=True)),
         source=known.source if known else "",
-        machine=f"{platform.machine()}, {platform.system()}",
+        machine=f"{os.cpu_count()} cores of {find_processor()}",
+        hours=_add_hours(known, time.monotonic() - started),
         versions={name: version(name) for name in ("qdet", "torch", "numpy")},
         day=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def _add_hours(known: Measured | None, seconds: float) -> float | None:
+    """Return the hours that a row has taken with these seconds; None if those before are not known."""
+    before = 0.0 if known is None else known.hours
+    return None if before is None else before + seconds / 3600
 
 
 def _find_elsewhere(plan: Plan, job: Job, path: Path) -> Measured | None:

@@ -90,8 +90,17 @@ def _scale(results: Results) -> str:
     scale, rows = results.scale, results.rows.values()
     days = sorted({row.day for row in rows})
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "never"
+    machines = "; ".join(sorted({row.machine for row in rows}))
     return (
         f"{scale['steps']} steps of {scale['images_per_step']} images, {scale['precision']}; "
-        f"{'; '.join(sorted({row.machine for row in rows}))}; {when}. Again, or further: "
+        f"{machines}; {when}{_hours(results)}. Again, or further: "
         f"`qdet certify {results.table} --steps {scale['steps']}`"
     )
+
+
+def _hours(results: Results) -> str:
+    """Return how long the rows took that were trained for this table, as far as it was recorded."""
+    recorded = [row.hours for row in results.rows.values() if row.hours is not None and not row.source]
+    if not recorded:
+        return ""
+    return f", {sum(recorded):.1f} hours for {len(recorded)} row{'s' * (len(recorded) > 1)}"

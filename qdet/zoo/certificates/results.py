@@ -41,6 +41,8 @@ class Measured:
     machine: str
     versions: Mapping[str, str]
     day: str
+    hours: float | None = None
+    """Wall-clock time of its trainings, where it was recorded."""
 
     @property
     def ap(self) -> dict[int, float]:
@@ -98,6 +100,9 @@ def _row(found: Mapping[str, Any]) -> Measured:
     seeds = {int(seed): _curve(curve) for seed, curve in found["seeds"].items()}
     if not seeds:
         raise ValueError("a row has no seeds")
+    numbers = [found["parameters"], found["macs"], found["rate"], found.get("hours") or 0.0]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a row needs finite numbers")
     return Measured(**{**found, "seeds": seeds})
 
 
