@@ -21,7 +21,8 @@ Neighbours in the paper's order are compared seed by seed. An order is *reproduc
 the difference is above zero, *contradicted* if it is below, else *undecided*. A table with fewer than
 {FEWEST} seeds in a row, or with a row below AP {FLOOR}, decides nothing. Rows of `race` first try the
 learning rates {", ".join(f"{rate:g}" for rate in RATES)} with a seed of their own; its paper APs are those
-after 12 epochs, where they are published.
+after 12 epochs, where they are published. `python -m benchmarks.race --table TABLE` draws AP over steps,
+multiply-accumulates and CPU time, with bands.
 
 These are small models on rendered images of 128 pixels: a contradiction says that the order is no law, not
 that the paper is wrong on COCO.
