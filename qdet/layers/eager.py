@@ -24,7 +24,7 @@ def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        traced = is_exporting() or _get_current_dispatch_mode() is not None
+        traced = torch.compiler.is_compiling() or is_exporting() or _get_current_dispatch_mode() is not None
         return make(*args, **kwargs) if traced else cached(*args, **kwargs)
 
     return call
