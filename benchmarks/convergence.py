@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+import numpy as np
 import torch
 import tyro
 from tyro.conf import FlagCreatePairsOff
@@ -133,13 +134,10 @@ def cumulative_compute(result: dict[str, Any]) -> list[float]:
 def interpolate_at_equal_compute(results: dict[str, Any]) -> dict[str, float]:
     """Interpolate each AP at the total compute of the cheapest detector."""
     limit = min(cumulative_compute(r)[-1] for r in results.values())
-    found = {}
-    for name, r in results.items():
-        spent, ap = [0.0, *cumulative_compute(r)], [0.0, *r["AP"]]
-        after = next(i for i, x in enumerate(spent) if x >= limit)
-        share = (limit - spent[after - 1]) / (spent[after] - spent[after - 1])
-        found[name] = ap[after - 1] + share * (ap[after] - ap[after - 1])
-    return found
+    return {
+        name: float(np.interp(limit, [0.0, *cumulative_compute(r)], [0.0, *r["AP"]]))
+        for name, r in results.items()
+    }
 
 
 def format_table(results: dict[str, Any]) -> str:

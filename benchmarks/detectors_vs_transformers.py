@@ -6,8 +6,8 @@
 A step is forward pass, set loss of all layers with its matching, and backward pass, in fp32 on one CPU
 thread, without dropout, with ResNet-50 whose stem and first stage are frozen. Steps of both alternate in
 one process, so that other load slows both. Seconds are CPU time; the ratio is also given in wall time.
-What a step multiplies would take some time at the rate of one large product of matrices, too: nobody's step
-takes less in fp32.
+The table also says what the multiplications of a step alone would take at the rate of one large matrix
+product, which no implementation beats in fp32.
 Memory is measured in a process for each, in which malloc returns freed memory at once: what it retains
 varies from run to run by more than the detectors differ.
 """

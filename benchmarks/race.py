@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import tyro
 
 from benchmarks.machine import describe_machine
 from benchmarks.timing import summarize, take_turns
 from qdet.data.denoising.draw import NoiseSource, pack
+from qdet.errors import ConfigError
 from qdet.job import Job
 from qdet.launching.commands.certification import slug
 from qdet.layers.denoising.apply import denoise
@@ -64,7 +66,14 @@ def main(
         picture: PNG to draw; by default docs/TABLE.png.
     """
     torch.set_num_threads(1)
-    found, claim = Results.read(results / f"{slug(table)}.json"), find(table)
+    path = results / f"{slug(table)}.json"
+    try:
+        claim = find(table)
+        if not path.is_file():
+            raise ConfigError(f"{path}: nothing of {table} was trained yet; qdet certify {table} does")
+        found = Results.read(path)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
     images = int(found.scale["images_per_step"])
     jobs = {row.name: row.small() for row in claim.rows if row.name in found.rows}
     seconds = time_steps(jobs, images, rounds)
@@ -122,16 +131,10 @@ def line_of(name: str, row: Measured, images: int, seconds: float) -> Line:
 def at_equal(lines: Sequence[Line], cost: Callable[[Line], float]) -> dict[str, float]:
     """Return each line's AP where it has cost as much as the cheapest one in all, interpolated."""
     limit = min(cost(line) * line.steps[-1] for line in lines)
-    return {line.name: _interpolate(line, limit / cost(line)) for line in lines}
-
-
-def _interpolate(line: Line, step: float) -> float:
-    steps, ap = [0, *line.steps], [0.0, *(interval.mean for interval in line.ap)]
-    after = next(i for i, at in enumerate(steps) if at >= step - 1e-6)
-    if after == 0:
-        return 0.0
-    share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
-    return ap[after - 1] + share * (ap[after] - ap[after - 1])
+    means = {line.name: [0.0, *(interval.mean for interval in line.ap)] for line in lines}
+    return {
+        line.name: float(np.interp(limit / cost(line), [0, *line.steps], means[line.name])) for line in lines
+    }
 
 
 def format_table(lines: Sequence[Line]) -> str:

@@ -51,6 +51,20 @@ def test_a_table_is_measured_and_drawn(tmp_path, capsys):
     assert {one.name for one in claim.rows} > rows.keys()
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("denoising", r"denoising\.json: nothing of denoising was trained yet; qdet certify denoising does"),
+        ("denoisin", r"denoisin: no such table\. Did you mean denoising\?"),
+        ("race", r"race\.json holds no results of a table"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_line(tmp_path, table, said):
+    (tmp_path / "race.json").write_text("{}")
+    with pytest.raises(SystemExit, match=said):
+        race.main(table=table, results=tmp_path)
+
+
 def test_extra_queries_take_part_in_a_step():
     with_them, without = (find("denoising").row(name).small() for name in ("contrastive", "none"))
     losses = [race.make_step(job, 2)() for job in (with_them, without)]

@@ -18,6 +18,8 @@ from qdet.launching.commands import certification
 from qdet.launching.commands.certification import Plan, measure_table, slug
 from qdet.launching.commands.certify import CertifyCommand
 from qdet.recipes import Published
+from qdet.training.beginning.conditions import Conditions
+from qdet.training.beginning.record import Beginning
 from qdet.zoo.certificates import tables
 from qdet.zoo.certificates.certificate import certify
 from qdet.zoo.certificates.intervals import DRAWS, bootstrap, compare, judge
@@ -267,6 +269,29 @@ def test_hours_that_were_not_recorded_stay_unknown(demo_shards, tmp_path, traine
     more = list(measure_table(replace(once, seeds=3), path))[-1]
     assert [row.hours for row in more.rows.values()] == [None, 0.5]
     assert "0.5 hours for 1 row. Again, or further" in render_all({once.claim.name: path})
+
+
+def test_a_row_names_the_machines_of_its_runs(demo_shards, tmp_path, trained):
+    """Cards of the cluster, not the processor of who asks; a damaged or missing record says nothing."""
+    once = plan(demo_shards, tmp_path, seeds=4, claim=replace(tables.find("race"), rates=()))
+    once = replace(once, claim=replace(once.claim, rows=once.claim.rows[:2]))
+    conditions = Conditions(commit=None, versions={}, device="cuda", processor="NVIDIA H200", threads=0)
+    begun = Beginning(
+        job={}, ranks=1, hosts=("a",), conditions=conditions, plan_version=1, data={}, losses=(1.0,)
+    )
+    for label, record in (
+        ("t01", begun.to_bytes()),
+        ("t02", b"{}"),
+        ("t04", replace(begun, conditions=replace(conditions, processor="AMD EPYC, AVX512")).to_bytes()),
+    ):
+        run = tmp_path / f"certify-race-adamixer_r50-seeds-0-3-{label}"
+        run.mkdir()
+        (run / "beginning.json").write_bytes(record)
+    found = list(measure_table(once, tmp_path / "t" / "race.json"))[-1]
+    assert [row.machine for row in found.rows.values()] == [
+        "AMD EPYC, AVX512; NVIDIA H200",
+        "an unknown machine",
+    ]
 
 
 def test_the_race_chooses_a_learning_rate_for_every_row(demo_shards, tmp_path, trained):

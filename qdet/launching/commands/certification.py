@@ -1,7 +1,7 @@
 """Train the rows of a published table, each as a sweep over seeds, and record what they reach."""
 
+import contextlib
 import datetime
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qdet.checkpoint import open_folder
 from qdet.config import override
-from qdet.errors import ConfigError
+from qdet.errors import ConfigError, StorageError
 from qdet.job import Job, Sweep
 from qdet.launching.runs.sweeps.record import SweepStore, Trial
 from qdet.search import Each
@@ -107,8 +108,6 @@ def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Mea
 
     Seeds of the same job that stand in another table's file beside `path` are taken over.
     """
-    from qdet.training.beginning.conditions import find_processor
-
     started, job = time.monotonic(), plan.job(row)
     rates = dict(known.rates) if known else _try_rates(plan, job)
     rate = known.rate if known else _best(rates, job)
@@ -118,7 +117,8 @@ def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Mea
     missing = [seed for seed in range(plan.seeds) if seed not in seeds]
     if known and not missing:
         return replace(known, rates=rates)
-    curves = _train(plan, trained, "train.seed", missing, suffix=f"seeds-{missing[0]}-{missing[-1]}")
+    suffix = f"seeds-{missing[0]}-{missing[-1]}"
+    curves = _train(plan, trained, "train.seed", missing, suffix=suffix)
     parameters, macs = _count(trained)
     return Measured(
         parameters=parameters,
@@ -127,11 +127,25 @@ def measure_row(plan: Plan, row: Row, known: Measured | None, path: Path) -> Mea
         rates=rates,
         seeds=seeds | dict(zip(missing, curves, strict=True)),
         source=known.source if known else "",
-        machine=f"{os.cpu_count()} cores of {find_processor()}",
+        machine=find_machine(plan.store, f"{trained.name}-{suffix}", trials=len(missing)),
         hours=_add_hours(known, time.monotonic() - started),
         versions={name: version(name) for name in ("qdet", "torch", "numpy")},
         day=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def find_machine(store: str, run: str, *, trials: int) -> str:
+    """Return which cards or processors the trials of a sweep began on, as far as recorded."""
+    from qdet.launching.runs.sweeps.session import trial_name
+    from qdet.training.beginning.record import read_beginning
+
+    found = set()
+    for number in range(1, trials + 1):
+        name = trial_name(run, Trial(number=number, settings={}).label)
+        with contextlib.suppress(StorageError):
+            if beginning := read_beginning(open_folder(store).child(name)):
+                found.add(beginning.conditions.processor)
+    return "; ".join(sorted(found)) or "an unknown machine"
 
 
 def _add_hours(known: Measured | None, seconds: float) -> float | None:
