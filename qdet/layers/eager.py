@@ -6,7 +6,6 @@ from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_exporting
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 P = ParamSpec("P")
@@ -24,7 +23,7 @@ def cache_tensor(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        traced = torch.compiler.is_compiling() or is_exporting() or _get_current_dispatch_mode() is not None
+        traced = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
         return make(*args, **kwargs) if traced else cached(*args, **kwargs)
 
     return call
