@@ -43,8 +43,17 @@ def start(config: DetectorConfig, names: tuple[str, ...], there: tuple[str, ...]
     return source, fresh, detector.state_dict(), fit
 
 
-@pytest.mark.parametrize("names", [("dog", "horse", "cat"), ("fish", "x", "dog", "y"), ("u", "v")], ids=len)
-@pytest.mark.parametrize("variant", CONFIGS)
+NEW_CLASSES = [("dog", "horse", "cat"), ("fish", "x", "dog", "y"), ("u", "v")]
+STARTS = [
+    pytest.param(variant, names, id=f"{variant}-{len(names)}", marks=() if default else pytest.mark.slow)
+    for number, variant in enumerate(CONFIGS)
+    for which, names in enumerate(NEW_CLASSES)
+    for default in [number == 0 or which == number % len(NEW_CLASSES)]
+]
+"""The first detector with all lists of classes, each other one with one of them by default."""
+
+
+@pytest.mark.parametrize(("variant", "names"), STARTS)
 def test_rows_of_common_names_are_kept_and_all_others_are_the_jobs_own(variant, names):
     config: Any = CONFIGS[variant]
     source, fresh, loaded, _ = start(config, names)
